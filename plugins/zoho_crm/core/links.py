@@ -1,0 +1,227 @@
+"""Links between two records, and the rules for the ids and names they are made of."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import cached_property
+from uuid import UUID
+
+from zoho_crm.errors import ZohoConfigError
+
+MAX_EXTERNAL_ID_LENGTH = 255
+"""Characters in a single-line field of Zoho CRM, which every external field is."""
+
+REFUSED_LISTS = frozenset({"notes", "attachments", "locking_information__s"})
+"""Related lists whose entries live only under their parent: taking one out deletes it for good."""
+
+DOCUMENTED_RELATIONS = frozenset(
+    {
+        ("Appointments__s", "Services__s"),
+        ("Campaigns", "Contacts"),
+        ("Campaigns", "Leads"),
+        ("Contacts", "Deals"),
+        ("Deals", "Contact_Roles"),
+        ("Deals", "Contacts"),
+        ("Products", "Accounts"),
+        ("Products", "Contacts"),
+        ("Products", "Deals"),
+        ("Products", "Leads"),
+        ("Products", "Price_Books"),
+    }
+)
+"""
+Module and related list of each relation that Zoho documents a delink for.
+
+Source: the pages "Delink Records", "Delete Related Records Using External ID" and "Remove Contact Role From a
+Specific Deal" of https://www.zoho.com/crm/developer/docs/api/v7/.
+"""
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
+_UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """
+    One link, by the two external ids that the warehouse knows.
+
+    :param external_id: external id of the parent record
+    :param related_external_id: external id of the related record
+    """
+
+    external_id: str
+    related_external_id: str
+
+
+@dataclass(frozen=True)
+class Relation:
+    """
+    Which links are meant: from records of one module to records of another, over one related list.
+
+    :param module: API name of the parent's module, e.g. ``Contacts``
+    :param external_field: API name of the parent's external field
+    :param related_list: API name of the related list on the parent, e.g. ``Deals``
+    :param related_module: API name of the related records' module; it need not equal the list's name
+    :param related_external_field: API name of the related records' external field
+    :raises ZohoConfigError: a name is not an API name, or the list is one whose entries would be deleted
+    """
+
+    module: str
+    external_field: str
+    related_list: str
+    related_module: str
+    related_external_field: str
+
+    def __post_init__(self) -> None:
+        for field in (
+            "module",
+            "external_field",
+            "related_list",
+            "related_module",
+            "related_external_field",
+        ):
+            check_api_name(field, getattr(self, field))
+        for field in ("related_list", "related_module"):
+            value = getattr(self, field)
+            if value.lower() in REFUSED_LISTS:
+                raise ZohoConfigError(
+                    f"{field} {value!r} is refused: its entries exist only under their parent record, "
+                    "so that taking one out deletes it"
+                )
+
+    @cached_property
+    def x_external(self) -> str:
+        """Value of the header that tells Zoho that both ids are external: parent first, then related."""
+        return (
+            f"{self.module}.{self.external_field},{self.related_module}.{self.related_external_field}"
+        )
+
+    @property
+    def is_documented(self) -> bool:
+        """Whether Zoho documents that links of this relation can be taken out."""
+        return (self.module, self.related_list) in DOCUMENTED_RELATIONS
+
+    def __str__(self) -> str:
+        """Return the relation as a person would write it."""
+        return (
+            f"{self.module}.{self.external_field} -> "
+            f"{self.related_list} ({self.related_module}.{self.related_external_field})"
+        )
+
+
+def check_api_name(field: str, value: object) -> str:
+    """
+    Return ``value`` if it is an API name of a module, list or field of Zoho CRM.
+
+    :param field: what the value is called where the user wrote it
+    :raises ZohoConfigError: it is not a letter followed by up to 99 letters, digits and underscores
+    """
+    if isinstance(value, str) and _NAME.fullmatch(value):
+        return value
+    raise ZohoConfigError(
+        f"{field} {value!r} is not an API name of Zoho CRM: a letter, then letters, digits and underscores"
+    )
+
+
+def as_external_id(value: object) -> object:
+    """
+    Return a warehouse's value as the text of an external id where that is exact, else the value itself.
+
+    Integers, integral decimals and UUIDs have one exact text. Floats and booleans have none, and stay what they
+    are for :func:`external_id_fault` to refuse.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        return f"{value:f}".split(".", maxsplit=1)[0]
+    if isinstance(value, UUID):
+        return str(value)
+    return value
+
+
+def external_id_fault(value: object) -> str | None:
+    """
+    Say why a value cannot be sent as an external id, or return None if it can.
+
+    Refused is what Zoho cannot hold or what a server on the way could read as another address: ``.`` and
+    ``..`` would turn the call into the deletion of a *record*, and percent-encoding does not protect them.
+    Everything else is allowed, and is quoted when the request is built.
+
+    :return: a predicate, e.g. ``is blank``
+    """
+    if value is None:
+        return "is missing"
+    if not isinstance(value, str):
+        return f"is not text but {type(value).__name__}"
+    if not value or value.isspace():
+        return "is blank"
+    if len(value) > MAX_EXTERNAL_ID_LENGTH:
+        return f"is longer than {MAX_EXTERNAL_ID_LENGTH} characters ({len(value)})"
+    if value in {".", ".."}:
+        return "is a dot segment, which would change the address"
+    if match := _UNSENDABLE.search(value):
+        kind = "lone surrogate" if "\ud800" <= match[0] <= "\udfff" else "control character"
+        return f"holds the {kind} U+{ord(match[0]):04X}"
+    if value != value.strip():
+        return "has blanks at an end"
+    return None
+
+
+def link_fault(external_id: object, related_external_id: object) -> str | None:
+    """Say why a pair cannot be sent, naming the id at fault, or return None if it can."""
+    if fault := external_id_fault(external_id):
+        return f"external_id {fault}"
+    if fault := external_id_fault(related_external_id):
+        return f"related_external_id {fault}"
+    return None
+
+
+def storable_text(value: object) -> str:
+    """
+    Return any value as text that every database can hold, for the record of a link that is never sent.
+
+    Control characters and lone surrogates are written as escapes, long text is cut to 255 characters.
+    """
+    text = "" if value is None else str(value)
+    escaped = _UNSENDABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text[:MAX_EXTERNAL_ID_LENGTH])
+    return escaped[:MAX_EXTERNAL_ID_LENGTH]
+
+
+def pair_key(relation: Relation, external_id: str, related_external_id: str) -> str:
+    """
+    Return the key of a link: SHA-256 over its seven parts, each preceded by its length.
+
+    The lengths keep pairs apart that a separator would confuse (``a|b``, ``c`` and ``a``, ``b|c``).
+
+    :return: 64 hexadecimal digits, the same for the same link in every run
+    """
+    return PairKeys(relation).of(external_id, related_external_id)
+
+
+class PairKeys:
+    """Keys of many links of one relation: the relation's part of the hash is made once."""
+
+    def __init__(self, relation: Relation) -> None:
+        self._prefix = hashlib.sha256()
+        for part in (
+            relation.module,
+            relation.external_field,
+            relation.related_list,
+            relation.related_module,
+            relation.related_external_field,
+        ):
+            self._prefix.update(_length_prefixed(part))
+
+    def of(self, external_id: str, related_external_id: str) -> str:
+        """Return the key of one link as 64 hexadecimal digits."""
+        digest = self._prefix.copy()
+        digest.update(_length_prefixed(external_id) + _length_prefixed(related_external_id))
+        return digest.hexdigest()
+
+
+def _length_prefixed(part: str) -> bytes:
+    raw = part.encode("utf-8", "surrogatepass")
+    return len(raw).to_bytes(4, "big") + raw

@@ -1,0 +1,39 @@
+"""The closed list of what can have happened to a link."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Outcome(StrEnum):
+    """What happened to one planned link. Every planned link ends with exactly one latest outcome."""
+
+    REMOVED = "removed"
+    """Zoho confirmed it, or the link was found gone after an unanswered request (``detail`` says so)."""
+    ALREADY_ABSENT = "already_absent"
+    """Both records exist, the link does not."""
+    PARENT_NOT_FOUND = "parent_not_found"
+    """No record of the parent module has that external id."""
+    RELATED_NOT_FOUND = "related_not_found"
+    """No record of the related module has that external id."""
+    INVALID = "invalid"
+    """Never sent: one of the ids cannot be an external id."""
+    REJECTED = "rejected"
+    """Zoho refuses this link (locked record, not allowed, ...)."""
+    FAILED = "failed"
+    """Retries are used up; known not to have been applied."""
+    UNKNOWN = "unknown"
+    """May have been applied, and could not be verified."""
+    NOT_ATTEMPTED = "not_attempted"
+    """The run stopped before this link was sent."""
+    WOULD_REMOVE = "would_remove"
+    """A dry run: nothing was sent."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the link is done with: driving it again would tell nothing new."""
+        return self not in DRIVE_AGAIN
+
+
+DRIVE_AGAIN = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED})
+"""Outcomes after which a retry, a clear or a new run takes the link up again."""

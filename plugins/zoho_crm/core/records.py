@@ -1,0 +1,142 @@
+"""What passes between plan, ledger, client and report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, TypedDict
+
+from zoho_crm.core.links import Link, Relation
+from zoho_crm.core.outcomes import Outcome
+
+
+class ChunkRef(TypedDict):
+    """
+    A chunk of a stored plan: all that travels over XCom.
+
+    ``run_key``: the run; ``chunk_no``: from 0; ``links``: how many; ``label``: name of the mapped task.
+    """
+
+    run_key: str
+    chunk_no: int
+    links: int
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """
+    Where in Airflow a row comes from.
+
+    :param run_type: Airflow's kind of the Dag run: scheduled, manual, backfill, asset_triggered
+    :param triggered_by: who or what started the run: a user's name, or Airflow's word for it
+    :param map_index: -1 for a task that is not mapped
+    """
+
+    dag_id: str
+    dag_run_id: str
+    run_type: str
+    task_id: str
+    logical_date: datetime | None = None
+    data_interval_start: datetime | None = None
+    data_interval_end: datetime | None = None
+    triggered_by: str | None = None
+    map_index: int = -1
+    try_number: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """
+    What the links are taken out of, and how.
+
+    :param org_id: Zoho's id of the organisation, where preflight or the task has learned it
+    :param strategy: ``single`` or ``by_parent``
+    """
+
+    relation: Relation
+    data_center: str
+    api_version: str
+    strategy: str = "single"
+    org_id: str | None = None
+    dry_run: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedLink:
+    """
+    One link of a stored plan.
+
+    :param seq: its place in the plan, from 0
+    :param ambiguous_before: whether an earlier try may have sent it without learning the answer
+    """
+
+    seq: int
+    link: Link
+    pair_key: str
+    ambiguous_before: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LinkResult:
+    """
+    What happened to one link in one try.
+
+    :param attempts: DELETE requests sent for it in this try
+    :param sent_at: when the first of them left; None if none did
+    :param finished_at: when the outcome was known
+    :param detail: what the auditor should know beside Zoho's code and message
+    """
+
+    planned: PlannedLink
+    outcome: Outcome
+    finished_at: datetime
+    attempts: int = 0
+    sent_at: datetime | None = None
+    http_status: int | None = None
+    zoho_code: str | None = None
+    zoho_message: str | None = None
+    zoho_record_id: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunStart:
+    """
+    What is known of a run before its plan is made. Times are aware and in UTC.
+
+    :param run_key: key of the run: the same for the same Dag run and job, also after a retry or a clear
+    :param job: name of the job, or of the task where there is no job
+    :param mode: ``apply`` or ``dry_run``
+    :param window_start: start of the half-open window the links are from, or None if there is no window
+    :param params: the trigger form's values, kept for the auditor
+    """
+
+    run_key: str
+    job: str
+    origin: Origin
+    target: Target
+    mode: str
+    window_start: datetime | None = None
+    window_end: datetime | None = None
+    reason: str | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSummary:
+    """
+    How a plan came out.
+
+    :param source_rows: rows the source gave
+    :param planned: distinct links, the invalid ones included
+    :param duplicates: rows that named a link again
+    :param invalid: distinct links that cannot be sent
+    :param chunks: the chunks that hold the others
+    """
+
+    source_rows: int
+    planned: int
+    duplicates: int
+    invalid: int
+    chunks: list[ChunkRef]

@@ -1,0 +1,174 @@
+"""Requests that cannot become another request: built from quoted parts, and compared again before they leave."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from zoho_crm.core.links import Link, Relation, check_api_name, link_fault
+from zoho_crm.errors import UnsafeRequestError
+
+X_EXTERNAL = "X-EXTERNAL"
+
+
+@dataclass(frozen=True)
+class ZohoRequest:
+    """
+    One call, before any HTTP library has touched it.
+
+    :param method: ``GET`` or ``DELETE``
+    :param segments: the path's parts as they are meant, unquoted: ``("crm", "v7", "Contacts", "a/b", ...)``
+    :param x_external: value of the X-EXTERNAL header, or None for calls that name no external id
+    :param query: query parameters in their order
+    """
+
+    method: str
+    segments: tuple[str, ...]
+    x_external: str | None = None
+    query: tuple[tuple[str, str], ...] = field(default=())
+
+    @cached_property
+    def path(self) -> str:
+        """The path as it must go over the wire: every part quoted, nothing left as it is but ``A-Za-z0-9_.-~``."""
+        return "/" + "/".join(quote(segment, safe="") for segment in self.segments)
+
+    @cached_property
+    def target(self) -> str:
+        """Path and query as they must go over the wire."""
+        return f"{self.path}?{urlencode(self.query, quote_via=quote, safe='')}" if self.query else self.path
+
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """The headers that carry meaning; the Authorization header is the client's."""
+        return {X_EXTERNAL: self.x_external} if self.x_external is not None else {}
+
+
+def delete_related(api_version: str, relation: Relation, link: Link) -> ZohoRequest:
+    """
+    Build the call that takes one link away.
+
+    Source: "Delete Related Records Using External ID",
+    https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html
+
+    :raises UnsafeRequestError: an id cannot be sent
+    """
+    return _related("DELETE", api_version, relation, link)
+
+
+def get_related(api_version: str, relation: Relation, link: Link) -> ZohoRequest:
+    """
+    Build the call that reads one link: 200 it is there, 204 it is not.
+
+    Source: "Get Related Records Using External ID",
+    https://www.zoho.com/crm/developer/docs/api/v7/get-related-records-ext.html
+
+    :raises UnsafeRequestError: an id cannot be sent
+    """
+    return _related("GET", api_version, relation, link, query=(("fields", "id"),))
+
+
+def list_related(
+    api_version: str,
+    relation: Relation,
+    external_id: str,
+    fields: Sequence[str],
+    *,
+    page: int = 1,
+    page_token: str | None = None,
+    per_page: int = 200,
+) -> ZohoRequest:
+    """
+    Build the call that reads one page of all the records linked to a parent.
+
+    :param fields: API names of the fields to return; Zoho refuses a call without any
+    :param page_token: Zoho's token for what lies beyond 2,000 rows; it takes the place of ``page``
+    :raises UnsafeRequestError: the id cannot be sent
+    """
+    _refuse_unsendable(Link(external_id, external_id))
+    position = ("page_token", page_token) if page_token is not None else ("page", str(page))
+    return ZohoRequest(
+        "GET",
+        ("crm", api_version, relation.module, external_id, relation.related_list),
+        relation.x_external,
+        (("fields", ",".join(fields)), position, ("per_page", str(per_page))),
+    )
+
+
+def get_record(api_version: str, module: str, external_field: str, external_id: str) -> ZohoRequest:
+    """
+    Build the call that tells whether a record exists: 200 it does, 204 it does not.
+
+    :raises UnsafeRequestError: the id cannot be sent
+    """
+    _refuse_unsendable(Link(external_id, external_id))
+    return ZohoRequest(
+        "GET",
+        ("crm", api_version, check_api_name("module", module), external_id),
+        f"{module}.{check_api_name('external_field', external_field)}",
+        (("fields", "id"),),
+    )
+
+
+def get_setting(api_version: str, *segments: str, query: tuple[tuple[str, str], ...] = ()) -> ZohoRequest:
+    """Build a call for metadata or the organisation, e.g. ``("settings", "fields")`` or ``("org",)``."""
+    return ZohoRequest("GET", ("crm", api_version, *segments), query=query)
+
+
+def refuse_changed_request(
+    request: ZohoRequest, base_url: str, *, method: str, url: str, headers: Mapping[str, str]
+) -> None:
+    """
+    Compare what an HTTP library is about to send with what was asked for.
+
+    Libraries normalise addresses: they resolve dot segments, decode and encode again. For this API one such
+    step turns the removal of a link into the deletion of a record, so any difference at all is refused.
+
+    :param base_url: scheme, host and port the request is meant for
+    :param method: method of the prepared request
+    :param url: full address of the prepared request, as encoded for the wire
+    :param headers: headers of the prepared request; its lookup must ignore case
+    :raises UnsafeRequestError: any of them differs
+    """
+    faults = []
+    if method != request.method:
+        faults.append("method")
+    if url.count("/") < 3 or not url.startswith(base_url + "/") or url != base_url + request.target:
+        faults.append("address")
+    parts = urlsplit(url)
+    if tuple(unquote(part, errors="strict") for part in parts.path.split("/")[1:]) != request.segments:
+        faults.append("path segments")
+    if parts.fragment:
+        faults.append("fragment")
+    if headers.get(X_EXTERNAL) != request.x_external:
+        faults.append(f"{X_EXTERNAL} header")
+    if faults:
+        raise UnsafeRequestError(
+            f"The prepared request differs from the one asked for in: {', '.join(faults)}. Nothing was sent.",
+            path=request.path,
+        )
+
+
+def _related(
+    method: str,
+    api_version: str,
+    relation: Relation,
+    link: Link,
+    query: tuple[tuple[str, str], ...] = (),
+) -> ZohoRequest:
+    _refuse_unsendable(link)
+    segments = (
+        "crm",
+        api_version,
+        relation.module,
+        link.external_id,
+        relation.related_list,
+        link.related_external_id,
+    )
+    return ZohoRequest(method, segments, relation.x_external, query)
+
+
+def _refuse_unsendable(link: Link) -> None:
+    if fault := link_fault(link.external_id, link.related_external_id):
+        raise UnsafeRequestError(f"This id cannot be sent: {fault}. Nothing was sent.")

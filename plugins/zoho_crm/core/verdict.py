@@ -1,0 +1,374 @@
+"""
+What an answer to a delink means. This is the one place that decides it.
+
+Every row below is a row of the test's table. "Ambiguous before" says that an earlier try of the same link was
+sent and never clearly answered.
+
+=========================  ==========================================  =======================================
+status                     body                                        verdict
+=========================  ==========================================  =======================================
+2xx, 207, 4xx with one     ``status: success``, ``code: SUCCESS``       ``removed`` (2xx and 207 only)
+entry in ``data[]``
+any of those               success and error at once, several or no    verify
+                           entries, no ``data[]``, not JSON, empty
+2xx, 207, 4xx              "relation not found", "contact role not     ``already_absent``; ambiguous before:
+                           deleted"                                    ``removed``
+2xx, 207, 4xx              INVALID_DATA naming the parent's field      ``parent_not_found``
+2xx, 207, 4xx              INVALID_DATA naming the related field       ``related_not_found``
+2xx, 207, 4xx              INVALID_DATA about module or list           stop the run
+2xx, 207, 4xx              any other INVALID_DATA                      verify
+2xx, 207, 4xx              a refusal of this link (RECORD_LOCKED, ..)   ``rejected``
+4xx                        scope, permission, module, method, version  stop the run
+401                        any other                                   refresh the token, then try again
+429                        "24 hours", credits                         stop the run: out of credits
+429                        anything else                               later; known not to have been applied
+2xx, 207, 4xx              an error with a code not listed             ``failed``
+3xx, 5xx, 1xx              anything                                    verify
+=========================  ==========================================  =======================================
+
+Success is what ``data[]`` says, never the status or the message: Zoho's own examples answer a delink with
+"record deleted". What cannot be read is not a success.
+
+Sources: the error lists of https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html and
+https://www.zoho.com/crm/developer/docs/api/v7/delink.html, and Zoho's OpenAPI files.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+from zoho_crm.core.links import Relation
+from zoho_crm.core.outcomes import Outcome
+
+
+class Action(StrEnum):
+    """What to do about a link after an answer."""
+
+    SETTLE = "settle"
+    """The answer decides the outcome."""
+    LATER = "later"
+    """Not applied: try again after a pause."""
+    REFRESH = "refresh"
+    """Not applied: try again with a new access token."""
+    VERIFY = "verify"
+    """It may or may not have been applied: ask Zoho by GET."""
+    STOP = "stop"
+    """Not applied, and every other link of the run would get the same answer."""
+
+
+class StopReason(StrEnum):
+    """Why a run takes no further links."""
+
+    CREDITS = "credits"
+    """The API credits of the last 24 hours are used up."""
+    REFUSED = "refused"
+    """Scope, permission, module, related list or version: the same answer waits for every link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """
+    What an answer means.
+
+    :param action: what to do next
+    :param ambiguous: whether the request may have been applied
+    :param outcome: the link's outcome, where the answer decides it or where nothing further can be tried
+    :param stop_reason: set when ``action`` is ``STOP``
+    :param code: Zoho's code as text, even where it is a number
+    :param message: Zoho's message
+    :param record_id: ``details.id``
+    :param detail: what the auditor should know beside code and message
+    :param retry_after_s: seconds Zoho asks to wait
+    """
+
+    action: Action
+    http_status: int | None = None
+    ambiguous: bool = False
+    outcome: Outcome | None = None
+    stop_reason: StopReason | None = None
+    code: str | None = None
+    message: str | None = None
+    record_id: str | None = None
+    detail: str | None = None
+    retry_after_s: float | None = None
+
+
+GONE_AFTER_AMBIGUITY = "found gone after a request that was not clearly answered"
+
+_GONE_MESSAGES = ("relation not found", "contact role not deleted")
+_RUN_CODES = frozenset(
+    {
+        "API_NOT_SUPPORTED",
+        "AUTHORIZATION_FAILED",
+        "INVALID_HOST",
+        "INVALID_MODULE",
+        "INVALID_REQUEST_METHOD",
+        "NOT_SUPPORTED",
+        "NO_PERMISSION",
+        "OAUTH_SCOPE_MISMATCH",
+    }
+)
+_LINK_CODES = frozenset(
+    {
+        "ALREADY_USED",
+        "BAD_REQUEST",
+        "CANNOT_BE_UPDATED",
+        "INVALID_URL_PATTERN",
+        "LIMIT_REACHED",
+        "MANDATORY_NOT_FOUND",
+        "NOT_ALLOWED",
+        "NOT_APPROVED",
+        "RECORD_LOCKED",
+        "UNABLE_TO_PARSE_DATA_TYPE",
+    }
+)
+_CREDIT_WORDS = ("24 hour", "24hour", "credit", "daily")
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """One ``{code, details, message, status}`` of an answer, wherever it stood."""
+
+    code: str
+    status: str
+    message: str
+    details: Mapping[str, Any]
+
+    @property
+    def says_success(self) -> bool:
+        return self.status == "success" and self.code == "SUCCESS"
+
+    @property
+    def says_error(self) -> bool:
+        return self.status != "success" and self.code not in {"", "SUCCESS"}
+
+
+def judge(
+    status: int, headers: Mapping[str, str], body: bytes, *, relation: Relation, ambiguous_before: bool
+) -> Verdict:
+    """
+    Judge the answer to the removal of one link; see the table above.
+
+    :param status: HTTP status
+    :param headers: response headers; the lookup must ignore case
+    :param body: the body as it came
+    :param relation: the relation the link belongs to; its field names tell which id an error is about
+    :param ambiguous_before: whether an earlier try of this link may have been applied
+    """
+    wait_s = retry_after_s(headers)
+    if status == 429:
+        return _judge_429(status, body, wait_s)
+    if status < 200 or 300 <= status < 400 or status >= 500:
+        entry = _single_entry(body)
+        return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
+    entry = _single_entry(body)
+    if entry is None:
+        return _judge_401(status, None) if status == 401 else _verify(status, None, "unreadable answer", wait_s)
+    if entry.says_success:
+        if status >= 400:
+            return _verify(status, entry, "success and an error status at once", wait_s)
+        return _settle(status, entry, Outcome.REMOVED)
+    if not entry.says_error:
+        return _verify(status, entry, "neither success nor an error", wait_s)
+    return _judge_error(status, entry, relation, ambiguous_before, wait_s)
+
+
+def judge_no_answer(*, sent: bool, why: str) -> Verdict:
+    """
+    Judge a request without an answer.
+
+    :param sent: whether any byte of it may have left; a failed connection attempt is not sent
+    :param why: what happened, for the auditor
+    """
+    if sent:
+        return Verdict(Action.VERIFY, ambiguous=True, outcome=Outcome.UNKNOWN, detail=why)
+    return Verdict(Action.LATER, outcome=Outcome.FAILED, detail=why)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for, given as seconds or as a date; None without it."""
+    value = (headers.get("Retry-After") or "").strip()
+    if not value:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
+        except (TypeError, ValueError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def credits_remaining(headers: Mapping[str, str]) -> int | None:
+    """Return the API credits left of the last 24 hours; Zoho tells them only once half are used."""
+    value = headers.get("X-API-CREDITS-REMAINING") or ""
+    return int(value) if value.isascii() and value.isdigit() else None
+
+
+def _judge_error(
+    status: int, entry: _Entry, relation: Relation, ambiguous_before: bool, wait_s: float | None
+) -> Verdict:
+    if _says_gone(entry):
+        if ambiguous_before:
+            return _settle(status, entry, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
+        return _settle(status, entry, Outcome.ALREADY_ABSENT)
+    if entry.code == "INVALID_DATA":
+        return _judge_invalid_data(status, entry, relation, wait_s)
+    if entry.code in _RUN_CODES:
+        return _stop(status, entry)
+    if status == 401:
+        return _judge_401(status, entry)
+    if entry.code in _LINK_CODES:
+        return _settle(status, entry, Outcome.REJECTED)
+    if entry.code in {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"}:
+        return _verify(status, entry, "an internal error does not tell whether it was applied", wait_s)
+    return _settle(status, entry, Outcome.FAILED, detail="a code that is not in Zoho's documentation")
+
+
+def _judge_invalid_data(status: int, entry: _Entry, relation: Relation, wait_s: float | None) -> Verdict:
+    if "relation name" in entry.message.lower() or _path_index(entry.details) in {0, 2}:
+        return _stop(status, entry)
+    named = _named_fields(entry.details) & {relation.external_field, relation.related_external_field}
+    if len(named) == 1 and relation.external_field != relation.related_external_field:
+        if relation.external_field in named:
+            return _settle(status, entry, Outcome.PARENT_NOT_FOUND)
+        return _settle(status, entry, Outcome.RELATED_NOT_FOUND)
+    return Verdict(
+        Action.VERIFY,
+        http_status=status,
+        outcome=Outcome.FAILED,
+        code=entry.code,
+        message=entry.message,
+        detail="Zoho does not say which id is wrong",
+        retry_after_s=wait_s,
+    )
+
+
+def _path_index(details: Mapping[str, Any]) -> int | None:
+    """Which part of the path an error is about: 0 module, 1 parent, 2 related list, 3 related record."""
+    index = details.get("resource_path_index")
+    return index if isinstance(index, int) and not isinstance(index, bool) else None
+
+
+def _named_fields(details: Mapping[str, Any]) -> set[str]:
+    """Fields an error is about: Zoho names them as a key of ``details`` or as the value of its ``api_name``."""
+    names = {key for key in details if key != "id"}
+    api_name = details.get("api_name")
+    return names | {api_name} if isinstance(api_name, str) else names
+
+
+def _judge_429(status: int, body: bytes, wait_s: float | None) -> Verdict:
+    entry = _single_entry(body)
+    text = body[:4096].decode("utf-8", "replace").lower()
+    if any(word in text for word in _CREDIT_WORDS):
+        return _stop(status, entry, StopReason.CREDITS, wait_s)
+    return Verdict(
+        Action.LATER,
+        http_status=status,
+        outcome=Outcome.FAILED,
+        code=entry.code if entry else "TOO_MANY_REQUESTS",
+        message=entry.message if entry else None,
+        retry_after_s=wait_s,
+    )
+
+
+def _judge_401(status: int, entry: _Entry | None) -> Verdict:
+    return Verdict(
+        Action.REFRESH,
+        http_status=status,
+        outcome=Outcome.FAILED,
+        code=entry.code if entry else None,
+        message=entry.message if entry else None,
+    )
+
+
+def _settle(status: int, entry: _Entry, outcome: Outcome, *, detail: str | None = None) -> Verdict:
+    record_id = entry.details.get("id")
+    return Verdict(
+        Action.SETTLE,
+        http_status=status,
+        outcome=outcome,
+        code=entry.code,
+        message=entry.message,
+        record_id=str(record_id) if isinstance(record_id, str | int) else None,
+        detail=detail,
+    )
+
+
+def _stop(
+    status: int,
+    entry: _Entry | None,
+    reason: StopReason = StopReason.REFUSED,
+    wait_s: float | None = None,
+) -> Verdict:
+    return Verdict(
+        Action.STOP,
+        http_status=status,
+        outcome=Outcome.FAILED,
+        stop_reason=reason,
+        code=entry.code if entry else None,
+        message=entry.message if entry else None,
+        retry_after_s=wait_s,
+    )
+
+
+def _verify(status: int, entry: _Entry | None, detail: str, wait_s: float | None) -> Verdict:
+    return Verdict(
+        Action.VERIFY,
+        http_status=status,
+        ambiguous=True,
+        outcome=Outcome.UNKNOWN,
+        code=entry.code if entry else None,
+        message=entry.message if entry else None,
+        detail=detail,
+        retry_after_s=wait_s,
+    )
+
+
+def _says_gone(entry: _Entry) -> bool:
+    if entry.code not in {"INVALID_DATA", "MANDATORY_NOT_FOUND"}:
+        return False
+    return any(message in entry.message.lower() for message in _GONE_MESSAGES)
+
+
+def _single_entry(body: bytes) -> _Entry | None:
+    """Return the one entry of an answer, from ``data[]`` or from the top level; None if there is not just one."""
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(answer, Mapping):
+        return None
+    if "data" in answer:
+        data = answer["data"]
+        if not isinstance(data, list) or len(data) != 1 or not isinstance(data[0], Mapping):
+            return None
+        return _entry(data[0])
+    entry = _entry(answer)
+    # A success stands in data[] alone: one at the top level tells nothing about the link.
+    return None if entry.says_success else entry
+
+
+def _entry(raw: Mapping[str, Any]) -> _Entry:
+    code = raw.get("code", "")
+    if not isinstance(code, str):
+        # An older form: {"code": 429, "error": "TOO_MANY_REQUESTS", "error_info": "..."}
+        error = raw.get("error")
+        code = error if isinstance(error, str) else str(code)
+    status = raw.get("status")
+    message = raw.get("message", raw.get("error_info", ""))
+    details = raw.get("details")
+    return _Entry(
+        code=code,
+        status=status if isinstance(status, str) else "",
+        message=message if isinstance(message, str) else "",
+        details=details if isinstance(details, Mapping) else {},
+    )

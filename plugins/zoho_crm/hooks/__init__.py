@@ -1,0 +1,1 @@
+"""Zoho's HTTP and OAuth. Nothing here knows SQL."""
