@@ -17,8 +17,10 @@ What can go wrong, and what the caller can do next.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class ZohoError(Exception):

@@ -95,9 +95,7 @@ class Relation:
     @cached_property
     def x_external(self) -> str:
         """Value of the header that tells Zoho that both ids are external: parent first, then related."""
-        return (
-            f"{self.module}.{self.external_field},{self.related_module}.{self.related_external_field}"
-        )
+        return f"{self.module}.{self.external_field},{self.related_module}.{self.related_external_field}"
 
     @property
     def is_documented(self) -> bool:

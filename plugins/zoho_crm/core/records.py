@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from zoho_crm.core.links import Link, Relation
-from zoho_crm.core.outcomes import Outcome
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from zoho_crm.core.links import Link, Relation
+    from zoho_crm.core.outcomes import Outcome
 
 
 class ChunkRef(TypedDict):

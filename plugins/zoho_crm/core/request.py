@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from zoho_crm.core.links import Link, Relation, check_api_name, link_fault
 from zoho_crm.errors import UnsafeRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 X_EXTERNAL = "X-EXTERNAL"
 

@@ -42,10 +42,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from zoho_crm.core.links import Relation
 
 
 class Action(StrEnum):
@@ -170,7 +172,9 @@ def judge(
         return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
     entry = _single_entry(body)
     if entry is None:
-        return _judge_401(status, None) if status == 401 else _verify(status, None, "unreadable answer", wait_s)
+        return (
+            _judge_401(status, None) if status == 401 else _verify(status, None, "unreadable answer", wait_s)
+        )
     if entry.says_success:
         if status >= 400:
             return _verify(status, entry, "success and an error status at once", wait_s)
@@ -190,6 +194,40 @@ def judge_no_answer(*, sent: bool, why: str) -> Verdict:
     if sent:
         return Verdict(Action.VERIFY, ambiguous=True, outcome=Outcome.UNKNOWN, detail=why)
     return Verdict(Action.LATER, outcome=Outcome.FAILED, detail=why)
+
+
+class Lookup(StrEnum):
+    """What the answer to a GET says about the thing asked for."""
+
+    FOUND = "found"
+    MISSING = "missing"
+    WRONG_ID = "wrong_id"
+    """Zoho knows one of the ids not, and does not say which."""
+    UNCLEAR = "unclear"
+
+
+def judge_lookup(status: int, body: bytes) -> Lookup:
+    """
+    Judge the answer to a GET of a record, or of one related record.
+
+    Zoho answers 200 with ``data[]`` for what is there, 204 without a body for what is not, and 400 INVALID_DATA
+    for an id it does not know. 204 can mean an unknown id as well, so that MISSING alone proves nothing about
+    the two records.
+    """
+    if status == 204:
+        return Lookup.MISSING
+    answer = _json_object(body)
+    if status == 200 and answer is not None:
+        data = answer.get("data")
+        return Lookup.FOUND if isinstance(data, list) and data else Lookup.UNCLEAR
+    if status in {400, 404} and answer is not None:
+        entry = _single_entry(body)
+        about_the_path = entry is not None and (
+            "relation name" in entry.message.lower() or _path_index(entry.details) in {0, 2}
+        )
+        if entry is not None and entry.code == "INVALID_DATA" and not about_the_path:
+            return Lookup.WRONG_ID
+    return Lookup.UNCLEAR
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
@@ -341,11 +379,8 @@ def _says_gone(entry: _Entry) -> bool:
 
 def _single_entry(body: bytes) -> _Entry | None:
     """Return the one entry of an answer, from ``data[]`` or from the top level; None if there is not just one."""
-    try:
-        answer = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(answer, Mapping):
+    answer = _json_object(body)
+    if answer is None:
         return None
     if "data" in answer:
         data = answer["data"]
@@ -355,6 +390,14 @@ def _single_entry(body: bytes) -> _Entry | None:
     entry = _entry(answer)
     # A success stands in data[] alone: one at the top level tells nothing about the link.
     return None if entry.says_success else entry
+
+
+def _json_object(body: bytes) -> Mapping[str, Any] | None:
+    try:
+        answer = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, Mapping) else None
 
 
 def _entry(raw: Mapping[str, Any]) -> _Entry:

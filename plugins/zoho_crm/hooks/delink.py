@@ -1,0 +1,290 @@
+"""
+Take one link away: send, judge, wait, refresh, verify, until its outcome is known.
+
+What an answer *means* is decided in :mod:`zoho_crm.core.verdict`; what to *do* about it, here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import LinkResult, PlannedLink
+from zoho_crm.core.request import ZohoRequest, delete_related, get_record, get_related
+from zoho_crm.core.verdict import (
+    GONE_AFTER_AMBIGUITY,
+    Action,
+    Lookup,
+    StopReason,
+    Verdict,
+    judge,
+    judge_lookup,
+    judge_no_answer,
+)
+from zoho_crm.errors import UnsafeRequestError, ZohoNotSentError, ZohoUnansweredError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from zoho_crm.core.links import Relation
+    from zoho_crm.hooks.answer import Answer
+
+
+class Sender(Protocol):
+    """What this module needs of a client: see :class:`zoho_crm.hooks.async_client.AsyncZohoClient`."""
+
+    async def send(self, request: ZohoRequest) -> Answer:
+        """Send one request once; raises ZohoNotSentError, ZohoUnansweredError or UnsafeRequestError."""
+
+    async def replace_token(self, rejected: Answer) -> None:
+        """Get another access token in place of the one this answer was refused for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """
+    How long one link is worked on within one try.
+
+    :param deletes: DELETE requests at the most
+    :param waits: pauses for an overloaded Zoho at the most; they cost no DELETE
+    :param verifications: rounds of asking whether the link is gone, before giving up
+    :param first_pause_s: seconds of the first pause; each further one is twice as long, with jitter
+    :param longest_pause_s: seconds no pause is longer than, Retry-After included
+    """
+
+    deletes: int = 4
+    waits: int = 8
+    verifications: int = 4
+    first_pause_s: float = 0.5
+    longest_pause_s: float = 60.0
+
+
+class Presence(StrEnum):
+    """What GET says about a link."""
+
+    LINKED = "linked"
+    GONE = "gone"
+    PARENT_UNKNOWN = "parent_unknown"
+    RELATED_UNKNOWN = "related_unknown"
+    UNCLEAR = "unclear"
+
+
+@dataclass
+class Delinker:
+    """
+    Takes links of one relation away over one client. Many coroutines may share it.
+
+    :param client: sends the requests
+    :param sleep: for tests
+    :param now: for tests
+    """
+
+    client: Sender
+    relation: Relation
+    api_version: str
+    patience: Patience = field(default_factory=Patience)
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    jitter: Callable[[], float] = random.random
+
+    async def delink(self, planned: PlannedLink) -> tuple[LinkResult, StopReason | None]:
+        """
+        Take one link away.
+
+        A link that an earlier try may have sent is verified before anything is sent again.
+
+        :return: what happened, and a reason to stop the whole run if the answer is one for every link
+        """
+        return await _OneLink(self, planned).run()
+
+
+class _OneLink:
+    """The course of one link: its counters, and whether any request of it may have been applied."""
+
+    def __init__(self, delinker: Delinker, planned: PlannedLink) -> None:
+        self._shared = delinker
+        self._planned = planned
+        self._ambiguous = planned.ambiguous_before
+        self._attempts = 0
+        self._deletes = 0
+        self._waits = 0
+        self._pauses = 0
+        self._refreshes = 0
+        self._sent_at: datetime | None = None
+
+    async def run(self) -> tuple[LinkResult, StopReason | None]:
+        try:
+            if self._ambiguous:
+                settled = await self._verify(
+                    Verdict(
+                        Action.VERIFY,
+                        outcome=Outcome.UNKNOWN,
+                        detail="sent by an earlier try, no answer kept",
+                    )
+                )
+                if settled is not None:
+                    return self._result(settled), settled.stop_reason
+            verdict = await self._delete_until_known()
+        except UnsafeRequestError as error:
+            verdict = Verdict(Action.SETTLE, outcome=Outcome.FAILED, detail=str(error))
+        return self._result(verdict), verdict.stop_reason
+
+    async def _delete_until_known(self) -> Verdict:
+        shared, patience = self._shared, self._shared.patience
+        while True:
+            verdict, answer = await self._delete()
+            self._ambiguous |= verdict.ambiguous
+            match verdict.action:
+                case Action.SETTLE | Action.STOP:
+                    return verdict
+                case Action.REFRESH:
+                    self._refreshes += 1
+                    if answer is None or self._refreshes > 2:
+                        detail = "refused with a fresh access token as well"
+                        return replace(
+                            verdict, action=Action.STOP, stop_reason=StopReason.REFUSED, detail=detail
+                        )
+                    self._deletes -= 1
+                    await shared.client.replace_token(answer)
+                case Action.LATER:
+                    self._waits += 1
+                    if self._waits > patience.waits:
+                        return verdict
+                    self._deletes -= 1
+                    await self._pause(verdict)
+                case Action.VERIFY:
+                    await self._pause(verdict)
+                    settled = await self._verify(verdict)
+                    if settled is not None:
+                        return settled
+            if self._deletes >= patience.deletes:
+                return self._given_up(verdict)
+
+    async def _delete(self) -> tuple[Verdict, Answer | None]:
+        shared = self._shared
+        request = delete_related(shared.api_version, shared.relation, self._planned.link)
+        self._deletes += 1
+        started_at = shared.now()
+        try:
+            answer = await shared.client.send(request)
+        except ZohoNotSentError as error:
+            return judge_no_answer(sent=False, why=str(error)), None
+        except ZohoUnansweredError as error:
+            self._count_sent(started_at)
+            return judge_no_answer(sent=True, why=str(error)), None
+        self._count_sent(started_at)
+        verdict = judge(
+            answer.status,
+            answer.headers,
+            answer.body,
+            relation=shared.relation,
+            ambiguous_before=self._ambiguous,
+        )
+        return verdict, answer
+
+    def _count_sent(self, at: datetime) -> None:
+        self._attempts += 1
+        self._sent_at = self._sent_at or at
+
+    def _given_up(self, last: Verdict) -> Verdict:
+        """No DELETE is left. After a verification the link is known to be there still."""
+        if last.action is Action.VERIFY:
+            detail = f"still linked after {self._attempts} requests; the last: {last.detail}"
+            return replace(last, outcome=Outcome.FAILED, detail=detail)
+        return last
+
+    async def _verify(self, unclear: Verdict) -> Verdict | None:
+        """Ask Zoho what became of the link; None if it is still there and may be sent again."""
+        for _ in range(self._shared.patience.verifications):
+            presence = await self._look()
+            match presence:
+                case Presence.LINKED:
+                    return None
+                case Presence.GONE:
+                    return self._gone(unclear)
+                case Presence.PARENT_UNKNOWN:
+                    return self._verified(unclear, Outcome.PARENT_NOT_FOUND)
+                case Presence.RELATED_UNKNOWN:
+                    return self._verified(unclear, Outcome.RELATED_NOT_FOUND)
+            await self._pause(unclear)
+        outcome = Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED
+        return self._verified(unclear, outcome, "and could not be verified")
+
+    def _gone(self, unclear: Verdict) -> Verdict:
+        if self._ambiguous:
+            return self._verified(unclear, Outcome.REMOVED, GONE_AFTER_AMBIGUITY)
+        return self._verified(
+            unclear, Outcome.ALREADY_ABSENT, "verified: both records exist, the link does not"
+        )
+
+    @staticmethod
+    def _verified(unclear: Verdict, outcome: Outcome, how: str = "verified") -> Verdict:
+        detail = f"{unclear.detail}; {how}" if unclear.detail else how
+        return replace(unclear, action=Action.SETTLE, outcome=outcome, detail=detail)
+
+    async def _look(self) -> Presence:
+        """
+        Ask by GET what is there.
+
+        Zoho answers 204 both for "not linked" and for an id it does not know, so each record is asked for as well.
+        """
+        relation, version, link = self._shared.relation, self._shared.api_version, self._planned.link
+        linked = await self._look_up(get_related(version, relation, link))
+        if linked is Lookup.FOUND:
+            return Presence.LINKED
+        if linked is Lookup.UNCLEAR:
+            return Presence.UNCLEAR
+        parent = get_record(version, relation.module, relation.external_field, link.external_id)
+        related = get_record(
+            version, relation.related_module, relation.related_external_field, link.related_external_id
+        )
+        for request, unknown in (
+            (parent, Presence.PARENT_UNKNOWN),
+            (related, Presence.RELATED_UNKNOWN),
+        ):
+            match await self._look_up(request):
+                case Lookup.MISSING | Lookup.WRONG_ID:
+                    return unknown
+                case Lookup.UNCLEAR:
+                    return Presence.UNCLEAR
+        # Both records are there. That the link is not must be said, not concluded from an error.
+        return Presence.GONE if linked is Lookup.MISSING else Presence.UNCLEAR
+
+    async def _look_up(self, request: ZohoRequest) -> Lookup:
+        for _ in range(2):
+            try:
+                answer = await self._shared.client.send(request)
+            except (ZohoNotSentError, ZohoUnansweredError):
+                return Lookup.UNCLEAR
+            if answer.status != 401:
+                return judge_lookup(answer.status, answer.body)
+            await self._shared.client.replace_token(answer)
+        return Lookup.UNCLEAR
+
+    async def _pause(self, verdict: Verdict) -> None:
+        shared, patience = self._shared, self._shared.patience
+        self._pauses += 1
+        longest = min(patience.longest_pause_s, patience.first_pause_s * 2 ** (self._pauses - 1))
+        seconds = longest * (0.5 + shared.jitter() / 2)
+        if verdict.retry_after_s is not None:
+            seconds = min(max(seconds, verdict.retry_after_s), patience.longest_pause_s)
+        await shared.sleep(seconds)
+
+    def _result(self, verdict: Verdict) -> LinkResult:
+        return LinkResult(
+            planned=self._planned,
+            outcome=verdict.outcome or Outcome.UNKNOWN,
+            finished_at=self._shared.now(),
+            attempts=self._attempts,
+            sent_at=self._sent_at,
+            http_status=verdict.http_status,
+            zoho_code=verdict.code,
+            zoho_message=verdict.message,
+            zoho_record_id=verdict.record_id,
+            detail=verdict.detail,
+        )
