@@ -5,6 +5,7 @@ What can go wrong, and what the caller can do next.
 
     ZohoError
     ├── ZohoConfigError        the connection, the job or the request is wrong: change it, then run again
+    │   ├── PlanError              the plan cannot be made or is not the one of this run: start a new run
     │   └── UnsafeRequestError     a request would not be the one that was asked for: nothing was sent
     ├── ZohoAuthError          Zoho refuses the credentials or the scope: renew them, then run again
     │   └── ZohoTokenThrottledError   Zoho hands out no token for a while: wait ``retry_after_s``
@@ -12,7 +13,9 @@ What can go wrong, and what the caller can do next.
     ├── ZohoNotSentError       no connection: nothing was sent, trying again is safe
     ├── ZohoUnansweredError    sent, no answer: it may have been applied, so verify before believing either
     ├── ClaimLostError         a newer try has taken this chunk over: stop, it carries on
-    └── PlanError              the plan cannot be made or is not the one of this run
+    ├── GuardError             the plan passes a limit of the job: nothing was sent
+    ├── LinksLeftError         links are left to be tried again: retry or clear the task
+    └── RunStoppedError        an answer that waits for every link: mend its cause, then clear the task
 """
 
 from __future__ import annotations
@@ -58,6 +61,10 @@ class UnsafeRequestError(ZohoConfigError):
     """The prepared request is not the one that was asked for. Nothing was sent."""
 
 
+class PlanError(ZohoConfigError):
+    """The plan cannot be made, or is not the one of this run: mend it, then start a new run."""
+
+
 class ZohoAuthError(ZohoError):
     """Zoho refuses the credentials or the scope: renew them, then run again."""
 
@@ -90,5 +97,13 @@ class ClaimLostError(ZohoError):
     """A newer try has taken this chunk over and carries on with it."""
 
 
-class PlanError(ZohoError):
-    """The plan cannot be made, or is not the one of this run."""
+class GuardError(ZohoError):
+    """The plan passes a limit of the job. Nothing was sent."""
+
+
+class LinksLeftError(ZohoError):
+    """Links are left to be tried again: retry or clear the task."""
+
+
+class RunStoppedError(ZohoError):
+    """Zoho gave an answer that waits for every link: mend its cause, then clear the task."""

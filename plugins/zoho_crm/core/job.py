@@ -243,7 +243,10 @@ def load_job(path: Path) -> Job:
         job = Job.model_validate({**content, "name": path.stem})
     except ValidationError as error:
         raise JobFileError("\n".join(_fault_lines(path.name, error))) from None
-    sql_path(job, path)
+    try:
+        sql_path(job, path.parent)
+    except JobFileError as error:
+        raise JobFileError(f"{path.name}: {error}") from None
     return job
 
 
@@ -268,20 +271,18 @@ def load_jobs(folder: Path) -> tuple[list[Job], list[JobFileError]]:
     return list(jobs.values()), errors
 
 
-def sql_path(job: Job, job_file: Path) -> Path:
+def sql_path(job: Job, jobs_folder: Path) -> Path:
     """
-    Return the job's SQL file: below ``include/sql``, or below ``include``, beside the folder of job files.
+    Return the job's SQL file: below ``include/sql``, or below ``include``, where the folder of job files lies.
 
     :raises JobFileError: there is no such file, or it lies elsewhere
     """
-    include = job_file.parent.parent.resolve()
+    include = jobs_folder.resolve().parent
     candidates = [(base / job.source.sql_file).resolve() for base in (include / "sql", include)]
     for candidate in candidates:
         if candidate.is_relative_to(include) and candidate.is_file():
             return candidate
-    raise JobFileError(
-        f"{job_file.name}: source.sql_file: {job.source.sql_file!r} is no file below {include.name}/sql"
-    )
+    raise JobFileError(f"source.sql_file: {job.source.sql_file!r} is no file below {include.name}/sql")
 
 
 def _fault_lines(file_name: str, error: ValidationError) -> Sequence[str]:

@@ -41,6 +41,7 @@ Specific Deal" of https://www.zoho.com/crm/developer/docs/api/v7/.
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_TOO_LARGE = 10**MAX_EXTERNAL_ID_LENGTH
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,12 +130,13 @@ def as_external_id(value: object) -> object:
     Return a warehouse's value as the text of an external id where that is exact, else the value itself.
 
     Integers, integral decimals and UUIDs have one exact text. Floats and booleans have none, and stay what they
-    are for :func:`external_id_fault` to refuse.
+    are for :func:`external_id_fault` to refuse; so do numbers of more digits than an external id can have.
     """
     if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
-        return f"{value:f}".split(".", maxsplit=1)[0]
+        # Python refuses to write out integers of thousands of digits.
+        return str(value) if abs(value) < _TOO_LARGE else value
+    if isinstance(value, Decimal) and value.is_finite() and value.adjusted() < MAX_EXTERNAL_ID_LENGTH:
+        return str(int(value)) if value == value.to_integral_value() else value
     if isinstance(value, UUID):
         return str(value)
     return value
@@ -181,9 +183,13 @@ def storable_text(value: object) -> str:
     """
     Return any value as text that every database can hold, for the record of a link that is never sent.
 
-    Control characters and lone surrogates are written as escapes, long text is cut to 255 characters.
+    Control characters and lone surrogates are written as escapes, long text is cut to 255 characters. What has
+    no text, such as an integer of thousands of digits, is recorded by the name of its type.
     """
-    text = "" if value is None else str(value)
+    try:
+        text = "" if value is None else str(value)
+    except Exception:
+        text = f"<{type(value).__name__}>"
     escaped = _UNSENDABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text[:MAX_EXTERNAL_ID_LENGTH])
     return escaped[:MAX_EXTERNAL_ID_LENGTH]
 

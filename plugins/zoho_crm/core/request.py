@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 X_EXTERNAL = "X-EXTERNAL"
 
+DELINK_SEGMENTS = 6
+"""Parts of the path of a delink. A DELETE with four or five of them would take away a record, or many links."""
+
 
 @dataclass(frozen=True)
 class ZohoRequest:
@@ -25,12 +28,20 @@ class ZohoRequest:
     :param segments: the path's parts as they are meant, unquoted: ``("crm", "v7", "Contacts", "a/b", ...)``
     :param x_external: value of the X-EXTERNAL header, or None for calls that name no external id
     :param query: query parameters in their order
+    :raises UnsafeRequestError: a part of the path is empty or a dot segment, which quoting does not protect
     """
 
     method: str
     segments: tuple[str, ...]
     x_external: str | None = None
     query: tuple[tuple[str, str], ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not {"", ".", ".."}.isdisjoint(self.segments):
+            raise UnsafeRequestError(
+                "A part of this request's path is empty or a dot segment, which would change the address. "
+                "Nothing was sent."
+            )
 
     @cached_property
     def path(self) -> str:
@@ -131,26 +142,36 @@ def refuse_changed_request(
     :param base_url: scheme, host and port the request is meant for
     :param method: method of the prepared request
     :param url: full address of the prepared request, as encoded for the wire
-    :param headers: headers of the prepared request; its lookup must ignore case
-    :raises UnsafeRequestError: any of them differs
+    :param headers: headers of the prepared request, in any case; one that is there twice is seen twice
+    :raises UnsafeRequestError: any of them differs, or a DELETE has not the six segments of a delink
     """
     faults = []
     if method != request.method:
         faults.append("method")
     if url.count("/") < 3 or not url.startswith(base_url + "/") or url != base_url + request.target:
         faults.append("address")
-    parts = urlsplit(url)
-    if tuple(unquote(part, errors="strict") for part in parts.path.split("/")[1:]) != request.segments:
+    if _decoded_segments(url) != request.segments:
         faults.append("path segments")
-    if parts.fragment:
+    if method == "DELETE" and len(request.segments) != DELINK_SEGMENTS:
+        faults.append("number of path segments")
+    if "#" in url:
         faults.append("fragment")
-    if headers.get(X_EXTERNAL) != request.x_external:
+    if [value for name, value in headers.items() if name.upper() == X_EXTERNAL] != [
+        *request.headers.values()
+    ]:
         faults.append(f"{X_EXTERNAL} header")
     if faults:
         raise UnsafeRequestError(
             f"The prepared request differs from the one asked for in: {', '.join(faults)}. Nothing was sent.",
             path=request.path,
         )
+
+
+def _decoded_segments(url: str) -> tuple[str, ...] | None:
+    try:
+        return tuple(unquote(part, errors="strict") for part in urlsplit(url).path.split("/")[1:])
+    except ValueError:
+        return None
 
 
 def _related(

@@ -44,6 +44,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.core.links import storable_text
 from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -171,10 +172,10 @@ def judge(
         entry = _single_entry(body)
         return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
     entry = _single_entry(body)
+    if status == 401 and not (entry and (entry.says_success or entry.says_error)):
+        return _judge_401(status, entry)
     if entry is None:
-        return (
-            _judge_401(status, None) if status == 401 else _verify(status, None, "unreadable answer", wait_s)
-        )
+        return _verify(status, None, "unreadable answer", wait_s)
     if entry.says_success:
         if status >= 400:
             return _verify(status, entry, "success and an error status at once", wait_s)
@@ -219,7 +220,11 @@ def judge_lookup(status: int, body: bytes) -> Lookup:
     answer = _json_object(body)
     if status == 200 and answer is not None:
         data = answer.get("data")
-        return Lookup.FOUND if isinstance(data, list) and data else Lookup.UNCLEAR
+        # An error stands in data[] as well, and has no id of its own.
+        found = (
+            isinstance(data, list) and data and all(isinstance(one, Mapping) and "id" in one for one in data)
+        )
+        return Lookup.FOUND if found else Lookup.UNCLEAR
     if status in {400, 404} and answer is not None:
         entry = _single_entry(body)
         about_the_path = entry is not None and (
@@ -240,7 +245,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     except ValueError:
         try:
             seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (TypeError, ValueError):
+        except (OverflowError, TypeError, ValueError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
@@ -248,7 +253,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 def credits_remaining(headers: Mapping[str, str]) -> int | None:
     """Return the API credits left of the last 24 hours; Zoho tells them only once half are used."""
     value = headers.get("X-API-CREDITS-REMAINING") or ""
-    return int(value) if value.isascii() and value.isdigit() else None
+    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
 
 
 def _judge_error(
@@ -336,7 +341,7 @@ def _settle(status: int, entry: _Entry, outcome: Outcome, *, detail: str | None 
         outcome=outcome,
         code=entry.code,
         message=entry.message,
-        record_id=str(record_id) if isinstance(record_id, str | int) else None,
+        record_id=storable_text(record_id) if _is_text_or_number(record_id) else None,
         detail=detail,
     )
 
@@ -382,22 +387,32 @@ def _single_entry(body: bytes) -> _Entry | None:
     answer = _json_object(body)
     if answer is None:
         return None
+    entry = _entry(answer)
     if "data" in answer:
         data = answer["data"]
+        if entry.says_error or entry.status == "error":
+            return None
         if not isinstance(data, list) or len(data) != 1 or not isinstance(data[0], Mapping):
             return None
         return _entry(data[0])
-    entry = _entry(answer)
     # A success stands in data[] alone: one at the top level tells nothing about the link.
     return None if entry.says_success else entry
 
 
 def _json_object(body: bytes) -> Mapping[str, Any] | None:
     try:
-        answer = json.loads(body)
+        answer = json.loads(body, object_pairs_hook=_without_repeats)
     except (ValueError, RecursionError):
         return None
     return answer if isinstance(answer, Mapping) else None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that says the same thing twice: which of the two would count is anybody's guess."""
+    answer = dict(pairs)
+    if len(answer) != len(pairs):
+        raise ValueError("a key occurs twice")
+    return answer
 
 
 def _entry(raw: Mapping[str, Any]) -> _Entry:
@@ -405,13 +420,17 @@ def _entry(raw: Mapping[str, Any]) -> _Entry:
     if not isinstance(code, str):
         # An older form: {"code": 429, "error": "TOO_MANY_REQUESTS", "error_info": "..."}
         error = raw.get("error")
-        code = error if isinstance(error, str) else str(code)
+        code = error if isinstance(error, str) else code
     status = raw.get("status")
     message = raw.get("message", raw.get("error_info", ""))
     details = raw.get("details")
     return _Entry(
-        code=code,
+        code=storable_text(code) if _is_text_or_number(code) else "",
         status=status if isinstance(status, str) else "",
-        message=message if isinstance(message, str) else "",
+        message=storable_text(message) if isinstance(message, str) else "",
         details=details if isinstance(details, Mapping) else {},
     )
+
+
+def _is_text_or_number(value: object) -> bool:
+    return isinstance(value, str | int) and not isinstance(value, bool)

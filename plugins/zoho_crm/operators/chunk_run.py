@@ -1,0 +1,244 @@
+"""
+Work one chunk off: some links in flight at any time, their outcomes written in batches.
+
+A link is handed to a worker only after the store has marked it *in flight* for good. Marking the next links and
+writing the outcomes of the last ones is one transaction, so that a crash leaves at most the links in flight open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter, deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Protocol
+
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import LinkResult, PlannedLink
+from zoho_crm.core.verdict import StopReason
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoho_crm.hooks.delink import Delinker
+
+log = logging.getLogger(__name__)
+
+SAME_REFUSALS = 5
+"""Identical answers of the kind that waits for every link, after which no further link is tried."""
+
+_TICK_S = 0.5
+
+
+class Store(Protocol):
+    """Where links come from and outcomes go. Its methods block and are called in a thread, one at a time."""
+
+    def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
+        """Write outcomes, mark up to ``take`` further links in flight, and return those; [] at the end."""
+
+
+class Slots(Protocol):
+    """How many requests this try may have in flight. Its methods block and are called in a thread."""
+
+    @property
+    def renew_every_s(self) -> float:
+        """Seconds between two renewals."""
+
+    def hold(self) -> int:
+        """Renew the leases held, lease further ones where there are free ones; return how many are held."""
+
+    def release(self) -> None:
+        """Give all back."""
+
+
+@dataclass(frozen=True, slots=True)
+class FixedSlots:
+    """As many as the task's own concurrency: for a task without a ledger, which nothing bounds beyond it."""
+
+    slots: int
+    renew_every_s: float = 3600.0
+
+    def hold(self) -> int:
+        """Return the fixed number."""
+        return self.slots
+
+    def release(self) -> None:
+        """Nothing is leased."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkReport:
+    """How one try went: outcomes of the links it settled, and why it stopped early, if it did."""
+
+    counts: Counter[Outcome]
+    stopped: str | None
+
+
+class ChunkRun:
+    """
+    One try at one chunk.
+
+    :param concurrency: requests in flight at most; fewer when the org's slots are taken
+    """
+
+    def __init__(self, delinker: Delinker, store: Store, slots: Slots, concurrency: int) -> None:
+        self._delinker = delinker
+        self._store = store
+        self._slots = slots
+        self._concurrency = concurrency
+        self._ahead = max(20, 4 * concurrency)
+        self._todo: deque[PlannedLink] = deque()
+        self._done: list[LinkResult] = []
+        self._busy = 0
+        self._allowed = 0
+        self._exhausted = False
+        self._stopped: str | None = None
+        self._refusals: Counter[str | None] = Counter()
+        self._counts: Counter[Outcome] = Counter()
+        self._changed = asyncio.Event()
+        self._more = asyncio.Condition()
+
+    def stop(self, why: str) -> None:
+        """Take no further link; what is in flight is waited for and written. Call it on the loop's thread."""
+        if self._stopped is None:
+            self._stopped = why
+            log.warning("No further links are sent: %s", why)
+            self._changed.set()
+
+    async def run(self) -> ChunkReport:
+        """
+        Work the chunk off.
+
+        :raises ClaimLostError: a newer try has taken the chunk over
+        """
+        workers: list[asyncio.Task[None]] = []
+        keeper: asyncio.Task[None] | None = None
+        try:
+            await self._first_slots()
+            workers = [asyncio.create_task(self._work(number)) for number in range(self._concurrency)]
+            keeper = asyncio.create_task(self._keep_slots())
+            await self._pump()
+        finally:
+            tasks = [*workers, *([keeper] if keeper else [])]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.shield(asyncio.to_thread(self._finish))
+        return ChunkReport(self._counts, self._stopped)
+
+    async def _pump(self) -> None:
+        """Write what is done and fetch what is next, until nothing is left."""
+        due = True
+        while True:
+            closing = self._stopped is not None
+            room = 0 if closing or self._exhausted else self._ahead - len(self._todo)
+            if closing:
+                self._done += [self._not_attempted(planned) for planned in self._todo]
+                self._todo.clear()
+            if (due or closing) and (self._done or room > 0):
+                await self._turn(room)
+                due = False
+            elif (closing or self._exhausted) and not (self._todo or self._busy or self._done):
+                return
+            else:
+                await self._wait_for_change()
+                due = True
+
+    async def _turn(self, room: int) -> None:
+        results, self._done = self._done, []
+        try:
+            taken = await asyncio.to_thread(self._store.settle, results, room)
+        except BaseException:
+            self._done = results + self._done
+            raise
+        self._counts.update(result.outcome for result in results)
+        self._exhausted |= room > 0 and not taken
+        self._todo.extend(taken)
+        async with self._more:
+            self._more.notify_all()
+
+    async def _wait_for_change(self) -> None:
+        """Wait until enough is done to be worth a transaction; what is done does not wait longer than a tick."""
+        try:
+            async with asyncio.timeout(_TICK_S):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+        self._changed.clear()
+
+    async def _work(self, number: int) -> None:
+        while True:
+            async with self._more:
+                await self._more.wait_for(lambda: self._todo and number < self._allowed and not self._stopped)
+                planned = self._todo.popleft()
+                self._busy += 1
+            stop_reason: StopReason | None = None
+            try:
+                result, stop_reason = await self._delinker.delink(planned)
+            except Exception as error:
+                # Whatever it is, the link has been marked in flight and must not be lost.
+                log.exception("A link could not be worked on")
+                result = LinkResult(
+                    planned, Outcome.UNKNOWN, datetime.now(UTC), detail=f"unexpected {type(error).__name__}"
+                )
+            finally:
+                self._busy -= 1
+            self._done.append(result)
+            self._mind_refusals(result, stop_reason)
+            if not self._todo or not self._busy or len(self._done) >= self._ahead // 2:
+                self._changed.set()
+
+    def _mind_refusals(self, result: LinkResult, stop_reason: StopReason | None) -> None:
+        if stop_reason is None:
+            self._refusals.clear()
+            return
+        said = result.zoho_message or result.detail or "no reason given"
+        answer = f"{result.zoho_code or result.http_status}: {said}"
+        self._refusals[answer] += 1
+        if stop_reason is StopReason.CREDITS:
+            self.stop(f"the org's API credits are used up ({answer})")
+        elif self._refusals[answer] >= SAME_REFUSALS:
+            self.stop(f"Zoho refuses every link with {answer}")
+
+    async def _first_slots(self) -> None:
+        """Wait until the org has a slot free for this try."""
+        waited = False
+        while not self._stopped:
+            self._allowed = await asyncio.to_thread(self._slots.hold)
+            if self._allowed:
+                return
+            if not waited:
+                log.info(
+                    "All requests the org allows are in use by other tasks; waiting for one to come free"
+                )
+                waited = True
+            await asyncio.sleep(1.0)
+
+    async def _keep_slots(self) -> None:
+        while True:
+            await asyncio.sleep(self._slots.renew_every_s)
+            try:
+                self._allowed = await asyncio.to_thread(self._slots.hold)
+            except Exception:
+                # Without a lease nothing may be sent; the next renewal tries again.
+                log.exception("The leases of the org's slots could not be renewed")
+                self._allowed = 0
+            async with self._more:
+                self._more.notify_all()
+
+    def _finish(self) -> None:
+        """Write what workers finished after the last turn, and give the slots back. Runs also when cancelled."""
+        try:
+            if results := self._done:
+                self._done = []
+                self._store.settle(results, 0)
+                self._counts.update(result.outcome for result in results)
+        finally:
+            self._slots.release()
+
+    @staticmethod
+    def _not_attempted(planned: PlannedLink) -> LinkResult:
+        """Return the outcome of a link that was not sent; one that an earlier try may have sent stays unknown."""
+        outcome = Outcome.UNKNOWN if planned.ambiguous_before else Outcome.NOT_ATTEMPTED
+        return LinkResult(planned, outcome, datetime.now(UTC), detail="the run stopped before it was sent")

@@ -1,0 +1,45 @@
+"""What an operator needs to know of the Airflow run it is in."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from zoho_crm.core.records import Origin
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+def origin_of(context: Context) -> Origin:
+    """Return where in Airflow a task stands. Keys that a run does not have are left out by Airflow."""
+    dag_run, task_instance = context["dag_run"], context["ti"]
+    return Origin(
+        dag_id=task_instance.dag_id,
+        dag_run_id=task_instance.run_id,
+        run_type=run_type_of(context),
+        task_id=task_instance.task_id,
+        logical_date=_utc(getattr(dag_run, "logical_date", None)),
+        data_interval_start=_utc(context.get("data_interval_start")),
+        data_interval_end=_utc(context.get("data_interval_end")),
+        triggered_by=getattr(dag_run, "triggering_user_name", None),
+        map_index=-1 if task_instance.map_index is None else task_instance.map_index,
+        try_number=task_instance.try_number,
+    )
+
+
+def run_type_of(context: Context) -> str:
+    """Return Airflow's kind of the run as text: manual, scheduled, backfill, asset_triggered, ..."""
+    run_type = context["dag_run"].run_type
+    return str(getattr(run_type, "value", run_type))
+
+
+def data_interval_of(context: Context) -> tuple[datetime, datetime] | None:
+    """Return the run's data interval in UTC, or None for a run that has none."""
+    start, end = _utc(context.get("data_interval_start")), _utc(context.get("data_interval_end"))
+    return None if start is None or end is None else (start, end)
+
+
+def _utc(instant: Any) -> datetime | None:
+    """Return a plain aware datetime: not every database driver takes pendulum's."""
+    return None if instant is None else datetime.fromtimestamp(instant.timestamp(), UTC)

@@ -1,0 +1,124 @@
+"""Turn a run's window into a stored plan: which links, in which chunks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from zoho_crm.core.records import RunStart, Target
+from zoho_crm.core.run_request import read_run_request, run_key
+from zoho_crm.operators.context import data_interval_of, origin_of, run_type_of
+from zoho_crm.source import engine_of, stream_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from airflow.sdk import Context
+
+    from zoho_crm.core.job import Job
+    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.run_request import RunRequest
+    from zoho_crm.ledger.runs import StoredRun
+
+
+class PlanOperator(BaseOperator):
+    """
+    Read the links to remove, check and de-duplicate them, and store them as the plan of this run.
+
+    Mode and window are those of the run's first try: a retry or a clear finds them stored and reuses them. Planning a
+    run that is planned reads nothing and changes nothing.
+
+    :param job: the job of the run
+    :param sql_path: the job's SQL file
+    :return: references to the chunks, over which ``delink`` is mapped; none for an empty plan
+    :raises ZohoConfigError: a field of the trigger form is wrong; the message names it
+    :raises PlanError: the SQL cannot be used
+    """
+
+    def __init__(self, *, job: Job, sql_path: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.sql_path = sql_path
+
+    def execute(self, context: Context) -> list[ChunkRef]:
+        """Store the plan and return its chunks."""
+        from airflow.sdk import conf
+
+        from zoho_crm.ledger.ledger import Ledger
+
+        origin = origin_of(context)
+        request = read_run_request(
+            context["params"],
+            run_type=run_type_of(context),
+            run_after=context["dag_run"].run_after,
+            data_interval=data_interval_of(context),
+        )
+        preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
+        ledger = Ledger.from_conn_id(self.job.audit_conn_id)
+        try:
+            run = ledger.start_run(self._run_start(context, request, preflight))
+            plan = ledger.plan_run(
+                run.run_key,
+                self.job.relation.as_relation(),
+                self._rows(request, run),
+                chunk_size=self.job.chunk_size,
+                max_chunks=conf.getint("core", "max_map_length"),
+                origin=origin,
+                target=self._target(preflight, dry_run=run.dry_run),
+            )
+        finally:
+            ledger.close()
+        self.log.info(
+            "%s of %s: %s links in %s chunks, %s of them cannot be sent; %s rows, %s duplicates; window %s to %s",
+            run.mode,
+            self.job.name,
+            plan.planned,
+            len(plan.chunks),
+            plan.invalid,
+            plan.source_rows,
+            plan.duplicates,
+            run.window_start,
+            run.window_end,
+        )
+        return plan.chunks
+
+    def _run_start(self, context: Context, request: RunRequest, preflight: dict[str, Any]) -> RunStart:
+        origin = origin_of(context)
+        return RunStart(
+            run_key=run_key(self.job.name, origin.dag_id, origin.dag_run_id),
+            job=self.job.name,
+            origin=origin,
+            target=self._target(preflight, dry_run=request.mode == "dry_run"),
+            mode=request.mode,
+            window_start=request.window_start,
+            window_end=request.window_end,
+            reason=request.reason,
+            params={name: value for name, value in context["params"].items() if name != "links"},
+        )
+
+    def _target(self, preflight: dict[str, Any], *, dry_run: bool) -> Target:
+        return Target(
+            relation=self.job.relation.as_relation(),
+            data_center=preflight.get("data_center", ""),
+            api_version=preflight.get("api_version", ""),
+            strategy=self.job.strategy,
+            org_id=preflight.get("org_id"),
+            dry_run=dry_run,
+        )
+
+    def _rows(self, request: RunRequest, run: StoredRun) -> Iterable[tuple[object, object]]:
+        """Pairs of the run: pasted ones, or those of the SQL. Nothing is read before the first is asked for."""
+        if request.links is not None:
+            yield from request.links
+            return
+        assert run.window_start is not None  # noqa: S101 - for the type checker: start_run has stored both
+        assert run.window_end is not None  # noqa: S101 - as above
+        engine = engine_of(self.job.source.conn_id)
+        try:
+            yield from stream_pairs(
+                engine, self.sql_path.read_text(encoding="utf-8"), run.window_start, run.window_end
+            )
+        finally:
+            engine.dispose()

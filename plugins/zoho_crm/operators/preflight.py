@@ -1,0 +1,85 @@
+"""The first task of a run: would it work at all? Nothing is planned or sent before that is known."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
+
+from zoho_crm.core.run_request import read_run_request
+from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+from zoho_crm.operators.context import data_interval_of, run_type_of
+from zoho_crm.source import check_sql, engine_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow.sdk import Context
+
+    from zoho_crm.core.job import Job
+
+
+class PreflightOperator(BaseOperator):
+    """
+    Check everything a run depends on, and leave a fresh access token behind for its tasks.
+
+    Checked are the trigger form, the job's SQL, the audit database and its tables, the warehouse, the Zoho
+    connection and its scopes, and that module, related list and external fields are what the job takes them for.
+
+    :param job: the job of the run
+    :param sql_path: the job's SQL file
+    :return: ``org_id``, ``data_center`` and ``api_version`` for the audit
+    :raises AirflowFailException: something has to be changed first; the message says what
+    """
+
+    def __init__(self, *, job: Job, sql_path: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job = job
+        self.sql_path = sql_path
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Check it all; what Airflow may try again is raised as it is, what it may not as a failure."""
+        try:
+            return self._check(context)
+        except ZohoTokenThrottledError:
+            raise
+        except (ZohoAuthError, ZohoConfigError) as error:
+            raise AirflowFailException(str(error)) from None
+
+    def _check(self, context: Context) -> dict[str, Any]:
+        read_run_request(
+            context["params"],
+            run_type=run_type_of(context),
+            run_after=context["dag_run"].run_after,
+            data_interval=data_interval_of(context),
+        )
+        check_sql(self.sql_path.read_text(encoding="utf-8"))
+        hook = ZohoCRMHook(self.job.zoho_conn_id)
+        org = hook.get_org()
+        if faults := hook.check_relation(self.job.relation.as_relation()):
+            raise ZohoConfigError(" ".join(faults))
+        self._check_databases()
+        self.log.info("Ready: %s", self.job.relation.as_relation())
+        return {
+            "org_id": org["zgid"],
+            "data_center": hook.connection.data_center,
+            "api_version": hook.connection.api_version,
+        }
+
+    def _check_databases(self) -> None:
+        from zoho_crm.ledger.ledger import Ledger
+
+        ledger = Ledger.from_conn_id(self.job.audit_conn_id)
+        try:
+            ledger.check_connection()
+            ledger.ensure_schema()
+        finally:
+            ledger.close()
+        engine = engine_of(self.job.source.conn_id)
+        try:
+            with engine.connect():
+                pass
+        finally:
+            engine.dispose()

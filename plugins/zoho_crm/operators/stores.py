@@ -1,0 +1,151 @@
+"""Where a try gets its links from and leaves their outcomes: a claimed chunk in the ledger, or memory."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import tenacity
+
+from zoho_crm.core.links import Link, PairKeys, Relation, as_external_id, link_fault
+from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
+
+if TYPE_CHECKING:
+    from collections import deque
+    from collections.abc import Iterable, Sequence
+
+    from zoho_crm.ledger.claims import Claim
+    from zoho_crm.ledger.ledger import Ledger
+
+log = logging.getLogger(__name__)
+
+LEASE_S = 90.0
+"""Seconds a slot of the org stays with a task that no longer renews it."""
+
+DATABASE_PATIENCE_S = 120.0
+"""Seconds that outcomes are held in memory while the audit database is away."""
+
+
+@dataclass
+class ClaimedChunk:
+    """
+    A chunk of a stored plan under this try's claim.
+
+    :param in_flight: whether links are marked in flight when they are taken; not for a dry run, which sends nothing
+    """
+
+    ledger: Ledger
+    claim: Claim
+    origin: Origin
+    target: Target
+    job: str
+    in_flight: bool = True
+
+    def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
+        """
+        Write outcomes and take further links in one transaction; wait for a database that is away.
+
+        :raises ClaimLostError: a newer try has taken the chunk over
+        """
+        return _while_database_is_away(
+            lambda: self.ledger.settle(
+                self.claim,
+                results,
+                origin=self.origin,
+                target=self.target,
+                job=self.job,
+                take=take,
+                in_flight=self.in_flight,
+            )
+        )
+
+
+@dataclass
+class InMemory:
+    """A list of links without a ledger: what happened to them is known to the task's log and summary alone."""
+
+    links: deque[PlannedLink]
+    results: list[LinkResult] = field(default_factory=list)
+
+    def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
+        """Keep outcomes and hand out further links."""
+        self.results.extend(results)
+        return [self.links.popleft() for _ in range(min(take, len(self.links)))]
+
+
+@dataclass
+class LeasedSlots:
+    """
+    Slots of the org, leased in the ledger database, so that all tasks of a connection together stay in its limit.
+
+    :param connection: id of the Zoho connection the slots belong to
+    :param holder: who leases: one try of one task
+    :param wanted: slots this try can use
+    :param limit: slots the org has
+    """
+
+    ledger: Ledger
+    connection: str
+    holder: str
+    wanted: int
+    limit: int
+    renew_every_s: float = LEASE_S / 6
+
+    def hold(self) -> int:
+        """Renew the slots held and lease more where there are free ones; return how many are held."""
+        held = self.ledger.lease_slots(
+            self.connection, self.holder, wanted=self.wanted, limit=self.limit, lease_s=LEASE_S
+        )
+        return len(held)
+
+    def release(self) -> None:
+        """Give the slots back."""
+        self.ledger.release_slots(self.connection, self.holder)
+
+
+def distinct_links(
+    pairs: Iterable[tuple[object, object]], relation: Relation
+) -> tuple[list[PlannedLink], list[tuple[PlannedLink, str]]]:
+    """
+    Check and de-duplicate pairs.
+
+    :return: the links that can be sent, sorted so that those of one parent sit together, and those that cannot,
+        each with the reason
+    """
+    keys = PairKeys(relation)
+    sendable: dict[str, Link] = {}
+    invalid: dict[str, tuple[Link, str]] = {}
+    for pair in pairs:
+        first, second = (as_external_id(value) for value in pair)
+        link = Link(_as_text(first), _as_text(second))
+        key = keys.of(link.external_id, link.related_external_id)
+        if fault := link_fault(first, second):
+            invalid.setdefault(key, (link, fault))
+        else:
+            sendable.setdefault(key, link)
+    ordered = sorted(sendable.items(), key=lambda item: (item[1].external_id, item[1].related_external_id))
+    planned = [PlannedLink(seq, link, key) for seq, (key, link) in enumerate(ordered)]
+    refused = [
+        (PlannedLink(len(planned) + place, link, key), fault)
+        for place, (key, (link, fault)) in enumerate(invalid.items())
+    ]
+    return planned, refused
+
+
+def _as_text(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _while_database_is_away(call: tenacity.WrappedFn) -> list[PlannedLink]:
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    retrying = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type((OperationalError, InterfaceError)),
+        stop=tenacity.stop_after_delay(DATABASE_PATIENCE_S),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=10),
+        before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
+        reraise=True,
+    )
+    result: list[PlannedLink] = retrying(call)
+    return result

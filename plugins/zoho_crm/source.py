@@ -1,0 +1,102 @@
+"""Stream the pairs to remove from a warehouse."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from zoho_crm.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
+    from sqlalchemy import Engine, TextClause
+
+ROWS_AT_A_TIME = 5_000
+COLUMNS = ("external_id", "related_external_id")
+WINDOW_PARAMETERS = frozenset({"window_start", "window_end"})
+
+
+def engine_of(conn_id: str) -> Engine:
+    """
+    Return the SQLAlchemy engine of an Airflow connection whose hook is a ``DbApiHook``.
+
+    The hook is told not to log SQL: its parameters are people's data.
+
+    :raises PlanError: the connection is of a kind that does not speak SQL
+    """
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+    from airflow.sdk import BaseHook
+
+    hook = BaseHook.get_hook(conn_id, hook_params={"log_sql": False})
+    if not isinstance(hook, DbApiHook):
+        raise PlanError(f"Connection {conn_id!r} is not one to a database: its hook is {type(hook).__name__}")
+    engine: Engine = hook.get_sqlalchemy_engine({"hide_parameters": True})
+    return engine
+
+
+def stream_pairs(
+    engine: Engine, sql: str, window_start: datetime, window_end: datetime
+) -> Iterator[tuple[object, object]]:
+    """
+    Run a job's SQL and yield its pairs, a few thousand in memory at a time.
+
+    :param sql: one SELECT with the columns ``external_id`` and ``related_external_id`` in any case and order;
+        further columns are left alone
+    :param window_start: bound to ``:window_start``, in UTC; SQLite gets it as ``YYYY-MM-DD HH:MM:SS.ffffff``
+    :param window_end: bound to ``:window_end``
+    :raises PlanError: the SQL names other parameters, or does not yield the two columns
+    """
+    statement = _bind_window(sql, window_start, window_end)
+    options = {"stream_results": True, "yield_per": ROWS_AT_A_TIME}
+    with engine.connect() as connection, connection.execution_options(**options).execute(statement) as result:
+        if not result.returns_rows:
+            raise PlanError("The job's SQL yields no rows: it must be one SELECT")
+        first, second = _positions(list(result.keys()))
+        for rows in result.partitions(ROWS_AT_A_TIME):
+            for row in rows:
+                yield row[first], row[second]
+
+
+def check_sql(sql: str) -> None:
+    """
+    Check what can be checked of a job's SQL without a database.
+
+    :raises PlanError: it is empty or names a parameter that no run has
+    """
+    _parameters(sql)
+
+
+def _parameters(sql: str) -> set[str]:
+    import sqlalchemy as sa
+
+    if not sql.strip():
+        raise PlanError("The job's SQL is empty")
+    named = set(sa.text(sql).compile().params)
+    if unknown := named - WINDOW_PARAMETERS:
+        raise PlanError(
+            f"The job's SQL uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end"
+        )
+    return named
+
+
+def _bind_window(sql: str, window_start: datetime, window_end: datetime) -> TextClause:
+    import sqlalchemy as sa
+
+    values: dict[str, Any] = {"window_start": window_start, "window_end": window_end}
+    return sa.text(sql).bindparams(
+        *(
+            sa.bindparam(name, value=values[name], type_=sa.DateTime(timezone=True))
+            for name in sorted(_parameters(sql))
+        )
+    )
+
+
+def _positions(columns: Sequence[str]) -> tuple[int, int]:
+    lowered = [column.lower() for column in columns]
+    for column in COLUMNS:
+        if lowered.count(column) != 1:
+            raise PlanError(
+                f"The job's SQL must yield the column {column} once; it yields: {', '.join(columns)}"
+            )
+    return lowered.index(COLUMNS[0]), lowered.index(COLUMNS[1])
