@@ -1,0 +1,151 @@
+# `make demo`, `make up`, `make test` and `make lint` set up all they need: Python 3.11 to 3.13 and make are enough.
+# Nothing is written outside this folder, unless UV_CACHE_DIR says where uv may keep its cache.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+# Two tests at a time; all that need a running Airflow share one group, thus one process and one Airflow (tests/e2e/conftest.py).
+PYTEST_WORKERS ?= 2
+
+bin := .venv/bin
+ready := .venv/.ready
+
+export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
+# Trust what the machine trusts, never fetch another Python, and let no other environment that is active get in the way.
+export UV_SYSTEM_CERTS ?= 1
+export UV_PYTHON_DOWNLOADS := never
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport VIRTUAL_ENV UV_PYTHON PYTHONPATH PYTHONHOME
+
+# ---- Set-up, as shell functions. Each leaves a mark before it begins to change an environment and one after it has finished:
+# an environment whose first mark is still there was interrupted, and is made anew.
+
+define shell_functions
+say() { printf '%s\n' "$$*" >&2; }
+
+# Print the path of the interpreter behind $$1, if it is one that the project supports.
+supported() {
+  "$$1" -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); print(getattr(sys, "_base_executable", sys.executable)) if ok else sys.exit(1)' 2>/dev/null
+}
+
+# Print the interpreter to use: the one asked for, else the one that .venv has, else the first that fits.
+find_python() {
+  if [ '$(origin PYTHON)' = file ] && [ ! -e .venv/.begun ]; then supported $(bin)/python && return; fi
+  supported '$(PYTHON)' && return
+  if [ '$(origin PYTHON)' = file ]; then
+    for candidate in python3.13 python3.12 python3.11; do supported "$$candidate" && return; done
+  fi
+  say "Python 3.11, 3.12 or 3.13 is needed, and '$(PYTHON)' is $$('$(PYTHON)' --version 2>/dev/null || echo 'not there')."
+  say "Install one of them, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12"
+  return 1
+}
+
+# One set-up at a time, where the system has a lock to offer.
+lock() {
+  mkdir -p .cache
+  if command -v flock >/dev/null; then exec 9>.cache/setup.lock; flock 9; fi
+}
+
+# Set $$uv: the one on PATH if it works, else our own, pinned and hashed, in .tools.
+find_uv() {
+  uv=uv
+  if uv pip --help >/dev/null 2>&1; then return; fi
+  uv='$(CURDIR)/.tools/bin/uv'
+  if [ .tools/.ready -nt requirements-tools.txt ] && "$$uv" --version >/dev/null 2>&1; then return; fi
+  say 'Installing uv into .tools ...'
+  rm -rf .tools
+  "$$1" -m venv .tools || { say 'Python has no venv module: install it (Debian and Ubuntu: apt install python3-venv).'; return 1; }
+  TMPDIR="$$PWD/.tools" .tools/bin/python -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: \
+    --require-hashes -r requirements-tools.txt
+  touch .tools/.ready
+}
+
+is_ready() {
+  for input in pyproject.toml requirements-dev.txt requirements-tools.txt; do
+    [ $(ready) -nt "$$input" ] || return 1
+  done
+  [ "$$($(bin)/python -V 2>/dev/null)" = "$$("$$1" -V)" ]
+}
+
+# Make .venv hold what requirements-dev.txt says, byte-compiled, and this project, editable. Wheels only: a source
+# package would run build steps that no hash covers.
+set_up() {
+  python=$$(find_python)
+  lock
+  if is_ready "$$python"; then return; fi
+  find_uv "$$python"
+  if [ -e .venv/.begun ] || [ "$$($(bin)/python -V 2>/dev/null)" != "$$("$$python" -V)" ]; then rm -rf .venv; fi
+  say "Setting up .venv with $$("$$python" -V) ..."
+  [ -d .venv ] || "$$uv" venv --quiet --no-project --python "$$python" .venv
+  touch .venv/.begun
+  rm -f $(ready)
+  "$$uv" pip sync --quiet --python $(bin)/python --compile-bytecode --no-build --require-hashes requirements-dev.txt
+  "$$uv" pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
+  rm .venv/.begun
+  touch $(ready)
+}
+endef
+$(ready) requirements: export SHELL_FUNCTIONS = $(shell_functions)
+functions = eval "$$SHELL_FUNCTIONS"
+
+# Naming another Python than the one .venv was made with asks for a new .venv.
+ifneq ($(filter command line environment,$(origin PYTHON)),)
+ifneq ($(shell '$(PYTHON)' -V 2>/dev/null),$(shell $(bin)/python -V 2>/dev/null))
+$(ready): other-python
+endif
+endif
+
+$(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
+	@$(functions); set_up
+
+.PHONY: help setup demo up test lint lint-format lint-rules lint-types format requirements clean other-python
+other-python:
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
+
+setup: $(ready) ## Make .venv (the other targets do so by themselves); PYTHON=python3.12 chooses the Python
+
+demo: $(ready) ## Remove links from a local Zoho, and show what happened to each of them
+	@$(bin)/python -m include.demo
+
+up: $(ready) ## Run Airflow and a local Zoho on this machine until Ctrl-C
+	@$(bin)/python -m include.stack
+
+test: $(ready) ## Run all tests; PYTEST_ARGS="-k name" passes options on
+	@mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
+	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+lint: lint-format lint-rules lint-types ## Check format, rules and types, as pre-commit does
+
+lint-format: $(ready)
+	@$(bin)/ruff format --check .
+
+lint-rules: $(ready)
+	@$(bin)/ruff check .
+
+lint-types: $(ready)
+	@$(bin)/mypy
+
+format: $(ready) ## Format the code, and mend what ruff can mend
+	@$(bin)/ruff check --fix-only --quiet .
+	@$(bin)/ruff format .
+
+compile = "$$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(if $(UPGRADE),--upgrade)
+requirements: ## Pin the requirements anew from pyproject.toml; UPGRADE=1 takes the newest releases
+	@$(functions); python=$$(find_python); lock; find_uv "$$python"; \
+	export UV_CUSTOM_COMPILE_COMMAND='make requirements'; \
+	$(compile) --no-annotate --output-file requirements-tools.txt - <<< 'uv'; \
+	$(compile) --extra dev --output-file requirements-dev.txt pyproject.toml; \
+	$(compile) --extra postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml
+
+clean: ## Remove all that the other targets made; stop `make up` first
+	@if pid=$$(cat .airflow/stack.pid 2>/dev/null) && kill -0 "$$pid" 2>/dev/null; then \
+	  echo "make up is running (process $$pid): stop it first." >&2; exit 1; fi
+	rm -rf .venv .tools .airflow .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist .coverage .coverage.*
+	find dags include plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,192 @@
+"""Run the sample job against a local Zoho and show what came of every link: ``make demo``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from include.demo.cases import CASES, kept_links, stale_links
+from include.demo.world import DAG_ID, DemoWorld, start_demo_world
+
+if TYPE_CHECKING:
+    from include.local_zoho.state import LocalState
+
+PROJECT = Path(__file__).resolve().parents[2]
+HOME = PROJECT / ".airflow" / "demo"
+COLOURS = {"removed": "green", "already_absent": "cyan", "invalid": "yellow"}
+
+
+def main() -> int:
+    """Return 0 only if exactly the planned links are gone and every link has the outcome it must have."""
+    console = Console(highlight=False)
+    shutil.rmtree(HOME, ignore_errors=True)
+    with start_demo_world(HOME) as world:
+        before = _links(world.zoho.state)
+        records = _records(world.zoho.state)
+        console.print(
+            f"A local Zoho, an imitation for demo and tests, at {world.zoho.url}: {len(before)} links"
+        )
+        console.print(
+            f"A warehouse that names {len(stale_links())} links to remove, at {_short(world.warehouse)}"
+        )
+        console.print(f'[bold]airflow dags test {DAG_ID} --conf \'{{"mode": "apply"}}\'[/] ...')
+        started = time.monotonic()
+        code = _run_dag(world)
+        console.print(
+            f"finished in {time.monotonic() - started:.0f} s; its log is {_short(HOME / 'run.log')}\n"
+        )
+        if not world.audit.exists():
+            console.print("[red]The run left no audit database; its log says why.[/]")
+            return 1
+        _show_outcomes(console, world.audit)
+        _show_run(console, world.audit)
+        faults = _faults(world, before, records)
+    if code != 0:
+        faults.insert(0, f"the Dag run failed (exit status {code})")
+    for fault in faults:
+        console.print(f"[red]✗ {fault}[/]")
+    if not faults:
+        console.print("[green]✓ the local Zoho lost exactly the planned links; no record was deleted[/]")
+        console.print("[green]✓ each planned link has one latest outcome, and it is the one it must have[/]")
+    _show_query(console, world.audit)
+    return 1 if faults else 0
+
+
+def _run_dag(world: DemoWorld) -> int:
+    """Run the Dag in one process, as a data engineer would to try it."""
+    env = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        **world.env,
+        "AIRFLOW_HOME": str(HOME),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(PROJECT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(PROJECT / "plugins"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME / 'airflow.db'}?timeout=60",
+        "NO_PROXY": "127.0.0.1",
+    }
+    airflow = str(Path(sys.executable).with_name("airflow"))
+    commands = (
+        [airflow, "db", "migrate"],
+        [airflow, "dags", "test", DAG_ID, "--conf", '{"mode": "apply", "reason": "make demo"}'],
+    )
+    with (HOME / "run.log").open("w") as log:
+        for command in commands:
+            done = subprocess.run(  # noqa: S603 - both commands stand above
+                command, env=env, stdout=log, stderr=subprocess.STDOUT, check=False
+            )
+            if done.returncode != 0:
+                return done.returncode
+    return 0
+
+
+def _show_outcomes(console: Console, audit: Path) -> None:
+    table = Table(title="What happened to the links", title_justify="left")
+    for column in ("outcome", "links", "what it means", "for example", "what Zoho said"):
+        table.add_column(column, justify="right" if column == "links" else "left", overflow="fold")
+    with closing(sqlite3.connect(audit)) as connection:
+        counts = connection.execute(
+            "SELECT outcome, count(*) FROM zoho_delink_latest GROUP BY outcome ORDER BY count(*) DESC"
+        ).fetchall()
+        for outcome, count in counts:
+            example = connection.execute(
+                "SELECT external_id, related_external_id, coalesce(zoho_message, detail, '') "
+                "FROM zoho_delink_latest WHERE outcome = ? ORDER BY length(external_id) DESC, event_id LIMIT 1",
+                (outcome,),
+            ).fetchone()
+            pair = f"{_clipped(example[0])} - {_clipped(example[1])}"
+            colour = COLOURS.get(outcome, "magenta")
+            table.add_row(f"[{colour}]{outcome}[/]", str(count), CASES.get(outcome, ""), pair, example[2])
+    console.print(table)
+
+
+def _show_run(console: Console, audit: Path) -> None:
+    columns = (
+        "job",
+        "run_type",
+        "mode",
+        "status",
+        "source_rows",
+        "duplicates",
+        "planned",
+        "removed",
+        "started_at",
+    )
+    table = Table(title="The run", title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    with closing(sqlite3.connect(audit)) as connection:
+        for row in connection.execute(f"SELECT {', '.join(columns)} FROM zoho_delink_run"):  # noqa: S608 - constants
+            table.add_row(*(str(value)[:19] for value in row))
+    console.print(table)
+
+
+def _show_query(console: Console, audit: Path) -> None:
+    console.print(f"\nThe audit table is [bold]zoho_delink_audit[/] in {_short(audit)}. Ask it, for example:")
+    console.print(
+        f"  python3 -c \"import sqlite3; [print(row) for row in sqlite3.connect('{_short(audit)}').execute("
+        "'SELECT outcome, external_id, related_external_id, zoho_message FROM zoho_delink_latest LIMIT 5')]\"",
+        soft_wrap=True,
+        markup=False,
+    )
+
+
+def _faults(world: DemoWorld, before: set[tuple[str, str]], records: dict[str, int]) -> list[str]:
+    """Hold the local Zoho's own state and the audit table against what had to happen."""
+    expected = {(case.parent_id, case.related_id): case.outcome for case in stale_links()}
+    planned = {pair for pair, outcome in expected.items() if outcome == "removed"}
+    after = _links(world.zoho.state)
+    faults = []
+    if lost := before - after - planned:
+        faults.append(f"{len(lost)} links are gone that no row names, e.g. {min(lost)}")
+    if left := planned & after:
+        faults.append(f"{len(left)} planned links are still there, e.g. {min(left)}")
+    if not set(kept_links()) <= after:
+        faults.append("links that had to stay are gone")
+    if _records(world.zoho.state) != records:
+        faults.append("records were deleted")
+    if harm := world.zoho.state.to_json(include_links=False)["harm"]:
+        faults.append(f"the local Zoho saw harm: {harm[0]}")
+    with closing(sqlite3.connect(world.audit)) as connection:
+        rows = connection.execute(
+            "SELECT external_id, related_external_id, outcome FROM zoho_delink_latest"
+        ).fetchall()
+    told = {(row[0], row[1]): row[2] for row in rows}
+    sendable = {pair: outcome for pair, outcome in expected.items() if outcome != "invalid"}
+    if wrong := {pair for pair, outcome in sendable.items() if told.get(pair) != outcome}:
+        faults.append(f"{len(wrong)} links have another outcome than they must, e.g. {min(wrong)}")
+    if Counter(row[2] for row in rows) != Counter(expected.values()):
+        faults.append("the number of links by outcome is not the one it must be")
+    return faults
+
+
+def _links(state: LocalState) -> set[tuple[str, str]]:
+    return set(state.links("Contacts", "Deals"))
+
+
+def _records(state: LocalState) -> dict[str, int]:
+    records: dict[str, int] = state.to_json(include_links=False)["records"]
+    return records
+
+
+def _clipped(text: str) -> str:
+    shown = text.replace("[", "\\[")
+    return shown if len(shown) <= 28 else f"{shown[:27]}…"
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

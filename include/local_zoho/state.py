@@ -1,0 +1,137 @@
+"""Everything one local Zoho knows, in one place that tests and the admin calls can reach."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from include.local_zoho import seed as seeds
+from include.local_zoho.faults import Faults
+from include.local_zoho.journal import Journal
+from include.local_zoho.limits import Limits
+from include.local_zoho.oauth import Tokens
+from include.local_zoho.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from include.local_zoho.crm import Crm
+    from include.local_zoho.links import Attributes
+
+
+class LocalState:
+    """
+    The state of a local Zoho.
+
+    :param seed: see :func:`include.local_zoho.seed.default_seed`; a path is read as JSON.
+    :param clock: seconds since the epoch; tests give their own.
+    :param settings: values by name of :class:`include.local_zoho.settings.Settings`, over those of the seed.
+    """
+
+    crm: Crm
+    tokens: Tokens
+    limits: Limits
+    journal: Journal
+    settings: Settings
+    org: dict[str, Any]
+
+    def __init__(
+        self,
+        seed: Mapping[str, Any] | Path | str | None = None,
+        clock: Callable[[], float] = time.time,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.base_url = ""
+        self.faults = Faults()
+        self._seed = seeds.read_seed(seed)
+        self._settings = dict(settings or {})
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again: seed, settings, tokens, faults, counters and logs as they were at the start."""
+        self.settings = Settings().changed({**self._seed["settings"], **self._settings})
+        self.random = random.Random(self.settings.jitter_seed)  # noqa: S311  # jitter, not a secret
+        self.crm = seeds.build_crm(self._seed)
+        self.org = dict(self._seed["org"])
+        self.tokens = Tokens(**self._seed["oauth"], zgid=self.org["zgid"])
+        self.limits = Limits()
+        self.journal = Journal(self.settings.journal_size)
+        self.faults.clear()
+
+    def configure(self, **changes: Any) -> None:
+        """
+        Change settings while the server runs.
+
+        :raises ValueError: for an unknown setting or value.
+        """
+        self.settings = self.settings.changed(changes)
+
+    def reseed(self, seed: Mapping[str, Any]) -> None:
+        """Replace the seed, and begin again with it."""
+        complete = seeds.read_seed(seed)
+        seeds.build_crm(complete)  # a bad seed must leave the old one in place
+        self._seed = complete
+        self.reset()
+
+    def add_record(
+        self, module: str, values: Mapping[str, Any] | None = None, *, record_id: str | None = None
+    ) -> str:
+        """Add a record; see :meth:`Crm.add_record`."""
+        return self.crm.add_record(module, values, record_id=record_id)
+
+    def link(
+        self, module: str, key: str, related_list: str, related_key: str, attributes: Attributes | None = None
+    ) -> None:
+        """Link two records, adding those that do not exist; see :meth:`Crm.link`."""
+        self.crm.link(module, key, related_list, related_key, attributes)
+
+    def linked(self, module: str, key: str, related_list: str, related_key: str) -> bool:
+        """Say whether two records are linked."""
+        return self.crm.linked(module, key, related_list, related_key)
+
+    def unlink(self, module: str, key: str, related_list: str, related_key: str) -> bool:
+        """Remove a link behind the back of the API."""
+        return self.crm.unlink(module, key, related_list, related_key)
+
+    def links(self, module: str, related_list: str) -> set[tuple[str, str]]:
+        """Give all links of a list as pairs of keys."""
+        return self.crm.links(module, related_list)
+
+    def lock(self, module: str, key: str) -> None:
+        """Lock a record: taking its links away answers RECORD_LOCKED."""
+        record_id = self.crm.find(module, key)
+        if record_id is None:
+            msg = f"no such record in {module}"
+            raise KeyError(msg)
+        self.crm.locked.add(record_id)
+
+    def issue_token(self, scopes: Sequence[str] = ()) -> str:
+        """Issue an access token without the OAuth call; all granted scopes by default."""
+        return self.tokens.issue(self.settings, self.clock(), scopes).value
+
+    def to_json(self, *, include_links: bool = True) -> dict[str, Any]:
+        """
+        Describe the state.
+
+        :return: ``links`` (one entry per link), ``records`` (counts by module), ``harm``, ``requests`` (total, by_kind,
+            by_status), ``credits_used``, ``credits_remaining``, ``in_flight``, ``max_in_flight``,
+            ``too_many_requests`` (429s by limit), ``tokens_issued``, ``tokens_throttled``, ``faults``.
+        """
+        return {
+            **self.journal.to_json(),
+            **({"links": self.crm.to_json()} if include_links else {}),
+            "records": {name: self.crm.count(name) for name in self.crm.modules},
+            "credits_used": self.limits.credits_used,
+            "credits_remaining": self.limits.remaining(self.settings, self.clock()),
+            "in_flight": self.limits.in_flight,
+            "max_in_flight": self.limits.max_in_flight,
+            "too_many_requests": self.limits.refused,
+            "tokens_issued": self.tokens.issued,
+            "tokens_throttled": self.tokens.throttled,
+            "faults": [
+                {"do": rule.do, "when": rule.when, "applied": rule.applied} for rule in self.faults.rules
+            ],
+        }

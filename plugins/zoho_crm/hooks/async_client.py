@@ -1,0 +1,223 @@
+"""Many requests at once: one session of aiohttp, one token, and the same care as the hook's."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Self
+
+import aiohttp
+from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from yarl import URL
+
+from zoho_crm.core.request import ZohoRequest, refuse_changed_request
+from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
+from zoho_crm.hooks.answer import MAX_BODY_BYTES, Answer
+from zoho_crm.hooks.network import USER_AGENT, Network
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from zoho_crm.hooks.access_token import TokenSource
+    from zoho_crm.hooks.connection import ZohoConnection
+    from zoho_crm.hooks.oauth import Token
+
+_NEVER_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
+
+
+class AsyncZohoClient:
+    """
+    Sends many requests at once; ``async with hook.async_client() as client``.
+
+    It makes no call to Airflow's SDK on the loop's thread: a token is renewed in a thread of its own.
+
+    :param token: the token to begin with, resolved before the loop
+    :param max_connections: requests in flight; further ones wait for their turn without a time limit
+    :param connect_timeout_s: seconds for looking the name up and connecting
+    :param read_timeout_s: seconds without a byte; a whole answer may take twice as long
+    :param clock: seconds since the epoch
+    """
+
+    def __init__(
+        self,
+        connection: ZohoConnection,
+        network: Network,
+        token_source: TokenSource,
+        token: Token,
+        *,
+        max_connections: int,
+        connect_timeout_s: float = 10.0,
+        read_timeout_s: float = 60.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.connection = connection
+        self.max_connections = max_connections
+        self._network = network
+        self._token_source = token_source
+        self._base_url = connection.base_url
+        self._clock = clock
+        self._timeout = aiohttp.ClientTimeout(
+            total=connect_timeout_s + 2 * read_timeout_s, connect=connect_timeout_s, sock_read=read_timeout_s
+        )
+        self._turns = asyncio.Semaphore(max_connections)
+        self._renewing = asyncio.Lock()
+        self._session: aiohttp.ClientSession | None = None
+        self._take(token)
+
+    async def __aenter__(self) -> Self:
+        tls = self._network.tls_context() if self._base_url.startswith("https:") else True
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self.max_connections, ssl=tls),
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": USER_AGENT},
+            proxy=self._network.proxy,
+            trust_env=False,
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def send(self, request: ZohoRequest) -> Answer:
+        """
+        Send one request once, and return what Zoho answers, whatever it is.
+
+        A 401 comes back like any other answer; see :attr:`Answer.token_rejected` and :meth:`replace_token`.
+
+        :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
+        :raises ZohoNotSentError: there was no connection
+        :raises ZohoUnansweredError: sent, but there is no answer that can be read
+        :raises ZohoAuthError: the token has run out, and there is no other to be had
+        """
+        if self._clock() >= self._use_before:
+            await self._renew()
+        async with self._turns:
+            return await self._exchange(request)
+
+    async def replace_token(self, rejected: Answer | str) -> None:
+        """
+        Get another token than the one that Zoho refuses: once, however many coroutines ask for it.
+
+        :param rejected: the answer that refused it, or the token itself
+        :raises ZohoError: there is none to be had
+        """
+        refused = rejected if isinstance(rejected, str) else rejected.token_used
+        async with self._renewing:
+            if self._token.access_token == refused:
+                self._take(await asyncio.to_thread(self._token_source.replace, refused))
+
+    async def _renew(self) -> None:
+        async with self._renewing:
+            if self._clock() >= self._use_before:
+                self._take(await asyncio.to_thread(self._token_source.get))
+
+    def _take(self, token: Token) -> None:
+        if token.api_domain != self._base_url:
+            raise UnsafeRequestError("The access token is for another address. Nothing was sent.")
+        self._token = token
+        self._authorization = f"Zoho-oauthtoken {token.access_token}"
+        self._use_before = self._token_source.use_before(token)
+
+    async def _exchange(self, request: ZohoRequest) -> Answer:
+        if self._session is None:
+            raise RuntimeError(
+                "Use the client as a context manager: async with hook.async_client() as client"
+            )
+        token_used = self._token.access_token
+        headers = {"Authorization": self._authorization, **request.headers}
+        started = time.perf_counter()
+        failure: ZohoError
+        try:
+            async with self._session.request(
+                request.method,
+                URL(self._base_url + request.target, encoded=True),
+                headers=headers,
+                allow_redirects=False,
+                middlewares=(_Guard(request, self._base_url),),
+            ) as response:
+                body = await _bounded_body(response)
+                if body is not None:
+                    return Answer(
+                        response.status, response.headers, body, time.perf_counter() - started, token_used
+                    )
+                failure = ZohoUnansweredError(
+                    f"{request.method} to {self._base_url}: the answer is longer than {MAX_BODY_BYTES} bytes",
+                    http_status=response.status,
+                    path=request.path,
+                )
+        except (aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as exc:
+            failure = _failure_of(exc, request, self._base_url)
+        raise failure
+
+
+class _Guard:
+    """
+    Compares one request with what was asked for, after aiohttp has prepared it, and lets it pass once.
+
+    It runs as aiohttp's innermost step before connecting and writing: address, method and headers of the prepared
+    request are what :meth:`aiohttp.ClientRequest.send` puts on the wire.
+
+    aiohttp prepares and sends an idempotent request, and a DELETE is one, a second time when a kept connection turns
+    out to be closed. Whether the first was applied is not known then, so that a second one is not for aiohttp to
+    decide: it is stopped here.
+    """
+
+    __slots__ = ("_base_url", "_passed", "_request")
+
+    def __init__(self, request: ZohoRequest, base_url: str) -> None:
+        self._request = request
+        self._base_url = base_url
+        self._passed = False
+
+    async def __call__(self, prepared: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
+        if self._passed and self._request.method != "GET":
+            raise ZohoUnansweredError(
+                f"{self._request.method} to {self._base_url}: sent, but not answered (connection lost)",
+                path=self._request.path,
+            )
+        url = prepared.url
+        host = prepared.headers["Host"]
+        if host != url.host_port_subcomponent:
+            raise UnsafeRequestError("The prepared request names another host. Nothing was sent.")
+        refuse_changed_request(
+            self._request,
+            self._base_url,
+            method=prepared.method,
+            url=f"{url.scheme}://{host}{url.raw_path_qs}",
+            headers=prepared.headers,
+        )
+        self._passed = True
+        return await handler(prepared)
+
+
+async def _bounded_body(response: ClientResponse) -> bytes | None:
+    """Return the whole body, None if it is longer than the bound."""
+    content = response.content
+    body = await content.readany()
+    while not content.at_eof():
+        body += await content.readany()
+        if len(body) > MAX_BODY_BYTES:
+            response.close()
+            return None
+    return body if len(body) <= MAX_BODY_BYTES else None
+
+
+def _failure_of(exc: Exception, request: ZohoRequest, base_url: str) -> ZohoError:
+    """Return the error for a request that aiohttp could not finish; where it cannot be told, it counts as sent."""
+    what, kind = f"{request.method} to {base_url}", type(exc).__name__
+    if isinstance(exc, _NEVER_CONNECTED):
+        return ZohoNotSentError(f"{what}: no connection ({kind}); nothing was sent", path=request.path)
+    if isinstance(exc, aiohttp.InvalidURL | UnicodeError):
+        return UnsafeRequestError(
+            f"{what}: aiohttp refuses to send it ({kind}); nothing was sent", path=request.path
+        )
+    return ZohoUnansweredError(f"{what}: sent, but not fully answered ({kind})", path=request.path)

@@ -1,0 +1,261 @@
+"""The Airflow connection to Zoho CRM: what it may hold, and the only addresses it can lead to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cached_property
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from urllib.parse import SplitResult, urlsplit
+
+from airflow.sdk.log import mask_secret
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
+
+from zoho_crm.errors import ZohoConfigError
+
+if TYPE_CHECKING:
+    from airflow.sdk import Connection
+
+DataCenter = Literal["us", "eu", "in", "au", "cn", "jp", "ca", "sa", "uk"]
+Environment = Literal["production", "sandbox", "developer"]
+ApiVersion = Literal["v7", "v8"]
+
+ACCOUNTS_HOSTS: dict[DataCenter, str] = {
+    "us": "accounts.zoho.com",
+    "eu": "accounts.zoho.eu",
+    "in": "accounts.zoho.in",
+    "au": "accounts.zoho.com.au",
+    "cn": "accounts.zoho.com.cn",
+    "jp": "accounts.zoho.jp",
+    "ca": "accounts.zohocloud.ca",
+    "sa": "accounts.zoho.sa",
+    "uk": "accounts.zoho.uk",
+}
+"""
+Where tokens come from.
+
+Source: https://www.zoho.com/accounts/protocol/oauth/multi-dc.html
+"""
+
+API_DOMAINS: dict[DataCenter, str] = {
+    "us": "zohoapis.com",
+    "eu": "zohoapis.eu",
+    "in": "zohoapis.in",
+    "au": "zohoapis.com.au",
+    "cn": "zohoapis.com.cn",
+    "jp": "zohoapis.jp",
+    "ca": "zohoapis.ca",
+    "sa": "zohoapis.sa",
+    "uk": "zohoapis.uk",
+}
+API_HOST_PREFIXES: dict[Environment, str] = {
+    "production": "www",
+    "sandbox": "sandbox",
+    "developer": "developer",
+}
+
+EXTRAS = frozenset({"refresh_token", "data_center", "environment", "api_version", "max_concurrency"})
+"""The extras there are. None of them becomes a header, a proxy, a TLS switch or an endpoint."""
+
+_LABELS = {"client_id": "login (client id)", "client_secret": "password (client secret)"}
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+def _refuse_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("Input should be a number")  # noqa: TRY004 - pydantic turns only ValueError into an error
+    return value
+
+
+class ZohoConnection(BaseModel):
+    """
+    A checked connection to Zoho CRM.
+
+    :param conn_id: the Airflow connection it was made from
+    :param client_id: login of the Airflow connection
+    :param client_secret: its password
+    :param refresh_token: bound by Zoho to one data center and one environment
+    :param data_center: where the Zoho account lives
+    :param environment: production, sandbox or developer
+    :param api_version: v7 or v8
+    :param max_concurrency: requests in flight for the whole org
+    :param local_url: base address of a local Zoho, which then serves OAuth and API alike; None for Zoho itself
+    """
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, str_strip_whitespace=True
+    )
+
+    conn_id: str
+    client_id: str = Field(repr=False)
+    client_secret: SecretStr
+    refresh_token: SecretStr
+    data_center: DataCenter = "us"
+    environment: Environment = "production"
+    api_version: ApiVersion = "v7"
+    max_concurrency: Annotated[int, Field(ge=1, le=25), BeforeValidator(_refuse_truth)] = 10
+    local_url: str | None = None
+
+    @classmethod
+    def from_airflow(cls, conn_id: str, connection: Connection) -> Self:
+        """
+        Check an Airflow connection, and have its secrets masked in every log.
+
+        Makes synchronous calls to Airflow's SDK: call it before an event loop runs, never on its thread.
+
+        :param conn_id: named in every error
+        :param connection: as ``BaseHook.get_connection`` returns it; empty strings count as absent
+        :raises ZohoConfigError: it is incomplete, holds something unknown, or leads anywhere but to Zoho or to
+            this machine
+        """
+        extras = _extras(conn_id, connection.extra)
+        if unknown := sorted(set(extras) - EXTRAS):
+            raise ZohoConfigError(
+                f"Connection {conn_id!r}: unknown extra {', '.join(map(repr, unknown))}; "
+                f"there are {', '.join(sorted(EXTRAS))}"
+            )
+        values: dict[str, Any] = {
+            "client_id": connection.login,
+            "client_secret": connection.password,
+            **extras,
+            "local_url": _local_url(conn_id, connection.schema, connection.host, connection.port),
+        }
+        present = {name: value for name, value in values.items() if not _is_absent(value)}
+        for name in ("client_secret", "refresh_token"):
+            if isinstance(secret := present.get(name), str):
+                mask_secret(secret.strip())
+        try:
+            return cls(conn_id=conn_id, **present)
+        except ValidationError as exc:
+            faults = [_fault(error) for error in exc.errors(include_input=False, include_url=False)]
+        raise ZohoConfigError(f"Connection {conn_id!r}: " + "; ".join(faults))
+
+    @property
+    def is_local(self) -> bool:
+        """Whether this leads to a local Zoho."""
+        return self.local_url is not None
+
+    @cached_property
+    def base_url(self) -> str:
+        """Scheme and host, and the port of a local Zoho, that all API calls go to; without a trailing slash."""
+        if self.local_url is not None:
+            return self.local_url
+        return f"https://{API_HOST_PREFIXES[self.environment]}.{API_DOMAINS[self.data_center]}"
+
+    @cached_property
+    def accounts_url(self) -> str:
+        """Scheme and host that tokens come from; without a trailing slash."""
+        return self.local_url or f"https://{ACCOUNTS_HOSTS[self.data_center]}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Sixteen hexadecimal digits that change when credentials, data center or environment do."""
+        parts = (
+            self.client_id,
+            self.client_secret.get_secret_value(),
+            self.refresh_token.get_secret_value(),
+            self.accounts_url,
+            self.base_url,
+        )
+        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    def accepts_api_domain(self, url: str) -> str:
+        """
+        Return the base address for an ``api_domain`` that came with a token.
+
+        A token is sent nowhere but to the host of this connection's data center and environment.
+
+        :raises ZohoConfigError: it is any other address
+        """
+        if _origin(url) != _origin(self.base_url):
+            raise ZohoConfigError(
+                f"Connection {self.conn_id!r}: the token is for {url[:100]!r}, not for {self.base_url}; "
+                "check data_center and environment, a refresh token works in the ones it was made for only"
+            )
+        return self.base_url
+
+
+def _extras(conn_id: str, text: str | None) -> dict[str, Any]:
+    """Return the extras. ``extra_dejson`` would take broken JSON for none at all, and log it."""
+    if not text or not text.strip():
+        return {}
+    try:
+        extras = json.loads(text)
+    except ValueError:
+        extras = None
+    if not isinstance(extras, dict):
+        raise ZohoConfigError(f"Connection {conn_id!r}: extra is not a JSON object")
+    return extras
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _fault(error: Any) -> str:
+    name = str(error["loc"][0]) if error["loc"] else "connection"
+    label = _LABELS.get(name, name)
+    return f"{label} is missing" if error["type"] == "missing" else f"{label}: {error['msg']}"
+
+
+def _local_url(conn_id: str, schema: str | None, host: str | None, port: int | None) -> str | None:
+    """Return the base address of a local Zoho, or None where schema, host and port are empty."""
+    schema, host = (schema or "").strip().lower(), (host or "").strip().lower()
+    if not host:
+        if schema or port:
+            raise ZohoConfigError(
+                f"Connection {conn_id!r}: schema and port are for a local Zoho only, and that needs a host; "
+                "empty them for Zoho itself"
+            )
+        return None
+    if "://" not in host:
+        bracketed = f"[{host}]" if ":" in host and not host.startswith("[") else host
+        host = f"{schema or 'http'}://{bracketed}"
+    parts = _split(host)
+    if port and parts is not None and parts.port is None:
+        host = f"{host.removesuffix('/')}:{port}"
+    origin = _origin(host)
+    agrees = origin is not None and schema in {"", origin[0]} and (not port or port == origin[2])
+    if origin is None or not agrees or origin[0] not in _DEFAULT_PORTS or not _is_loopback(origin[1]):
+        raise ZohoConfigError(
+            f"Connection {conn_id!r}: schema, host and port are for a local Zoho only: http or https, and "
+            "127.0.0.1, ::1 or localhost; empty them for Zoho itself, whose addresses follow from data_center"
+        )
+    scheme, name, number = origin
+    shown = f"[{name}]" if ":" in name else name
+    return f"{scheme}://{shown}" + ("" if number == _DEFAULT_PORTS[scheme] else f":{number}")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def _origin(url: str) -> tuple[str, str, int] | None:
+    """Return scheme, host and port of an address that consists of nothing else; None for any other."""
+    parts = _split(url)
+    if (
+        parts is None
+        or not parts.hostname
+        or "@" in parts.netloc
+        or any(c.isspace() or c == "\\" for c in url)
+    ):
+        return None
+    if parts.path not in {"", "/"} or "?" in url or "#" in url:
+        return None
+    port = parts.port if parts.port is not None else _DEFAULT_PORTS.get(parts.scheme)
+    return None if port is None else (parts.scheme, parts.hostname, port)

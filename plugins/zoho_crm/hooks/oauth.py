@@ -1,0 +1,204 @@
+"""Ask Zoho for an access token, and tell apart what it answers."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import requests
+import tenacity
+
+from zoho_crm.errors import (
+    ZohoAuthError,
+    ZohoConfigError,
+    ZohoError,
+    ZohoNotSentError,
+    ZohoResponseError,
+    ZohoTokenThrottledError,
+)
+from zoho_crm.hooks.network import Network, bounded_body, failure_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from zoho_crm.hooks.connection import ZohoConnection
+
+LIFETIME_S = 3600.0
+"""Seconds an access token lives. Source: https://www.zoho.com/crm/developer/docs/api/v7/token-validity.html"""
+LAST_USE_S = 60.0
+"""Seconds before its expiry at which a token is no longer used; less for one that lives for minutes only."""
+THROTTLE_S = 600.0
+"""Seconds to stay away once Zoho refuses further tokens: its window of 10 tokens in 10 minutes."""
+
+_ATTEMPTS = 4
+_MAX_BODY_BYTES = 64 * 1024
+_TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
+_CREDENTIAL_ERRORS = {
+    "invalid_code": "the refresh token is revoked or wrong, or belongs to another data center: check "
+    "refresh_token and data_center",
+    "invalid_client": "the client is unknown: check login (client id) and data_center",
+    "invalid_client_secret": "the client secret is wrong: check password (client secret)",
+}
+_THROTTLE_ERRORS = frozenset({"access denied", "access_denied"})
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """
+    One access token.
+
+    :param api_domain: base address it may be sent to, already checked
+    :param scope: the scopes it grants, as Zoho wrote them; empty if Zoho did not
+    :param expires_at: seconds since the epoch
+    :param lifetime_s: seconds it was made for
+    """
+
+    access_token: str = field(repr=False)
+    api_domain: str
+    scope: str
+    expires_at: float
+    lifetime_s: float = LIFETIME_S
+
+    @property
+    def lead_s(self) -> float:
+        """Seconds before its expiry at which it is no longer used."""
+        return min(LAST_USE_S, self.lifetime_s / 4)
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The granted scopes; empty if they are not known."""
+        return frozenset(part for part in re.split(r"[\s,]+", self.scope) if part)
+
+
+def fetch_token(
+    connection: ZohoConnection,
+    network: Network,
+    *,
+    timeout_s: tuple[float, float] = (10.0, 30.0),
+    clock: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+) -> Token:
+    """
+    Get a new access token for the refresh token. Trouble on the way is tried again a few times.
+
+    The secrets travel in the form body, never in the address. The answer counts, not its status: Zoho refuses
+    with 200 as well.
+
+    Source: https://www.zoho.com/accounts/protocol/oauth/web-apps/access-token-expiry.html
+
+    :param timeout_s: for connecting and for reading
+    :param clock: seconds since the epoch
+    :raises ZohoAuthError: the credentials are refused
+    :raises ZohoTokenThrottledError: Zoho hands out no token for a while
+    :raises ZohoConfigError: the token is for another data center or environment
+    :raises ZohoNotSentError: the accounts server cannot be reached, or does not answer
+    :raises ZohoResponseError: its answers cannot be read
+    """
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        wait=tenacity.wait_exponential(multiplier=1, max=15) + tenacity.wait_random(0, 1),
+        retry=tenacity.retry_if_exception(_may_pass),
+        sleep=sleep,
+        reraise=True,
+    )
+    return retrying(_fetch_once, connection, network, timeout_s, clock)
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, ZohoNotSentError | ZohoResponseError)
+
+
+def _fetch_once(
+    connection: ZohoConnection, network: Network, timeout_s: tuple[float, float], clock: Callable[[], float]
+) -> Token:
+    asked_at = clock()
+    status, body = _post(connection, network, timeout_s)
+    try:
+        content = json.loads(body)
+    except (ValueError, RecursionError):
+        content = None
+    if isinstance(content, dict) and "access_token" in content and 200 <= status < 300:
+        return _token(connection, content, asked_at)
+    raise _refusal(connection, status, content if isinstance(content, dict) else None)
+
+
+def _post(connection: ZohoConnection, network: Network, timeout_s: tuple[float, float]) -> tuple[int, bytes]:
+    form = {
+        "grant_type": "refresh_token",
+        "client_id": connection.client_id,
+        "client_secret": connection.client_secret.get_secret_value(),
+        "refresh_token": connection.refresh_token.get_secret_value(),
+    }
+    failure: ZohoError
+    with network.open_session() as session:
+        try:
+            with session.post(
+                f"{connection.accounts_url}/oauth/v2/token",
+                data=form,
+                allow_redirects=False,
+                timeout=timeout_s,
+                stream=True,
+            ) as response:
+                return response.status_code, bounded_body(response, _MAX_BODY_BYTES) or b""
+        except (requests.RequestException, OSError) as exc:
+            failure = failure_of(exc, what=f"Asking {connection.accounts_url} for a token")
+    # For the caller both are alike: the request that needs the token has not been sent.
+    raise ZohoNotSentError(f"{failure}; no request was sent to Zoho CRM")
+
+
+def _token(connection: ZohoConnection, content: Mapping[str, Any], asked_at: float) -> Token:
+    value, domain, scope = content["access_token"], content.get("api_domain"), content.get("scope")
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise ZohoResponseError(f"{connection.accounts_url} answered with an access token that cannot be one")
+    if domain:
+        base_url = connection.accepts_api_domain(domain if isinstance(domain, str) else str(type(domain)))
+    else:
+        base_url = connection.base_url
+    lifetime_s = _lifetime_s(content)
+    return Token(
+        access_token=value,
+        api_domain=base_url,
+        scope=scope if isinstance(scope, str) else "",
+        expires_at=asked_at + lifetime_s,
+        lifetime_s=lifetime_s,
+    )
+
+
+def _lifetime_s(content: Mapping[str, Any]) -> float:
+    """Return the seconds a token lives. In an older form ``expires_in`` is in milliseconds."""
+    value: Any = content.get("expires_in_sec", content.get("expires_in"))
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return LIFETIME_S
+    return min(seconds, LIFETIME_S) if seconds > 0 else LIFETIME_S
+
+
+def _refusal(connection: ZohoConnection, status: int, content: Mapping[str, Any] | None) -> ZohoError:
+    where = f"Connection {connection.conn_id!r} ({connection.accounts_url})"
+    error = content.get("error") if content is not None else None
+    code = error if isinstance(error, str) else ""
+    said = f"{code} {content.get('error_description', '')}".lower() if content is not None else ""
+    if status == 429 or code.lower() in _THROTTLE_ERRORS or "too many requests" in said:
+        return ZohoTokenThrottledError(
+            f"{where}: Zoho hands out no further access token for now (10 in 10 minutes for one refresh token); "
+            f"stay away for {THROTTLE_S:.0f} s",
+            retry_after_s=THROTTLE_S,
+            http_status=status,
+        )
+    if (advice := _CREDENTIAL_ERRORS.get(code)) is not None:
+        return ZohoAuthError(f"{where}: {code}: {advice}", http_status=status, code=code)
+    if code and status < 500:
+        shown = re.sub(r"[^\w .-]", "", code)[:40]
+        return ZohoAuthError(
+            f"{where}: Zoho refuses the credentials: {shown}", http_status=status, code=shown
+        )
+    if 300 <= status < 400:
+        return ZohoConfigError(
+            f"{where}: answered with a redirect ({status}), which is not followed; is there a proxy in between?",
+            http_status=status,
+        )
+    return ZohoResponseError(f"{where}: the answer ({status}) cannot be read", http_status=status)

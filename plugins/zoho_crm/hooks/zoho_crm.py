@@ -1,0 +1,443 @@
+"""The hook: every request to Zoho CRM goes through it, or through the async client that it makes."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn, cast
+
+import requests
+import tenacity
+from airflow.providers.http.hooks.http import HttpHook
+
+from zoho_crm.core.request import (
+    ZohoRequest,
+    delete_related,
+    get_record,
+    get_related,
+    get_setting,
+    list_related,
+    refuse_changed_request,
+)
+from zoho_crm.core.verdict import Lookup, Verdict, judge, judge_lookup, retry_after_s
+from zoho_crm.errors import (
+    UnsafeRequestError,
+    ZohoConfigError,
+    ZohoError,
+    ZohoNotSentError,
+    ZohoResponseError,
+    ZohoUnansweredError,
+)
+from zoho_crm.hooks.access_token import TokenSource
+from zoho_crm.hooks.answer import MAX_BODY_BYTES, MAX_METADATA_BYTES, Answer, read_answer, rows_of, unclear
+from zoho_crm.hooks.async_client import AsyncZohoClient
+from zoho_crm.hooks.connection import ZohoConnection
+from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
+from zoho_crm.hooks.network import Network, bounded_body, failure_of
+from zoho_crm.hooks.oauth import Token, fetch_token
+from zoho_crm.hooks.preflight import check_relation, describe_connection
+from zoho_crm.hooks.token_store import VariableTokenStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from zoho_crm.core.links import Link, Relation
+
+PAGE_ROWS = 200
+"""Rows of one page, Zoho's limit."""
+PAGED_ROWS = 2000
+"""Rows that can be reached by page number; what lies beyond needs Zoho's page token."""
+
+_READ_ATTEMPTS = 4
+_LONGEST_PAUSE_S = 30.0
+_PASSING = frozenset({429, 500, 502, 503, 504})
+
+
+class ZohoCRMHook(HttpHook):
+    """
+    Talk to Zoho CRM by external ids.
+
+    It is an ``HttpHook`` by type, for Airflow's sake, but nothing of a connection's extras reaches a request: see
+    :class:`zoho_crm.hooks.connection.ZohoConnection` for what there is, and :mod:`zoho_crm.hooks.network` for proxies
+    and certificates.
+
+    The methods here are synchronous and make calls to Airflow's SDK: do not use them on the thread of an event loop.
+
+    :param zoho_conn_id: the Airflow connection, of type ``zoho_crm``
+    :param connect_timeout_s: seconds to wait for a connection
+    :param read_timeout_s: seconds to wait for an answer
+    :param refresh_lock: makes a lock that all workers share while the access token is renewed
+    """
+
+    conn_name_attr = "zoho_conn_id"
+    default_conn_name = "zoho_crm_default"
+    conn_type = "zoho_crm"
+    hook_name = "Zoho CRM"
+
+    sleep: Callable[[float], None] = staticmethod(time.sleep)
+    """Waits between the tries of a reading call and of a token request."""
+
+    def __init__(
+        self,
+        zoho_conn_id: str = "zoho_crm_default",
+        *,
+        connect_timeout_s: float = 10.0,
+        read_timeout_s: float = 60.0,
+        refresh_lock: Callable[[], AbstractContextManager[None]] | None = None,
+    ) -> None:
+        super().__init__(method="GET", http_conn_id=zoho_conn_id, tcp_keep_alive=False)
+        self.zoho_conn_id = zoho_conn_id
+        self.connect_timeout_s = connect_timeout_s
+        self.read_timeout_s = read_timeout_s
+        self._refresh_lock = refresh_lock
+
+    @cached_property
+    def connection(self) -> ZohoConnection:
+        """
+        The checked connection.
+
+        :raises ZohoConfigError: it cannot be used
+        """
+        return ZohoConnection.from_airflow(self.zoho_conn_id, self.get_connection(self.zoho_conn_id))
+
+    @cached_property
+    def network(self) -> Network:
+        """Proxy and certificates of this process."""
+        return Network.from_environment(self.connection)
+
+    @cached_property
+    def token_source(self) -> TokenSource:
+        """The access token that all tasks and workers share."""
+        return TokenSource(
+            self.connection,
+            fetch=self._fetch_token,
+            store=VariableTokenStore(self.zoho_conn_id, self.connection.fingerprint),
+            refresh_lock=self._refresh_lock,
+        )
+
+    def send(self, request: ZohoRequest, *, max_body_bytes: int = MAX_BODY_BYTES) -> Answer:
+        """
+        Send one request, whatever it is, and return what Zoho answers, whatever it is.
+
+        A refused access token is replaced once: such a request is known not to have been applied. Beyond that a
+        ``GET`` is tried again a few times on passing trouble. A ``DELETE`` is sent once.
+
+        :param max_body_bytes: a longer answer counts as not answered
+        :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
+        :raises ZohoNotSentError: there was no connection
+        :raises ZohoUnansweredError: sent, but there is no answer that can be read
+        :raises ZohoAuthError: there is no access token to be had
+        """
+        token = self.token_source.get()
+        answer = self._exchange(request, token, max_body_bytes)
+        if answer.token_rejected:
+            token = self.token_source.replace(token.access_token)
+            answer = self._exchange(request, token, max_body_bytes)
+        return answer
+
+    def async_client(self, max_connections: int | None = None) -> AsyncZohoClient:
+        """
+        Make a client for many requests at once; connection and token are resolved here, before the loop runs.
+
+        :param max_connections: requests in flight, default the connection's ``max_concurrency``
+        """
+        return AsyncZohoClient(
+            self.connection,
+            self.network,
+            self.token_source,
+            self.token_source.get(),
+            max_connections=max_connections or self.connection.max_concurrency,
+            connect_timeout_s=self.connect_timeout_s,
+            read_timeout_s=self.read_timeout_s,
+        )
+
+    def delete_related_record(self, relation: Relation, link: Link) -> Verdict:
+        """
+        Take one link away, once, and judge the answer.
+
+        Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html
+
+        :raises UnsafeRequestError: an id cannot be sent; nothing was sent
+        :raises ZohoNotSentError: there was no connection
+        :raises ZohoUnansweredError: it may have been applied: verify
+        """
+        answer = self.send(delete_related(self._version, relation, link))
+        return judge(answer.status, answer.headers, answer.body, relation=relation, ambiguous_before=False)
+
+    def get_related_record(self, relation: Relation, link: Link) -> bool:
+        """
+        Return whether the link is there.
+
+        False is also what Zoho says of a related id that no record has; see :meth:`record_exists`.
+
+        Source: https://www.zoho.com/crm/developer/docs/api/v7/get-related-records-ext.html
+
+        :raises ZohoResponseError: anything but a clear answer, e.g. ``INVALID_DATA`` for an unknown parent
+        """
+        request = get_related(self._version, relation, link)
+        answer = self.send(request)
+        match judge_lookup(answer.status, answer.body):
+            case Lookup.FOUND:
+                return True
+            case Lookup.MISSING:
+                return False
+        raise unclear(request, answer)
+
+    def get_related_records(
+        self, relation: Relation, external_id: str, fields: Sequence[str] = ("id",)
+    ) -> Iterator[dict[str, Any]]:
+        """
+        Yield all records linked to a parent, page by page: one API credit for every 200.
+
+        Source: https://www.zoho.com/crm/developer/docs/api/v7/get-related-records.html
+
+        :param fields: API names of the fields wanted
+        :raises ZohoResponseError: Zoho's answer is an error or cannot be read
+        """
+        page, token = 1, None
+        while True:
+            request = list_related(
+                self._version, relation, external_id, fields, page=page, page_token=token, per_page=PAGE_ROWS
+            )
+            content = read_answer(request, self.send(request))
+            yield from rows_of(request, content, "data")
+            info = (content or {}).get("info")
+            if not isinstance(info, dict) or info.get("more_records") is not True:
+                return
+            page += 1
+            if page * PAGE_ROWS > PAGED_ROWS:
+                before, token = token, info.get("next_page_token")
+                if not isinstance(token, str) or not token or token == before:
+                    raise ZohoResponseError(
+                        "Zoho says there are more records, but gives no token for them", path=request.path
+                    )
+
+    def record_exists(self, module: str, external_field: str, external_id: str) -> bool:
+        """
+        Return whether a record has that external id.
+
+        Source: https://www.zoho.com/crm/developer/docs/api/v7/get-records-ext.html
+
+        :raises ZohoResponseError: anything but a clear answer
+        """
+        request = get_record(self._version, module, external_field, external_id)
+        answer = self.send(request)
+        match judge_lookup(answer.status, answer.body):
+            case Lookup.FOUND:
+                return True
+            case Lookup.MISSING | Lookup.WRONG_ID:
+                return False
+        raise unclear(request, answer)
+
+    def get_modules(self) -> list[ModuleMeta]:
+        """Return all modules. Needs the scope ``ZohoCRM.settings.modules.READ``."""
+        return cast(
+            "list[ModuleMeta]", self._read(get_setting(self._version, "settings", "modules"), "modules")
+        )
+
+    def get_fields(self, module: str) -> list[FieldMeta]:
+        """Return the fields of a module. Needs the scope ``ZohoCRM.settings.fields.READ``."""
+        request = get_setting(self._version, "settings", "fields", query=(("module", module),))
+        return cast("list[FieldMeta]", self._read(request, "fields"))
+
+    def get_related_lists(self, module: str) -> list[RelatedListMeta]:
+        """Return the related lists of a module. Needs the scope ``ZohoCRM.settings.related_lists.READ``."""
+        request = get_setting(self._version, "settings", "related_lists", query=(("module", module),))
+        return cast("list[RelatedListMeta]", self._read(request, "related_lists"))
+
+    def get_org(self) -> Org:
+        """
+        Return the organisation. Needs the scope ``ZohoCRM.org.READ``.
+
+        :raises ZohoResponseError: Zoho's answer is an error or cannot be read
+        """
+        return _the_org(self._read(get_setting(self._version, "org"), "org"))
+
+    def granted_scopes(self) -> frozenset[str]:
+        """Return the scopes of the access token; empty if Zoho did not tell them."""
+        return self.token_source.get().scopes
+
+    def check_relation(self, relation: Relation) -> list[str]:
+        """Return what stands in the way of taking links of this relation out; see :mod:`zoho_crm.hooks.preflight`."""
+        return check_relation(self, relation)
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Say whether the connection works, and if not, why: what Airflow's Test button shows.
+
+        It gets a token of its own, which is neither stored nor taken from the store, and asks for the organisation.
+        Never raises, and never tells a secret.
+        """
+        try:
+            token = self._fetch_token()
+            request = get_setting(self._version, "org")
+            answer = self._exchange(request, token, MAX_BODY_BYTES)
+            org = _the_org(rows_of(request, read_answer(request, answer), "org"))
+            return describe_connection(self.connection, org, token.scopes)
+        except ZohoError as exc:
+            return False, str(exc)
+        except Exception as exc:  # noqa: BLE001, RUF100 - whoever presses the button gets an answer, not a stack
+            self.log.debug("Test of connection %s failed: %s", self.zoho_conn_id, type(exc).__name__)
+            return False, f"Connection {self.zoho_conn_id!r} cannot be read or used: {type(exc).__name__}"
+
+    def get_conn(
+        self, headers: dict[Any, Any] | None = None, extra_options: dict[str, Any] | None = None
+    ) -> Any:
+        """
+        Return the one session of this hook. It carries no access token: use :meth:`send`.
+
+        :param headers: none are taken
+        :param extra_options: none are taken
+        :raises ZohoConfigError: either is given
+        """
+        if headers or extra_options:
+            self._refuse_generic_call()
+        return self._session
+
+    def run(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """
+        Refuse: a request that is not built and compared by this package could be any request.
+
+        :raises ZohoConfigError: always
+        """
+        self._refuse_generic_call()
+
+    run_and_check = run_with_advanced_retry = run
+
+    def check_response(self, response: requests.Response) -> None:
+        """Do nothing: bodies are neither logged nor turned into text, :meth:`send` returns every answer."""
+
+    def _refuse_generic_call(self) -> NoReturn:
+        raise ZohoConfigError(
+            "ZohoCRMHook takes no free-form requests; use delete_related_record, get_related_record, "
+            "get_related_records, record_exists, get_modules, get_fields, get_related_lists, get_org or send"
+        )
+
+    def _configure_session_from_auth(self, session: requests.Session, connection: Any) -> requests.Session:
+        return session
+
+    def _extract_auth(self, connection: Any) -> None:
+        return None
+
+    def _configure_session_from_extra(
+        self, session: requests.Session, connection: Any, extra_options: dict[str, Any]
+    ) -> requests.Session:
+        return session
+
+    @cached_property
+    def _session(self) -> requests.Session:
+        return self.network.open_session()
+
+    @property
+    def _version(self) -> str:
+        return self.connection.api_version
+
+    def _fetch_token(self) -> Token:
+        return fetch_token(
+            self.connection,
+            self.network,
+            timeout_s=(self.connect_timeout_s, min(self.read_timeout_s, 30.0)),
+            sleep=self.sleep,
+        )
+
+    def _read(self, request: ZohoRequest, key: str) -> list[dict[str, Any]]:
+        limit = MAX_METADATA_BYTES if "settings" in request.segments else MAX_BODY_BYTES
+        return rows_of(request, read_answer(request, self.send(request, max_body_bytes=limit)), key)
+
+    def _exchange(self, request: ZohoRequest, token: Token, max_body_bytes: int) -> Answer:
+        """Send a request with this token: a GET up to four times, anything else once."""
+        if request.method != "GET":
+            return self._exchange_once(request, token, max_body_bytes)
+        retrying = tenacity.Retrying(
+            stop=tenacity.stop_after_attempt(_READ_ATTEMPTS),
+            wait=_pause_s,
+            retry=tenacity.retry_if_exception_type((ZohoNotSentError, ZohoUnansweredError))
+            | tenacity.retry_if_result(_may_pass),
+            sleep=self.sleep,
+            retry_error_callback=_last_outcome,
+        )
+        return retrying(self._exchange_once, request, token, max_body_bytes)
+
+    def _exchange_once(self, request: ZohoRequest, token: Token, max_body_bytes: int) -> Answer:
+        what = f"{request.method} to {self.connection.base_url}"
+        failure: ZohoError
+        started = time.perf_counter()
+        try:
+            prepared = self._prepare(request, token)
+            with self._session.send(
+                prepared,
+                allow_redirects=False,
+                timeout=(self.connect_timeout_s, self.read_timeout_s),
+                stream=True,
+            ) as response:
+                body = bounded_body(response, max_body_bytes)
+                if body is not None:
+                    return Answer(
+                        response.status_code,
+                        response.headers,
+                        body,
+                        time.perf_counter() - started,
+                        token.access_token,
+                    )
+                failure = ZohoUnansweredError(
+                    f"{what}: the answer is longer than {max_body_bytes} bytes",
+                    http_status=response.status_code,
+                    path=request.path,
+                )
+        except (requests.RequestException, OSError, UnicodeError) as exc:
+            failure = failure_of(exc, what=what, path=request.path)
+        raise failure
+
+    def _prepare(self, request: ZohoRequest, token: Token) -> requests.PreparedRequest:
+        """
+        Prepare a request, and compare it with what was asked for.
+
+        :raises UnsafeRequestError: they differ
+        """
+        base_url = self.connection.base_url
+        prepared = self._session.prepare_request(
+            requests.Request(
+                request.method,
+                base_url + request.target,
+                headers={**request.headers, "Authorization": f"Zoho-oauthtoken {token.access_token}"},
+            )
+        )
+        if token.api_domain != base_url:
+            raise UnsafeRequestError("The access token is for another address. Nothing was sent.")
+        refuse_changed_request(
+            request,
+            base_url,
+            method=prepared.method or "",
+            url=prepared.url or "",
+            headers=cast("dict[str, str]", prepared.headers),
+        )
+        return prepared
+
+
+def _the_org(rows: list[dict[str, Any]]) -> Org:
+    if len(rows) != 1:
+        raise ZohoResponseError("Zoho's answer does not name one organisation")
+    return cast(Org, rows[0])
+
+
+def _may_pass(answer: Answer) -> bool:
+    return answer.status in _PASSING and (retry_after_s(answer.headers) or 0.0) <= _LONGEST_PAUSE_S
+
+
+_grows = tenacity.wait_exponential(multiplier=0.5, max=10) + tenacity.wait_random(0, 0.5)
+
+
+def _pause_s(state: tenacity.RetryCallState) -> float:
+    outcome = state.outcome
+    asked_s = 0.0
+    if outcome is not None and not outcome.failed:
+        asked_s = retry_after_s(outcome.result().headers) or 0.0
+    return max(asked_s, _grows(state))
+
+
+def _last_outcome(state: tenacity.RetryCallState) -> Answer:
+    if state.outcome is None:
+        raise RuntimeError("tenacity stopped without an outcome")
+    outcome: Answer = state.outcome.result()
+    return outcome

@@ -1,0 +1,269 @@
+"""
+Claims on chunks: one try drives a chunk, and a newer try fences an older one out.
+
+Every write under a claim begins with an update of the chunk's row that names the claim and counts the writes. It
+finds no row when a newer claim exists, or when this very write was done before and only its answer was lost: then
+nothing is written. Where the update finds its row, the database holds the row until the write is committed, so
+that a new claim waits, and then sees all that was written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from zoho_crm.core.links import Link
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
+from zoho_crm.errors import ClaimLostError, PlanError
+from zoho_crm.ledger import audit
+from zoho_crm.ledger.columns import fitted
+from zoho_crm.ledger.runs import LinkState
+from zoho_crm.ledger.tables import chunks, links
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+_IN_LIST = 500
+"""Values in one ``IN``: far below what any database takes."""
+
+
+@dataclass(slots=True)
+class Claim:
+    """
+    The right of one try to drive one chunk. It belongs to one thread at a time.
+
+    :param claim_no: the claim with the highest number of its chunk is the only one that may write
+    :param holder: who holds it, for people who read the table
+    :param links: links in the chunk, settled ones included
+    """
+
+    run_key: str
+    chunk_no: int
+    claim_no: int
+    holder: str
+    links: int
+    first_seq: int = field(repr=False)
+    _last_taken: int = field(default=-1, repr=False)
+    _batches: int = field(default=0, repr=False)
+    _open: dict[int, PlannedLink] = field(default_factory=dict, repr=False)
+
+    @property
+    def end_seq(self) -> int:
+        """The place in the plan right after the chunk's last link."""
+        return self.first_seq + self.links
+
+    def count_write(self) -> None:
+        """Note that a write under this claim has been committed."""
+        self._batches += 1
+
+
+def claim_chunk(engine: sa.Engine, run_key: str, chunk_no: int, holder: str, now: datetime) -> Claim:
+    """
+    Claim a chunk, fencing out whoever has claimed it before.
+
+    :raises PlanError: the plan has no such chunk
+    """
+    mine = sa.and_(chunks.c.run_key == run_key, chunks.c.chunk_no == chunk_no)
+    with engine.begin() as connection:
+        claimed = connection.execute(
+            sa.update(chunks)
+            .where(mine)
+            .values(
+                claim_no=chunks.c.claim_no + 1,
+                batches=0,
+                holder=fitted(chunks.c.holder, holder),
+                claimed_at=now,
+            )
+        )
+        if claimed.rowcount == 0:
+            raise PlanError(f"run {run_key!r} has no chunk {chunk_no}: plan the run before driving it")
+        # The update holds the row: nobody else's number can be read here.
+        row = connection.execute(
+            sa.select(chunks.c.claim_no, chunks.c.links, chunks.c.first_seq).where(mine)
+        ).one()
+    return Claim(run_key, chunk_no, row.claim_no, holder, row.links, row.first_seq)
+
+
+def settle(
+    engine: sa.Engine,
+    claim: Claim,
+    results: Sequence[LinkResult],
+    *,
+    origin: Origin,
+    target: Target,
+    job: str,
+    take: int,
+    in_flight: bool,
+) -> list[PlannedLink]:
+    """
+    Write results and take the next links, in one transaction.
+
+    :param take: how many links to take at most
+    :param in_flight: whether requests follow, and so whether links are marked before they are returned
+    :raises ClaimLostError: a newer claim exists, and nothing was written
+    :raises PlanError: a result is for a link that was not taken under this claim, or was settled under it before
+    """
+    _check_results(claim, results)
+    with engine.begin() as connection:
+        fence(connection, claim)
+        _write_states(connection, claim, results, in_flight=in_flight)
+        audit.append(
+            connection,
+            claim.run_key,
+            results,
+            claim_no=claim.claim_no,
+            origin=origin,
+            target=target,
+            job=job,
+        )
+        taken = _take(connection, claim, take, in_flight=in_flight)
+    _advance(claim, results, taken)
+    return taken
+
+
+def take(engine: sa.Engine, claim: Claim, limit: int, *, in_flight: bool) -> list[PlannedLink]:
+    """
+    Take the next links that are not settled; an empty list says that there are no more.
+
+    :raises ClaimLostError: a newer claim exists, and nothing was written
+    :raises PlanError: requests of this run have been sent, and it is now driven as a dry run
+    """
+    with engine.begin() as connection:
+        fence(connection, claim)
+        taken = _take(connection, claim, limit, in_flight=in_flight)
+    _advance(claim, (), taken)
+    return taken
+
+
+def _check_results(claim: Claim, results: Sequence[LinkResult]) -> None:
+    seen: set[int] = set()
+    for result in results:
+        seq = result.planned.seq
+        if seq in seen or claim._open.get(seq) != result.planned:
+            raise PlanError(
+                f"link {seq} of run {claim.run_key!r} is not waiting for a result under claim "
+                f"{claim.claim_no} of chunk {claim.chunk_no}: nothing was written"
+            )
+        seen.add(seq)
+
+
+def fence(connection: sa.Connection, claim: Claim) -> None:
+    """
+    Begin a write under a claim; count it with :meth:`Claim.count_write` once it is committed.
+
+    :raises ClaimLostError: a newer claim exists, or this very write is committed already
+    """
+    fenced = connection.execute(
+        sa.update(chunks)
+        .where(
+            chunks.c.run_key == claim.run_key,
+            chunks.c.chunk_no == claim.chunk_no,
+            chunks.c.claim_no == claim.claim_no,
+            chunks.c.batches == claim._batches,
+        )
+        .values(batches=claim._batches + 1)
+    )
+    if fenced.rowcount == 0:
+        raise ClaimLostError(
+            f"chunk {claim.chunk_no} of run {claim.run_key!r} is no longer driven under claim "
+            f"{claim.claim_no} of {claim.holder}: a newer try carries on with it"
+        )
+
+
+def _write_states(
+    connection: sa.Connection, claim: Claim, results: Sequence[LinkResult], *, in_flight: bool
+) -> None:
+    expected = (
+        links.c.state == LinkState.IN_FLIGHT.value if in_flight else links.c.state != LinkState.SETTLED.value
+    )
+    ordered = sorted(results, key=_state_and_outcome)
+    for (state, outcome), group in groupby(ordered, key=_state_and_outcome):
+        seqs = [result.planned.seq for result in group]
+        for start in range(0, len(seqs), _IN_LIST):
+            part = seqs[start : start + _IN_LIST]
+            written = connection.execute(
+                sa.update(links)
+                .where(links.c.run_key == claim.run_key, links.c.seq.in_(part), expected)
+                .values(state=state, outcome=outcome)
+            )
+            if written.rowcount != len(part):
+                raise PlanError(
+                    f"run {claim.run_key!r}: {len(part)} links should be waiting for a result and "
+                    f"{written.rowcount} are: somebody else writes to the plan; nothing was written"
+                )
+
+
+def _state_and_outcome(result: LinkResult) -> tuple[str, str]:
+    return _state_after(result).value, result.outcome.value
+
+
+def _state_after(result: LinkResult) -> LinkState:
+    """
+    Return where a result leaves its link.
+
+    A link that an earlier try may have removed stays in flight until an outcome is final: that *this* try has not
+    applied it, or has not got as far as sending it, tells nothing about the earlier one.
+    """
+    if result.outcome.is_final:
+        return LinkState.SETTLED
+    if result.outcome is Outcome.UNKNOWN or result.planned.ambiguous_before:
+        return LinkState.IN_FLIGHT
+    return LinkState.PLANNED
+
+
+def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: bool) -> list[PlannedLink]:
+    if limit < 1:
+        return []
+    statement = (
+        sa.select(
+            links.c.seq, links.c.external_id, links.c.related_external_id, links.c.pair_key, links.c.state
+        )
+        .where(
+            links.c.run_key == claim.run_key,
+            links.c.seq >= max(claim.first_seq, claim._last_taken + 1),
+            links.c.seq < claim.end_seq,
+            links.c.state != LinkState.SETTLED.value,
+        )
+        .order_by(links.c.seq)
+        .limit(limit)
+    )
+    taken = [
+        PlannedLink(
+            row.seq,
+            Link(row.external_id, row.related_external_id),
+            row.pair_key,
+            ambiguous_before=row.state == LinkState.IN_FLIGHT.value,
+        )
+        for row in connection.execute(statement)
+    ]
+    if not in_flight and any(planned.ambiguous_before for planned in taken):
+        raise PlanError(
+            f"run {claim.run_key!r} has sent requests whose answers are not known, so it cannot go on as a dry run"
+        )
+    if in_flight and taken:
+        # Exactly the rows just read: nobody else writes to this chunk while its row is held.
+        connection.execute(
+            sa.update(links)
+            .where(
+                links.c.run_key == claim.run_key,
+                links.c.seq.between(taken[0].seq, taken[-1].seq),
+                links.c.state == LinkState.PLANNED.value,
+            )
+            .values(state=LinkState.IN_FLIGHT.value)
+        )
+    return taken
+
+
+def _advance(claim: Claim, results: Sequence[LinkResult], taken: Sequence[PlannedLink]) -> None:
+    """Note in the claim what has been committed."""
+    claim.count_write()
+    for result in results:
+        del claim._open[result.planned.seq]
+    for planned in taken:
+        claim._open[planned.seq] = planned
+        claim._last_taken = planned.seq

@@ -1,0 +1,87 @@
+"""Engines for the audit database: what is set on them, and why."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from zoho_crm.errors import ZohoConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy.pool import ConnectionPoolEntry
+
+SQLITE_BUSY_TIMEOUT_MS = 60_000
+_READING = "zoho_delink_reading"
+
+
+def engine_of(audit_conn_id: str) -> sa.Engine:
+    """
+    Return an engine for an Airflow connection to a SQL database.
+
+    It holds few connections, tries each before use, and keeps parameters (external ids) out of logs and errors.
+
+    :raises ZohoConfigError: the connection is not one to a SQL database
+    """
+    from airflow.sdk import BaseHook  # the ledger is used without Airflow too, by tests and the UI
+
+    refusal = f"audit_conn_id {audit_conn_id!r} is not a connection to a SQL database: give one of type postgres or sqlite"
+    try:
+        hook: Any = BaseHook.get_hook(audit_conn_id, hook_params={"log_sql": False})
+    except TypeError as error:
+        # Only hooks of SQL databases know log_sql.
+        raise ZohoConfigError(refusal) from error
+    if not hasattr(hook, "get_sqlalchemy_engine"):
+        raise ZohoConfigError(refusal)
+    engine: sa.Engine = hook.get_sqlalchemy_engine(
+        {
+            "hide_parameters": True,
+            "max_overflow": 3,
+            "pool_pre_ping": True,
+            "pool_recycle": 1800,
+            "pool_size": 2,
+        }
+    )
+    return engine
+
+
+def prepared(engine: sa.Engine) -> sa.Engine:
+    """
+    Return the engine with everything set that the ledger's transactions rely on.
+
+    SQLite gives up at once when two connections write, unless each takes the write lock as its transaction begins
+    and waits for it: so writing transactions begin with ``BEGIN IMMEDIATE``, and Python's own, late ``BEGIN`` is off.
+    Source: "Serializable isolation / Savepoints / Transactional DDL" of SQLAlchemy's page on SQLite.
+    """
+    engine.hide_parameters = True
+    if engine.dialect.name == "sqlite" and not sa.event.contains(engine, "begin", _begin_sqlite):
+        sa.event.listen(engine, "checkout", _set_up_sqlite)
+        sa.event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def reading(engine: sa.Engine) -> sa.Engine:
+    """Return the engine for transactions that only read: in SQLite they do not wait for writers."""
+    return engine.execution_options(**{_READING: True})
+
+
+def _set_up_sqlite(connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    if entry.info.get(_READING):
+        return
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}")
+    # A link must be on disk as in flight before its request leaves.
+    cursor.execute("PRAGMA synchronous = FULL")
+    if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        # Readers beside a writer; where the file system or another process forbids it, waiting does as well.
+        with suppress(connection.OperationalError):
+            cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
+    entry.info[_READING] = True
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    options = connection.get_execution_options()
+    connection.exec_driver_sql("BEGIN" if options.get(_READING) else "BEGIN IMMEDIATE")

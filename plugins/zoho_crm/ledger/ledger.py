@@ -1,0 +1,266 @@
+"""The one class through which operators, Dags and the UI use the audit database."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from zoho_crm.errors import ZohoError
+from zoho_crm.ledger import claims, closing, plans, runs, schema, slots
+from zoho_crm.ledger.engine import engine_of, prepared, reading
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from zoho_crm.core.links import Relation
+    from zoho_crm.core.outcomes import Outcome
+    from zoho_crm.core.records import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
+    from zoho_crm.ledger.claims import Claim
+    from zoho_crm.ledger.runs import StoredRun
+
+
+class Ledger:
+    """
+    Plans, claims, slots and the audit trail. Threads may share one; a :class:`Claim` belongs to one thread at a time.
+
+    A database that cannot be reached raises SQLAlchemy's ``OperationalError`` from every method except
+    :meth:`check_connection`. What a failed method was about to write is then not written, or, where the answer to
+    the commit was lost, written whole: in both cases repeating it is safe.
+
+    :param engine: engine of the audit database
+    :param clock: seconds since 1970; the time of leases, plans and claims
+    """
+
+    def __init__(self, engine: sa.Engine, *, clock: Callable[[], float] = time.time) -> None:
+        self._engine = prepared(engine)
+        self._clock = clock
+
+    @classmethod
+    def from_conn_id(cls, audit_conn_id: str) -> Ledger:
+        """
+        Return the ledger in the database of an Airflow connection.
+
+        :raises ZohoConfigError: the connection is not one to a SQL database
+        """
+        return cls(engine_of(audit_conn_id))
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine, for reports and pages that only read."""
+        return self._engine
+
+    def close(self) -> None:
+        """Close the database connections; the ledger opens new ones if it is used again."""
+        self._engine.dispose()
+
+    def ensure_schema(self) -> None:
+        """
+        Create the tables, or bring them to this package's version. Several processes may do it at once.
+
+        :raises ZohoConfigError: the database is at a newer version than this package knows
+        """
+        schema.ensure_schema(self._engine)
+
+    def check_connection(self) -> None:
+        """
+        Ask the database for an answer.
+
+        :raises ZohoError: it cannot be reached
+        """
+        try:
+            with reading(self._engine).begin() as connection:
+                connection.execute(sa.select(sa.literal(1)))
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            url = self._engine.url
+            raise ZohoError(
+                f"the audit database ({url.get_backend_name()}, {url.host or 'local'}, {url.database}) cannot be "
+                f"reached: {str(cause).strip()}. Check the connection of audit_conn_id and its network."
+            ) from error
+
+    # -- runs
+
+    def start_run(self, run: RunStart) -> StoredRun:
+        """
+        Store a run, or return what is stored under its key: window, mode and relation of the first time win.
+
+        :raises ZohoConfigError: its key is too long, or its mode and target contradict each other
+        """
+        return runs.start_run(self._engine, run, self._now())
+
+    def get_run(self, run_key: str) -> StoredRun | None:
+        """Return a run, or None if there is none with this key."""
+        return runs.get_run(self._engine, run_key)
+
+    def plan_run(
+        self,
+        run_key: str,
+        relation: Relation,
+        rows: Iterable[tuple[object, object]],
+        *,
+        chunk_size: int,
+        max_chunks: int,
+        origin: Origin,
+        target: Target,
+    ) -> PlanSummary:
+        """
+        Make the plan of a run, or return the one it has without reading ``rows``.
+
+        :param rows: pairs of external id and related external id, of whatever types the source has
+        :param chunk_size: links in a chunk, as long as that makes no more than ``max_chunks``
+        :param max_chunks: chunks at most: beyond it they grow
+        :param origin: the task that plans, for the audit rows of invalid links
+        :raises PlanError: there is no such run, it was started for another relation, or a row is not a pair
+        :raises ZohoConfigError: ``chunk_size`` or ``max_chunks`` is below 1
+        """
+        return plans.plan_run(
+            self._engine,
+            run_key,
+            relation,
+            rows,
+            sizes=plans.ChunkSizes(chunk_size, max_chunks),
+            origin=origin,
+            target=target,
+            now=self._now(),
+        )
+
+    def plan_of(self, run_key: str) -> PlanSummary | None:
+        """Return the stored plan of a run, or None if it has none."""
+        return plans.plan_of(self._engine, run_key)
+
+    def counts(self, run_key: str) -> dict[Outcome, int]:
+        """Return how many links have each outcome by their last audit row; an outcome nobody has counts 0."""
+        return runs.counts(self._engine, run_key)
+
+    def pending(self, run_key: str) -> int:
+        """Return how many planned links are not settled: never tried, or to be driven again."""
+        return runs.pending(self._engine, run_key)
+
+    def close_open_links(self, run_key: str, *, origin: Origin) -> int:
+        """
+        Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
+
+        A try that still runs somewhere is fenced out. The links stay open for a later try.
+
+        :return: the number of links closed
+        """
+        return closing.close_open_links(self._engine, run_key, origin=origin, now=self._now())
+
+    def finish_run(self, run_key: str, *, status: str, detail: str | None, finished_at: datetime) -> None:
+        """
+        Write how a run ended; the counts are taken from the audit rows.
+
+        :param status: a :class:`~zoho_crm.ledger.runs.RunStatus`
+        :raises ZohoConfigError: there is no such status
+        :raises PlanError: there is no such run
+        """
+        runs.finish_run(self._engine, run_key, status=status, detail=detail, finished_at=finished_at)
+
+    def mark_running(self, run_key: str) -> None:
+        """Say that a planned run has begun to send; a run in any other status is left alone."""
+        runs.mark_running(self._engine, run_key)
+
+    def set_org_id(self, run_key: str, org_id: str) -> None:
+        """Note Zoho's id of the organisation."""
+        self._set(run_key, org_id=org_id)
+
+    def record_guard(self, run_key: str, decision: str) -> None:
+        """Note what the guards decided, and why."""
+        self._set(run_key, guard_decision=decision)
+
+    def record_approval(
+        self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime
+    ) -> None:
+        """Note what a person decided about the run."""
+        self._set(run_key, approval=approval, approved_by=approved_by, approved_at=approved_at)
+
+    # -- chunks
+
+    def claim_chunk(self, run_key: str, chunk_no: int, holder: str) -> Claim:
+        """
+        Claim a chunk, fencing out whoever has claimed it before.
+
+        :param holder: who claims, for people who read the table
+        :raises PlanError: the plan has no such chunk
+        """
+        return claims.claim_chunk(self._engine, run_key, chunk_no, holder, self._now())
+
+    def take(self, claim: Claim, limit: int, *, in_flight: bool = True) -> list[PlannedLink]:
+        """
+        Take the chunk's next links that are not settled; an empty list says that there are no more.
+
+        :param in_flight: False for a dry run: no request follows, so no link is marked
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: requests of this run have been sent, and it is now driven as a dry run
+        """
+        return claims.take(self._engine, claim, limit, in_flight=in_flight)
+
+    def settle(
+        self,
+        claim: Claim,
+        results: Sequence[LinkResult],
+        *,
+        origin: Origin,
+        target: Target,
+        job: str,
+        take: int = 0,
+        in_flight: bool = True,
+    ) -> list[PlannedLink]:
+        """
+        Write results with their audit rows and take the next links, in one transaction.
+
+        :param results: one for each link at most; links without one stay as they are
+        :param take: how many links to take at most
+        :param in_flight: False for a dry run, as in :meth:`take`
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: a result is for a link that this claim has not taken, or has settled before
+        """
+        return claims.settle(
+            self._engine,
+            claim,
+            results,
+            origin=origin,
+            target=target,
+            job=job,
+            take=take,
+            in_flight=in_flight,
+        )
+
+    # -- slots of the organisation
+
+    def lease_slots(
+        self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float
+    ) -> list[int]:
+        """
+        Hold up to ``wanted`` slots in all, and never more than ``limit`` over all holders.
+
+        :param connection: id of the Zoho connection whose requests are bounded
+        :param lease_s: seconds after which the lease ends by itself; much more than clocks of workers differ
+        :return: numbers of the slots held; one that was held before and is missing has been given up
+        """
+        return slots.lease_slots(
+            self._engine,
+            connection,
+            holder,
+            wanted=wanted,
+            limit=limit,
+            lease_s=lease_s,
+            now=self._clock(),
+        )
+
+    def renew_slots(self, connection: str, holder: str, lease_s: float) -> list[int]:
+        """Renew the holder's leases; a slot missing in the result has ended and may be somebody else's."""
+        return slots.renew_slots(self._engine, connection, holder, lease_s=lease_s, now=self._clock())
+
+    def release_slots(self, connection: str, holder: str) -> None:
+        """Give up all leases of the holder."""
+        slots.release_slots(self._engine, connection, holder)
+
+    def _set(self, run_key: str, **values: str | datetime | None) -> None:
+        runs.set_columns(self._engine, run_key, values)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)

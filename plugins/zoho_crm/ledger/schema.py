@@ -1,0 +1,98 @@
+"""The schema of the audit database: made once, brought forward step by step, never back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+
+from zoho_crm import __version__
+from zoho_crm.errors import ZohoConfigError
+from zoho_crm.ledger import tables
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+SCHEMA_VERSION = 1
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
+"""What brings a database from the version before to the one that is the key. Version 1 was the first."""
+
+_TRIES = 10
+
+
+class CreateView(sa.schema.ExecutableDDLElement):
+    """
+    ``CREATE VIEW``, which SQLAlchemy 2.0 has no element for.
+
+    :param name: name of the view
+    :param select: what it shows
+    """
+
+    def __init__(self, name: str, select: sa.Select[Any]) -> None:
+        self.name = name
+        self.select = select
+
+
+@compiles(CreateView)
+def _compile_create_view(element: CreateView, compiler: Any, **_: Any) -> str:
+    select = compiler.sql_compiler.process(element.select, literal_binds=True)
+    return f"CREATE VIEW {compiler.preparer.quote(element.name)} AS {select}"
+
+
+def stored_version(connection: sa.Connection) -> int | None:
+    """Return the version the database is at; None if it holds no ledger."""
+    if not sa.inspect(connection).has_table(tables.versions.name):
+        return None
+    version: int | None = connection.scalar(sa.select(sa.func.max(tables.versions.c.version)))
+    return version
+
+
+def ensure_schema(engine: sa.Engine) -> None:
+    """
+    Create the tables, or bring them to :data:`SCHEMA_VERSION`. Several processes may do it at once.
+
+    A database that is up to date is only read, so that everyday work needs no right to create tables.
+
+    :raises ZohoConfigError: the database is at a newer version than this package knows
+    """
+    for tries_left in reversed(range(_TRIES)):
+        with engine.connect() as connection:
+            version = stored_version(connection)
+        if version is not None and version > SCHEMA_VERSION:
+            raise ZohoConfigError(
+                f"the audit database is at schema version {version}, and this package knows versions up to "
+                f"{SCHEMA_VERSION}: install the newer package, or use another audit connection"
+            )
+        if version == SCHEMA_VERSION:
+            return
+        try:
+            with engine.begin() as connection:
+                _advance(connection)
+        except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError):
+            # Somebody else is creating the same table: they have it, or are about to.
+            if not tries_left:
+                raise
+
+
+def _advance(connection: sa.Connection) -> None:
+    version = stored_version(connection)
+    if version is None:
+        tables.versions.create(connection)
+        tables.metadata.create_all(connection)
+        connection.execute(CreateView(tables.latest.name, tables.LATEST_SELECT))
+        _note_version(connection, SCHEMA_VERSION)
+        return
+    for step in range(version + 1, SCHEMA_VERSION + 1):
+        # The key comes first: whoever cannot insert it leaves the step to the one who could.
+        _note_version(connection, step)
+        MIGRATIONS[step](connection)
+
+
+def _note_version(connection: sa.Connection, version: int) -> None:
+    connection.execute(
+        sa.insert(tables.versions).values(
+            version=version, applied_at=datetime.now(UTC), code_version=__version__
+        )
+    )

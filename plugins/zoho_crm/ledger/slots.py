@@ -1,0 +1,162 @@
+"""
+Slots: leases on the requests that Zoho lets an organisation have in flight, shared by all who use a connection.
+
+Leasing begins with an update of the connection's row in ``zoho_delink_slot_limit``. The database holds that row until
+the transaction ends, so one process at a time counts the leases and takes what is free. A lease ends by itself at
+its ``lease_end``, by the clocks of the workers: lease for much longer than they can differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from zoho_crm.errors import ZohoConfigError
+from zoho_crm.ledger.tables import NAME_LENGTH, slot_limits, slots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+FREE = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    slot: int
+    holder: str | None
+    lease_end: float
+
+
+def lease_slots(
+    engine: sa.Engine,
+    connection_id: str,
+    holder: str,
+    *,
+    wanted: int,
+    limit: int,
+    lease_s: float,
+    now: float,
+) -> list[int]:
+    """
+    Hold up to ``wanted`` slots in all: those the holder has are renewed first, then free ones are added.
+
+    Never more than ``limit`` leases are alive over all holders; where the limit was lowered, holders give up what is
+    too much as they come to lease or renew.
+
+    :return: numbers of the slots held, from 0 to ``limit - 1``; none if others hold them all
+    """
+    _check(connection_id, holder, lease_s)
+    while True:
+        with engine.begin() as connection:
+            if _take_turn(connection, connection_id, limit):
+                leases = _leases(connection, connection_id)
+                held = _share(leases, holder, wanted=wanted, limit=limit, now=now)
+                _add_missing(connection, connection_id, held, leases)
+                _write(connection, connection_id, held, holder, now + lease_s)
+                given_up = {lease.slot for lease in leases if lease.holder == holder} - set(held)
+                _write(connection, connection_id, given_up, None, FREE)
+                return held
+        _add_connection(engine, connection_id, limit)
+
+
+def renew_slots(
+    engine: sa.Engine, connection_id: str, holder: str, *, lease_s: float, now: float
+) -> list[int]:
+    """
+    Renew the holder's leases that are alive and below the limit that was last asked for.
+
+    :return: the slots still held; one that is missing has ended and may be somebody else's
+    """
+    _check(connection_id, holder, lease_s)
+    with engine.begin() as connection:
+        limit = _take_turn(connection, connection_id)
+        held = [
+            lease.slot
+            for lease in _leases(connection, connection_id)
+            if lease.holder == holder and lease.lease_end > now and lease.slot < limit
+        ]
+        _write(connection, connection_id, held, holder, now + lease_s)
+    return held
+
+
+def release_slots(engine: sa.Engine, connection_id: str, holder: str) -> None:
+    """Give up all leases of the holder."""
+    with engine.begin() as connection:
+        connection.execute(
+            sa.update(slots)
+            .where(slots.c.connection == connection_id, slots.c.holder == holder)
+            .values(holder=None, lease_end=FREE)
+        )
+
+
+def _share(leases: Iterable[_Lease], holder: str, *, wanted: int, limit: int, now: float) -> list[int]:
+    others = {lease.slot for lease in leases if lease.holder != holder and lease.lease_end > now}
+    mine = {lease.slot for lease in leases if lease.holder == holder and lease.slot < limit}
+    free = set(range(limit)) - others - mine
+    room = max(0, min(wanted, limit - len(others)))
+    return sorted([*sorted(mine), *sorted(free)][:room])
+
+
+def _take_turn(connection: sa.Connection, connection_id: str, limit: int | None = None) -> int:
+    """Wait until nobody else leases slots of the connection; return its limit, 0 if it was never leased from."""
+    mine = slot_limits.c.connection == connection_id
+    values: dict[str, object] = {"turn": slot_limits.c.turn + 1}
+    if limit is not None:
+        values["slot_limit"] = limit
+    connection.execute(sa.update(slot_limits).where(mine).values(values))
+    return connection.scalar(sa.select(slot_limits.c.slot_limit).where(mine)) or 0
+
+
+def _add_connection(engine: sa.Engine, connection_id: str, limit: int) -> None:
+    try:
+        with engine.begin() as connection:
+            connection.execute(
+                sa.insert(slot_limits).values(connection=connection_id, slot_limit=limit, turn=0)
+            )
+    except sa.exc.IntegrityError:
+        # Another process was first; the caller looks again.
+        return
+
+
+def _leases(connection: sa.Connection, connection_id: str) -> list[_Lease]:
+    statement = sa.select(slots.c.slot, slots.c.holder, slots.c.lease_end).where(
+        slots.c.connection == connection_id
+    )
+    return [_Lease(*row) for row in connection.execute(statement)]
+
+
+def _add_missing(
+    connection: sa.Connection, connection_id: str, held: Iterable[int], leases: Iterable[_Lease]
+) -> None:
+    missing = set(held) - {lease.slot for lease in leases}
+    if missing:
+        rows = [
+            {"connection": connection_id, "slot": slot, "holder": None, "lease_end": FREE}
+            for slot in sorted(missing)
+        ]
+        connection.execute(sa.insert(slots), rows)
+
+
+def _write(
+    connection: sa.Connection,
+    connection_id: str,
+    numbers: Iterable[int],
+    holder: str | None,
+    lease_end: float,
+) -> None:
+    if chosen := sorted(numbers):
+        connection.execute(
+            sa.update(slots)
+            .where(slots.c.connection == connection_id, slots.c.slot.in_(chosen))
+            .values(holder=holder, lease_end=lease_end)
+        )
+
+
+def _check(connection_id: str, holder: str, lease_s: float) -> None:
+    for name, value in (("connection", connection_id), ("holder", holder)):
+        if not 0 < len(value) <= NAME_LENGTH:
+            raise ZohoConfigError(f"{name} must be 1 to {NAME_LENGTH} characters: {value!r}")
+    if lease_s <= 0:
+        raise ZohoConfigError(f"lease_s must be above 0, not {lease_s}")

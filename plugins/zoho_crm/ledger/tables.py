@@ -1,0 +1,210 @@
+"""The tables of the audit database: what each row means, and its columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from zoho_crm.core.links import MAX_EXTERNAL_ID_LENGTH
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger.columns import UtcDateTime, exact_text, long_text
+
+NAME_LENGTH = 250
+"""Characters of a name: Airflow's own limit for ids of Dags, runs and tasks."""
+RUN_KEY_LENGTH = 512
+MESSAGE_LENGTH = 1000
+
+metadata = sa.MetaData()
+
+
+def _relation_columns() -> list[sa.Column[Any]]:
+    names = ("module", "external_field", "related_list", "related_module", "related_external_field")
+    return [sa.Column(name, sa.String(100), nullable=False) for name in names]
+
+
+def _origin_columns() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("job", sa.String(NAME_LENGTH), nullable=False),
+        sa.Column("dag_id", sa.String(NAME_LENGTH), nullable=False),
+        sa.Column("dag_run_id", sa.String(NAME_LENGTH), nullable=False),
+        sa.Column("run_type", sa.String(50), nullable=False),
+        sa.Column("logical_date", UtcDateTime),
+        sa.Column("data_interval_start", UtcDateTime),
+        sa.Column("data_interval_end", UtcDateTime),
+        sa.Column("triggered_by", sa.String(NAME_LENGTH)),
+        sa.Column("task_id", sa.String(NAME_LENGTH), nullable=False),
+    ]
+
+
+def _target_columns() -> list[sa.Column[Any]]:
+    return [
+        sa.Column("org_id", sa.String(64)),
+        sa.Column("data_center", sa.String(20), nullable=False),
+        sa.Column("api_version", sa.String(20), nullable=False),
+        sa.Column("strategy", sa.String(20), nullable=False),
+    ]
+
+
+versions = sa.Table(
+    "zoho_delink_version",
+    metadata,
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("applied_at", UtcDateTime, nullable=False),
+    sa.Column("code_version", sa.String(50), nullable=False),
+    comment="schema versions this database has been brought to; the highest one counts",
+)
+
+runs = sa.Table(
+    "zoho_delink_run",
+    metadata,
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), primary_key=True),
+    *_origin_columns(),
+    *_target_columns(),
+    *_relation_columns(),
+    sa.Column("mode", sa.String(20), nullable=False),
+    sa.Column("window_start", UtcDateTime),
+    sa.Column("window_end", UtcDateTime),
+    sa.Column("reason", sa.String(MESSAGE_LENGTH)),
+    sa.Column("params", long_text(), nullable=False),
+    sa.Column("status", sa.String(20), nullable=False),
+    sa.Column("detail", sa.String(MESSAGE_LENGTH)),
+    sa.Column("source_rows", sa.BigInteger),
+    sa.Column("planned", sa.BigInteger),
+    sa.Column("duplicates", sa.BigInteger),
+    sa.Column("chunks", sa.Integer),
+    *(sa.Column(outcome.value, sa.BigInteger) for outcome in Outcome),
+    sa.Column("guard_decision", sa.String(MESSAGE_LENGTH)),
+    sa.Column("approval", sa.String(MESSAGE_LENGTH)),
+    sa.Column("approved_by", sa.String(NAME_LENGTH)),
+    sa.Column("approved_at", UtcDateTime),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    sa.Column("planned_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime),
+    sa.Column("code_version", sa.String(50), nullable=False),
+    sa.Column("schema_version", sa.Integer, nullable=False),
+    sa.Index("zoho_delink_run_job", "job", "started_at"),
+    comment="one row per Dag run and job",
+)
+
+attempts = sa.Table(
+    "zoho_delink_attempt",
+    metadata,
+    sa.Column("attempt", exact_text(36), primary_key=True),
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
+    sa.Column("started_at", UtcDateTime, nullable=False),
+    comment="plans that are being made, or whose maker has died",
+)
+
+staging = sa.Table(
+    "zoho_delink_staging",
+    metadata,
+    sa.Column("attempt", exact_text(36), primary_key=True),
+    sa.Column("row_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("pair_key", exact_text(64), nullable=False),
+    sa.Column("external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
+    sa.Column("related_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
+    sa.Column("fault", sa.String(MESSAGE_LENGTH)),
+    comment="rows of a plan that is being made; nobody reads them but the one who makes it",
+)
+
+links = sa.Table(
+    "zoho_delink_link",
+    metadata,
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("chunk_no", sa.Integer),
+    sa.Column("pair_key", exact_text(64), nullable=False),
+    sa.Column("external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
+    sa.Column("related_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("outcome", sa.String(20)),
+    sa.Column("fault", sa.String(MESSAGE_LENGTH)),
+    comment="the plan: one row per link and run",
+)
+
+chunks = sa.Table(
+    "zoho_delink_chunk",
+    metadata,
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), primary_key=True),
+    sa.Column("chunk_no", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("links", sa.Integer, nullable=False),
+    sa.Column("first_seq", sa.BigInteger, nullable=False),
+    sa.Column("first_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
+    sa.Column("claim_no", sa.Integer, nullable=False),
+    sa.Column("batches", sa.BigInteger, nullable=False, comment="writes under this claim so far"),
+    sa.Column("holder", sa.String(NAME_LENGTH)),
+    sa.Column("claimed_at", UtcDateTime),
+    comment="which try drives which chunk",
+)
+
+audit = sa.Table(
+    "zoho_delink_audit",
+    metadata,
+    sa.Column("event_id", exact_text(36), primary_key=True),
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
+    *_origin_columns(),
+    sa.Column("map_index", sa.Integer, nullable=False),
+    sa.Column("try_number", sa.Integer, nullable=False),
+    *_target_columns(),
+    *_relation_columns(),
+    sa.Column("external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
+    sa.Column("related_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
+    sa.Column("pair_key", exact_text(64), nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    sa.Column("claim_no", sa.Integer, nullable=False, comment="0: written by the plan"),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("sent_at", UtcDateTime),
+    sa.Column("finished_at", UtcDateTime, nullable=False),
+    sa.Column("duration_ms", sa.BigInteger),
+    sa.Column("http_status", sa.Integer),
+    sa.Column("zoho_code", sa.String(100)),
+    sa.Column("zoho_message", sa.String(MESSAGE_LENGTH)),
+    sa.Column("zoho_record_id", sa.String(100)),
+    sa.Column("outcome", sa.String(20), nullable=False),
+    sa.Column("detail", sa.String(MESSAGE_LENGTH)),
+    sa.Column("dry_run", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Index("zoho_delink_audit_run", "run_key", "seq", sa.text("claim_no DESC"), sa.text("event_id DESC")),
+    sa.Index("zoho_delink_audit_pair", "pair_key", "event_id"),
+    comment="append-only: one row per link and try",
+)
+
+slots = sa.Table(
+    "zoho_delink_slot",
+    metadata,
+    sa.Column("connection", exact_text(NAME_LENGTH), primary_key=True),
+    sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("holder", exact_text(NAME_LENGTH)),
+    sa.Column("lease_end", sa.Double, nullable=False, comment="seconds since 1970 in UTC; 0: free"),
+    comment="leases on the requests that Zoho lets an organisation have in flight",
+)
+
+slot_limits = sa.Table(
+    "zoho_delink_slot_limit",
+    metadata,
+    sa.Column("connection", exact_text(NAME_LENGTH), primary_key=True),
+    sa.Column("slot_limit", sa.Integer, nullable=False),
+    sa.Column("turn", sa.BigInteger, nullable=False, comment="counts up: whoever raises it has the turn"),
+    comment="one row per connection: its slots are leased by one process at a time",
+)
+
+
+def _latest() -> sa.Select[Any]:
+    # The claim decides, not the clock: clocks of workers differ, and a later claim is later by definition.
+    rank = (
+        sa.func.row_number()
+        .over(
+            partition_by=(audit.c.run_key, audit.c.seq),
+            order_by=(audit.c.claim_no.desc(), audit.c.event_id.desc()),
+        )
+        .label("newest")
+    )
+    ranked = sa.select(*audit.c, rank).subquery("ranked")
+    return sa.select(*(ranked.c[column.name] for column in audit.c)).where(ranked.c.newest == 1)
+
+
+LATEST_SELECT = _latest()
+"""The last audit row of each link of each run."""
+
+latest = sa.table("zoho_delink_latest", *(sa.column(column.name, column.type) for column in audit.c))
+"""The view of :data:`LATEST_SELECT`."""

@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+import pytest
+
+from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+
+FINAL = {
+    "removed": True,
+    "already_absent": True,
+    "parent_not_found": True,
+    "related_not_found": True,
+    "invalid": True,
+    "rejected": True,
+    "failed": False,
+    "unknown": False,
+    "not_attempted": False,
+    "would_remove": True,
+}
+
+
+def test_outcomes_are_the_closed_list_that_others_store() -> None:
+    assert [str(outcome) for outcome in Outcome] == list(FINAL)
+
+
+@pytest.mark.parametrize(("name", "final"), FINAL.items(), ids=list(FINAL))
+def test_outcome_is_final_unless_it_is_driven_again(name: str, final: bool) -> None:
+    assert Outcome(name).is_final is final
+    assert (Outcome(name) in DRIVE_AGAIN) is not final

@@ -1,0 +1,483 @@
+from __future__ import annotations
+
+import posixpath
+from urllib.parse import quote, unquote, urljoin, urlsplit
+
+import pytest
+import requests
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from multidict import CIMultiDict
+from requests.structures import CaseInsensitiveDict
+from urllib3.util import parse_url
+from yarl import URL
+
+from zoho_crm.core.links import Link, Relation
+from zoho_crm.core.request import (
+    ZohoRequest,
+    delete_related,
+    get_record,
+    get_related,
+    get_setting,
+    list_related,
+    refuse_changed_request,
+)
+from zoho_crm.errors import UnsafeRequestError, ZohoConfigError
+
+BASE = "https://www.zohoapis.eu"
+RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
+HEADERS = {"X-EXTERNAL": "Contacts.External_Contact_ID,Deals.External_Deal_ID"}
+
+QUOTED = {
+    "plain": ("extcontact3", "extcontact3"),
+    "unreserved": ("Az09-_.~", "Az09-_.~"),
+    "dot before": (".a", ".a"),
+    "dots before": ("..a", "..a"),
+    "dots after": ("a..", "a.."),
+    "three dots": ("...", "..."),
+    "slash": ("a/b", "a%2Fb"),
+    "only a slash": ("/", "%2F"),
+    "two slashes": ("a//b", "a%2F%2Fb"),
+    "slash first": ("/a", "%2Fa"),
+    "slash last": ("a/", "a%2F"),
+    "address": ("https://x.example:1/y", "https%3A%2F%2Fx.example%3A1%2Fy"),
+    "network path": ("//x.example", "%2F%2Fx.example"),
+    "way up": ("../x", "..%2Fx"),
+    "way up at the end": ("x/..", "x%2F.."),
+    "way up in the middle": ("x/../y", "x%2F..%2Fy"),
+    "way up with a backslash": ("..\\x", "..%5Cx"),
+    "encoded dots": ("%2e%2e", "%252e%252e"),
+    "encoded dots and slash": ("%2E%2E%2Fx", "%252E%252E%252Fx"),
+    "encoded twice": ("%252e%252e", "%25252e%25252e"),
+    "encoded letter": ("%41", "%2541"),
+    "percent alone": ("%", "%25"),
+    "percent at the end": ("100%", "100%25"),
+    "half an escape": ("%2", "%252"),
+    "no escape": ("%zz", "%25zz"),
+    "encoded nul": ("%00", "%2500"),
+    "question mark": ("a?b=c", "a%3Fb%3Dc"),
+    "hash": ("a#b", "a%23b"),
+    "semicolon": ("a;b", "a%3Bb"),
+    "path parameter after dots": ("..;x", "..%3Bx"),
+    "backslash": ("C:\\x", "C%3A%5Cx"),
+    "comma": ("a,b", "a%2Cb"),
+    "plus": ("a+b", "a%2Bb"),
+    "blank": ("a b", "a%20b"),
+    "ampersand": ("a&b", "a%26b"),
+    "equals": ("a=b", "a%3Db"),
+    "colon": ("a:b", "a%3Ab"),
+    "at": ("user:pw@x", "user%3Apw%40x"),
+    "star": ("*", "%2A"),
+    "dollar": ("$a", "%24a"),
+    "exclamation": ("a!", "a%21"),
+    "brackets": ("[a](b){c}<d>", "%5Ba%5D%28b%29%7Bc%7D%3Cd%3E"),
+    "quotes": ("'a'\"b\"`c`", "%27a%27%22b%22%60c%60"),
+    "pipe and caret": ("a|b^c", "a%7Cb%5Ec"),
+    "braces of a template": ("{{x}}${y}", "%7B%7Bx%7D%7D%24%7By%7D"),
+    "composed": ("\u00e9", "%C3%A9"),
+    "decomposed": ("e\u0301", "e%CC%81"),
+    "emoji": ("\U0001f600", "%F0%9F%98%80"),
+    "full-width dots": ("\uff0e\uff0e", "%EF%BC%8E%EF%BC%8E"),
+    "full-width slash": ("a\uff0fb", "a%EF%BC%8Fb"),
+    "one-dot leaders": ("\u2024\u2024", "%E2%80%A4%E2%80%A4"),
+    "no-break space": ("a\u00a0b", "a%C2%A0b"),
+    "zero-width space": ("a\u200bb", "a%E2%80%8Bb"),
+    "line separator": ("a\u2028b", "a%E2%80%A8b"),
+    "right to left": ("\u202ea", "%E2%80%AEa"),
+    "byte order mark": ("\ufeffa", "%EF%BB%BFa"),
+    "non-character": ("\uffff", "%EF%BF%BF"),
+    "255 characters": ("x" * 255, "x" * 255),
+    "255 emoji": ("\U0001f600" * 255, "%F0%9F%98%80" * 255),
+}
+
+UNSENDABLE = {
+    "empty": "",
+    "blank": " ",
+    "dot": ".",
+    "dots": "..",
+    "dots and a blank": ".. ",
+    "CRLF": "a\r\nX-Evil: 1",
+    "line feed": "..\n",
+    "tab": "a\tb",
+    "nul": "a\x00",
+    "escape": "\x1b[0m",
+    "next line": "a\x85b",
+    "surrogate": "a\ud800",
+    "blank before": " a",
+    "blank after": "a ",
+    "256 characters": "x" * 256,
+}
+
+
+def _prepared(request: ZohoRequest) -> requests.PreparedRequest:
+    return requests.Request(request.method, BASE + request.target, headers=request.headers).prepare()
+
+
+@pytest.mark.parametrize(("value", "quoted"), QUOTED.values(), ids=list(QUOTED))
+def test_delete_quotes_a_hostile_id_wherever_it_stands(value: str, quoted: str) -> None:
+    as_parent = delete_related("v7", RELATION, Link(value, "b"))
+    assert as_parent.method == "DELETE"
+    assert as_parent.target == as_parent.path == f"/crm/v7/Contacts/{quoted}/Deals/b"
+    assert as_parent.headers == HEADERS
+
+    as_related = delete_related("v8", RELATION, Link("a", value))
+    assert as_related.method == "DELETE"
+    assert as_related.target == as_related.path == f"/crm/v8/Contacts/a/Deals/{quoted}"
+    assert as_related.headers == HEADERS
+
+
+@pytest.mark.parametrize(("value", "quoted"), QUOTED.values(), ids=list(QUOTED))
+def test_libraries_leave_a_hostile_id_as_it_was_quoted(value: str, quoted: str) -> None:
+    request = delete_related("v7", RELATION, Link(value, value))
+    path = f"/crm/v7/Contacts/{quoted}/Deals/{quoted}"
+    prepared = _prepared(request)
+    assert (prepared.url, prepared.path_url) == (BASE + path, path)
+    assert URL(BASE + request.target, encoded=True).raw_path_qs == path
+    refuse_changed_request(request, BASE, method="DELETE", url=str(prepared.url), headers=prepared.headers)
+
+
+@pytest.mark.parametrize("value", UNSENDABLE.values(), ids=list(UNSENDABLE))
+def test_no_request_is_built_when_an_id_cannot_be_sent(value: str) -> None:
+    for link in (Link(value, "b"), Link("a", value)):
+        with pytest.raises(
+            UnsafeRequestError, match=r"^This id cannot be sent: (related_)?external_id .*\. Nothing"
+        ):
+            delete_related("v7", RELATION, link)
+        with pytest.raises(UnsafeRequestError):
+            get_related("v7", RELATION, link)
+    with pytest.raises(UnsafeRequestError):
+        list_related("v7", RELATION, value, ["id"])
+    with pytest.raises(UnsafeRequestError):
+        get_record("v7", "Contacts", "External_Contact_ID", value)
+
+
+@pytest.mark.parametrize("version", ["", ".", ".."])
+def test_no_request_is_built_when_another_part_of_the_path_would_change_it(version: str) -> None:
+    message = "^A part of this request's path is empty or a dot segment"
+    with pytest.raises(UnsafeRequestError, match=message):
+        delete_related(version, RELATION, Link("a", "b"))
+    with pytest.raises(UnsafeRequestError, match=message):
+        get_setting("v7", "settings", version)
+
+
+def test_composed_and_decomposed_ids_stay_two_ids() -> None:
+    one = delete_related("v7", RELATION, Link("\u00e9", "b"))
+    other = delete_related("v7", RELATION, Link("e\u0301", "b"))
+    assert one.path != other.path
+
+
+def test_path_and_header_tell_list_and_module_apart() -> None:
+    relation = Relation("Leads", "Ext_L", "Entity_Cadences_leads", "Entity_Cadences__s", "Ext_C")
+    request = delete_related("v7", relation, Link("l", "c"))
+    assert request.path == "/crm/v7/Leads/l/Entity_Cadences_leads/c"
+    assert request.headers == {"X-EXTERNAL": "Leads.Ext_L,Entity_Cadences__s.Ext_C"}
+
+
+def test_get_related_asks_for_the_link_that_delete_takes_away() -> None:
+    request = get_related("v7", RELATION, Link("a/b", "c"))
+    assert request.method == "GET"
+    assert request.path == delete_related("v7", RELATION, Link("a/b", "c")).path
+    assert request.target == "/crm/v7/Contacts/a%2Fb/Deals/c?fields=id"
+    assert request.headers == HEADERS
+
+
+@pytest.mark.parametrize(
+    ("arguments", "query"),
+    [
+        pytest.param({}, "fields=id%2CExternal_Deal_ID&page=1&per_page=200", id="first page"),
+        pytest.param({"page": 3}, "fields=id%2CExternal_Deal_ID&page=3&per_page=200", id="third page"),
+        pytest.param({"per_page": 5}, "fields=id%2CExternal_Deal_ID&page=1&per_page=5", id="small page"),
+        pytest.param(
+            {"page": 3, "page_token": "a+b/c=&d"},
+            "fields=id%2CExternal_Deal_ID&page_token=a%2Bb%2Fc%3D%26d&per_page=200",
+            id="token takes the place of the page",
+        ),
+        pytest.param(
+            {"page_token": ""}, "fields=id%2CExternal_Deal_ID&page_token=&per_page=200", id="empty token"
+        ),
+    ],
+)
+def test_list_related_asks_for_one_page(arguments: dict[str, object], query: str) -> None:
+    request = list_related("v7", RELATION, "a?b", ["id", "External_Deal_ID"], **arguments)  # type: ignore[arg-type]
+    assert request.method == "GET"
+    assert request.target == f"/crm/v7/Contacts/a%3Fb/Deals?{query}"
+    assert request.headers == HEADERS
+
+
+def test_get_record_asks_by_external_id() -> None:
+    request = get_record("v8", "Deals", "External_Deal_ID", "a/b")
+    assert request.method == "GET"
+    assert request.target == "/crm/v8/Deals/a%2Fb?fields=id"
+    assert request.headers == {"X-EXTERNAL": "Deals.External_Deal_ID"}
+
+
+@pytest.mark.parametrize(
+    ("module", "field", "named"),
+    [
+        pytest.param("Deals/1", "F", "module", id="module"),
+        pytest.param("Deals", "F,Contacts.G", "external_field", id="field"),
+        pytest.param("Deals", "F\r\nX: 1", "external_field", id="header in the field"),
+    ],
+)
+def test_get_record_refuses_what_is_no_api_name(module: str, field: str, named: str) -> None:
+    with pytest.raises(ZohoConfigError, match=f"^{named} "):
+        get_record("v7", module, field, "a")
+
+
+def test_get_setting_names_no_external_id() -> None:
+    request = get_setting("v7", "settings", "fields", query=(("module", "Con tacts&x"), ("type", "all")))
+    assert request.method == "GET"
+    assert request.target == "/crm/v7/settings/fields?module=Con%20tacts%26x&type=all"
+    assert request.headers == {}
+    assert get_setting("v7", "org").target == "/crm/v7/org"
+
+
+LINK = Link("a/b", "c")
+DELETE = delete_related("v7", RELATION, LINK)
+GET = get_related("v7", RELATION, LINK)
+PATH = "/crm/v7/Contacts/a%2Fb/Deals/c"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param(HEADERS, id="dict"),
+        pytest.param({"x-external": HEADERS["X-EXTERNAL"], "Accept": "*/*"}, id="dict in lower case"),
+        pytest.param(CaseInsensitiveDict({"x-External": HEADERS["X-EXTERNAL"]}), id="requests"),
+        pytest.param(CIMultiDict({"x-external": HEADERS["X-EXTERNAL"], "Accept": "*/*"}), id="aiohttp"),
+    ],
+)
+def test_an_unchanged_request_passes_with_any_kind_of_headers(headers: dict[str, str]) -> None:
+    refuse_changed_request(DELETE, BASE, method="DELETE", url=BASE + PATH, headers=headers)
+    refuse_changed_request(GET, BASE, method="GET", url=f"{BASE}{PATH}?fields=id", headers=headers)
+
+
+def test_an_unchanged_request_passes_with_a_port_and_without_a_header() -> None:
+    base = "http://127.0.0.1:8080"
+    refuse_changed_request(
+        get_setting("v7", "org"), base, method="GET", url=f"{base}/crm/v7/org", headers={"Accept": "*/*"}
+    )
+
+
+CHANGED_ADDRESSES = {
+    "empty": "",
+    "no path": BASE,
+    "path alone": PATH,
+    "scheme": "http://www.zohoapis.eu" + PATH,
+    "scheme in capitals": "HTTPS://www.zohoapis.eu" + PATH,
+    "host": "https://www.zohoapis.com" + PATH,
+    "longer host": f"{BASE}.evil.example{PATH}",
+    "host as user": f"{BASE}@evil.example{PATH}",
+    "user": "https://me@www.zohoapis.eu" + PATH,
+    "port": f"{BASE}:443{PATH}",
+    "path before": f"{BASE}/proxy{PATH}",
+    "slash before": f"{BASE}/{PATH}",
+    "slash after": f"{BASE}{PATH}/",
+    "slash doubled": BASE + PATH.replace("/Deals", "//Deals"),
+    "slash decoded": BASE + PATH.replace("%2F", "/"),
+    "slash in small letters": BASE + PATH.replace("%2F", "%2f"),
+    "slash encoded twice": BASE + PATH.replace("%2F", "%252F"),
+    "letter encoded": BASE + PATH.replace("Deals", "%44eals"),
+    "bytes that are no text": BASE + PATH.replace("%2F", "%FF"),
+    "half an escape": BASE + PATH.replace("%2F", "%"),
+    "version": BASE + PATH.replace("v7", "v8"),
+    "module": BASE + PATH.replace("Contacts", "Leads"),
+    "module in small letters": BASE + PATH.replace("Contacts", "contacts"),
+    "parent": BASE + PATH.replace("a%2Fb", "a%2Fc"),
+    "list": BASE + PATH.replace("Deals", "Notes"),
+    "related": f"{BASE}{PATH}d",
+    "related missing": f"{BASE}/crm/v7/Contacts/a%2Fb/Deals",
+    "related empty": f"{BASE}/crm/v7/Contacts/a%2Fb/Deals/",
+    "record delete": f"{BASE}/crm/v7/Contacts/a%2Fb",
+    "dot segment": f"{BASE}/crm/v7/Contacts/./a%2Fb/Deals/c",
+    "way up": f"{BASE}{PATH}/..",
+    "query": f"{BASE}{PATH}?ids=1",
+    "empty query": f"{BASE}{PATH}?",
+    "parameter": f"{BASE}{PATH};x=1",
+    "fragment": f"{BASE}{PATH}#x",
+    "empty fragment": f"{BASE}{PATH}#",
+    "line feed after": f"{BASE}{PATH}\n",
+    "blank before": f" {BASE}{PATH}",
+    "broken host": "https://[::1" + PATH,
+}
+
+
+@pytest.mark.parametrize("url", CHANGED_ADDRESSES.values(), ids=list(CHANGED_ADDRESSES))
+def test_a_request_with_a_changed_address_is_refused(url: str) -> None:
+    with pytest.raises(UnsafeRequestError, match=r"differs .* in: address"):
+        refuse_changed_request(DELETE, BASE, method="DELETE", url=url, headers=HEADERS)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        pytest.param(BASE + PATH, id="query lost"),
+        pytest.param(f"{BASE}{PATH}?fields=id&fields=x", id="query longer"),
+        pytest.param(f"{BASE}{PATH}?fields=ID", id="query in capitals"),
+        pytest.param(f"{BASE}{PATH}?fields=id#x", id="fragment"),
+    ],
+)
+def test_a_request_with_a_changed_query_is_refused(url: str) -> None:
+    with pytest.raises(UnsafeRequestError, match=r"in: address"):
+        refuse_changed_request(GET, BASE, method="GET", url=url, headers=HEADERS)
+
+
+@pytest.mark.parametrize("method", ["GET", "delete", "POST", "", "DELETE "])
+def test_a_request_with_a_changed_method_is_refused(method: str) -> None:
+    with pytest.raises(UnsafeRequestError, match=r"in: method\."):
+        refuse_changed_request(DELETE, BASE, method=method, url=BASE + PATH, headers=HEADERS)
+
+
+def test_a_read_that_became_a_delete_is_refused() -> None:
+    with pytest.raises(UnsafeRequestError, match=r"in: method, number of path segments\."):
+        refuse_changed_request(
+            get_record("v7", "Deals", "Ext", "a"),
+            BASE,
+            method="DELETE",
+            url=f"{BASE}/crm/v7/Deals/a?fields=id",
+            headers={"X-EXTERNAL": "Deals.Ext"},
+        )
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({}, id="missing"),
+        pytest.param({"X-EXTERNAL": ""}, id="empty"),
+        pytest.param({"X-EXTERNAL": "Contacts.External_Contact_ID"}, id="parent alone"),
+        pytest.param({"X-EXTERNAL": "Deals.External_Deal_ID,Contacts.External_Contact_ID"}, id="swapped"),
+        pytest.param({"X-EXTERNAL": HEADERS["X-EXTERNAL"] + " "}, id="blank after"),
+        pytest.param({"X-EXTERNAL": HEADERS["X-EXTERNAL"].lower()}, id="small letters"),
+        pytest.param({"X-EXTERNAL": HEADERS["X-EXTERNAL"].encode()}, id="bytes"),
+        pytest.param({"XEXTERNAL": HEADERS["X-EXTERNAL"]}, id="other name"),
+        pytest.param(CIMultiDict([*HEADERS.items(), ("x-external", "Contacts.id")]), id="a second one"),
+        pytest.param(CIMultiDict([*HEADERS.items(), *HEADERS.items()]), id="twice the same"),
+    ],
+)
+def test_a_request_with_a_changed_header_is_refused(headers: dict[str, str]) -> None:
+    with pytest.raises(UnsafeRequestError, match=r"in: X-EXTERNAL header\."):
+        refuse_changed_request(DELETE, BASE, method="DELETE", url=BASE + PATH, headers=headers)
+
+
+def test_a_header_nobody_asked_for_is_refused() -> None:
+    with pytest.raises(UnsafeRequestError, match=r"in: X-EXTERNAL header\."):
+        refuse_changed_request(
+            get_setting("v7", "org"),
+            BASE,
+            method="GET",
+            url=f"{BASE}/crm/v7/org",
+            headers={"x-external": "A.b"},
+        )
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        pytest.param(("crm", "v7", "Contacts"), id="module"),
+        pytest.param(("crm", "v7", "Contacts", "a"), id="record"),
+        pytest.param(("crm", "v7", "Contacts", "a", "Deals"), id="related list"),
+        pytest.param(("crm", "v7", "Contacts", "a", "Deals", "b", "c"), id="seven"),
+    ],
+)
+def test_a_delete_that_is_no_delink_is_refused_even_when_unchanged(segments: tuple[str, ...]) -> None:
+    request = ZohoRequest("DELETE", segments, "Contacts.F,Deals.G")
+    with pytest.raises(UnsafeRequestError, match=r"in: number of path segments\."):
+        refuse_changed_request(
+            request, BASE, method="DELETE", url=BASE + request.target, headers=request.headers
+        )
+
+
+def test_refusal_names_every_fault_and_the_path_that_was_meant() -> None:
+    with pytest.raises(UnsafeRequestError) as caught:
+        refuse_changed_request(DELETE, BASE, method="PUT", url=f"{BASE}/crm/v7/Contacts#x", headers={})
+    assert str(caught.value) == (
+        "The prepared request differs from the one asked for in: method, address, path segments, fragment, "
+        "X-EXTERNAL header. Nothing was sent."
+    )
+    assert caught.value.path == PATH
+
+
+def test_path_segments_are_compared_by_what_they_mean_as_well() -> None:
+    # A base address that eats a segment would make the addresses equal.
+    request = ZohoRequest("DELETE", ("v7", "Contacts", "a", "Deals", "b", "c"))
+    with pytest.raises(UnsafeRequestError, match=r"in: path segments\."):
+        refuse_changed_request(
+            request, f"{BASE}/crm", method="DELETE", url=f"{BASE}/crm{request.target}", headers={}
+        )
+
+
+any_text = st.text(st.characters(exclude_categories=()), max_size=12)
+pieces = [
+    *(
+        ".",
+        "..",
+        "/",
+        "//",
+        "\\",
+        "%",
+        "%2e",
+        "%2F",
+        "%00",
+        "2",
+        "e",
+        "E",
+        "F",
+        "?",
+        "#",
+        ";",
+        ":",
+        "@",
+        "+",
+        " ",
+    ),
+    *("a", "\r\n", "\u00e9", "\u0301", "\ud800", "\udc00", "\uff0e", "\u2024", "\u200b"),
+]
+hostile_text = st.one_of(
+    any_text,
+    st.lists(st.sampled_from(pieces), max_size=8).map("".join),
+    st.integers(250, 260).map(lambda length: "x" * length),
+)
+
+
+@settings(max_examples=800, deadline=None)
+@given(hostile_text, hostile_text, st.sampled_from(["v7", "v8"]))
+@example("..", "b", "v7")
+@example("a", "..", "v7")
+@example(".", ".", "v7")
+@example("%2e%2e", "%2e%2e", "v7")
+@example("a\ud800", "b", "v7")
+def test_no_text_at_all_makes_another_request(
+    external_id: str, related_external_id: str, version: str
+) -> None:
+    try:
+        request = delete_related(version, RELATION, Link(external_id, related_external_id))
+    except UnsafeRequestError:
+        return
+    segments = ("crm", version, "Contacts", external_id, "Deals", related_external_id)
+    path = "".join("/" + quote(segment, safe="") for segment in segments)
+    prepared = _prepared(request)
+    yarl_url = URL(BASE + request.target, encoded=True)
+    sent = {
+        "asked for": request.target,
+        "requests": prepared.path_url,
+        "urllib3": parse_url(str(prepared.url)).request_uri,
+        "aiohttp": yarl_url.raw_path_qs,
+        "any client that resolves dots": urlsplit(urljoin(BASE, request.target)).path,
+        "any server that resolves dots": posixpath.normpath(request.target),
+    }
+    assert sent == dict.fromkeys(sent, path)
+    assert tuple(unquote(part, errors="strict") for part in path.split("/")[1:]) == segments
+    assert path.count("/") == 6
+    assert (prepared.method, prepared.headers["X-EXTERNAL"]) == ("DELETE", HEADERS["X-EXTERNAL"])
+    for url in (str(prepared.url), str(yarl_url)):
+        refuse_changed_request(request, BASE, method="DELETE", url=url, headers=prepared.headers)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(0, len(BASE + PATH)), st.integers(0, 3), st.sampled_from("/.%?#2Fa\n ;@:\\\u00e9"))
+def test_no_edit_of_the_address_passes(start: int, dropped: int, added: str) -> None:
+    url = BASE + PATH
+    edited = url[:start] + added + url[start + dropped :]
+    if edited != url:
+        with pytest.raises(UnsafeRequestError):
+            refuse_changed_request(DELETE, BASE, method="DELETE", url=edited, headers=HEADERS)

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk._shared.secrets_masker import redact
+
+from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoNotSentError, ZohoTokenThrottledError
+from zoho_crm.hooks.access_token import TokenSource
+from zoho_crm.hooks.connection import ZohoConnection
+from zoho_crm.hooks.oauth import Token
+from zoho_crm.hooks.token_store import Stored, VariableTokenStore
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+KEY = "zoho_crm_access_token__zoho_x"
+NEVER_EARLY = 0.0
+NOW = 1_000_000.0
+
+
+def zoho_connection(**changes: Any) -> ZohoConnection:
+    values = {"client_id": "id", "client_secret": "secret", "refresh_token": "refresh", **changes}
+    return ZohoConnection(conn_id="zoho_x", **values)
+
+
+@dataclass
+class World:
+    """A clock, a die, and an accounts server that hands out numbered tokens."""
+
+    variables: dict[str, str]
+    now: float = NOW
+    die: float = NEVER_EARLY
+    connection: ZohoConnection = field(default_factory=zoho_connection)
+    fetched: int = 0
+    refuse: ZohoError | None = None
+    lifetime_s: float = 3600.0
+
+    def fetch(self) -> Token:
+        self.fetched += 1
+        if self.refuse is not None:
+            raise self.refuse
+        return self.token(f"fetched-{self.fetched}", self.lifetime_s)
+
+    def token(self, value: str, left_s: float, domain: str | None = None) -> Token:
+        return Token(value, domain or self.connection.base_url, "S", self.now + left_s)
+
+    def source(self, **kwargs: Any) -> TokenSource:
+        return TokenSource(
+            self.connection,
+            fetch=self.fetch,
+            store=self.store(),
+            clock=lambda: self.now,
+            random=lambda: self.die,
+            **kwargs,
+        )
+
+    def store(self) -> VariableTokenStore:
+        return VariableTokenStore("zoho_x", self.connection.fingerprint)
+
+    def stored(self) -> dict[str, Any]:
+        return json.loads(self.variables[KEY])
+
+
+@pytest.fixture
+def world(variables: dict[str, str]) -> World:
+    return World(variables)
+
+
+def test_the_first_fetches_and_all_others_share(world: World) -> None:
+    assert world.source().get().access_token == "fetched-1"
+    assert world.source().get().access_token == "fetched-1"
+    assert world.fetched == 1
+    assert world.stored() == {
+        "access_token": "fetched-1",
+        "api_domain": "https://www.zohoapis.com",
+        "scope": "S",
+        "expires_at": NOW + 3600,
+        "lifetime_s": 3600.0,
+        "fingerprint": world.connection.fingerprint,
+        "throttled_until": 0.0,
+    }
+
+
+def test_masks_fetched_and_loaded_tokens(world: World) -> None:
+    world.store().save(Stored(world.token("loaded-token-9", 3000)))
+    source = world.source()
+    source.get()
+    assert redact("x loaded-token-9") == "x ***"
+    source.replace("loaded-token-9")
+    assert redact("x fetched-1") == "x ***"
+
+
+@pytest.mark.parametrize(
+    ("left_s", "fetched"), [(3600, 0), (120, 0), (61, 0), (60, 1), (1, 1), (0, 1), (-5, 1), (3661, 1)]
+)
+def test_a_token_is_used_until_a_minute_before_its_end(world: World, left_s: float, fetched: int) -> None:
+    world.store().save(Stored(world.token("stored", left_s)))
+    world.source().get()
+    assert world.fetched == fetched
+
+
+@pytest.mark.parametrize(
+    ("left_s", "die", "fetched"),
+    [
+        (360, 0.99, 0),  # five minutes before its last use: one in 148
+        (360, 0.994, 1),
+        (120, 0.6, 0),  # one minute before: 37 in 100
+        (120, 0.64, 1),
+        (3600, 0.999999, 0),
+    ],
+)
+def test_the_nearer_the_end_the_likelier_a_refresh(world: World, left_s: float, die: float, fetched: int) -> None:
+    world.store().save(Stored(world.token("stored", left_s)))
+    world.die = die
+    world.source().get()
+    assert world.fetched == fetched
+
+
+def test_a_short_lived_token_is_used_too(world: World) -> None:
+    short = Token("short", world.connection.base_url, "", world.now + 20, lifetime_s=20)
+    world.store().save(Stored(short))
+    source = world.source()
+    assert source.get() == short
+    world.now += 14.9
+    assert source.get() == short
+    world.now += 0.1
+    assert source.get().access_token == "fetched-1"
+
+
+def test_also_the_token_in_hand_is_renewed_early(world: World) -> None:
+    source = world.source()
+    source.get()
+    world.now += 3600 - 120
+    assert source.get().access_token == "fetched-1"
+    world.die = 0.9
+    assert source.get().access_token == "fetched-2"
+
+
+@pytest.mark.parametrize(
+    "refuse", [ZohoNotSentError("down"), ZohoTokenThrottledError("wait", retry_after_s=600), ZohoAuthError("no")]
+)
+def test_a_failed_early_refresh_does_no_harm(world: World, refuse: ZohoError) -> None:
+    world.store().save(Stored(world.token("stored", 120)))
+    world.die, world.refuse = 0.9, refuse
+    assert world.source().get().access_token == "stored"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"refresh_token": "new"}, {"client_id": "new"}, {"client_secret": "new"}, {"data_center": "eu"}, {"environment": "sandbox"}],
+    ids=lambda change: next(iter(change)),
+)
+def test_changed_credentials_never_use_the_old_token(world: World, change: dict[str, Any]) -> None:
+    world.source().get()
+    world.connection = zoho_connection(**change)
+    assert world.source().get().access_token == "fetched-2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "nonsense", "[]", "{}", "5", '{"access_token": 5}', "[" * 100_000],
+    ids=["empty", "words", "list", "object", "number", "wrong", "deep"],
+)
+def test_a_broken_variable_is_none(world: World, text: str) -> None:
+    world.variables[KEY] = text
+    assert world.source().get().access_token == "fetched-1"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"api_domain": "https://evil.example"}, {"expires_at": "x"}, {"expires_at": True}, {"expires_at": 1e18}, {"access_token": ""},
+     {"api_domain": None}, {"scope": 3}],
+    ids=str,
+)
+def test_a_variable_somebody_has_edited_is_none(world: World, changes: dict[str, Any]) -> None:
+    world.source().get()
+    world.variables[KEY] = json.dumps({**world.stored(), **changes})
+    assert world.source().get().access_token == "fetched-2"
+
+
+def test_replaces_a_refused_token_once(world: World) -> None:
+    source = world.source()
+    source.get()
+    assert source.replace("fetched-1").access_token == "fetched-2"
+    assert source.replace("fetched-1").access_token == "fetched-2"
+    assert source.get().access_token == "fetched-2"
+    assert world.fetched == 2
+
+
+def test_replacing_takes_what_somebody_else_has_stored(world: World) -> None:
+    source = world.source()
+    source.get()
+    world.store().save(Stored(world.token("of-another", 3000)))
+    assert source.replace("fetched-1").access_token == "of-another"
+    assert world.fetched == 1
+    assert source.replace("of-another").access_token == "fetched-2"
+
+
+def test_replacing_takes_no_stored_token_that_has_run_out(world: World) -> None:
+    source = world.source()
+    source.get()
+    world.store().save(Stored(world.token("of-another", 30)))
+    assert source.replace("fetched-1").access_token == "fetched-2"
+
+
+def test_two_refused_tokens_do_not_alternate(world: World) -> None:
+    source = world.source()
+    source.get()
+    world.store().save(Stored(world.token("b", 3000)))
+    assert source.replace("fetched-1").access_token == "b"
+    world.store().save(Stored(world.token("fetched-1", 3000)))
+    assert source.replace("b").access_token == "fetched-2"
+
+
+def test_a_throttle_is_remembered_for_everybody(world: World) -> None:
+    world.refuse = ZohoTokenThrottledError("wait", retry_after_s=600)
+    with pytest.raises(ZohoTokenThrottledError):
+        world.source().get()
+    world.refuse = None
+    world.now += 100
+    for source in (world.source(), world.source()):
+        with pytest.raises(ZohoTokenThrottledError) as caught:
+            source.get()
+        assert caught.value.retry_after_s == 500
+    assert world.fetched == 1
+    world.now += 501
+    assert world.source().get().access_token == "fetched-2"
+
+
+def test_a_throttle_leaves_a_good_token_in_use(world: World) -> None:
+    world.store().save(Stored(world.token("stored", 120)))
+    world.die, world.refuse = 0.9, ZohoTokenThrottledError("wait", retry_after_s=600)
+    world.source().get()
+    assert world.stored()["access_token"] == "stored"
+    assert world.stored()["throttled_until"] == NOW + 600
+    assert world.source().get().access_token == "stored"
+    assert world.fetched == 1
+
+
+def test_a_throttle_from_a_wrong_clock_does_not_last(world: World) -> None:
+    world.store().save(Stored(None, NOW + 1e9))
+    assert world.source().get().access_token == "fetched-1"
+
+
+@pytest.mark.parametrize(("refuse", "held_s"), [(ZohoAuthError("no"), 60.0), (ZohoNotSentError("down"), 10.0)])
+def test_a_failure_is_not_asked_for_again_at_once(world: World, refuse: ZohoError, held_s: float) -> None:
+    world.refuse = refuse
+    source = world.source()
+    for _ in range(5):
+        with pytest.raises(type(refuse)):
+            source.get()
+    assert world.fetched == 1
+    world.now += held_s
+    world.refuse = None
+    assert source.get().access_token == "fetched-2"
+
+
+def test_fifty_threads_with_an_expired_token_refresh_once(world: World) -> None:
+    world.store().save(Stored(world.token("expired", -1)))
+    source = world.source()
+    barrier = threading.Barrier(50)
+
+    def get(_: int) -> str:
+        barrier.wait()
+        return source.get().access_token
+
+    with ThreadPoolExecutor(50) as pool:
+        assert set(pool.map(get, range(50))) == {"fetched-1"}
+    assert world.fetched == 1
+
+
+def test_fifty_threads_with_a_refused_token_refresh_once(world: World) -> None:
+    source = world.source()
+    source.get()
+    with ThreadPoolExecutor(50) as pool:
+        assert {token.access_token for token in pool.map(source.replace, ["fetched-1"] * 50)} == {"fetched-2"}
+    assert world.fetched == 2
+
+
+def test_a_fleet_with_a_lock_refreshes_once(world: World) -> None:
+    shared = threading.Lock()
+    entered = []
+
+    @contextmanager
+    def lock() -> Iterator[None]:
+        with shared:
+            entered.append(1)
+            yield
+
+    workers = [world.source(refresh_lock=lock) for _ in range(20)]
+    barrier = threading.Barrier(20)
+
+    def get(source: TokenSource) -> str:
+        barrier.wait()
+        return source.get().access_token
+
+    with ThreadPoolExecutor(20) as pool:
+        assert set(pool.map(get, workers)) == {"fetched-1"}
+    assert world.fetched == 1
+    assert entered
+
+
+def test_others_go_on_while_one_renews_early(world: World) -> None:
+    world.store().save(Stored(world.token("stored", 600)))
+    source = world.source()
+    source.get()
+    world.now += 480
+    world.die = 0.9
+    renewing, release = threading.Event(), threading.Event()
+    fetch = world.fetch
+
+    def slow() -> Token:
+        renewing.set()
+        assert release.wait(5)
+        return fetch()
+
+    source._fetch = slow
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(source.get)
+        assert renewing.wait(5)
+        assert source.get().access_token == "stored"
+        release.set()
+        assert future.result().access_token == "fetched-1"

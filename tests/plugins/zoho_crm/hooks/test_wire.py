@@ -1,0 +1,75 @@
+"""For any ids at all, what both HTTP libraries put on the wire is the one call that was meant, or nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import string
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from zoho_crm.core.links import Link
+from zoho_crm.core.request import delete_related
+from zoho_crm.errors import UnsafeRequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from zoho_crm.core.links import Relation
+    from zoho_crm.hooks.answer import Answer
+    from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+
+UNRESERVED = set((string.ascii_letters + string.digits + "-._~").encode())
+NASTY = ["/", "\\", "?", "#", "%", "%2F", "%2e%2e", ";", "&", "=", "+", " ", "..", ".", "../", "@", ":", "//", "\r\n", "\x00", "ä", "🦄"]
+IDS = st.one_of(
+    st.text(max_size=20),
+    st.lists(st.sampled_from(NASTY), max_size=4).map("".join),
+    st.lists(st.sampled_from([*NASTY, "a", "1"]), min_size=1, max_size=6).map("".join),
+)
+
+
+def percent_encoded(text: str) -> str:
+    return "".join(chr(byte) if byte in UNRESERVED else f"%{byte:02X}" for byte in text.encode())
+
+
+@pytest.fixture(params=["requests", "aiohttp"])
+def send(request: pytest.FixtureRequest, hook: ZohoCRMHook) -> Iterator[Callable[[Any], Answer]]:
+    if request.param == "requests":
+        yield hook.send
+        return
+    client = hook.async_client()
+    with asyncio.Runner() as runner:
+        runner.run(client.__aenter__())
+        yield lambda one: runner.run(client.send(one))
+        runner.run(client.__aexit__(None, None, None))
+
+
+def test_any_ids(zoho: Any, send: Callable[[Any], Answer], relation: Relation) -> None:
+    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(external_id=IDS, related_external_id=IDS)
+    @example("..", "..")
+    @example("c-1", "..")
+    @example("c-1", ".")
+    @example("%2E%2E", "%2e")
+    @example("a/../../Deals", "1")
+    @example("a?b", "a#b")
+    @example("", "d-1")
+    @example("ä" * 255, "🦄" * 255)
+    def check(external_id: str, related_external_id: str) -> None:
+        before = len(zoho.seen)
+        try:
+            one = delete_related("v7", relation, Link(external_id, related_external_id))
+        except UnsafeRequestError:
+            assert len(zoho.seen) == before
+            return
+        assert send(one).status == 200
+        (seen,) = zoho.seen[before:]
+        expected = f"/crm/v7/Contacts/{percent_encoded(external_id)}/Deals/{percent_encoded(related_external_id)}"
+        assert seen.line == f"DELETE {expected} HTTP/1.1"
+        assert seen.header("X-EXTERNAL") == relation.x_external
+        assert seen.header("Host") == f"127.0.0.1:{zoho.port}"
+
+    check()
+    assert len(zoho.seen) > 30

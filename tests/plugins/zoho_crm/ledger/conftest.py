@@ -1,0 +1,45 @@
+"""The same ledger tests on every database: a SQLite file, and PostgreSQL with both of its drivers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from tests.postgres import postgres_server, postgres_url
+from zoho_crm.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+__all__ = ["postgres_server", "postgres_url"]
+
+
+@pytest.fixture(
+    params=[
+        "sqlite",
+        pytest.param("psycopg", marks=pytest.mark.integration),
+        pytest.param("psycopg2", marks=pytest.mark.integration),
+    ]
+)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> sa.URL:
+    if request.param == "sqlite":
+        return sa.URL.create("sqlite", database=str(tmp_path / "ledger.db"))
+    postgres_url: sa.URL = request.getfixturevalue("postgres_url")
+    return postgres_url.set(drivername=f"postgresql+{request.param}")
+
+
+@pytest.fixture
+def engine(url: sa.URL) -> Iterator[sa.Engine]:
+    engine = sa.create_engine(url, pool_size=10, max_overflow=30)
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def ledger(engine: sa.Engine) -> Ledger:
+    ledger = Ledger(engine)
+    ledger.ensure_schema()
+    return ledger

@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ledger.samples import (
+    MOMENT,
+    ORIGIN,
+    RELATION,
+    RUN,
+    TARGET,
+    drive,
+    pairs,
+    planned,
+    run_start,
+)
+from zoho_crm import __version__
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.ledger import tables
+from zoho_crm.ledger.runs import RunStatus, StoredRun
+from zoho_crm.ledger.schema import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from zoho_crm.core.records import RunStart
+    from zoho_crm.ledger.ledger import Ledger
+
+
+def test_stored_run_has_a_field_for_every_column() -> None:
+    assert {field.name for field in fields(StoredRun)} == {column.name for column in tables.runs.c}
+
+
+def test_run_is_stored_as_it_started(ledger: Ledger) -> None:
+    start = run_start(
+        window_start=MOMENT - timedelta(days=1),
+        window_end=MOMENT,
+        reason="stale links\x00 of \ud800 last week",
+        params={"mode": "apply", "links": "a\u0000,b", "at": MOMENT},
+    )
+
+    stored = ledger.start_run(start)
+
+    assert stored == ledger.get_run(RUN)
+    assert (stored.window_start, stored.window_end) == (start.window_start, start.window_end)
+    assert stored.reason == "stale links\\u0000 of \\ud800 last week"
+    assert stored.params == {"mode": "apply", "links": "a\u0000,b", "at": str(MOMENT)}
+    assert (stored.dag_id, stored.run_type, stored.triggered_by) == (
+        ORIGIN.dag_id,
+        ORIGIN.run_type,
+        ORIGIN.triggered_by,
+    )
+    assert (stored.logical_date, stored.org_id) == (MOMENT, "70000001")
+    assert (stored.relation, stored.dry_run) == (RELATION, False)
+    assert (stored.status, stored.planned_at, stored.planned, stored.removed) == ("planned", None, None, None)
+    assert (stored.code_version, stored.schema_version) == (__version__, SCHEMA_VERSION)
+    assert stored.started_at.utcoffset() == timedelta(0)
+
+
+def test_run_that_is_started_again_is_what_it_was_the_first_time(ledger: Ledger) -> None:
+    first = ledger.start_run(run_start(window_start=MOMENT, window_end=MOMENT + timedelta(hours=1)))
+
+    dry = replace(TARGET, dry_run=True)
+    again = ledger.start_run(run_start(window_start=None, mode="dry_run", target=dry, reason="another"))
+
+    assert again == first
+
+
+def test_run_without_a_key_in_the_database_is_none(ledger: Ledger) -> None:
+    assert ledger.get_run("no such run") is None
+    assert ledger.plan_of("no such run") is None
+    assert ledger.counts("no such run") == {}
+    assert ledger.pending("no such run") == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "named"),
+    [
+        (run_start(""), "run_key"),
+        (run_start("x" * 513), "run_key"),
+        (run_start("a\x00b"), "run_key"),
+        (run_start(mode="auto"), "mode 'auto'"),
+        (run_start(mode="dry_run"), "contradict"),
+        (run_start(target=replace(TARGET, dry_run=True)), "contradict"),
+    ],
+    ids=["no key", "long key", "NUL in key", "unknown mode", "dry mode, wet target", "wet mode, dry target"],
+)
+def test_run_that_contradicts_itself_is_refused(ledger: Ledger, start: RunStart, named: str) -> None:
+    with pytest.raises(ZohoConfigError, match=named):
+        ledger.start_run(start)
+
+
+def test_naive_window_is_refused(ledger: Ledger) -> None:
+    with pytest.raises(sa.exc.StatementError, match="must be aware"):
+        ledger.start_run(run_start(window_start=MOMENT.replace(tzinfo=None)))
+
+
+def test_planned_run_becomes_running_and_a_finished_one_stays_finished(ledger: Ledger) -> None:
+    planned(ledger, pairs(1))
+
+    ledger.mark_running(RUN)
+    assert _status(ledger) == "running"
+
+    ledger.finish_run(RUN, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.mark_running(RUN)
+    assert _status(ledger) == "succeeded"
+
+
+def test_finished_run_holds_counts_derived_from_the_last_audit_row_of_each_link(ledger: Ledger) -> None:
+    planned(ledger, [*pairs(4), ("c-9", None)], chunk_size=2)
+    drive(ledger, 0, Outcome.FAILED)
+    drive(ledger, 0, Outcome.REMOVED)
+    drive(ledger, 1, Outcome.UNKNOWN)
+
+    assert ledger.counts(RUN) == {Outcome.REMOVED: 2, Outcome.UNKNOWN: 2, Outcome.INVALID: 1}
+    assert ledger.counts(RUN)[Outcome.FAILED] == 0
+    assert ledger.pending(RUN) == 2
+
+    ledger.finish_run(RUN, status=RunStatus.PARTIAL, detail="x" * 5000, finished_at=MOMENT)
+
+    stored = ledger.get_run(RUN)
+    assert stored is not None
+    expected = {outcome.value: 0 for outcome in Outcome} | {"removed": 2, "unknown": 2, "invalid": 1}
+    assert {outcome.value: getattr(stored, outcome.value) for outcome in Outcome} == expected
+    assert (stored.status, stored.finished_at) == ("partial", MOMENT)
+    assert stored.detail == "x" * 1000
+
+
+def test_status_outside_the_vocabulary_is_refused(ledger: Ledger) -> None:
+    planned(ledger)
+
+    with pytest.raises(ZohoConfigError, match="'done' is none of planned, running, succeeded"):
+        ledger.finish_run(RUN, status="done", detail=None, finished_at=MOMENT)
+
+
+def test_guard_approval_and_organisation_are_noted(ledger: Ledger) -> None:
+    planned(ledger)
+
+    ledger.set_org_id(RUN, "70000002")
+    ledger.record_guard(RUN, "waits: 500 links, limit 100")
+    ledger.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
+
+    stored = ledger.get_run(RUN)
+    assert stored is not None
+    assert (stored.org_id, stored.guard_decision) == ("70000002", "waits: 500 links, limit 100")
+    assert (stored.approval, stored.approved_by, stored.approved_at) == ("approved", "jo", MOMENT)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("finish_run", {"status": "failed", "detail": None, "finished_at": MOMENT}),
+        ("set_org_id", {"org_id": "7"}),
+        ("record_guard", {"decision": "go"}),
+        ("record_approval", {"approval": "approved", "approved_by": "jo", "approved_at": MOMENT}),
+    ],
+)
+def test_writing_to_a_run_that_is_not_there_is_an_error(
+    ledger: Ledger, method: str, options: dict[str, Any]
+) -> None:
+    with pytest.raises(PlanError, match="holds no run 'no such run'"):
+        getattr(ledger, method)("no such run", **options)
+
+
+def _status(ledger: Ledger) -> str:
+    stored = ledger.get_run(RUN)
+    assert stored is not None
+    return stored.status

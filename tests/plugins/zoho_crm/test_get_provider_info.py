@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import get_args
+
+import airflow
+import jsonschema
+import pytest
+
+from zoho_crm.get_provider_info import get_provider_info
+from zoho_crm.hooks.connection import EXTRAS, ApiVersion, DataCenter, Environment, ZohoConnection
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+
+CONNECTION_TYPE = get_provider_info()["connection-types"][0]
+FIELDS = CONNECTION_TYPE["conn-fields"]
+
+
+def test_fits_airflows_schema() -> None:
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_package_name_is_the_distributions() -> None:
+    assert get_provider_info()["package-name"] == metadata.metadata("zoho-crm-delink")["Name"]
+
+
+def test_form_has_the_extras_that_the_connection_accepts_and_no_other() -> None:
+    assert set(FIELDS) == EXTRAS
+
+
+@pytest.mark.parametrize(
+    ("field", "choices"),
+    [("data_center", DataCenter), ("environment", Environment), ("api_version", ApiVersion)],
+    ids=["data_center", "environment", "api_version"],
+)
+def test_form_offers_the_choices_that_the_connection_accepts(field: str, choices: object) -> None:
+    assert set(FIELDS[field]["schema"]["enum"]) == set(get_args(choices))
+
+
+@pytest.mark.parametrize("field", sorted(EXTRAS - {"refresh_token"}))
+def test_form_has_the_defaults_of_the_connection(field: str) -> None:
+    assert FIELDS[field]["schema"]["default"] == ZohoConnection.model_fields[field].default
+
+
+def test_form_bounds_requests_in_flight_like_the_connection() -> None:
+    bounds = {type(one).__name__: one for one in ZohoConnection.model_fields["max_concurrency"].metadata}
+    assert FIELDS["max_concurrency"]["schema"]["minimum"] == bounds["Ge"].ge
+    assert FIELDS["max_concurrency"]["schema"]["maximum"] == bounds["Le"].le
+
+
+def test_secrets_are_password_fields() -> None:
+    assert FIELDS["refresh_token"]["schema"]["format"] == "password"
+
+
+def test_names_the_hook_as_the_hook_names_itself() -> None:
+    assert CONNECTION_TYPE["connection-type"] == ZohoCRMHook.conn_type
+    assert CONNECTION_TYPE["hook-name"] == ZohoCRMHook.hook_name
+    assert CONNECTION_TYPE["hook-class-name"] == f"{ZohoCRMHook.__module__}.{ZohoCRMHook.__qualname__}"
