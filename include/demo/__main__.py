@@ -25,11 +25,32 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[2]
 HOME = PROJECT / ".airflow" / "demo"
 COLOURS = {"removed": "green", "already_absent": "cyan", "invalid": "yellow"}
+RUN_COLUMNS = (
+    "run_key",
+    "dag_run_id",
+    "mode",
+    "reason",
+    "status",
+    "window_start",
+    "window_end",
+    "source_rows",
+    "duplicates",
+    "planned",
+    "guard_decision",
+    "started_at",
+    "finished_at",
+)
+SAMPLE_QUERY = """\
+  python3 -c "import sqlite3
+  for row in sqlite3.connect('%s').execute(
+      'SELECT outcome, external_id, related_external_id, zoho_message FROM zoho_delink_latest LIMIT 5'): print(row)"
+"""
 
 
 def main() -> int:
     """Return 0 only if exactly the planned links are gone and every link has the outcome it must have."""
     console = Console(highlight=False)
+    console.width = max(console.width, 112)  # a narrower pipe would fold the tables
     shutil.rmtree(HOME, ignore_errors=True)
     with start_demo_world(HOME) as world:
         before = _links(world.zoho.state)
@@ -92,8 +113,10 @@ def _run_dag(world: DemoWorld) -> int:
 
 def _show_outcomes(console: Console, audit: Path) -> None:
     table = Table(title="What happened to the links", title_justify="left")
-    for column in ("outcome", "links", "what it means", "for example", "what Zoho said"):
-        table.add_column(column, justify="right" if column == "links" else "left", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("links", justify="right")
+    for column in ("what it means", "for example", "what Zoho said"):
+        table.add_column(column, overflow="fold")
     with closing(sqlite3.connect(audit)) as connection:
         counts = connection.execute(
             "SELECT outcome, count(*) FROM zoho_delink_latest GROUP BY outcome ORDER BY count(*) DESC"
@@ -111,34 +134,18 @@ def _show_outcomes(console: Console, audit: Path) -> None:
 
 
 def _show_run(console: Console, audit: Path) -> None:
-    columns = (
-        "job",
-        "run_type",
-        "mode",
-        "status",
-        "source_rows",
-        "duplicates",
-        "planned",
-        "removed",
-        "started_at",
-    )
-    table = Table(title="The run", title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    table = Table(title="The run (zoho_delink_run)", title_justify="left", show_header=False)
     with closing(sqlite3.connect(audit)) as connection:
-        for row in connection.execute(f"SELECT {', '.join(columns)} FROM zoho_delink_run"):  # noqa: S608 - constants
-            table.add_row(*(str(value)[:19] for value in row))
+        connection.row_factory = sqlite3.Row
+        (run,) = connection.execute("SELECT * FROM zoho_delink_run").fetchall()
+    for column in RUN_COLUMNS:
+        table.add_row(column, str(run[column]))
     console.print(table)
 
 
 def _show_query(console: Console, audit: Path) -> None:
     console.print(f"\nThe audit table is [bold]zoho_delink_audit[/] in {_short(audit)}. Ask it, for example:")
-    console.print(
-        f"  python3 -c \"import sqlite3; [print(row) for row in sqlite3.connect('{_short(audit)}').execute("
-        "'SELECT outcome, external_id, related_external_id, zoho_message FROM zoho_delink_latest LIMIT 5')]\"",
-        soft_wrap=True,
-        markup=False,
-    )
+    console.print(SAMPLE_QUERY % _short(audit), soft_wrap=True, markup=False)
 
 
 def _faults(world: DemoWorld, before: set[tuple[str, str]], records: dict[str, int]) -> list[str]:

@@ -148,7 +148,7 @@ def refuse_changed_request(
     faults = []
     if method != request.method:
         faults.append("method")
-    if url.count("/") < 3 or not url.startswith(base_url + "/") or url != base_url + request.target:
+    if url != base_url + request.target:
         faults.append("address")
     if _decoded_segments(url) != request.segments:
         faults.append("path segments")

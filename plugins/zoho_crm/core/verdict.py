@@ -44,7 +44,6 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.links import storable_text
 from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ class StopReason(StrEnum):
     """The API credits of the last 24 hours are used up."""
     REFUSED = "refused"
     """Scope, permission, module, related list or version: the same answer waits for every link."""
+    NO_TOKEN = "no_token"
+    """There is no access token to be had, now or for good."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,7 +342,7 @@ def _settle(status: int, entry: _Entry, outcome: Outcome, *, detail: str | None 
         outcome=outcome,
         code=entry.code,
         message=entry.message,
-        record_id=storable_text(record_id) if _is_text_or_number(record_id) else None,
+        record_id=str(record_id) if _is_text_or_number(record_id) else None,
         detail=detail,
     )
 
@@ -425,9 +426,9 @@ def _entry(raw: Mapping[str, Any]) -> _Entry:
     message = raw.get("message", raw.get("error_info", ""))
     details = raw.get("details")
     return _Entry(
-        code=storable_text(code) if _is_text_or_number(code) else "",
+        code=str(code) if _is_text_or_number(code) else "",
         status=status if isinstance(status, str) else "",
-        message=storable_text(message) if isinstance(message, str) else "",
+        message=message if isinstance(message, str) else "",
         details=details if isinstance(details, Mapping) else {},
     )
 

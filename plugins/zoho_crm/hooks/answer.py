@@ -118,7 +118,9 @@ def rows_of(request: ZohoRequest, content: dict[str, Any] | None, key: str) -> l
     rows = content.get(key)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ZohoResponseError(
-            f"{request.method} {_place(request)}: the answer holds no list {key!r}", path=request.path
+            f"{request.method} {_place(request)}: the answer holds no list {key!r}",
+            http_status=200,
+            path=request.path,
         )
     return rows
 

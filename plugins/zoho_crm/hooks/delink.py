@@ -26,7 +26,13 @@ from zoho_crm.core.verdict import (
     judge_lookup,
     judge_no_answer,
 )
-from zoho_crm.errors import UnsafeRequestError, ZohoNotSentError, ZohoUnansweredError
+from zoho_crm.errors import (
+    UnsafeRequestError,
+    ZohoAuthError,
+    ZohoError,
+    ZohoNotSentError,
+    ZohoUnansweredError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -131,8 +137,15 @@ class _OneLink:
                     return self._result(settled), settled.stop_reason
             verdict = await self._delete_until_known()
         except UnsafeRequestError as error:
-            verdict = Verdict(Action.SETTLE, outcome=Outcome.FAILED, detail=str(error))
+            verdict = self._not_applied(Action.SETTLE, error)
+        except ZohoAuthError as error:
+            verdict = replace(self._not_applied(Action.STOP, error), stop_reason=StopReason.NO_TOKEN)
         return self._result(verdict), verdict.stop_reason
+
+    def _not_applied(self, action: Action, error: ZohoError) -> Verdict:
+        """Judge an error that kept the request from leaving. What an earlier one did is another matter."""
+        outcome = Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED
+        return Verdict(action, outcome=outcome, detail=str(error))
 
     async def _delete_until_known(self) -> Verdict:
         shared, patience = self._shared, self._shared.patience

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from zoho_crm.errors import ZohoError
+from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoResponseError
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta, edition_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from zoho_crm.core.links import Relation
     from zoho_crm.hooks.connection import ZohoConnection
 
+_REFUSALS = frozenset({"AUTHORIZATION_FAILED", "NO_PERMISSION", "OAUTH_SCOPE_MISMATCH"})
 _SETTINGS = ("modules", "fields", "related_lists")
 
 
@@ -43,28 +44,17 @@ def check_relation(zoho: Metadata, relation: Relation) -> list[str]:
     """
     Return what stands in the way of taking links of this relation out, one sentence each; none if nothing does.
 
-    Costs up to five API credits. A fact that Zoho does not let us read is a sentence too.
+    Costs up to five API credits. A fact that Zoho refuses to tell is a sentence too.
 
-    :raises ZohoNotSentError: Zoho cannot be reached
-    :raises ZohoAuthError: there is no access token to be had
+    :raises ZohoError: Zoho cannot be asked just now, or there is no access token to be had
     """
     faults = missing_scopes(zoho.granted_scopes(), relation)
-    try:
-        if fault := environment_fault(zoho.connection, zoho.get_org()):
-            faults.append(fault)
-        modules = [row.get("api_name", "") for row in zoho.get_modules()]
-        unknown = [
-            _unknown_name("module", name, modules) for name in _modules_of(relation) if name not in modules
-        ]
-        if unknown:
-            return faults + unknown
-        faults += _field_faults(zoho, relation)
-        faults += _list_faults(zoho.get_related_lists(relation.module), relation)
-    except ZohoError as exc:
-        if exc.http_status is None:
-            raise
-        faults.append(f"Zoho does not tell what has to be checked: {exc}.")
-    return faults
+    faults += _told(lambda: _environment_faults(zoho))
+    modules = _told(lambda: _module_faults(zoho, relation))
+    if modules:
+        return faults + modules
+    faults += _told(lambda: _field_faults(zoho, relation))
+    return faults + _told(lambda: _list_faults(zoho.get_related_lists(relation.module), relation))
 
 
 def missing_scopes(granted: frozenset[str], relation: Relation) -> list[str]:
@@ -114,6 +104,33 @@ def describe_connection(connection: ZohoConnection, org: Org, scopes: frozenset[
         f"{' (local Zoho)' if connection.is_local else ''}; "
         f"granted scopes: {', '.join(sorted(scopes)) or 'not told by Zoho'}"
     )
+
+
+def _told(check: Callable[[], list[str]]) -> list[str]:
+    """Run a check. That Zoho refuses to tell is a finding as well; that it cannot tell just now is not."""
+    try:
+        return check()
+    except ZohoError as exc:
+        refused = isinstance(exc, ZohoAuthError) and exc.code in _REFUSALS
+        wrong = isinstance(exc, ZohoResponseError) and (exc.http_status or 0) in range(200, 429)
+        if not refused and not wrong:
+            raise
+        return [f"Zoho does not tell what has to be checked: {exc}."]
+
+
+def _environment_faults(zoho: Metadata) -> list[str]:
+    fault = environment_fault(zoho.connection, zoho.get_org())
+    return [fault] if fault else []
+
+
+def _module_faults(zoho: Metadata, relation: Relation) -> list[str]:
+    known = {row.get("api_name", ""): row for row in zoho.get_modules()}
+    faults = [_unknown_name("module", name, known) for name in _modules_of(relation) if name not in known]
+    return faults + [
+        f"The module {name!r} is not supported by the API."
+        for name in _modules_of(relation)
+        if name in known and known[name].get("api_supported") is False
+    ]
 
 
 def _modules_of(relation: Relation) -> list[str]:

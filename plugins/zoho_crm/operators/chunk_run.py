@@ -69,10 +69,17 @@ class FixedSlots:
 
 @dataclass(frozen=True, slots=True)
 class ChunkReport:
-    """How one try went: outcomes of the links it settled, and why it stopped early, if it did."""
+    """
+    How one try went.
+
+    :param counts: outcomes of the links it settled
+    :param stopped: why it stopped early, if it did
+    :param for_good: whether trying again soon would meet the same
+    """
 
     counts: Counter[Outcome]
-    stopped: str | None
+    stopped: str | None = None
+    for_good: bool = False
 
 
 class ChunkRun:
@@ -94,6 +101,7 @@ class ChunkRun:
         self._allowed = 0
         self._exhausted = False
         self._stopped: str | None = None
+        self._for_good = False
         self._refusals: Counter[str | None] = Counter()
         self._counts: Counter[Outcome] = Counter()
         self._changed = asyncio.Event()
@@ -125,7 +133,7 @@ class ChunkRun:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.shield(asyncio.to_thread(self._finish))
-        return ChunkReport(self._counts, self._stopped)
+        return ChunkReport(self._counts, self._stopped, self._for_good)
 
     async def _pump(self) -> None:
         """Write what is done and fetch what is next, until nothing is left."""
@@ -198,7 +206,10 @@ class ChunkRun:
         self._refusals[answer] += 1
         if stop_reason is StopReason.CREDITS:
             self.stop(f"the org's API credits are used up ({answer})")
+        elif stop_reason is StopReason.NO_TOKEN:
+            self.stop(f"there is no access token ({said})")
         elif self._refusals[answer] >= SAME_REFUSALS:
+            self._for_good = True
             self.stop(f"Zoho refuses every link with {answer}")
 
     async def _first_slots(self) -> None:

@@ -171,12 +171,12 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
             counts = Counter({Outcome.WOULD_REMOVE: len(planned), Outcome.INVALID: len(invalid)})
             return self._summary(counts)
         store = InMemory(deque(planned))
-        counts, stopped = self._run(hook, relation, store, FixedSlots(self.task_concurrency))
-        counts[Outcome.NOT_ATTEMPTED] += len(store.links)
-        counts[Outcome.INVALID] += len(invalid)
+        report = self._run(hook, relation, store, FixedSlots(self.task_concurrency))
+        report.counts[Outcome.NOT_ATTEMPTED] += len(store.links)
+        report.counts[Outcome.INVALID] += len(invalid)
         for link, fault in invalid:
             self.log.debug("Not sent: %r: %s", link.link, fault)
-        return self._conclude(counts, stopped)
+        return self._conclude(report)
 
     def _execute_links(self, hook: ZohoCRMHook, ledger: Ledger, origin: Origin) -> dict[str, int]:
         """Store a plan of this task's own, then work it off as one chunk."""
@@ -240,16 +240,13 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
             limit=hook.connection.max_concurrency,
         )
         ledger.mark_running(chunk["run_key"])
-        counts, stopped = self._run(hook, relation, store, slots)
-        return self._conclude(counts, stopped)
+        return self._conclude(self._run(hook, relation, store, slots))
 
-    def _run(
-        self, hook: ZohoCRMHook, relation: Relation, store: Store, slots: Slots
-    ) -> tuple[Counter[Outcome], str | None]:
+    def _run(self, hook: ZohoCRMHook, relation: Relation, store: Store, slots: Slots) -> ChunkReport:
         client = hook.async_client(max_connections=self.task_concurrency)
         self._course = (client, hook.connection.api_version, relation, store, slots)
         report: ChunkReport = super().execute({})  # type: ignore[no-untyped-call]
-        return report.counts, report.stopped
+        return report
 
     async def aexecute(self, context: Context) -> ChunkReport:
         """Work the links off on the event loop. Nothing here calls Airflow, whose calls would block the loop."""
@@ -259,6 +256,10 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
             delinker = Delinker(client, relation, api_version)
             run = ChunkRun(delinker, store, slots, self.task_concurrency)
             self._stop = lambda why: loop.call_soon_threadsafe(run.stop, why)
+            if self.execution_timeout:
+                # Airflow's own time-out strikes anywhere; ending before it writes what is in flight.
+                seconds = self.execution_timeout.total_seconds()
+                loop.call_later(seconds - min(60.0, seconds / 10), run.stop, "the task's time is nearly up")
             try:
                 return await run.run()
             finally:
@@ -279,11 +280,13 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
     def _pairs(self) -> list[tuple[object, object]]:
         return pasted_links(self.links) or []
 
-    def _conclude(self, counts: Counter[Outcome], stopped: str | None) -> dict[str, int]:
+    def _conclude(self, report: ChunkReport) -> dict[str, int]:
         """Return the summary, or raise when links are left."""
+        counts = report.counts
         summary = self._summary(counts)
-        if stopped:
-            raise RunStoppedError(f"Stopped: {stopped}. So far: {_sentence(counts)}")
+        if report.stopped:
+            error = RunStoppedError if report.for_good else LinksLeftError
+            raise error(f"Stopped: {report.stopped}. This try: {_sentence(counts)}")
         if any(counts[outcome] for outcome in DRIVE_AGAIN):
             raise LinksLeftError(f"Links are left to be tried again. This try: {_sentence(counts)}")
         return summary
