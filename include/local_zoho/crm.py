@@ -47,18 +47,25 @@ class Crm:
         :param values: values by field, external fields among them.
         :param record_id: a numeric id; a new one of 19 digits by default.
         :return: the record id.
-        :raises ValueError: when another record has the same external value: external fields are unique.
+        :raises ValueError: when another record has the id, or the external value: external fields are unique.
         """
         if record_id is None:
             record_id = str(self._next_id)
             self._next_id += 1
+        if record_id in self._records[module]:
+            msg = f"{module} has a record {record_id} already"
+            raise ValueError(msg)
         record: Record = {**(values or {}), "id": record_id}
-        for (owner, field), known in self._by_external.items():
-            if owner == module and record.get(field) is not None:
-                if record[field] in known:
-                    msg = f"{module}.{field} has the value already"
-                    raise ValueError(msg)
-                known[record[field]] = record_id
+        fields = [
+            field for owner, field in self._by_external if owner == module and record.get(field) is not None
+        ]
+        for field in fields:
+            record[field] = str(record[field])
+            if record[field] in self._by_external[module, field]:
+                msg = f"{module}.{field} has the value {record[field]!r} already"
+                raise ValueError(msg)
+        for field in fields:
+            self._by_external[module, field][record[field]] = record_id
         self._records[module][record_id] = record
         return record_id
 

@@ -87,7 +87,7 @@ def fill(crm: Crm, seed: Mapping[str, Any]) -> None:
     """Add the records and links of a seed to a CRM."""
     for module, records in seed.get("records", {}).items():
         for record in records:
-            crm.add_record(module, record, record_id=record.get("id"))
+            crm.add_record(module, record, record_id=str(record["id"]) if "id" in record else None)
     for group in seed.get("links", ()):
         for key, related_key in group["pairs"]:
             crm.link(group["module"], key, group["related_list"], related_key, group.get("attributes"))

@@ -67,7 +67,9 @@ class LocalZoho:
 
     def __enter__(self) -> Self:
         server, listener = self._prepare()
-        self._thread = threading.Thread(target=server.run, args=([listener],), name="local-zoho", daemon=True)
+        self._thread = threading.Thread(
+            target=server.run, args=([listener],), name=f"local-zoho-{self.port}", daemon=True
+        )
         self._thread.start()
         if not server.ready.wait(START_TIMEOUT_S):
             msg = "the local Zoho did not start"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import posixpath
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
@@ -140,7 +141,8 @@ def test_libraries_leave_a_hostile_id_as_it_was_quoted(value: str, quoted: str) 
 def test_no_request_is_built_when_an_id_cannot_be_sent(value: str) -> None:
     for link in (Link(value, "b"), Link("a", value)):
         with pytest.raises(
-            UnsafeRequestError, match=r"^This id cannot be sent: (related_)?external_id .*\. Nothing"
+            UnsafeRequestError,
+            match=r"^This id cannot be sent: (related_)?external_id .*\. Nothing was sent\.$",
         ):
             delete_related("v7", RELATION, link)
         with pytest.raises(UnsafeRequestError):
@@ -151,13 +153,21 @@ def test_no_request_is_built_when_an_id_cannot_be_sent(value: str) -> None:
         get_record("v7", "Contacts", "External_Contact_ID", value)
 
 
-@pytest.mark.parametrize("version", ["", ".", ".."])
-def test_no_request_is_built_when_another_part_of_the_path_would_change_it(version: str) -> None:
-    message = "^A part of this request's path is empty or a dot segment"
+@pytest.mark.parametrize("part", ["", ".", ".."])
+def test_no_request_is_built_when_another_part_of_the_path_would_change_it(part: str) -> None:
+    message = (
+        "^A part of this request's path is empty or a dot segment, which would change the address. "
+        "Nothing was sent.$"
+    )
     with pytest.raises(UnsafeRequestError, match=message):
-        delete_related(version, RELATION, Link("a", "b"))
+        delete_related(part, RELATION, Link("a", "b"))
     with pytest.raises(UnsafeRequestError, match=message):
-        get_setting("v7", "settings", version)
+        get_setting("v7", "settings", part)
+
+
+def test_a_request_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        delete_related("v7", RELATION, Link("a", "b")).method = "PUT"  # type: ignore[misc]
 
 
 def test_composed_and_decomposed_ids_stay_two_ids() -> None:

@@ -79,14 +79,25 @@ class ScriptedServer:
 
     @staticmethod
     def answer(status: int, content: Any = None, headers: dict[str, str] | None = None) -> bytes:
-        body = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
+        body = (
+            content
+            if isinstance(content, bytes)
+            else b""
+            if content is None
+            else json.dumps(content).encode()
+        )
         lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
         return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
     @classmethod
     def removed(cls) -> bytes:
-        entry = {"code": "SUCCESS", "details": {"id": "1"}, "message": "relation removed", "status": "success"}
+        entry = {
+            "code": "SUCCESS",
+            "details": {"id": "1"},
+            "message": "relation removed",
+            "status": "success",
+        }
         return cls.answer(200, {"data": [entry]})
 
     @classmethod
@@ -209,12 +220,12 @@ def clean_process(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
 def connect(zoho: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ZohoCRMHook]:
     """Make hooks to the scripted server: ``connect(extra={...}, read_timeout_s=...)``."""
 
-    def make(extra: dict[str, Any] | None = None, **kwargs: Any) -> ZohoCRMHook:
+    def make(extra: dict[str, Any] | None = None, host: str = "127.0.0.1", **kwargs: Any) -> ZohoCRMHook:
         connection = {
             "conn_type": "zoho_crm",
             "login": "client-id",
             "password": CLIENT_SECRET,
-            "host": "127.0.0.1",
+            "host": host,
             "schema": "http",
             "port": zoho.port,
             "extra": {"refresh_token": REFRESH_TOKEN, **(extra or {})},

@@ -115,7 +115,9 @@ def test_a_token_is_used_until_a_minute_before_its_end(world: World, left_s: flo
         (3600, 0.999999, 0),
     ],
 )
-def test_the_nearer_the_end_the_likelier_a_refresh(world: World, left_s: float, die: float, fetched: int) -> None:
+def test_the_nearer_the_end_the_likelier_a_refresh(
+    world: World, left_s: float, die: float, fetched: int
+) -> None:
     world.store().save(Stored(world.token("stored", left_s)))
     world.die = die
     world.source().get()
@@ -143,7 +145,8 @@ def test_also_the_token_in_hand_is_renewed_early(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "refuse", [ZohoNotSentError("down"), ZohoTokenThrottledError("wait", retry_after_s=600), ZohoAuthError("no")]
+    "refuse",
+    [ZohoNotSentError("down"), ZohoTokenThrottledError("wait", retry_after_s=600), ZohoAuthError("no")],
 )
 def test_a_failed_early_refresh_does_no_harm(world: World, refuse: ZohoError) -> None:
     world.store().save(Stored(world.token("stored", 120)))
@@ -153,7 +156,13 @@ def test_a_failed_early_refresh_does_no_harm(world: World, refuse: ZohoError) ->
 
 @pytest.mark.parametrize(
     "change",
-    [{"refresh_token": "new"}, {"client_id": "new"}, {"client_secret": "new"}, {"data_center": "eu"}, {"environment": "sandbox"}],
+    [
+        {"refresh_token": "new"},
+        {"client_id": "new"},
+        {"client_secret": "new"},
+        {"data_center": "eu"},
+        {"environment": "sandbox"},
+    ],
     ids=lambda change: next(iter(change)),
 )
 def test_changed_credentials_never_use_the_old_token(world: World, change: dict[str, Any]) -> None:
@@ -174,8 +183,15 @@ def test_a_broken_variable_is_none(world: World, text: str) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"api_domain": "https://evil.example"}, {"expires_at": "x"}, {"expires_at": True}, {"expires_at": 1e18}, {"access_token": ""},
-     {"api_domain": None}, {"scope": 3}],
+    [
+        {"api_domain": "https://evil.example"},
+        {"expires_at": "x"},
+        {"expires_at": True},
+        {"expires_at": 1e18},
+        {"access_token": ""},
+        {"api_domain": None},
+        {"scope": 3},
+    ],
     ids=str,
 )
 def test_a_variable_somebody_has_edited_is_none(world: World, changes: dict[str, Any]) -> None:
@@ -248,7 +264,9 @@ def test_a_throttle_from_a_wrong_clock_does_not_last(world: World) -> None:
     assert world.source().get().access_token == "fetched-1"
 
 
-@pytest.mark.parametrize(("refuse", "held_s"), [(ZohoAuthError("no"), 60.0), (ZohoNotSentError("down"), 10.0)])
+@pytest.mark.parametrize(
+    ("refuse", "held_s"), [(ZohoAuthError("no"), 60.0), (ZohoNotSentError("down"), 10.0)]
+)
 def test_a_failure_is_not_asked_for_again_at_once(world: World, refuse: ZohoError, held_s: float) -> None:
     world.refuse = refuse
     source = world.source()

@@ -18,7 +18,9 @@ def make(extra: Any = None, **fields: Any) -> ZohoConnection:
     whole = {"refresh_token": SECRETS[1], **(extra or {})} if not isinstance(extra, str) else extra
     values = {"login": "client-id", "password": SECRETS[0], **fields}
     text = whole if isinstance(whole, str) else json.dumps(whole)
-    return ZohoConnection.from_airflow("zoho_x", Connection(conn_id="zoho_x", conn_type="zoho_crm", extra=text, **values))
+    return ZohoConnection.from_airflow(
+        "zoho_x", Connection(conn_id="zoho_x", conn_type="zoho_crm", extra=text, **values)
+    )
 
 
 def test_defaults() -> None:
@@ -26,7 +28,11 @@ def test_defaults() -> None:
     assert connection.client_id == "client-id"
     assert connection.client_secret.get_secret_value() == SECRETS[0]
     assert connection.refresh_token.get_secret_value() == SECRETS[1]
-    assert (connection.data_center, connection.environment, connection.api_version) == ("us", "production", "v7")
+    assert (connection.data_center, connection.environment, connection.api_version) == (
+        "us",
+        "production",
+        "v7",
+    )
     assert connection.max_concurrency == 10
     assert not connection.is_local
 
@@ -66,7 +72,9 @@ def test_empty_counts_as_absent(value: str | None) -> None:
 
 
 def test_takes_numbers_as_text_and_strips_what_was_pasted() -> None:
-    connection = make({"max_concurrency": "25", "refresh_token": f" {SECRETS[1]}\n"}, password=f"{SECRETS[0]} ")
+    connection = make(
+        {"max_concurrency": "25", "refresh_token": f" {SECRETS[1]}\n"}, password=f"{SECRETS[0]} "
+    )
     assert connection.max_concurrency == 25
     assert connection.refresh_token.get_secret_value() == SECRETS[1]
     assert connection.client_secret.get_secret_value() == SECRETS[0]
@@ -104,8 +112,26 @@ def test_refuses_naming_connection_and_field(extra: Any, fields: dict[str, Any],
 
 @pytest.mark.parametrize(
     "name",
-    ["verify", "proxies", "proxy", "cert", "timeout", "trust_env", "allow_redirects", "headers", "api_domain", "base_url",
-     "accounts_url", "Authorization", "Host", "X-EXTERNAL", "check_response", "stream", "srv_lookup", "max_redirects"],
+    [
+        "verify",
+        "proxies",
+        "proxy",
+        "cert",
+        "timeout",
+        "trust_env",
+        "allow_redirects",
+        "headers",
+        "api_domain",
+        "base_url",
+        "accounts_url",
+        "Authorization",
+        "Host",
+        "X-EXTERNAL",
+        "check_response",
+        "stream",
+        "srv_lookup",
+        "max_redirects",
+    ],
 )
 def test_refuses_extras_that_would_steer_http(name: str) -> None:
     with pytest.raises(ZohoConfigError, match="unknown extra"):
@@ -173,7 +199,13 @@ def test_refuses_any_other_host(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://www.zohoapis.eu", "https://www.zohoapis.eu/", "https://WWW.zohoapis.eu", "https://www.zohoapis.eu:443"]
+    "url",
+    [
+        "https://www.zohoapis.eu",
+        "https://www.zohoapis.eu/",
+        "https://WWW.zohoapis.eu",
+        "https://www.zohoapis.eu:443",
+    ],
 )
 def test_accepts_the_api_domain_of_its_own(url: str) -> None:
     assert make({"data_center": "eu"}).accepts_api_domain(url) == "https://www.zohoapis.eu"
@@ -240,7 +272,9 @@ def test_has_its_secrets_masked_in_logs() -> None:
     ],
     ids=["refresh_token", "client_id", "client_secret", "data_center", "environment", "local"],
 )
-def test_fingerprint_changes_with_what_a_token_depends_on(extra: dict[str, Any], fields: dict[str, Any]) -> None:
+def test_fingerprint_changes_with_what_a_token_depends_on(
+    extra: dict[str, Any], fields: dict[str, Any]
+) -> None:
     assert make(extra, **fields).fingerprint != make().fingerprint
     assert make(extra, **fields).fingerprint == make(extra, **fields).fingerprint
 

@@ -18,7 +18,6 @@ from urllib3.exceptions import (
 from zoho_crm.core.request import delete_related
 from zoho_crm.errors import UnsafeRequestError, ZohoConfigError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.access_token import TokenSource
-from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
 from zoho_crm.hooks.network import Network, failure_of
 from zoho_crm.hooks.oauth import Token
@@ -110,7 +109,8 @@ def test_requests_retries_nothing_by_itself() -> None:
 def stored_token(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     extra = '{"refresh_token": "r"}'
     monkeypatch.setenv(
-        "AIRFLOW_CONN_ZOHO_CRM_DEFAULT", f'{{"conn_type": "zoho_crm", "login": "i", "password": "s", "extra": {extra}}}'
+        "AIRFLOW_CONN_ZOHO_CRM_DEFAULT",
+        f'{{"conn_type": "zoho_crm", "login": "i", "password": "s", "extra": {extra}}}',
     )
     hook = ZohoCRMHook()
     token = Token("access-token-1", "https://www.zohoapis.com", "", 9e9)
@@ -126,12 +126,9 @@ async def test_a_refusing_proxy_is_not_sent(
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:hidden@127.0.0.1:{zoho.port}")
     zoho.default = zoho.answer(403)
     hook, request = ZohoCRMHook(), delete_related("v7", relation, link)
-    with pytest.raises(ZohoNotSentError) as caught:
-        if library == "requests":
-            hook.send(request)
-        else:
-            async with hook.async_client() as client:
-                await client.send(request)
+    async with hook.async_client() as client:
+        with pytest.raises(ZohoNotSentError) as caught:
+            hook.send(request) if library == "requests" else await client.send(request)
     assert "hidden" not in repr(caught.value)
     (seen,) = zoho.seen
     assert seen.line.startswith("CONNECT www.zohoapis.com:443 ")
@@ -170,7 +167,9 @@ POOL = urllib3.HTTPConnectionPool("127.0.0.1")
         ),
         (
             requests.exceptions.ProxyError(
-                MaxRetryError(POOL, "/", urllib3.exceptions.ProxyError("x", OSError("Tunnel connection failed")))
+                MaxRetryError(
+                    POOL, "/", urllib3.exceptions.ProxyError("x", OSError("Tunnel connection failed"))
+                )
             ),
             ZohoNotSentError,
         ),
@@ -181,7 +180,9 @@ POOL = urllib3.HTTPConnectionPool("127.0.0.1")
             ZohoNotSentError,
         ),
         (
-            requests.exceptions.SSLError(MaxRetryError(POOL, "/", urllib3.exceptions.SSLError(ssl.SSLEOFError("x")))),
+            requests.exceptions.SSLError(
+                MaxRetryError(POOL, "/", urllib3.exceptions.SSLError(ssl.SSLEOFError("x")))
+            ),
             ZohoUnansweredError,
         ),
         (requests.ReadTimeout(ReadTimeoutError(POOL, "/", "x")), ZohoUnansweredError),
@@ -195,12 +196,24 @@ POOL = urllib3.HTTPConnectionPool("127.0.0.1")
         (requests.exceptions.InvalidHeader("x"), UnsafeRequestError),
         (UnicodeError("x"), UnsafeRequestError),
     ],
-    ids=["connect-timeout", "refused", "dns", "proxy", "certificate", "tls-eof", "read-timeout", "reset", "bare", "chunked",
-         "gzip", "other", "os", "url", "header", "unicode"],
+    ids=[
+        "connect-timeout",
+        "refused",
+        "dns",
+        "proxy",
+        "certificate",
+        "tls-eof",
+        "read-timeout",
+        "reset",
+        "bare",
+        "chunked",
+        "gzip",
+        "other",
+        "os",
+        "url",
+        "header",
+        "unicode",
+    ],
 )
 def test_tells_sent_from_not_sent(raised: Exception, translated: type[Exception]) -> None:
     assert type(failure_of(raised, what="DELETE")) is translated
-
-
-def test_the_async_client_has_the_same_proxy_and_trust() -> None:
-    assert AsyncZohoClient.__init__.__annotations__["network"] == "Network"

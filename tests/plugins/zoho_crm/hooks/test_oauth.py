@@ -84,13 +84,17 @@ def test_sends_secrets_in_the_form_body_only(zoho: Any, fetch: Callable[[], Toke
     ],
     ids=["seconds", "shorter", "text", "legacy", "milliseconds", "null", "negative", "words"],
 )
-def test_reads_the_lifetime(zoho: Any, fetch: Callable[[], Token], changes: dict[str, Any], expires_at: float) -> None:
+def test_reads_the_lifetime(
+    zoho: Any, fetch: Callable[[], Token], changes: dict[str, Any], expires_at: float
+) -> None:
     zoho.token_script = [zoho.token(**changes)]
     assert fetch().expires_at == expires_at
 
 
 @pytest.mark.parametrize("domain", [None, ""], ids=["null", "empty"])
-def test_takes_the_tables_host_when_zoho_names_none(zoho: Any, fetch: Callable[[], Token], domain: Any) -> None:
+def test_takes_the_tables_host_when_zoho_names_none(
+    zoho: Any, fetch: Callable[[], Token], domain: Any
+) -> None:
     zoho.token_script = [zoho.token(api_domain=domain)]
     assert fetch().api_domain == zoho.url
 
@@ -104,7 +108,9 @@ def test_refuses_a_token_for_elsewhere(zoho: Any, fetch: Callable[[], Token], do
 
 
 @pytest.mark.parametrize(
-    "value", ["", "with blank", "two\r\nlines", "ünïcode", 5, None], ids=["empty", "blank", "lines", "letters", "number", "null"]
+    "value",
+    ["", "with blank", "two\r\nlines", "ünïcode", 5, None],
+    ids=["empty", "blank", "lines", "letters", "number", "null"],
 )
 def test_refuses_what_cannot_be_a_token(zoho: Any, fetch: Callable[[], Token], value: Any) -> None:
     zoho.token_script = [zoho.token(access_token=value)] * 4
@@ -161,7 +167,7 @@ def test_a_throttle_is_not_hammered(
         (["hang"], ZohoNotSentError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 999\r\n\r\n{"], ZohoNotSentError),
         ([b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"], ZohoResponseError),
-        ([b"HTTP/1.1 503 X\r\nContent-Length: 18\r\n\r\n{\"error\":\"general\"}"], ZohoResponseError),
+        ([b'HTTP/1.1 503 X\r\nContent-Length: 18\r\n\r\n{"error":"general"}'], ZohoResponseError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 6\r\n\r\n<html>"], ZohoResponseError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n[]"], ZohoResponseError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70000], ZohoResponseError),
@@ -169,7 +175,11 @@ def test_a_throttle_is_not_hammered(
     ids=["drop", "reset", "hang", "truncated", "500", "503-json", "html", "list", "huge"],
 )
 def test_trouble_is_tried_again_then_told(
-    zoho: Any, fetch: Callable[[], Token], slept: list[float], answers: list[bytes | str], error: type[Exception]
+    zoho: Any,
+    fetch: Callable[[], Token],
+    slept: list[float],
+    answers: list[bytes | str],
+    error: type[Exception],
 ) -> None:
     zoho.token_script = answers * 4
     with pytest.raises(error) as caught:
@@ -203,7 +213,12 @@ def test_nobody_listening_is_not_sent(zoho: Any, fetch: Callable[[], Token], sle
 
 @pytest.mark.parametrize(
     ("scope", "scopes"),
-    [("", set()), ("A.READ", {"A.READ"}), ("A.READ B.ALL", {"A.READ", "B.ALL"}), ("A.READ,B.ALL", {"A.READ", "B.ALL"})],
+    [
+        ("", set()),
+        ("A.READ", {"A.READ"}),
+        ("A.READ B.ALL", {"A.READ", "B.ALL"}),
+        ("A.READ,B.ALL", {"A.READ", "B.ALL"}),
+    ],
 )
 def test_splits_scopes(scope: str, scopes: set[str]) -> None:
     assert Token("t", "https://x", scope, 0.0).scopes == scopes

@@ -77,7 +77,9 @@ def test_a_failing_backend_does_no_harm_and_is_told_once(
     assert "access-token-1" not in caplog.text
 
 
-def test_a_variable_that_works_again_is_used_again(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+def test_a_variable_that_works_again_is_used_again(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
     store = VariableTokenStore("zoho_x", "f")
     with monkeypatch.context() as patch:
         patch.setattr(token_store.Variable, "set", staticmethod(lambda *_: 1 / 0))

@@ -22,7 +22,30 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 UNRESERVED = set((string.ascii_letters + string.digits + "-._~").encode())
-NASTY = ["/", "\\", "?", "#", "%", "%2F", "%2e%2e", ";", "&", "=", "+", " ", "..", ".", "../", "@", ":", "//", "\r\n", "\x00", "ä", "🦄"]
+NASTY = [
+    "/",
+    "\\",
+    "?",
+    "#",
+    "%",
+    "%2F",
+    "%2e%2e",
+    ";",
+    "&",
+    "=",
+    "+",
+    " ",
+    "..",
+    ".",
+    "../",
+    "@",
+    ":",
+    "//",
+    "\r\n",
+    "\x00",
+    "ä",
+    "🦄",
+]
 IDS = st.one_of(
     st.text(max_size=20),
     st.lists(st.sampled_from(NASTY), max_size=4).map("".join),
@@ -66,7 +89,9 @@ def test_any_ids(zoho: Any, send: Callable[[Any], Answer], relation: Relation) -
             return
         assert send(one).status == 200
         (seen,) = zoho.seen[before:]
-        expected = f"/crm/v7/Contacts/{percent_encoded(external_id)}/Deals/{percent_encoded(related_external_id)}"
+        expected = (
+            f"/crm/v7/Contacts/{percent_encoded(external_id)}/Deals/{percent_encoded(related_external_id)}"
+        )
         assert seen.line == f"DELETE {expected} HTTP/1.1"
         assert seen.header("X-EXTERNAL") == relation.x_external
         assert seen.header("Host") == f"127.0.0.1:{zoho.port}"

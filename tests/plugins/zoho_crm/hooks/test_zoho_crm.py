@@ -95,13 +95,24 @@ def test_says_how_it_went_and_with_which_token(zoho: Any, hook: ZohoCRMHook, del
     assert "access-token" not in repr(answer)
 
 
-def test_no_accepted_extra_reaches_a_request(zoho: Any, connect: Callable[..., ZohoCRMHook], delete: ZohoRequest) -> None:
-    hook = connect({"data_center": "eu", "environment": "sandbox", "api_version": "v8", "max_concurrency": 17})
+def test_no_accepted_extra_reaches_a_request(
+    zoho: Any, connect: Callable[..., ZohoCRMHook], delete: ZohoRequest
+) -> None:
+    hook = connect(
+        {"data_center": "eu", "environment": "sandbox", "api_version": "v8", "max_concurrency": 17}
+    )
     hook.send(delete)
     (seen,) = zoho.seen
     names = {name.lower() for name, _ in seen.headers}
     assert names == {
-        "host", "user-agent", "accept-encoding", "accept", "connection", "x-external", "authorization", "content-length"
+        "host",
+        "user-agent",
+        "accept-encoding",
+        "accept",
+        "connection",
+        "x-external",
+        "authorization",
+        "content-length",
     }
     assert not any(text in value for text in ("77ab", "5f1c", "client-id") for _, value in seen.headers)
 
@@ -135,7 +146,9 @@ def test_hostile_extras_send_nothing_at_all(
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_follows_no_redirect(zoho: Any, hook: ZohoCRMHook, relation: Relation, link: Link, status: int) -> None:
+def test_follows_no_redirect(
+    zoho: Any, hook: ZohoCRMHook, relation: Relation, link: Link, status: int
+) -> None:
     zoho.script = [zoho.answer(status, b"x" * 5000, {"Location": f"{zoho.url}/crm/v7/Contacts/c-1"})]
     verdict = hook.delete_related_record(relation, link)
     assert (verdict.action, verdict.ambiguous) == (Action.VERIFY, True)
@@ -162,7 +175,11 @@ def test_a_second_refusal_is_the_answer(zoho: Any, hook: ZohoCRMHook, delete: Zo
 
 @pytest.mark.parametrize(
     "content",
-    [error("OAUTH_SCOPE_MISMATCH"), error("NO_PERMISSION"), {"data": [{"code": "SUCCESS", "status": "success"}]}],
+    [
+        error("OAUTH_SCOPE_MISMATCH"),
+        error("NO_PERMISSION"),
+        {"data": [{"code": "SUCCESS", "status": "success"}]},
+    ],
     ids=["scope", "permission", "success"],
 )
 def test_a_401_about_something_else_costs_no_token(
@@ -188,7 +205,19 @@ def test_a_401_about_something_else_costs_no_token(
         (b"HTTP/1.1 503 X\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n", None),
         (b"HTTP/1.1 429 X\r\nContent-Length: 0\r\n\r\n", None),
     ],
-    ids=["drop", "reset", "hang", "cut", "cut-chunk", "bad-gzip", "too-long", "nonsense", "500", "503", "429"],
+    ids=[
+        "drop",
+        "reset",
+        "hang",
+        "cut",
+        "cut-chunk",
+        "bad-gzip",
+        "too-long",
+        "nonsense",
+        "500",
+        "503",
+        "429",
+    ],
 )
 def test_a_delete_is_sent_once_whatever_happens(
     zoho: Any,
@@ -231,14 +260,21 @@ def test_nobody_listening_is_not_sent(zoho: Any, hook: ZohoCRMHook, delete: Zoho
 
 
 def test_a_read_is_tried_again_on_passing_trouble(zoho: Any, hook: ZohoCRMHook) -> None:
-    zoho.script = ["drop", zoho.answer(503), zoho.answer(429, None, {"Retry-After": "7"}), zoho.answer(200, {})]
+    zoho.script = [
+        "drop",
+        zoho.answer(503),
+        zoho.answer(429, None, {"Retry-After": "7"}),
+        zoho.answer(200, {}),
+    ]
     assert hook.send(GET).status == 200
     assert len(zoho.seen) == 4
     assert len(hook.slept) == 3
     assert hook.slept[2] == 7
 
 
-@pytest.mark.parametrize(("answer", "status"), [(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n", 503), ("drop", None)])
+@pytest.mark.parametrize(
+    ("answer", "status"), [(b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n", 503), ("drop", None)]
+)
 def test_a_read_is_given_up_after_four(zoho: Any, hook: ZohoCRMHook, answer: Any, status: int | None) -> None:
     zoho.default = answer
     if status is None:
@@ -297,9 +333,16 @@ def test_a_free_session_carries_no_token(zoho: Any, hook: ZohoCRMHook, delete: Z
 
 
 def test_uses_no_netrc_keeps_no_cookie(
-    zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zoho: Any,
+    connect: Callable[..., ZohoCRMHook],
+    delete: ZohoRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    (tmp_path / "netrc").write_text("machine 127.0.0.1 login a password b\n")
+    (tmp_path / "netrc").write_text("machine localhost login a password b\n")
+    # aiohttp keeps no cookie of an address without a name, whatever it is told.
+    zoho.url = f"http://localhost:{zoho.port}"
+    hook = connect(host="localhost")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     zoho.script = [zoho.answer(200, {}, {"Set-Cookie": "a=b; Path=/"})]
     hook.send(delete)
@@ -310,7 +353,11 @@ def test_uses_no_netrc_keeps_no_cookie(
 
 
 def test_nothing_secret_is_logged(
-    zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest, secrets: tuple[str, ...], caplog: pytest.LogCaptureFixture
+    zoho: Any,
+    hook: ZohoCRMHook,
+    delete: ZohoRequest,
+    secrets: tuple[str, ...],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
     for name in ("urllib3", "requests", "aiohttp", "asyncio", "zoho_crm", "airflow"):
@@ -331,7 +378,9 @@ def test_nothing_secret_is_logged(
     [((200, {"data": [{"id": "1"}]}), True), ((204, None), False)],
     ids=["linked", "not-linked"],
 )
-def test_reads_one_link(zoho: Any, hook: ZohoCRMHook, relation: Relation, link: Link, answer: Any, linked: bool) -> None:
+def test_reads_one_link(
+    zoho: Any, hook: ZohoCRMHook, relation: Relation, link: Link, answer: Any, linked: bool
+) -> None:
     zoho.script = [zoho.answer(*answer)]
     assert hook.get_related_record(relation, link) is linked
     assert zoho.api_lines == ["GET /crm/v7/Contacts/c-1/Deals/d-1?fields=id HTTP/1.1"]
@@ -362,7 +411,11 @@ def test_reads_one_record(zoho: Any, hook: ZohoCRMHook, answer: Any, exists: boo
         ((400, error("AUTHORIZATION_FAILED")), ZohoAuthError, "profile"),
         ((400, error("INVALID_DATA", "wrong")), ZohoResponseError, "INVALID_DATA wrong"),
         ((404, error("INVALID_URL_PATTERN")), ZohoResponseError, "INVALID_URL_PATTERN"),
-        ((429, {"code": 429, "error": "TOO_MANY_REQUESTS", "error_info": "24 hours"}), ZohoResponseError, "TOO_MANY"),
+        (
+            (429, {"code": 429, "error": "TOO_MANY_REQUESTS", "error_info": "24 hours"}),
+            ZohoResponseError,
+            "TOO_MANY",
+        ),
         ((500, b"<html>"), ZohoResponseError, "cannot be read"),
         ((302, None), ZohoResponseError, "redirect"),
         ((200, b"<html>"), ZohoResponseError, "cannot be read"),
@@ -371,10 +424,30 @@ def test_reads_one_record(zoho: Any, hook: ZohoCRMHook, answer: Any, exists: boo
         ((200, {"data": [error("INTERNAL_ERROR")]}), ZohoResponseError, "INTERNAL_ERROR"),
         ((200, b"[" * 100_000), ZohoResponseError, "cannot be read"),
     ],
-    ids=["scope", "permission", "authorization", "data", "url", "429", "500", "302", "html", "list", "empty", "entry", "deep"],
+    ids=[
+        "scope",
+        "permission",
+        "authorization",
+        "data",
+        "url",
+        "429",
+        "500",
+        "302",
+        "html",
+        "list",
+        "empty",
+        "entry",
+        "deep",
+    ],
 )
 def test_what_is_no_clear_answer_is_an_error(
-    zoho: Any, hook: ZohoCRMHook, relation: Relation, link: Link, answer: Any, raises: type[Exception], says: str
+    zoho: Any,
+    hook: ZohoCRMHook,
+    relation: Relation,
+    link: Link,
+    answer: Any,
+    raises: type[Exception],
+    says: str,
 ) -> None:
     zoho.default = zoho.answer(*answer)
     with pytest.raises(raises, match=says) as caught:
@@ -391,7 +464,8 @@ def page(start: int, rows: int, **info: Any) -> dict[str, Any]:
 
 def test_pages_by_number_then_by_token(zoho: Any, hook: ZohoCRMHook, relation: Relation) -> None:
     zoho.script = [
-        zoho.answer(200, page(200 * n, 200, more_records=True, next_page_token="t1" if n == 9 else None)) for n in range(10)
+        zoho.answer(200, page(200 * n, 200, more_records=True, next_page_token="t1" if n == 9 else None))
+        for n in range(10)
     ]
     zoho.script += [
         zoho.answer(200, page(2000, 200, more_records=True, next_page_token="t2&")),
@@ -434,7 +508,11 @@ def test_more_records_without_a_way_to_them_is_an_error(
     ("call", "line", "key"),
     [
         (lambda hook: hook.get_modules(), "GET /crm/v7/settings/modules HTTP/1.1", "modules"),
-        (lambda hook: hook.get_fields("Deals"), "GET /crm/v7/settings/fields?module=Deals HTTP/1.1", "fields"),
+        (
+            lambda hook: hook.get_fields("Deals"),
+            "GET /crm/v7/settings/fields?module=Deals HTTP/1.1",
+            "fields",
+        ),
         (
             lambda hook: hook.get_related_lists("Deals"),
             "GET /crm/v7/settings/related_lists?module=Deals HTTP/1.1",
@@ -447,7 +525,11 @@ def test_reads_metadata(
     zoho: Any, hook: ZohoCRMHook, call: Callable[[ZohoCRMHook], Any], line: str, key: str
 ) -> None:
     long = "x" * (1024 * 1024)
-    zoho.script = [zoho.answer(200, {key: [{"api_name": "A", "long": long}]}), zoho.answer(204), zoho.answer(200, {})]
+    zoho.script = [
+        zoho.answer(200, {key: [{"api_name": "A", "long": long}]}),
+        zoho.answer(204),
+        zoho.answer(200, {}),
+    ]
     assert call(hook)[0]["api_name"] == "A"
     assert call(hook) == []
     with pytest.raises(ZohoResponseError, match=f"no list '{key}'"):
@@ -456,7 +538,9 @@ def test_reads_metadata(
     assert zoho.seen[0].header("X-EXTERNAL") is None
 
 
-def test_reads_the_organisation_in_the_version_asked_for(zoho: Any, connect: Callable[..., ZohoCRMHook]) -> None:
+def test_reads_the_organisation_in_the_version_asked_for(
+    zoho: Any, connect: Callable[..., ZohoCRMHook]
+) -> None:
     zoho.script = [zoho.answer(200, {"org": [{"zgid": "77"}]}), zoho.answer(204)]
     hook = connect({"api_version": "v8"})
     assert hook.get_org() == {"zgid": "77"}
@@ -489,7 +573,9 @@ def test_the_test_button_says_what_it_is_connected_to(
     assert variables == {}
 
 
-def test_the_test_button_uses_no_stored_token(zoho: Any, hook: ZohoCRMHook, variables: dict[str, str]) -> None:
+def test_the_test_button_uses_no_stored_token(
+    zoho: Any, hook: ZohoCRMHook, variables: dict[str, str]
+) -> None:
     hook.send(get_setting("v7", "org"))
     stored = dict(variables)
     zoho.script = [zoho.answer(200, {"org": [ORG]})]
@@ -541,7 +627,9 @@ def test_the_test_button_names_a_wrong_field(connect: Callable[..., ZohoCRMHook]
 
 
 def test_the_test_button_never_raises(hook: ZohoCRMHook, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_ZOHO_CRM_DEFAULT", '{"conn_type": "zoho_crm", "port": "client-secret-5f1c"}')
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_ZOHO_CRM_DEFAULT", '{"conn_type": "zoho_crm", "port": "client-secret-5f1c"}'
+    )
     ok, message = hook.test_connection()
     assert not ok
     assert "5f1c" not in message
