@@ -6,8 +6,6 @@ import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-import requests
-import tenacity
 from airflow.providers.http.hooks.http import HttpHook
 
 from zoho_crm.core.request import (
@@ -17,23 +15,20 @@ from zoho_crm.core.request import (
     get_related,
     get_setting,
     list_related,
-    refuse_changed_request,
 )
-from zoho_crm.core.verdict import Lookup, Verdict, judge, judge_lookup, retry_after_s
+from zoho_crm.core.verdict import Lookup, Verdict, judge, judge_lookup
 from zoho_crm.errors import (
-    UnsafeRequestError,
     ZohoConfigError,
     ZohoError,
-    ZohoNotSentError,
     ZohoResponseError,
-    ZohoUnansweredError,
 )
 from zoho_crm.hooks.access_token import TokenSource
 from zoho_crm.hooks.answer import MAX_BODY_BYTES, MAX_METADATA_BYTES, Answer, read_answer, rows_of, unclear
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
+from zoho_crm.hooks.exchange import Exchange
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
-from zoho_crm.hooks.network import Network, bounded_body, failure_of
+from zoho_crm.hooks.network import Network
 from zoho_crm.hooks.oauth import Token, fetch_token
 from zoho_crm.hooks.preflight import check_relation, describe_connection
 from zoho_crm.hooks.token_store import VariableTokenStore
@@ -42,16 +37,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    import requests
+
     from zoho_crm.core.links import Link, Relation
 
 PAGE_ROWS = 200
 """Rows of one page, Zoho's limit."""
 PAGED_ROWS = 2000
 """Rows that can be reached by page number; what lies beyond needs Zoho's page token."""
-
-_READ_ATTEMPTS = 4
-_LONGEST_PAUSE_S = 30.0
-_PASSING = frozenset({429, 500, 502, 503, 504})
 
 
 class ZohoCRMHook(HttpHook):
@@ -130,10 +123,10 @@ class ZohoCRMHook(HttpHook):
         :raises ZohoAuthError: there is no access token to be had
         """
         token = self.token_source.get()
-        answer = self._exchange(request, token, max_body_bytes)
+        answer = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
         if answer.token_rejected:
             token = self.token_source.replace(token.access_token)
-            answer = self._exchange(request, token, max_body_bytes)
+            answer = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
         return answer
 
     def async_client(self, max_connections: int | None = None) -> AsyncZohoClient:
@@ -272,7 +265,7 @@ class ZohoCRMHook(HttpHook):
         try:
             token = self._fetch_token()
             request = get_setting(self._version, "org")
-            answer = self._exchange(request, token, MAX_BODY_BYTES)
+            answer = self._exchange.send(request, token)
             org = _the_org(rows_of(request, read_answer(request, answer), "org"))
             return describe_connection(self.connection, org, token.scopes)
         except ZohoError as exc:
@@ -293,7 +286,7 @@ class ZohoCRMHook(HttpHook):
         """
         if headers or extra_options:
             self._refuse_generic_call()
-        return self._session
+        return self._exchange.session
 
     def run(self, *args: Any, **kwargs: Any) -> NoReturn:
         """
@@ -326,8 +319,13 @@ class ZohoCRMHook(HttpHook):
         return session
 
     @cached_property
-    def _session(self) -> requests.Session:
-        return self.network.open_session()
+    def _exchange(self) -> Exchange:
+        return Exchange(
+            self.connection,
+            self.network,
+            timeout_s=(self.connect_timeout_s, self.read_timeout_s),
+            sleep=self.sleep,
+        )
 
     @property
     def _version(self) -> str:
@@ -345,99 +343,8 @@ class ZohoCRMHook(HttpHook):
         limit = MAX_METADATA_BYTES if "settings" in request.segments else MAX_BODY_BYTES
         return rows_of(request, read_answer(request, self.send(request, max_body_bytes=limit)), key)
 
-    def _exchange(self, request: ZohoRequest, token: Token, max_body_bytes: int) -> Answer:
-        """Send a request with this token: a GET up to four times, anything else once."""
-        if request.method != "GET":
-            return self._exchange_once(request, token, max_body_bytes)
-        retrying = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(_READ_ATTEMPTS),
-            wait=_pause_s,
-            retry=tenacity.retry_if_exception_type((ZohoNotSentError, ZohoUnansweredError))
-            | tenacity.retry_if_result(_may_pass),
-            sleep=self.sleep,
-            retry_error_callback=_last_outcome,
-        )
-        return retrying(self._exchange_once, request, token, max_body_bytes)
-
-    def _exchange_once(self, request: ZohoRequest, token: Token, max_body_bytes: int) -> Answer:
-        what = f"{request.method} to {self.connection.base_url}"
-        failure: ZohoError
-        started = time.perf_counter()
-        try:
-            prepared = self._prepare(request, token)
-            with self._session.send(
-                prepared,
-                allow_redirects=False,
-                timeout=(self.connect_timeout_s, self.read_timeout_s),
-                stream=True,
-            ) as response:
-                body = bounded_body(response, max_body_bytes)
-                if body is not None:
-                    return Answer(
-                        response.status_code,
-                        response.headers,
-                        body,
-                        time.perf_counter() - started,
-                        token.access_token,
-                    )
-                failure = ZohoUnansweredError(
-                    f"{what}: the answer is longer than {max_body_bytes} bytes",
-                    http_status=response.status_code,
-                    path=request.path,
-                )
-        except (requests.RequestException, OSError, UnicodeError) as exc:
-            failure = failure_of(exc, what=what, path=request.path)
-        raise failure
-
-    def _prepare(self, request: ZohoRequest, token: Token) -> requests.PreparedRequest:
-        """
-        Prepare a request, and compare it with what was asked for.
-
-        :raises UnsafeRequestError: they differ
-        """
-        base_url = self.connection.base_url
-        prepared = self._session.prepare_request(
-            requests.Request(
-                request.method,
-                base_url + request.target,
-                headers={**request.headers, "Authorization": f"Zoho-oauthtoken {token.access_token}"},
-            )
-        )
-        if token.api_domain != base_url:
-            raise UnsafeRequestError("The access token is for another address. Nothing was sent.")
-        refuse_changed_request(
-            request,
-            base_url,
-            method=prepared.method or "",
-            url=prepared.url or "",
-            headers=cast("dict[str, str]", prepared.headers),
-        )
-        return prepared
-
 
 def _the_org(rows: list[dict[str, Any]]) -> Org:
     if len(rows) != 1:
         raise ZohoResponseError("Zoho's answer does not name one organisation")
     return cast(Org, rows[0])
-
-
-def _may_pass(answer: Answer) -> bool:
-    return answer.status in _PASSING and (retry_after_s(answer.headers) or 0.0) <= _LONGEST_PAUSE_S
-
-
-_grows = tenacity.wait_exponential(multiplier=0.5, max=10) + tenacity.wait_random(0, 0.5)
-
-
-def _pause_s(state: tenacity.RetryCallState) -> float:
-    outcome = state.outcome
-    asked_s = 0.0
-    if outcome is not None and not outcome.failed:
-        asked_s = retry_after_s(outcome.result().headers) or 0.0
-    return max(asked_s, _grows(state))
-
-
-def _last_outcome(state: tenacity.RetryCallState) -> Answer:
-    if state.outcome is None:
-        raise RuntimeError("tenacity stopped without an outcome")
-    outcome: Answer = state.outcome.result()
-    return outcome

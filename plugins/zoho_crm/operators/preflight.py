@@ -63,7 +63,7 @@ class PreflightOperator(BaseOperator):
         self._check_databases()
         self.log.info("Ready: %s", self.job.relation.as_relation())
         return {
-            "org_id": org["zgid"],
+            "org_id": org.get("zgid") or org.get("id"),
             "data_center": hook.connection.data_center,
             "api_version": hook.connection.api_version,
         }
