@@ -35,7 +35,6 @@ https://www.zoho.com/crm/developer/docs/api/v7/delink.html, and Zoho's OpenAPI f
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,9 +43,11 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.core.entry import json_object, read_entry
 from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
+    from zoho_crm.core.entry import Entry
     from zoho_crm.core.links import Relation
 
 
@@ -72,7 +73,7 @@ class StopReason(StrEnum):
     """The API credits of the last 24 hours are used up."""
     REFUSED = "refused"
     """Scope, permission, module, related list or version: the same answer waits for every link."""
-    NO_TOKEN = "no_token"
+    NO_TOKEN = "no_token"  # noqa: S105 - the name of a reason
     """There is no access token to be had, now or for good."""
 
 
@@ -136,24 +137,6 @@ _LINK_CODES = frozenset(
 _CREDIT_WORDS = ("24 hour", "24hour", "credit", "daily")
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    """One ``{code, details, message, status}`` of an answer, wherever it stood."""
-
-    code: str
-    status: str
-    message: str
-    details: Mapping[str, Any]
-
-    @property
-    def says_success(self) -> bool:
-        return self.status == "success" and self.code == "SUCCESS"
-
-    @property
-    def says_error(self) -> bool:
-        return self.status != "success" and self.code not in {"", "SUCCESS"}
-
-
 def judge(
     status: int, headers: Mapping[str, str], body: bytes, *, relation: Relation, ambiguous_before: bool
 ) -> Verdict:
@@ -170,9 +153,9 @@ def judge(
     if status == 429:
         return _judge_429(status, body, wait_s)
     if status < 200 or 300 <= status < 400 or status >= 500:
-        entry = _single_entry(body)
+        entry = read_entry(body)
         return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
-    entry = _single_entry(body)
+    entry = read_entry(body)
     if status == 401 and not (entry and (entry.says_success or entry.says_error)):
         return _judge_401(status, entry)
     if entry is None:
@@ -198,6 +181,18 @@ def judge_no_answer(*, sent: bool, why: str) -> Verdict:
     return Verdict(Action.LATER, outcome=Outcome.FAILED, detail=why)
 
 
+def rejects_token(status: int, body: bytes) -> bool:
+    """
+    Whether an answer refuses the access token itself, so that another one may be accepted.
+
+    A missing scope is a 401 too, but a new token would not have it either.
+    """
+    if status != 401:
+        return False
+    entry = read_entry(body)
+    return entry is None or (entry.status != "success" and entry.code not in _RUN_CODES)
+
+
 class Lookup(StrEnum):
     """What the answer to a GET says about the thing asked for."""
 
@@ -218,7 +213,7 @@ def judge_lookup(status: int, body: bytes) -> Lookup:
     """
     if status == 204:
         return Lookup.MISSING
-    answer = _json_object(body)
+    answer = json_object(body)
     if status == 200 and answer is not None:
         data = answer.get("data")
         # An error stands in data[] as well, and has no id of its own.
@@ -226,13 +221,9 @@ def judge_lookup(status: int, body: bytes) -> Lookup:
             isinstance(data, list) and data and all(isinstance(one, Mapping) and "id" in one for one in data)
         )
         return Lookup.FOUND if found else Lookup.UNCLEAR
-    if status in {400, 404} and answer is not None:
-        entry = _single_entry(body)
-        about_the_path = entry is not None and (
-            "relation name" in entry.message.lower() or _path_index(entry.details) in {0, 2}
-        )
-        if entry is not None and entry.code == "INVALID_DATA" and not about_the_path:
-            return Lookup.WRONG_ID
+    entry = read_entry(body) if status in {400, 404} else None
+    if entry is not None and entry.code == "INVALID_DATA" and not entry.is_about_the_relation:
+        return Lookup.WRONG_ID
     return Lookup.UNCLEAR
 
 
@@ -258,7 +249,7 @@ def credits_remaining(headers: Mapping[str, str]) -> int | None:
 
 
 def _judge_error(
-    status: int, entry: _Entry, relation: Relation, ambiguous_before: bool, wait_s: float | None
+    status: int, entry: Entry, relation: Relation, ambiguous_before: bool, wait_s: float | None
 ) -> Verdict:
     if _says_gone(entry):
         if ambiguous_before:
@@ -277,8 +268,8 @@ def _judge_error(
     return _settle(status, entry, Outcome.FAILED, detail="a code that is not in Zoho's documentation")
 
 
-def _judge_invalid_data(status: int, entry: _Entry, relation: Relation, wait_s: float | None) -> Verdict:
-    if "relation name" in entry.message.lower() or _path_index(entry.details) in {0, 2}:
+def _judge_invalid_data(status: int, entry: Entry, relation: Relation, wait_s: float | None) -> Verdict:
+    if entry.is_about_the_relation:
         return _stop(status, entry)
     named = _named_fields(entry.details) & {relation.external_field, relation.related_external_field}
     if len(named) == 1 and relation.external_field != relation.related_external_field:
@@ -296,12 +287,6 @@ def _judge_invalid_data(status: int, entry: _Entry, relation: Relation, wait_s: 
     )
 
 
-def _path_index(details: Mapping[str, Any]) -> int | None:
-    """Which part of the path an error is about: 0 module, 1 parent, 2 related list, 3 related record."""
-    index = details.get("resource_path_index")
-    return index if isinstance(index, int) and not isinstance(index, bool) else None
-
-
 def _named_fields(details: Mapping[str, Any]) -> set[str]:
     """Fields an error is about: Zoho names them as a key of ``details`` or as the value of its ``api_name``."""
     names = {key for key in details if key != "id"}
@@ -310,7 +295,7 @@ def _named_fields(details: Mapping[str, Any]) -> set[str]:
 
 
 def _judge_429(status: int, body: bytes, wait_s: float | None) -> Verdict:
-    entry = _single_entry(body)
+    entry = read_entry(body)
     text = body[:4096].decode("utf-8", "replace").lower()
     if any(word in text for word in _CREDIT_WORDS):
         return _stop(status, entry, StopReason.CREDITS, wait_s)
@@ -324,7 +309,7 @@ def _judge_429(status: int, body: bytes, wait_s: float | None) -> Verdict:
     )
 
 
-def _judge_401(status: int, entry: _Entry | None) -> Verdict:
+def _judge_401(status: int, entry: Entry | None) -> Verdict:
     return Verdict(
         Action.REFRESH,
         http_status=status,
@@ -334,22 +319,21 @@ def _judge_401(status: int, entry: _Entry | None) -> Verdict:
     )
 
 
-def _settle(status: int, entry: _Entry, outcome: Outcome, *, detail: str | None = None) -> Verdict:
-    record_id = entry.details.get("id")
+def _settle(status: int, entry: Entry, outcome: Outcome, *, detail: str | None = None) -> Verdict:
     return Verdict(
         Action.SETTLE,
         http_status=status,
         outcome=outcome,
         code=entry.code,
         message=entry.message,
-        record_id=str(record_id) if _is_text_or_number(record_id) else None,
+        record_id=entry.record_id,
         detail=detail,
     )
 
 
 def _stop(
     status: int,
-    entry: _Entry | None,
+    entry: Entry | None,
     reason: StopReason = StopReason.REFUSED,
     wait_s: float | None = None,
 ) -> Verdict:
@@ -364,7 +348,7 @@ def _stop(
     )
 
 
-def _verify(status: int, entry: _Entry | None, detail: str, wait_s: float | None) -> Verdict:
+def _verify(status: int, entry: Entry | None, detail: str, wait_s: float | None) -> Verdict:
     return Verdict(
         Action.VERIFY,
         http_status=status,
@@ -377,61 +361,7 @@ def _verify(status: int, entry: _Entry | None, detail: str, wait_s: float | None
     )
 
 
-def _says_gone(entry: _Entry) -> bool:
+def _says_gone(entry: Entry) -> bool:
     if entry.code not in {"INVALID_DATA", "MANDATORY_NOT_FOUND"}:
         return False
     return any(message in entry.message.lower() for message in _GONE_MESSAGES)
-
-
-def _single_entry(body: bytes) -> _Entry | None:
-    """Return the one entry of an answer, from ``data[]`` or from the top level; None if there is not just one."""
-    answer = _json_object(body)
-    if answer is None:
-        return None
-    entry = _entry(answer)
-    if "data" in answer:
-        data = answer["data"]
-        if entry.says_error or entry.status == "error":
-            return None
-        if not isinstance(data, list) or len(data) != 1 or not isinstance(data[0], Mapping):
-            return None
-        return _entry(data[0])
-    # A success stands in data[] alone: one at the top level tells nothing about the link.
-    return None if entry.says_success else entry
-
-
-def _json_object(body: bytes) -> Mapping[str, Any] | None:
-    try:
-        answer = json.loads(body, object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError):
-        return None
-    return answer if isinstance(answer, Mapping) else None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Refuse an object that says the same thing twice: which of the two would count is anybody's guess."""
-    answer = dict(pairs)
-    if len(answer) != len(pairs):
-        raise ValueError("a key occurs twice")
-    return answer
-
-
-def _entry(raw: Mapping[str, Any]) -> _Entry:
-    code = raw.get("code", "")
-    if not isinstance(code, str):
-        # An older form: {"code": 429, "error": "TOO_MANY_REQUESTS", "error_info": "..."}
-        error = raw.get("error")
-        code = error if isinstance(error, str) else code
-    status = raw.get("status")
-    message = raw.get("message", raw.get("error_info", ""))
-    details = raw.get("details")
-    return _Entry(
-        code=str(code) if _is_text_or_number(code) else "",
-        status=status if isinstance(status, str) else "",
-        message=message if isinstance(message, str) else "",
-        details=details if isinstance(details, Mapping) else {},
-    )
-
-
-def _is_text_or_number(value: object) -> bool:
-    return isinstance(value, str | int) and not isinstance(value, bool)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.core.entry import json_object, read_entry
+from zoho_crm.core.verdict import rejects_token
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoResponseError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zoho_crm.core.request import ZohoRequest
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -39,26 +41,11 @@ class Answer:
 
     @property
     def token_rejected(self) -> bool:
-        """
-        Whether Zoho refuses the access token itself; such a request is known not to have been applied.
-
-        A missing scope is a 401 too, but a new token would not have it either.
-        """
-        if self.status != 401:
-            return False
-        said = _said(self.body)
-        return said is None or (said.status != "success" and said.code not in _NOT_ABOUT_THE_TOKEN)
+        """Whether Zoho refuses the access token itself; such a request is known not to have been applied."""
+        return rejects_token(self.status, self.body)
 
 
-@dataclass(frozen=True, slots=True)
-class _Said:
-    code: str
-    status: str
-    message: str
-    details: Mapping[str, Any]
-
-
-def read_answer(request: ZohoRequest, answer: Answer) -> dict[str, Any] | None:
+def read_answer(request: ZohoRequest, answer: Answer) -> Mapping[str, Any] | None:
     """
     Return what a reading call was answered: the JSON object, or None for 204, "there is none".
 
@@ -68,34 +55,30 @@ def read_answer(request: ZohoRequest, answer: Answer) -> dict[str, Any] | None:
     if answer.status == 204:
         return None
     if answer.status == 200:
-        try:
-            content = json.loads(answer.body)
-        except (ValueError, RecursionError):
-            content = None
-        if isinstance(content, dict) and content.get("status") != "error":
+        content = json_object(answer.body)
+        if content is not None and content.get("status") != "error":
             return content
     raise unclear(request, answer)
 
 
 def unclear(request: ZohoRequest, answer: Answer) -> ZohoError:
     """Return the error for an answer that does not say what was asked for."""
-    said = _said(answer.body) or _Said("", "", "the answer cannot be read", {})
+    entry = read_entry(answer.body)
+    code, message, details = "", "the answer cannot be read", {}
+    if entry is not None:
+        code, message, details = entry.code[:100], entry.message[:300], dict(entry.details)
     if 300 <= answer.status < 400:
-        said = _Said(
-            said.code, said.status, "Zoho does not redirect; the answer is not from its API", said.details
-        )
+        message = "Zoho does not redirect; the answer is not from its API"
     error = (
-        ZohoAuthError
-        if answer.status in {401, 403} or said.code in _NOT_ABOUT_THE_TOKEN
-        else ZohoResponseError
+        ZohoAuthError if answer.status in {401, 403} or code in _NOT_ABOUT_THE_TOKEN else ZohoResponseError
     )
-    advice = _ADVICE.get(said.code, "")
+    advice = _ADVICE.get(code, "")
     return error(
-        f"{request.method} {_place(request)}: {answer.status} {said.code} {said.message}".rstrip() + advice,
+        f"{request.method} {_place(request)}: {answer.status} {code} {message}".rstrip() + advice,
         http_status=answer.status,
-        code=said.code or None,
+        code=code or None,
         path=request.path,
-        details=said.details,
+        details=details,
     )
 
 
@@ -106,7 +89,7 @@ _ADVICE = {
 }
 
 
-def rows_of(request: ZohoRequest, content: dict[str, Any] | None, key: str) -> list[dict[str, Any]]:
+def rows_of(request: ZohoRequest, content: Mapping[str, Any] | None, key: str) -> list[dict[str, Any]]:
     """
     Return the rows of an answer.
 
@@ -132,25 +115,3 @@ def _place(request: ZohoRequest) -> str:
         for index, segment in enumerate(request.segments)
     ]
     return "/" + "/".join(segments)
-
-
-def _said(body: bytes) -> _Said | None:
-    """Return the one entry of an answer, at the top level or in ``data[]``."""
-    try:
-        content = json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-    if isinstance(content, dict) and isinstance(content.get("data"), list) and len(content["data"]) == 1:
-        content = content["data"][0]
-    if not isinstance(content, dict):
-        return None
-    code, details = content.get("code", ""), content.get("details")
-    if not isinstance(code, str):
-        code = content["error"] if isinstance(content.get("error"), str) else str(code)
-    message = content.get("message", content.get("error_info", ""))
-    return _Said(
-        code=code[:100],
-        status=content["status"] if isinstance(content.get("status"), str) else "",
-        message=message[:300] if isinstance(message, str) else "",
-        details=details if isinstance(details, Mapping) else {},
-    )

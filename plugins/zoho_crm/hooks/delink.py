@@ -140,6 +140,9 @@ class _OneLink:
             verdict = self._not_applied(Action.SETTLE, error)
         except ZohoAuthError as error:
             verdict = replace(self._not_applied(Action.STOP, error), stop_reason=StopReason.NO_TOKEN)
+        except ZohoError as error:
+            # Getting another token failed for a reason that may pass; the request was refused for the old one.
+            verdict = self._not_applied(Action.SETTLE, error)
         return self._result(verdict), verdict.stop_reason
 
     def _not_applied(self, action: Action, error: ZohoError) -> Verdict:
@@ -274,7 +277,7 @@ class _OneLink:
                 answer = await self._shared.client.send(request)
             except (ZohoNotSentError, ZohoUnansweredError):
                 return Lookup.UNCLEAR
-            if answer.status != 401:
+            if not answer.token_rejected:
                 return judge_lookup(answer.status, answer.body)
             await self._shared.client.replace_token(answer)
         return Lookup.UNCLEAR

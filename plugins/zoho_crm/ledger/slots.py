@@ -8,6 +8,7 @@ its ``lease_end``, by the clocks of the workers: lease for much longer than they
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FREE = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    connection_id: str
+    holder: str
+    wanted: int
+    limit: int
+    now: float
+    lease_end: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +59,12 @@ def lease_slots(
     :return: numbers of the slots held, from 0 to ``limit - 1``; none if others hold them all
     """
     _check(connection_id, holder, lease_s)
-    while True:
-        with engine.begin() as connection:
-            if _take_turn(connection, connection_id, limit):
-                leases = _leases(connection, connection_id)
-                held = _share(leases, holder, wanted=wanted, limit=limit, now=now)
-                _add_missing(connection, connection_id, held, leases)
-                _write(connection, connection_id, held, holder, now + lease_s)
-                given_up = {lease.slot for lease in leases if lease.holder == holder} - set(held)
-                _write(connection, connection_id, given_up, None, FREE)
-                return held
-        _add_connection(engine, connection_id, limit)
+    asked = _Asked(connection_id, holder, wanted, limit, now, now + lease_s)
+    held = _lease_in_turn(engine, asked)
+    if held is None:
+        _add_connection(engine, asked)
+        held = _lease_in_turn(engine, asked)
+    return held or []
 
 
 def renew_slots(
@@ -71,7 +77,7 @@ def renew_slots(
     """
     _check(connection_id, holder, lease_s)
     with engine.begin() as connection:
-        limit = _take_turn(connection, connection_id)
+        limit = _take_turn(connection, connection_id) or 0
         held = [
             lease.slot
             for lease in _leases(connection, connection_id)
@@ -91,33 +97,45 @@ def release_slots(engine: sa.Engine, connection_id: str, holder: str) -> None:
         )
 
 
-def _share(leases: Iterable[_Lease], holder: str, *, wanted: int, limit: int, now: float) -> list[int]:
-    others = {lease.slot for lease in leases if lease.holder != holder and lease.lease_end > now}
-    mine = {lease.slot for lease in leases if lease.holder == holder and lease.slot < limit}
-    free = set(range(limit)) - others - mine
-    room = max(0, min(wanted, limit - len(others)))
+def _lease_in_turn(engine: sa.Engine, asked: _Asked) -> list[int] | None:
+    """Return the slots held after this turn; None if the connection has no row to take turns by."""
+    with engine.begin() as connection:
+        if _take_turn(connection, asked.connection_id, asked.limit) is None:
+            return None
+        leases = _leases(connection, asked.connection_id)
+        held = _share(leases, asked)
+        _add_missing(connection, asked.connection_id, held, leases)
+        _write(connection, asked.connection_id, held, asked.holder, asked.lease_end)
+        given_up = {lease.slot for lease in leases if lease.holder == asked.holder} - set(held)
+        _write(connection, asked.connection_id, given_up, None, FREE)
+        return held
+
+
+def _share(leases: Iterable[_Lease], asked: _Asked) -> list[int]:
+    others = {lease.slot for lease in leases if lease.holder != asked.holder and lease.lease_end > asked.now}
+    mine = {lease.slot for lease in leases if lease.holder == asked.holder and lease.slot < asked.limit}
+    free = set(range(asked.limit)) - others - mine
+    room = max(0, min(asked.wanted, asked.limit - len(others)))
     return sorted([*sorted(mine), *sorted(free)][:room])
 
 
-def _take_turn(connection: sa.Connection, connection_id: str, limit: int | None = None) -> int:
-    """Wait until nobody else leases slots of the connection; return its limit, 0 if it was never leased from."""
+def _take_turn(connection: sa.Connection, connection_id: str, limit: int | None = None) -> int | None:
+    """Wait until nobody else leases slots of the connection; return its limit, None if it was never leased from."""
     mine = slot_limits.c.connection == connection_id
     values: dict[str, object] = {"turn": slot_limits.c.turn + 1}
     if limit is not None:
         values["slot_limit"] = limit
     connection.execute(sa.update(slot_limits).where(mine).values(values))
-    return connection.scalar(sa.select(slot_limits.c.slot_limit).where(mine)) or 0
+    stored: int | None = connection.scalar(sa.select(slot_limits.c.slot_limit).where(mine))
+    return stored
 
 
-def _add_connection(engine: sa.Engine, connection_id: str, limit: int) -> None:
-    try:
-        with engine.begin() as connection:
-            connection.execute(
-                sa.insert(slot_limits).values(connection=connection_id, slot_limit=limit, turn=0)
-            )
-    except sa.exc.IntegrityError:
-        # Another process was first; the caller looks again.
-        return
+def _add_connection(engine: sa.Engine, asked: _Asked) -> None:
+    # Where another process is first, its row does as well.
+    with suppress(sa.exc.IntegrityError), engine.begin() as connection:
+        connection.execute(
+            sa.insert(slot_limits).values(connection=asked.connection_id, slot_limit=asked.limit, turn=0)
+        )
 
 
 def _leases(connection: sa.Connection, connection_id: str) -> list[_Lease]:
