@@ -155,6 +155,8 @@ def build_dag(job: Job) -> DAG:
             audit_conn_id=job.audit_conn_id,
             strategy=job.strategy,
             task_concurrency=job.task_concurrency,
+            credit_reserve=job.credit_reserve,
+            wait_patience=job.wait_patience,
             execution_timeout=job.task_timeout,
             max_active_tis_per_dag=job.active_chunks,
             map_index_template="{{ task.chunk['label'] }}",

@@ -121,6 +121,8 @@ class Job(_Model):
     :param max_active_chunks: mapped tasks at work at once over all runs of the job; by default as many as an org
         of 10 requests in flight keeps busy
     :param pool: name of an Airflow pool for the mapped tasks; it must exist, or they wait for ever
+    :param credit_reserve: API credits of the org to leave to others; Zoho tells what is left once half are used
+    :param wait_patience_hours: how long a task waits, outside of a worker, for credits or for an access token
     :param retries: tries after the first, for each task
     :param task_timeout_minutes: a mapped task is stopped after that long; what it settled stays settled
     :param failure_tolerance: share (0 to 1) of the planned links that may fail without failing the run
@@ -142,6 +144,8 @@ class Job(_Model):
     task_concurrency: int = Field(default=5, ge=1, le=25)
     max_active_chunks: int | None = Field(default=None, ge=1)
     pool: str | None = Field(default=None, min_length=1)
+    credit_reserve: int = Field(default=0, ge=0)
+    wait_patience_hours: float = Field(default=24.0, ge=0.0, le=24.0 * 7)
     retries: int = Field(default=3, ge=0, le=20)
     task_timeout_minutes: int = Field(default=120, ge=1)
     guards: Guards = Guards()
@@ -209,6 +213,11 @@ class Job(_Model):
         if self.start_date.tzinfo is None:
             return self.start_date.replace(tzinfo=ZoneInfo(self.timezone))
         return self.start_date.astimezone(UTC)
+
+    @property
+    def wait_patience(self) -> timedelta:
+        """``wait_patience_hours`` as a duration."""
+        return timedelta(hours=self.wait_patience_hours)
 
     @property
     def task_timeout(self) -> timedelta:

@@ -116,7 +116,8 @@ def _pair(entry: Any, place: str) -> tuple[object, object]:
         if set(entry) != {"external_id", "related_external_id"}:
             raise ZohoConfigError(f"{place}: needs external_id and related_external_id, and nothing else")
         return entry["external_id"], entry["related_external_id"]
-    if isinstance(entry, Sequence) and not isinstance(entry, str) and len(entry) == 2:
+    # Two bytes are a sequence of two numbers, which would be ids of links nobody named.
+    if isinstance(entry, Sequence) and not isinstance(entry, str | bytes | bytearray) and len(entry) == 2:
         return entry[0], entry[1]
     raise ZohoConfigError(f"{place}: neither a pair nor an object with external_id and related_external_id")
 

@@ -73,8 +73,10 @@ class StopReason(StrEnum):
     """The API credits of the last 24 hours are used up."""
     REFUSED = "refused"
     """Scope, permission, module, related list or version: the same answer waits for every link."""
+    THROTTLED = "throttled"
+    """Zoho hands out no access token for a while."""
     NO_TOKEN = "no_token"  # noqa: S105 - the name of a reason
-    """There is no access token to be had, now or for good."""
+    """Zoho refuses the credentials themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +342,8 @@ def _stop(
     return Verdict(
         Action.STOP,
         http_status=status,
-        outcome=Outcome.FAILED,
+        # Credits are asked for before anything else is looked at: this link was not tried.
+        outcome=Outcome.NOT_ATTEMPTED if reason is StopReason.CREDITS else Outcome.FAILED,
         stop_reason=reason,
         code=entry.code if entry else None,
         message=entry.message if entry else None,

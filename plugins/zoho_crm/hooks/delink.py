@@ -31,6 +31,7 @@ from zoho_crm.errors import (
     ZohoAuthError,
     ZohoError,
     ZohoNotSentError,
+    ZohoTokenThrottledError,
     ZohoUnansweredError,
 )
 
@@ -86,6 +87,7 @@ class Delinker:
     Takes links of one relation away over one client. Many coroutines may share it.
 
     :param client: sends the requests
+    :param observe: called with every answer, so that the caller can mind the org's limits
     :param sleep: for tests
     :param now: for tests
     """
@@ -94,6 +96,7 @@ class Delinker:
     relation: Relation
     api_version: str
     patience: Patience = field(default_factory=Patience)
+    observe: Callable[[Answer], None] = lambda _: None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     jitter: Callable[[], float] = random.random
@@ -138,6 +141,8 @@ class _OneLink:
             verdict = await self._delete_until_known()
         except UnsafeRequestError as error:
             verdict = self._not_applied(Action.SETTLE, error)
+        except ZohoTokenThrottledError as error:
+            verdict = replace(self._not_applied(Action.STOP, error), stop_reason=StopReason.THROTTLED)
         except ZohoAuthError as error:
             verdict = replace(self._not_applied(Action.STOP, error), stop_reason=StopReason.NO_TOKEN)
         except ZohoError as error:
@@ -194,6 +199,7 @@ class _OneLink:
             self._count_sent(started_at)
             return judge_no_answer(sent=True, why=str(error)), None
         self._count_sent(started_at)
+        shared.observe(answer)
         verdict = judge(
             answer.status,
             answer.headers,
@@ -277,6 +283,7 @@ class _OneLink:
                 answer = await self._shared.client.send(request)
             except (ZohoNotSentError, ZohoUnansweredError):
                 return Lookup.UNCLEAR
+            self._shared.observe(answer)
             if not answer.token_rejected:
                 return judge_lookup(answer.status, answer.body)
             await self._shared.client.replace_token(answer)

@@ -26,7 +26,10 @@ def engine_of(audit_conn_id: str) -> sa.Engine:
     """
     from airflow.sdk import BaseHook  # the ledger is used without Airflow too, by tests and the UI
 
-    refusal = f"audit_conn_id {audit_conn_id!r} is not a connection to a SQL database: give one of type postgres or sqlite"
+    refusal = (
+        f"audit_conn_id {audit_conn_id!r} is not a connection to a SQL database: "
+        "give one of type postgres or sqlite"
+    )
     try:
         hook: Any = BaseHook.get_hook(audit_conn_id, hook_params={"log_sql": False})
     except TypeError as error:

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING, Protocol
 
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, PlannedLink
-from zoho_crm.core.verdict import StopReason
+from zoho_crm.core.verdict import StopReason, credits_remaining
+from zoho_crm.operators.pace import Pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zoho_crm.hooks.answer import Answer
     from zoho_crm.hooks.delink import Delinker
 
 log = logging.getLogger(__name__)
@@ -74,23 +76,31 @@ class ChunkReport:
 
     :param counts: outcomes of the links it settled
     :param stopped: why it stopped early, if it did
-    :param for_good: whether trying again soon would meet the same
+    :param reason: the kind of cause, where Zoho is the cause
     """
 
     counts: Counter[Outcome]
     stopped: str | None = None
-    for_good: bool = False
+    reason: StopReason | None = None
 
 
 class ChunkRun:
     """
     One try at one chunk.
 
-    :param concurrency: requests in flight at most; fewer when the org's slots are taken
+    :param delinker: its ``observe`` is set to this run
+    :param concurrency: requests in flight at most; fewer when the org's slots are taken, or when Zoho says that
+        too many are in flight
+    :param credit_reserve: API credits of the org to leave alone; Zoho tells what is left once half are used
     """
 
-    def __init__(self, delinker: Delinker, store: Store, slots: Slots, concurrency: int) -> None:
+    def __init__(
+        self, delinker: Delinker, store: Store, slots: Slots, concurrency: int, *, credit_reserve: int = 0
+    ) -> None:
         self._delinker = delinker
+        delinker.observe = self.observe
+        self._pace = Pace(concurrency)
+        self._credit_reserve = credit_reserve
         self._store = store
         self._slots = slots
         self._concurrency = concurrency
@@ -98,21 +108,37 @@ class ChunkRun:
         self._todo: deque[PlannedLink] = deque()
         self._done: list[LinkResult] = []
         self._busy = 0
-        self._allowed = 0
+        self._held = 0
         self._exhausted = False
         self._stopped: str | None = None
-        self._for_good = False
+        self._stop_reason: StopReason | None = None
         self._refusals: Counter[str | None] = Counter()
         self._counts: Counter[Outcome] = Counter()
         self._changed = asyncio.Event()
         self._more = asyncio.Condition()
 
-    def stop(self, why: str) -> None:
+    def stop(self, why: str, reason: StopReason | None = None) -> None:
         """Take no further link; what is in flight is waited for and written. Call it on the loop's thread."""
         if self._stopped is None:
-            self._stopped = why
+            self._stopped, self._stop_reason = why, reason
             log.warning("No further links are sent: %s", why)
             self._changed.set()
+
+    def observe(self, answer: Answer) -> None:
+        """Mind what an answer tells about the org's limits. Called on the loop's thread."""
+        if answer.status == 429:
+            self._pace.slow_down()
+            return
+        self._pace.speed_up()
+        left = credits_remaining(answer.headers)
+        if left is not None and left < self._credit_reserve:
+            self.stop(
+                f"{left} API credits of the org are left, {self._credit_reserve} are reserved",
+                StopReason.CREDITS,
+            )
+
+    def _allowed(self) -> int:
+        return min(self._held, self._pace.allowed)
 
     async def run(self) -> ChunkReport:
         """
@@ -133,7 +159,7 @@ class ChunkRun:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.shield(asyncio.to_thread(self._finish))
-        return ChunkReport(self._counts, self._stopped, self._for_good)
+        return ChunkReport(self._counts, self._stopped, self._stop_reason)
 
     async def _pump(self) -> None:
         """Write what is done and fetch what is next, until nothing is left."""
@@ -178,7 +204,9 @@ class ChunkRun:
     async def _work(self, number: int) -> None:
         while True:
             async with self._more:
-                await self._more.wait_for(lambda: self._todo and number < self._allowed and not self._stopped)
+                await self._more.wait_for(
+                    lambda: self._todo and number < self._allowed() and not self._stopped
+                )
                 planned = self._todo.popleft()
                 self._busy += 1
             stop_reason: StopReason | None = None
@@ -205,19 +233,18 @@ class ChunkRun:
         answer = f"{result.zoho_code or result.http_status}: {said}"
         self._refusals[answer] += 1
         if stop_reason is StopReason.CREDITS:
-            self.stop(f"the org's API credits are used up ({answer})")
-        elif stop_reason is StopReason.NO_TOKEN:
-            self.stop(f"there is no access token ({said})")
+            self.stop(f"the org's API credits are used up ({answer})", stop_reason)
+        elif stop_reason in {StopReason.NO_TOKEN, StopReason.THROTTLED}:
+            self.stop(f"there is no access token ({said})", stop_reason)
         elif self._refusals[answer] >= SAME_REFUSALS:
-            self._for_good = True
-            self.stop(f"Zoho refuses every link with {answer}")
+            self.stop(f"Zoho refuses every link with {answer}", stop_reason)
 
     async def _first_slots(self) -> None:
         """Wait until the org has a slot free for this try."""
         waited = False
         while not self._stopped:
-            self._allowed = await asyncio.to_thread(self._slots.hold)
-            if self._allowed:
+            self._held = await asyncio.to_thread(self._slots.hold)
+            if self._held:
                 return
             if not waited:
                 log.info(
@@ -230,11 +257,11 @@ class ChunkRun:
         while True:
             await asyncio.sleep(self._slots.renew_every_s)
             try:
-                self._allowed = await asyncio.to_thread(self._slots.hold)
+                self._held = await asyncio.to_thread(self._slots.hold)
             except Exception:
                 # Without a lease nothing may be sent; the next renewal tries again.
                 log.exception("The leases of the org's slots could not be renewed")
-                self._allowed = 0
+                self._held = 0
             async with self._more:
                 self._more.notify_all()
 

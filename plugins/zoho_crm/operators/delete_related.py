@@ -7,15 +7,19 @@ import os
 import socket
 import uuid
 from collections import Counter, deque
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseAsyncOperator, BaseOperator
+from airflow.sdk.exceptions import TaskDeferred
 
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
 from zoho_crm.core.records import LinkResult, RunStart, Target
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
+from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError
 from zoho_crm.hooks.delink import Delinker
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -23,6 +27,7 @@ from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun, FixedSlots, Slot
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.report import close_run
 from zoho_crm.operators.stores import ClaimedChunk, InMemory, LeasedSlots, distinct_links
+from zoho_crm.operators.token_lock import refresh_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +40,9 @@ if TYPE_CHECKING:
 
 
 DRY_RUN_BATCH = 1_000
+
+WAITS = {StopReason.CREDITS: timedelta(minutes=30), StopReason.THROTTLED: timedelta(minutes=11)}
+"""Causes that pass by themselves, and how long to stay away: credits come back over a day, tokens after ten minutes."""
 
 
 class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
@@ -66,6 +74,9 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
     :param strategy: ``single``: one call a link
     :param task_concurrency: requests in flight in this task, 1 to 25
     :param dry_run: send no DELETE; every link ends as ``would_remove``
+    :param credit_reserve: API credits of the org to leave alone; Zoho tells what is left once half are used
+    :param wait_patience: how long to wait, deferred, for credits or for an access token when Zoho gives none;
+        needs ``audit_conn_id``
     :return: number of links by outcome, e.g. ``{"removed": 10, "already_absent": 2, ...}``
     :raises LinksLeftError: links ended as ``failed``, ``unknown`` or ``not_attempted``, so that Airflow tries again
     :raises RunStoppedError: Zoho gave an answer that waits for every link; trying again soon is of no use
@@ -99,6 +110,8 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         strategy: str = "single",
         task_concurrency: int = 5,
         dry_run: bool = False,
+        credit_reserve: int = 0,
+        wait_patience: timedelta = timedelta(hours=24),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -121,6 +134,8 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         self.audit_conn_id = audit_conn_id
         self.strategy = strategy
         self.task_concurrency = task_concurrency
+        self.credit_reserve = credit_reserve
+        self.wait_patience = wait_patience
         # Not named dry_run: that is a method of every operator.
         self._is_dry_run = dry_run
         self._stop: Callable[[str], object] | None = None
@@ -146,16 +161,25 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
 
     def execute(self, context: Context) -> dict[str, int]:
         """Take the links away. Connections and token are resolved before the event loop runs."""
-        hook = ZohoCRMHook(self.zoho_conn_id)
+        return self._execute(context, waiting_since=None)
+
+    def execute_after_wait(
+        self, context: Context, event: Any = None, *, waiting_since: str
+    ) -> dict[str, int]:
+        """Go on after a wait in the triggerer; Airflow calls it."""
+        return self._execute(context, datetime.fromisoformat(waiting_since))
+
+    def _execute(self, context: Context, waiting_since: datetime | None) -> dict[str, int]:
         if self.audit_conn_id is None:
-            return self._execute_in_memory(hook, context)
+            return self._execute_in_memory(ZohoCRMHook(self.zoho_conn_id))
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id(self.audit_conn_id)
+        hook = ZohoCRMHook(self.zoho_conn_id, refresh_lock=partial(refresh_lock, ledger, self.zoho_conn_id))
         try:
             if self.chunk is not None:
-                return self._execute_chunk(hook, ledger, self.chunk, origin_of(context))
-            return self._execute_links(hook, ledger, origin_of(context))
+                return self._execute_chunk(hook, ledger, self.chunk, origin_of(context), waiting_since)
+            return self._execute_links(hook, ledger, origin_of(context), waiting_since)
         finally:
             ledger.close()
 
@@ -164,7 +188,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         if self._stop is not None:
             self._stop("the task was told to end")
 
-    def _execute_in_memory(self, hook: ZohoCRMHook, context: Context) -> dict[str, int]:
+    def _execute_in_memory(self, hook: ZohoCRMHook) -> dict[str, int]:
         relation = self.relation
         planned, invalid = distinct_links(self._pairs(), relation)
         if self._is_dry_run:
@@ -178,7 +202,9 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
             self.log.debug("Not sent: %r: %s", link.link, fault)
         return self._conclude(report)
 
-    def _execute_links(self, hook: ZohoCRMHook, ledger: Ledger, origin: Origin) -> dict[str, int]:
+    def _execute_links(
+        self, hook: ZohoCRMHook, ledger: Ledger, origin: Origin, waiting_since: datetime | None
+    ) -> dict[str, int]:
         """Store a plan of this task's own, then work it off as one chunk."""
         ledger.ensure_schema()
         relation = self.relation
@@ -202,13 +228,22 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         )
         try:
             for chunk in plan.chunks:
-                self._execute_chunk(hook, ledger, chunk, origin)
-        finally:
+                self._execute_chunk(hook, ledger, chunk, origin, waiting_since)
+        except TaskDeferred:
+            raise
+        except BaseException:
             close_run(ledger, key, origin=origin, tolerance=0.0)
-        return self._summary(Counter(ledger.counts(key)))
+            raise
+        _, counts = close_run(ledger, key, origin=origin, tolerance=0.0)
+        return self._summary(counts)
 
     def _execute_chunk(
-        self, hook: ZohoCRMHook, ledger: Ledger, chunk: ChunkRef, origin: Origin
+        self,
+        hook: ZohoCRMHook,
+        ledger: Ledger,
+        chunk: ChunkRef,
+        origin: Origin,
+        waiting_since: datetime | None,
     ) -> dict[str, int]:
         relation = self.relation
         run = ledger.get_run(chunk["run_key"])
@@ -240,7 +275,24 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
             limit=hook.connection.max_concurrency,
         )
         ledger.mark_running(chunk["run_key"])
-        return self._conclude(self._run(hook, relation, store, slots))
+        report = self._run(hook, relation, store, slots)
+        if report.reason in WAITS:
+            self._wait(report, waiting_since or datetime.now(UTC))
+        return self._conclude(report)
+
+    def _wait(self, report: ChunkReport, since: datetime) -> None:
+        """Leave the worker until Zoho may give again; return once the job's patience is over."""
+        assert report.reason is not None  # noqa: S101 - for the type checker: it is one of WAITS
+        pause = WAITS[report.reason]
+        if datetime.now(UTC) + pause > since + self.wait_patience:
+            self.log.error("The patience of %s is over", self.wait_patience)
+            return
+        self.log.warning("Waiting %s outside of a worker: %s", pause, report.stopped)
+        self.defer(
+            trigger=TimeDeltaTrigger(pause),
+            method_name="execute_after_wait",
+            kwargs={"waiting_since": since.isoformat()},
+        )
 
     def _run(self, hook: ZohoCRMHook, relation: Relation, store: Store, slots: Slots) -> ChunkReport:
         client = hook.async_client(max_connections=self.task_concurrency)
@@ -254,7 +306,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         loop = asyncio.get_running_loop()
         async with client:
             delinker = Delinker(client, relation, api_version)
-            run = ChunkRun(delinker, store, slots, self.task_concurrency)
+            run = ChunkRun(delinker, store, slots, self.task_concurrency, credit_reserve=self.credit_reserve)
             self._stop = lambda why: loop.call_soon_threadsafe(run.stop, why)
             if self.execution_timeout:
                 # Airflow's own time-out strikes anywhere; ending before it writes what is in flight.
@@ -285,7 +337,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         counts = report.counts
         summary = self._summary(counts)
         if report.stopped:
-            error = RunStoppedError if report.for_good else LinksLeftError
+            error = LinksLeftError if report.reason is None else RunStoppedError
             raise error(f"Stopped: {report.stopped}. This try: {_sentence(counts)}")
         if any(counts[outcome] for outcome in DRIVE_AGAIN):
             raise LinksLeftError(f"Links are left to be tried again. This try: {_sentence(counts)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -11,6 +12,7 @@ from zoho_crm.core.run_request import read_run_request
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import data_interval_of, run_type_of
+from zoho_crm.operators.token_lock import refresh_lock
 from zoho_crm.source import check_sql, engine_of
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job
+    from zoho_crm.ledger.ledger import Ledger
 
 
 class PreflightOperator(BaseOperator):
@@ -56,25 +59,13 @@ class PreflightOperator(BaseOperator):
             data_interval=data_interval_of(context),
         )
         check_sql(self.sql_path.read_text(encoding="utf-8"))
-        hook = ZohoCRMHook(self.job.zoho_conn_id)
-        org = hook.get_org()
-        if faults := hook.check_relation(self.job.relation.as_relation()):
-            raise ZohoConfigError(" ".join(faults))
-        self._check_databases()
-        self.log.info("Ready: %s", self.job.relation.as_relation())
-        return {
-            "org_id": org.get("zgid") or org.get("id"),
-            "data_center": hook.connection.data_center,
-            "api_version": hook.connection.api_version,
-        }
-
-    def _check_databases(self) -> None:
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id(self.job.audit_conn_id)
         try:
             ledger.check_connection()
             ledger.ensure_schema()
+            checked = self._check_zoho(ledger)
         finally:
             ledger.close()
         engine = engine_of(self.job.source.conn_id)
@@ -83,3 +74,17 @@ class PreflightOperator(BaseOperator):
                 pass
         finally:
             engine.dispose()
+        self.log.info("Ready: %s", self.job.relation.as_relation())
+        return checked
+
+    def _check_zoho(self, ledger: Ledger) -> dict[str, Any]:
+        conn_id = self.job.zoho_conn_id
+        hook = ZohoCRMHook(conn_id, refresh_lock=partial(refresh_lock, ledger, conn_id))
+        org = hook.get_org()
+        if faults := hook.check_relation(self.job.relation.as_relation()):
+            raise ZohoConfigError(" ".join(faults))
+        return {
+            "org_id": org.get("zgid") or org.get("id"),
+            "data_center": hook.connection.data_center,
+            "api_version": hook.connection.api_version,
+        }

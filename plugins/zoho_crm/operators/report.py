@@ -43,6 +43,8 @@ class ReportOperator(BaseOperator):
         key = run_key(self.job.name, origin.dag_id, origin.dag_run_id)
         ledger = Ledger.from_conn_id(self.job.audit_conn_id)
         try:
+            # A first run that fails before its plan meets a database without tables.
+            ledger.ensure_schema()
             if ledger.plan_of(key) is None:
                 raise PlanError("The run has no plan; the log of the task that failed before says why")
             status, counts = close_run(ledger, key, origin=origin, tolerance=self.job.failure_tolerance)
