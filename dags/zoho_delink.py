@@ -155,6 +155,7 @@ def build_dag(job: Job) -> DAG:
             audit_conn_id=job.audit_conn_id,
             strategy=job.strategy,
             task_concurrency=job.task_concurrency,
+            breaker_share=job.breaker_share,
             credit_reserve=job.credit_reserve,
             wait_patience=job.wait_patience,
             execution_timeout=job.task_timeout,

@@ -121,6 +121,8 @@ class Job(_Model):
     :param max_active_chunks: mapped tasks at work at once over all runs of the job; by default as many as an org
         of 10 requests in flight keeps busy
     :param pool: name of an Airflow pool for the mapped tasks; it must exist, or they wait for ever
+    :param breaker_share: share (0 to 1) of a task's links that may fail, be refused or stay unknown before the whole
+        run is stopped
     :param credit_reserve: API credits of the org to leave to others; Zoho tells what is left once half are used
     :param wait_patience_hours: how long a task waits, outside of a worker, for credits or for an access token
     :param retries: tries after the first, for each task
@@ -144,6 +146,7 @@ class Job(_Model):
     task_concurrency: int = Field(default=5, ge=1, le=25)
     max_active_chunks: int | None = Field(default=None, ge=1)
     pool: str | None = Field(default=None, min_length=1)
+    breaker_share: float = Field(default=0.5, ge=0.0, le=1.0)
     credit_reserve: int = Field(default=0, ge=0)
     wait_patience_hours: float = Field(default=24.0, ge=0.0, le=24.0 * 7)
     retries: int = Field(default=3, ge=0, le=20)

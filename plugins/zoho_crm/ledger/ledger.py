@@ -163,6 +163,14 @@ class Ledger:
         """Say that a planned run has begun to send; a run in any other status is left alone."""
         runs.mark_running(self._engine, run_key)
 
+    def stop_run(self, run_key: str, why: str) -> None:
+        """Keep all tasks of the run from sending, until the run is finished; the first reason stays."""
+        runs.stop_run(self._engine, run_key, why)
+
+    def stop_reason(self, run_key: str) -> str | None:
+        """Return why no task of the run sends anything any more, None while they may."""
+        return runs.stop_reason(self._engine, run_key)
+
     def set_org_id(self, run_key: str, org_id: str) -> None:
         """Note Zoho's id of the organisation."""
         self._set(run_key, org_id=org_id)

@@ -86,6 +86,7 @@ class StoredRun:
     params: dict[str, Any]
     status: str
     detail: str | None
+    stop_reason: str | None
     source_rows: int | None
     planned: int | None
     duplicates: int | None
@@ -204,6 +205,8 @@ def finish_run(
                 "status": str(status),
                 "detail": fitted(runs.c.detail, detail),
                 "finished_at": finished_at,
+                # Whoever clears a task of a finished run wants it to send again.
+                "stop_reason": None,
                 **{outcome.value: by_outcome[outcome] for outcome in Outcome},
             },
         )
@@ -217,6 +220,23 @@ def mark_running(engine: sa.Engine, run_key: str) -> None:
             .where(runs.c.run_key == run_key, runs.c.status == RunStatus.PLANNED.value)
             .values(status=RunStatus.RUNNING.value)
         )
+
+
+def stop_run(engine: sa.Engine, run_key: str, why: str) -> None:
+    """Say that no task of the run sends anything any more; the first reason stays."""
+    with engine.begin() as connection:
+        connection.execute(
+            sa.update(runs)
+            .where(runs.c.run_key == run_key, runs.c.stop_reason.is_(None))
+            .values(stop_reason=fitted(runs.c.stop_reason, why))
+        )
+
+
+def stop_reason(engine: sa.Engine, run_key: str) -> str | None:
+    """Return why no task of the run sends anything any more, None while they may."""
+    with reading(engine).begin() as connection:
+        why: str | None = connection.scalar(sa.select(runs.c.stop_reason).where(runs.c.run_key == run_key))
+    return why
 
 
 def set_columns(engine: sa.Engine, run_key: str, values: Mapping[str, str | datetime | None]) -> None:

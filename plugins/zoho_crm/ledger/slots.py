@@ -125,7 +125,9 @@ def _take_turn(connection: sa.Connection, connection_id: str, limit: int | None 
     values: dict[str, object] = {"turn": slot_limits.c.turn + 1}
     if limit is not None:
         values["slot_limit"] = limit
-    connection.execute(sa.update(slot_limits).where(mine).values(values))
+    if connection.execute(sa.update(slot_limits).where(mine).values(values)).rowcount == 0:
+        # A row that is read now has just been added by another process: it is there, and it is not held.
+        return None
     stored: int | None = connection.scalar(sa.select(slot_limits.c.slot_limit).where(mine))
     return stored
 

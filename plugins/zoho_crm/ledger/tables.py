@@ -69,6 +69,7 @@ runs = sa.Table(
     sa.Column("params", long_text(), nullable=False),
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("detail", sa.String(MESSAGE_LENGTH)),
+    sa.Column("stop_reason", sa.String(MESSAGE_LENGTH), comment="set: no task of the run sends anything"),
     sa.Column("source_rows", sa.BigInteger),
     sa.Column("planned", sa.BigInteger),
     sa.Column("duplicates", sa.BigInteger),

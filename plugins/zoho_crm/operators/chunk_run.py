@@ -30,6 +30,11 @@ log = logging.getLogger(__name__)
 SAME_REFUSALS = 5
 """Identical answers of the kind that waits for every link, after which no further link is tried."""
 
+BREAKER_AFTER = 50
+"""Links with an outcome from which on the share of those that went wrong counts."""
+
+BAD_OUTCOMES = (Outcome.FAILED, Outcome.REJECTED, Outcome.UNKNOWN)
+
 _TICK_S = 0.5
 
 
@@ -38,6 +43,12 @@ class Store(Protocol):
 
     def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
         """Write outcomes, mark up to ``take`` further links in flight, and return those; [] at the end."""
+
+    def stop_reason(self) -> str | None:
+        """Return why another task has stopped the run, None if none has."""
+
+    def stop_run(self, why: str) -> None:
+        """Keep the other tasks of the run from sending."""
 
 
 class Slots(Protocol):
@@ -91,15 +102,25 @@ class ChunkRun:
     :param delinker: its ``observe`` is set to this run
     :param concurrency: requests in flight at most; fewer when the org's slots are taken, or when Zoho says that
         too many are in flight
+    :param breaker_share: share of links that may fail, be refused or stay unknown before the whole run is stopped;
+        it counts once :data:`BREAKER_AFTER` links have an outcome
     :param credit_reserve: API credits of the org to leave alone; Zoho tells what is left once half are used
     """
 
     def __init__(
-        self, delinker: Delinker, store: Store, slots: Slots, concurrency: int, *, credit_reserve: int = 0
+        self,
+        delinker: Delinker,
+        store: Store,
+        slots: Slots,
+        concurrency: int,
+        *,
+        breaker_share: float = 1.0,
+        credit_reserve: int = 0,
     ) -> None:
         self._delinker = delinker
         delinker.observe = self.observe
         self._pace = Pace(concurrency)
+        self._breaker_share = breaker_share
         self._credit_reserve = credit_reserve
         self._store = store
         self._slots = slots
@@ -112,6 +133,8 @@ class ChunkRun:
         self._exhausted = False
         self._stopped: str | None = None
         self._stop_reason: StopReason | None = None
+        self._others_told = False
+        self._seen: Counter[Outcome] = Counter()
         self._refusals: Counter[str | None] = Counter()
         self._counts: Counter[Outcome] = Counter()
         self._changed = asyncio.Event()
@@ -149,6 +172,7 @@ class ChunkRun:
         workers: list[asyncio.Task[None]] = []
         keeper: asyncio.Task[None] | None = None
         try:
+            await self._heed_others()
             await self._first_slots()
             workers = [asyncio.create_task(self._work(number)) for number in range(self._concurrency)]
             keeper = asyncio.create_task(self._keep_slots())
@@ -170,6 +194,7 @@ class ChunkRun:
             if closing:
                 self._done += [self._not_attempted(planned) for planned in self._todo]
                 self._todo.clear()
+                await self._tell_others()
             if (due or closing) and (self._done or room > 0):
                 await self._turn(room)
                 due = False
@@ -222,6 +247,7 @@ class ChunkRun:
                 self._busy -= 1
             self._done.append(result)
             self._mind_refusals(result, stop_reason)
+            self._mind_failures(result)
             if not self._todo or not self._busy or len(self._done) >= self._ahead // 2:
                 self._changed.set()
 
@@ -238,6 +264,29 @@ class ChunkRun:
             self.stop(f"there is no access token ({said})", stop_reason)
         elif self._refusals[answer] >= SAME_REFUSALS:
             self.stop(f"Zoho refuses every link with {answer}", stop_reason)
+
+    def _mind_failures(self, result: LinkResult) -> None:
+        self._seen[result.outcome] += 1
+        total = self._seen.total()
+        bad = sum(self._seen[outcome] for outcome in BAD_OUTCOMES)
+        if total >= BREAKER_AFTER and bad > self._breaker_share * total:
+            self.stop(
+                f"{bad} of {total} links failed, were refused or are unknown, above the breaker's share of "
+                f"{self._breaker_share:g}",
+                StopReason.REFUSED,
+            )
+
+    async def _heed_others(self) -> None:
+        why = await asyncio.to_thread(self._store.stop_reason)
+        if why and self._stopped is None:
+            self._others_told = True
+            self.stop(f"another task stopped the run: {why}", StopReason.REFUSED)
+
+    async def _tell_others(self) -> None:
+        """Stop the other tasks of the run where the cause waits for them as well."""
+        if self._stop_reason is StopReason.REFUSED and not self._others_told and self._stopped:
+            self._others_told = True
+            await asyncio.to_thread(self._store.stop_run, self._stopped)
 
     async def _first_slots(self) -> None:
         """Wait until the org has a slot free for this try."""
@@ -257,6 +306,7 @@ class ChunkRun:
         while True:
             await asyncio.sleep(self._slots.renew_every_s)
             try:
+                await self._heed_others()
                 self._held = await asyncio.to_thread(self._slots.hold)
             except Exception:
                 # Without a lease nothing may be sent; the next renewal tries again.

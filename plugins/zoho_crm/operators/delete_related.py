@@ -74,6 +74,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
     :param strategy: ``single``: one call a link
     :param task_concurrency: requests in flight in this task, 1 to 25
     :param dry_run: send no DELETE; every link ends as ``would_remove``
+    :param breaker_share: share of links that may fail, be refused or stay unknown before the whole run is stopped
     :param credit_reserve: API credits of the org to leave alone; Zoho tells what is left once half are used
     :param wait_patience: how long to wait, deferred, for credits or for an access token when Zoho gives none;
         needs ``audit_conn_id``
@@ -110,6 +111,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         strategy: str = "single",
         task_concurrency: int = 5,
         dry_run: bool = False,
+        breaker_share: float = 0.5,
         credit_reserve: int = 0,
         wait_patience: timedelta = timedelta(hours=24),
         **kwargs: Any,
@@ -134,6 +136,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         self.audit_conn_id = audit_conn_id
         self.strategy = strategy
         self.task_concurrency = task_concurrency
+        self.breaker_share = breaker_share
         self.credit_reserve = credit_reserve
         self.wait_patience = wait_patience
         # Not named dry_run: that is a method of every operator.
@@ -306,7 +309,14 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         loop = asyncio.get_running_loop()
         async with client:
             delinker = Delinker(client, relation, api_version)
-            run = ChunkRun(delinker, store, slots, self.task_concurrency, credit_reserve=self.credit_reserve)
+            run = ChunkRun(
+                delinker,
+                store,
+                slots,
+                self.task_concurrency,
+                breaker_share=self.breaker_share,
+                credit_reserve=self.credit_reserve,
+            )
             self._stop = lambda why: loop.call_soon_threadsafe(run.stop, why)
             if self.execution_timeout:
                 # Airflow's own time-out strikes anywhere; ending before it writes what is in flight.

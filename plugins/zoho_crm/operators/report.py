@@ -81,7 +81,8 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
         for outcome in Outcome
         if counts[outcome] and outcome in DRIVE_AGAIN
     ]
-    ledger.finish_run(key, status=status, detail=", ".join(left) or None, finished_at=datetime.now(UTC))
+    detail = "; ".join(filter(None, (ledger.stop_reason(key), ", ".join(left))))
+    ledger.finish_run(key, status=status, detail=detail or None, finished_at=datetime.now(UTC))
     return status, counts
 
 

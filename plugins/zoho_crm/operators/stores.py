@@ -60,6 +60,14 @@ class ClaimedChunk:
             )
         )
 
+    def stop_reason(self) -> str | None:
+        """Return why another task has stopped the run, if one has."""
+        return self.ledger.stop_reason(self.claim.run_key)
+
+    def stop_run(self, why: str) -> None:
+        """Keep the other tasks of the run from sending."""
+        self.ledger.stop_run(self.claim.run_key, why)
+
 
 @dataclass
 class InMemory:
@@ -72,6 +80,13 @@ class InMemory:
         """Keep outcomes and hand out further links."""
         self.results.extend(results)
         return [self.links.popleft() for _ in range(min(take, len(self.links)))]
+
+    def stop_reason(self) -> str | None:
+        """Return None: there are no other tasks to hear from."""
+        return None
+
+    def stop_run(self, why: str) -> None:
+        """Tell nobody: there are no other tasks."""
 
 
 @dataclass
