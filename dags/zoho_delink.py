@@ -154,6 +154,7 @@ def build_dag(job: Job) -> DAG:
             zoho_conn_id=job.zoho_conn_id,
             audit_conn_id=job.audit_conn_id,
             strategy=job.strategy,
+            direct=job.direct,
             task_concurrency=job.task_concurrency,
             breaker_share=job.breaker_share,
             credit_reserve=job.credit_reserve,

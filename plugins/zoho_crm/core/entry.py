@@ -69,6 +69,19 @@ def read_entry(body: bytes) -> Entry | None:
     return _entry(data[0])
 
 
+def read_entries(body: bytes) -> list[Entry] | None:
+    """Return the entries in ``data[]`` of an answer about several links; None if they cannot be read."""
+    answer = json_object(body)
+    if answer is None or "data" not in answer:
+        return None
+    whole, data = _entry(answer), answer["data"]
+    if whole.says_error or whole.status == "error" or not isinstance(data, list) or not data:
+        return None
+    if not all(isinstance(one, Mapping) for one in data):
+        return None
+    return [_entry(one) for one in data]
+
+
 def json_object(body: bytes) -> Mapping[str, Any] | None:
     """Return a body that is a JSON object, None for any other."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -17,6 +18,14 @@ X_EXTERNAL = "X-EXTERNAL"
 
 DELINK_SEGMENTS = 6
 """Parts of the path of a delink. A DELETE with four or five of them would take away a record, or many links."""
+
+MAX_IDS = 100
+"""Ids in one call, source: https://www.zoho.com/crm/developer/docs/api/v7/delink.html"""
+
+MAX_IDS_LENGTH = 2_000
+"""Characters in ``ids``, source: Zoho's OpenAPI files."""
+
+_RECORD_ID = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -52,6 +61,14 @@ class ZohoRequest:
     def target(self) -> str:
         """Path and query as they must go over the wire."""
         return f"{self.path}?{urlencode(self.query, quote_via=quote, safe='')}" if self.query else self.path
+
+    @property
+    def removes_links_only(self) -> bool:
+        """Whether, being a DELETE, it names what to take out of a related list, and no record as such."""
+        named_in_query = len(self.query) == 1 and self.query[0][0] == "ids" and bool(self.query[0][1])
+        if len(self.segments) == DELINK_SEGMENTS:
+            return not self.query
+        return len(self.segments) == DELINK_SEGMENTS - 1 and named_in_query
 
     @cached_property
     def headers(self) -> dict[str, str]:
@@ -125,6 +142,66 @@ def get_record(api_version: str, module: str, external_field: str, external_id: 
     )
 
 
+def find_records(
+    api_version: str, module: str, external_field: str, external_ids: Sequence[str]
+) -> ZohoRequest:
+    """
+    Build the call that reads the record ids of up to 100 external ids: 200 those that exist, 204 none does.
+
+    Source: "Get Records Using External ID", https://www.zoho.com/crm/developer/docs/api/v7/get-records-ext.html
+
+    :raises UnsafeRequestError: an id cannot be sent, or holds a comma, which separates ids
+    """
+    for external_id in external_ids:
+        _refuse_unsendable(Link(external_id, external_id))
+    return ZohoRequest(
+        "GET",
+        ("crm", api_version, check_api_name("module", module)),
+        f"{module}.{check_api_name('external_field', external_field)}",
+        (("ids", _ids(external_ids)), ("fields", f"id,{external_field}")),
+    )
+
+
+def delete_related_many(
+    api_version: str, relation: Relation, parent_record_id: str, related_record_ids: Sequence[str]
+) -> ZohoRequest:
+    """
+    Build the call that takes up to 100 links of one parent away, by Zoho's own record ids.
+
+    Source: "Delink Records", https://www.zoho.com/crm/developer/docs/api/v7/delink.html
+
+    :raises UnsafeRequestError: an id is not a record id, or there are none or too many
+    """
+    for record_id in (parent_record_id, *related_record_ids):
+        if not _RECORD_ID.fullmatch(record_id):
+            raise UnsafeRequestError("A record id of Zoho has up to 20 digits. Nothing was sent.")
+    return ZohoRequest(
+        "DELETE",
+        ("crm", api_version, relation.module, parent_record_id, relation.related_list),
+        query=(("ids", _ids(related_record_ids)),),
+    )
+
+
+def delete_related_many_directly(
+    api_version: str, relation: Relation, external_id: str, related_external_ids: Sequence[str]
+) -> ZohoRequest:
+    """
+    Build the call that takes up to 100 links of one parent away, by external ids on both sides.
+
+    Zoho documents external ids in ``ids`` for records, not for this call: try it in a sandbox first.
+
+    :raises UnsafeRequestError: an id cannot be sent or holds a comma, or there are none or too many
+    """
+    for related_external_id in related_external_ids:
+        _refuse_unsendable(Link(external_id, related_external_id))
+    return ZohoRequest(
+        "DELETE",
+        ("crm", api_version, relation.module, external_id, relation.related_list),
+        relation.x_external,
+        (("ids", _ids(related_external_ids)),),
+    )
+
+
 def get_setting(api_version: str, *segments: str, query: tuple[tuple[str, str], ...] = ()) -> ZohoRequest:
     """Build a call for metadata or the organisation, e.g. ``("settings", "fields")`` or ``("org",)``."""
     return ZohoRequest("GET", ("crm", api_version, *segments), query=query)
@@ -143,7 +220,7 @@ def refuse_changed_request(
     :param method: method of the prepared request
     :param url: full address of the prepared request, as encoded for the wire
     :param headers: headers of the prepared request, in any case; one that is there twice is seen twice
-    :raises UnsafeRequestError: any of them differs, or a DELETE has not the six segments of a delink
+    :raises UnsafeRequestError: any of them differs, or a DELETE is not one of links out of a related list
     """
     faults = []
     if method != request.method:
@@ -152,7 +229,7 @@ def refuse_changed_request(
         faults.append("address")
     if _decoded_segments(url) != request.segments:
         faults.append("path segments")
-    if method == "DELETE" and len(request.segments) != DELINK_SEGMENTS:
+    if method == "DELETE" and not request.removes_links_only:
         faults.append("number of path segments")
     if "#" in url:
         faults.append("fragment")
@@ -165,6 +242,16 @@ def refuse_changed_request(
             f"The prepared request differs from the one asked for in: {', '.join(faults)}. Nothing was sent.",
             path=request.path,
         )
+
+
+def _ids(ids: Sequence[str]) -> str:
+    joined = ",".join(ids)
+    if not ids or len(ids) > MAX_IDS or len(joined) > MAX_IDS_LENGTH or any("," in one for one in ids):
+        raise UnsafeRequestError(
+            f"One call takes 1 to {MAX_IDS} ids without commas, {MAX_IDS_LENGTH} characters in all. "
+            "Nothing was sent."
+        )
+    return joined
 
 
 def _decoded_segments(url: str) -> tuple[str, ...] | None:

@@ -43,7 +43,7 @@ from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.entry import json_object, read_entry
+from zoho_crm.core.entry import json_object, read_entries, read_entry
 from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -171,6 +171,29 @@ def judge(
     return _judge_error(status, entry, relation, ambiguous_before, wait_s)
 
 
+def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict] | None:
+    """
+    Judge the answer to the removal of several links of one parent, entry by entry.
+
+    :return: a verdict for each entry, in their order, with the related record's id where the entry names it; None
+        if there are no entries, or one that cannot be read: then the answer tells nothing about any link
+    """
+    if status not in {200, 207, 400}:
+        return None
+    entries = read_entries(body)
+    if entries is None:
+        return None
+    verdicts = []
+    for entry in entries:
+        if entry.says_success and status != 400:
+            verdicts.append(_settle(status, entry, Outcome.REMOVED))
+        elif entry.says_error:
+            verdicts.append(_judge_error(status, entry, relation, ambiguous_before=False, wait_s=None))
+        else:
+            return None
+    return verdicts
+
+
 def judge_no_answer(*, sent: bool, why: str) -> Verdict:
     """
     Judge a request without an answer.
@@ -193,6 +216,12 @@ def rejects_token(status: int, body: bytes) -> bool:
         return False
     entry = read_entry(body)
     return entry is None or (entry.status != "success" and entry.code not in _RUN_CODES)
+
+
+def is_out_of_credits(status: int, body: bytes) -> bool:
+    """Whether an answer says that the API credits of 24 hours are used up, not that too much is in flight."""
+    text = body[:4096].decode("utf-8", "replace").lower()
+    return status == 429 and any(word in text for word in _CREDIT_WORDS)
 
 
 class Lookup(StrEnum):
@@ -298,8 +327,7 @@ def _named_fields(details: Mapping[str, Any]) -> set[str]:
 
 def _judge_429(status: int, body: bytes, wait_s: float | None) -> Verdict:
     entry = read_entry(body)
-    text = body[:4096].decode("utf-8", "replace").lower()
-    if any(word in text for word in _CREDIT_WORDS):
+    if is_out_of_credits(status, body):
         return _stop(status, entry, StopReason.CREDITS, wait_s)
     return Verdict(
         Action.LATER,

@@ -22,9 +22,11 @@ from zoho_crm.core.verdict import (
     Lookup,
     StopReason,
     Verdict,
+    is_out_of_credits,
     judge,
     judge_lookup,
     judge_no_answer,
+    retry_after_s,
 )
 from zoho_crm.errors import (
     UnsafeRequestError,
@@ -36,7 +38,7 @@ from zoho_crm.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from zoho_crm.core.links import Relation
     from zoho_crm.hooks.answer import Answer
@@ -87,19 +89,28 @@ class Delinker:
     Takes links of one relation away over one client. Many coroutines may share it.
 
     :param client: sends the requests
-    :param observe: called with every answer, so that the caller can mind the org's limits
     :param sleep: for tests
     :param now: for tests
+    :param jitter: from 0 to 1; for tests
     """
 
     client: Sender
     relation: Relation
     api_version: str
     patience: Patience = field(default_factory=Patience)
-    observe: Callable[[Answer], None] = lambda _: None
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     jitter: Callable[[], float] = random.random
+    unit_size: int = field(default=1, init=False)
+    observe: Callable[[Answer], None] = field(default=lambda _: None, init=False)
+
+    def watch(self, observe: Callable[[Answer], None]) -> None:
+        """Have every answer shown to the caller, so that it can mind the org's limits."""
+        self.observe = observe
+
+    async def delink_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+        """Take the links of a unit away: of one link, for this class."""
+        return [await self.delink(planned) for planned in unit]
 
     async def delink(self, planned: PlannedLink) -> tuple[LinkResult, StopReason | None]:
         """
@@ -110,6 +121,62 @@ class Delinker:
         :return: what happened, and a reason to stop the whole run if the answer is one for every link
         """
         return await _OneLink(self, planned).run()
+
+    async def ask(self, request: ZohoRequest) -> Answer:
+        """
+        Send a request that may be repeated while Zoho has not looked at it: refused for the token, or for the load.
+
+        :raises ZohoError: see :meth:`Sender.send` and :meth:`Sender.replace_token`
+        """
+        refreshed = False
+        for pauses in range(1, self.patience.waits + 1):
+            answer = await self.client.send(request)
+            self.observe(answer)
+            if answer.token_rejected and not refreshed:
+                refreshed = True
+                await self.client.replace_token(answer)
+            elif answer.status != 429 or is_out_of_credits(answer.status, answer.body):
+                return answer
+            else:
+                await self.pause(pauses, retry_after_s(answer.headers))
+        return answer
+
+    async def pause(self, pauses: int, asked_s: float | None) -> None:
+        """
+        Wait, each time twice as long, with jitter.
+
+        :param pauses: how many pauses there have been with this one
+        :param asked_s: seconds that Zoho asks to wait
+        """
+        patience = self.patience
+        longest = min(patience.longest_pause_s, patience.first_pause_s * 2 ** (pauses - 1))
+        seconds = longest * (0.5 + self.jitter() / 2)
+        if asked_s is not None:
+            seconds = min(max(seconds, asked_s), patience.longest_pause_s)
+        await self.sleep(seconds)
+
+
+def result_of(
+    planned: PlannedLink,
+    verdict: Verdict,
+    *,
+    attempts: int,
+    sent_at: datetime | None,
+    finished_at: datetime,
+) -> LinkResult:
+    """Return what happened to a link, as the ledger keeps it."""
+    return LinkResult(
+        planned=planned,
+        outcome=verdict.outcome or Outcome.UNKNOWN,
+        finished_at=finished_at,
+        attempts=attempts,
+        sent_at=sent_at,
+        http_status=verdict.http_status,
+        zoho_code=verdict.code,
+        zoho_message=verdict.message,
+        zoho_record_id=verdict.record_id,
+        detail=verdict.detail,
+    )
 
 
 class _OneLink:
@@ -290,24 +357,14 @@ class _OneLink:
         return Lookup.UNCLEAR
 
     async def _pause(self, verdict: Verdict) -> None:
-        shared, patience = self._shared, self._shared.patience
         self._pauses += 1
-        longest = min(patience.longest_pause_s, patience.first_pause_s * 2 ** (self._pauses - 1))
-        seconds = longest * (0.5 + shared.jitter() / 2)
-        if verdict.retry_after_s is not None:
-            seconds = min(max(seconds, verdict.retry_after_s), patience.longest_pause_s)
-        await shared.sleep(seconds)
+        await self._shared.pause(self._pauses, verdict.retry_after_s)
 
     def _result(self, verdict: Verdict) -> LinkResult:
-        return LinkResult(
-            planned=self._planned,
-            outcome=verdict.outcome or Outcome.UNKNOWN,
-            finished_at=self._shared.now(),
+        return result_of(
+            self._planned,
+            verdict,
             attempts=self._attempts,
             sent_at=self._sent_at,
-            http_status=verdict.http_status,
-            zoho_code=verdict.code,
-            zoho_message=verdict.message,
-            zoho_record_id=verdict.record_id,
-            detail=verdict.detail,
+            finished_at=self._shared.now(),
         )

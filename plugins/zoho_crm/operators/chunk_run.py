@@ -20,10 +20,9 @@ from zoho_crm.core.verdict import StopReason, credits_remaining
 from zoho_crm.operators.pace import Pace
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from zoho_crm.hooks.answer import Answer
-    from zoho_crm.hooks.delink import Delinker
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +48,20 @@ class Store(Protocol):
 
     def stop_run(self, why: str) -> None:
         """Keep the other tasks of the run from sending."""
+
+
+class UnitDelinker(Protocol):
+    """Takes units of links away: see :mod:`zoho_crm.hooks.delink` and :mod:`zoho_crm.hooks.by_parent`."""
+
+    @property
+    def unit_size(self) -> int:
+        """Links of a unit at the most."""
+
+    def watch(self, observe: Callable[[Answer], None]) -> None:
+        """Have every answer shown to ``observe``."""
+
+    async def delink_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+        """Return what happened to each link; links may be missing after a reason to stop."""
 
 
 class Slots(Protocol):
@@ -99,7 +112,7 @@ class ChunkRun:
     """
     One try at one chunk.
 
-    :param delinker: its ``observe`` is set to this run
+    :param delinker: takes units of links away
     :param concurrency: requests in flight at most; fewer when the org's slots are taken, or when Zoho says that
         too many are in flight
     :param breaker_share: share of links that may fail, be refused or stay unknown before the whole run is stopped;
@@ -109,7 +122,7 @@ class ChunkRun:
 
     def __init__(
         self,
-        delinker: Delinker,
+        delinker: UnitDelinker,
         store: Store,
         slots: Slots,
         concurrency: int,
@@ -118,14 +131,14 @@ class ChunkRun:
         credit_reserve: int = 0,
     ) -> None:
         self._delinker = delinker
-        delinker.observe = self.observe
+        delinker.watch(self.observe)
         self._pace = Pace(concurrency)
         self._breaker_share = breaker_share
         self._credit_reserve = credit_reserve
         self._store = store
         self._slots = slots
         self._concurrency = concurrency
-        self._ahead = max(20, 4 * concurrency)
+        self._ahead = max(20, (4 if delinker.unit_size == 1 else 1) * concurrency * delinker.unit_size)
         self._todo: deque[PlannedLink] = deque()
         self._done: list[LinkResult] = []
         self._busy = 0
@@ -232,24 +245,33 @@ class ChunkRun:
                 await self._more.wait_for(
                     lambda: self._todo and number < self._allowed() and not self._stopped
                 )
-                planned = self._todo.popleft()
+                unit = [self._todo.popleft() for _ in range(min(self._delinker.unit_size, len(self._todo)))]
                 self._busy += 1
-            stop_reason: StopReason | None = None
             try:
-                result, stop_reason = await self._delinker.delink(planned)
-            except Exception as error:
-                # Whatever it is, the link has been marked in flight and must not be lost.
-                log.exception("A link could not be worked on")
-                result = LinkResult(
-                    planned, Outcome.UNKNOWN, datetime.now(UTC), detail=f"unexpected {type(error).__name__}"
-                )
+                settled = await self._settle_unit(unit)
             finally:
                 self._busy -= 1
-            self._done.append(result)
-            self._mind_refusals(result, stop_reason)
-            self._mind_failures(result)
+            for result, stop_reason in settled:
+                self._done.append(result)
+                self._mind_refusals(result, stop_reason)
+                self._mind_failures(result)
             if not self._todo or not self._busy or len(self._done) >= self._ahead // 2:
                 self._changed.set()
+
+    async def _settle_unit(self, unit: list[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+        """Take a unit away; every link of it comes back with an outcome, whatever happens."""
+        try:
+            settled = await self._delinker.delink_unit(unit)
+        except Exception as error:
+            # Whatever it is, the links have been marked in flight and must not be lost.
+            log.exception("Links could not be worked on")
+            detail = f"unexpected {type(error).__name__}"
+            return [
+                (LinkResult(planned, Outcome.UNKNOWN, datetime.now(UTC), detail=detail), None)
+                for planned in unit
+            ]
+        told = {result.planned.seq for result, _ in settled}
+        return settled + [(self._not_attempted(planned), None) for planned in unit if planned.seq not in told]
 
     def _mind_refusals(self, result: LinkResult, stop_reason: StopReason | None) -> None:
         if stop_reason is None:

@@ -21,6 +21,7 @@ from zoho_crm.core.records import LinkResult, RunStart, Target
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError
+from zoho_crm.hooks.by_parent import ByParentDelinker
 from zoho_crm.hooks.delink import Delinker
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun, FixedSlots, Slots, Store
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from zoho_crm.core.records import ChunkRef, Origin
     from zoho_crm.ledger.ledger import Ledger
 
+
+STRATEGIES = ("single", "by_parent")
 
 DRY_RUN_BATCH = 1_000
 
@@ -71,7 +74,9 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         ``audit_conn_id``
     :param zoho_conn_id: connection of type ``zoho_crm``
     :param audit_conn_id: connection of the database for plan and audit
-    :param strategy: ``single``: one call a link
+    :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call, by Zoho's
+        record ids, which are read first
+    :param direct: with ``by_parent``, put external ids straight into the call, which Zoho does not document
     :param task_concurrency: requests in flight in this task, 1 to 25
     :param dry_run: send no DELETE; every link ends as ``would_remove``
     :param breaker_share: share of links that may fail, be refused or stay unknown before the whole run is stopped
@@ -109,6 +114,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         zoho_conn_id: str = ZohoCRMHook.default_conn_name,
         audit_conn_id: str | None = None,
         strategy: str = "single",
+        direct: bool = False,
         task_concurrency: int = 5,
         dry_run: bool = False,
         breaker_share: float = 0.5,
@@ -121,8 +127,10 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
             raise ValueError("Give exactly one of links and chunk")
         if chunk is not None and audit_conn_id is None:
             raise ValueError("A chunk is a part of a stored plan: give the audit_conn_id it is stored in")
-        if strategy != "single":
-            raise ValueError(f"strategy {strategy!r} is none of: single")
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy {strategy!r} is none of: {', '.join(STRATEGIES)}")
+        if direct and strategy != "by_parent":
+            raise ValueError("direct is for the strategy by_parent")
         if not 1 <= task_concurrency <= 25:
             raise ValueError("task_concurrency must be 1 to 25: Zoho allows no org more than 25")
         self.module = module
@@ -135,6 +143,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         self.zoho_conn_id = zoho_conn_id
         self.audit_conn_id = audit_conn_id
         self.strategy = strategy
+        self.direct = direct
         self.task_concurrency = task_concurrency
         self.breaker_share = breaker_share
         self.credit_reserve = credit_reserve
@@ -308,9 +317,9 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         client, api_version, relation, store, slots = self._course
         loop = asyncio.get_running_loop()
         async with client:
-            delinker = Delinker(client, relation, api_version)
+            single = Delinker(client, relation, api_version)
             run = ChunkRun(
-                delinker,
+                single if self.strategy == "single" else ByParentDelinker(single, direct=self.direct),
                 store,
                 slots,
                 self.task_concurrency,
