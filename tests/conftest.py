@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 _ROOT = Path(__file__).parent.parent
-_HOME = Path(tempfile.mkdtemp(prefix="zoho-crm-tests-", dir=os.environ.get("PYTEST_TMP")))
+_HOME = Path(tempfile.mkdtemp(prefix="zoho-crm-tests-"))
+atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
 
 os.environ.update(
     {

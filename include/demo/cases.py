@@ -10,13 +10,13 @@ AWKWARD_IDS = (
     "back\\slash",
     "comma, too",
     "50%",
-    "%2e%2e",
+    "%41",
     "question?mark=1&more",
     "hash#tag",
     "plus+sign",
     "semi;colon:colon@at",
     "...",
-    "../Deals",
+    "a//b",
     "Zoë Ångström",
     "東京-42",
     "e\u0301 is not \u00e9",
@@ -26,8 +26,21 @@ AWKWARD_IDS = (
 )
 """Ids that a careless client would send to another address."""
 
-UNSENDABLE_IDS = ("", "   ", ".", "..", " leading", "trailing ", "line\nbreak", "tab\there", "x" * 300)
-"""Values that cannot be external ids; ``..`` would turn the removal of a link into that of a record."""
+UNSENDABLE_IDS = (
+    "",
+    "   ",
+    ".",
+    "..",
+    "../Deals",
+    "%2e%2e",
+    "slash at the end/",
+    " leading",
+    "trailing ",
+    "line\nbreak",
+    "tab\there",
+    "x" * 300,
+)
+"""Values that are never sent; ``..`` would turn the removal of a link into that of a record."""
 
 CASES = {
     "removed": "linked in the CRM",

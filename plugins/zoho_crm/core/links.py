@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
+from urllib.parse import unquote
 from uuid import UUID
 
 from zoho_crm.errors import ZohoConfigError
@@ -147,7 +148,8 @@ def external_id_fault(value: object) -> str | None:
     Say why a value cannot be sent as an external id, or return None if it can.
 
     Refused is what Zoho cannot hold or what a server on the way could read as another address: ``.`` and
-    ``..`` would turn the call into the deletion of a *record*, and percent-encoding does not protect them.
+    ``..`` would turn the call into the deletion of a *record*, and percent-encoding does not protect them. Nor does
+    it where a server decodes before it resolves, so that ``a/../..`` is refused as well, and a slash at an end.
     Everything else is allowed, and is quoted when the request is built.
 
     :return: a predicate, e.g. ``is blank``
@@ -160,14 +162,27 @@ def external_id_fault(value: object) -> str | None:
         return "is blank"
     if len(value) > MAX_EXTERNAL_ID_LENGTH:
         return f"is longer than {MAX_EXTERNAL_ID_LENGTH} characters ({len(value)})"
-    if value in {".", ".."}:
-        return "is a dot segment, which would change the address"
+    if _changes_address(value):
+        return "holds a dot segment or a slash at an end, which could change the address"
     if match := _UNSENDABLE.search(value):
         kind = "lone surrogate" if "\ud800" <= match[0] <= "\udfff" else "control character"
         return f"holds the {kind} U+{ord(match[0]):04X}"
     if value != value.strip():
         return "has blanks at an end"
     return None
+
+
+def _changes_address(value: str) -> bool:
+    """Whether a server that decodes first, once or twice, could read an id as a way to another record."""
+    for _ in range(3):
+        parts = [part.split(";", maxsplit=1)[0] for part in value.replace("\\", "/").split("/")]
+        if not {".", ".."}.isdisjoint(parts) or not parts[0] or not parts[-1]:
+            return True
+        decoded = unquote(value)
+        if decoded == value:
+            return False
+        value = decoded
+    return False
 
 
 def link_fault(external_id: object, related_external_id: object) -> str | None:

@@ -20,9 +20,10 @@ any of those               success and error at once, several or no    verify
 2xx, 207, 4xx              a refusal of this link (RECORD_LOCKED, ..)   ``rejected``
 4xx                        scope, permission, module, method, version  stop the run
 401                        any other                                   refresh the token, then try again
-429                        "24 hours", credits                         stop the run: out of credits
-429                        anything else                               later; known not to have been applied
-2xx, 207, 4xx              an error with a code not listed             ``failed``
+429, TOO_MANY_REQUESTS     "24 hours", credits                         stop the run: out of credits
+429, TOO_MANY_REQUESTS     anything else                               later; known not to have been applied
+2xx, 207, 4xx              MANDATORY_NOT_FOUND of ``ids``              stop the run: a part of the path was lost
+2xx, 207, 4xx              INTERNAL_ERROR, a code not listed           verify
 3xx, 5xx, 1xx              anything                                    verify
 =========================  ==========================================  =======================================
 
@@ -152,12 +153,11 @@ def judge(
     :param ambiguous_before: whether an earlier try of this link may have been applied
     """
     wait_s = retry_after_s(headers)
-    if status == 429:
-        return _judge_429(status, body, wait_s)
-    if status < 200 or 300 <= status < 400 or status >= 500:
-        entry = read_entry(body)
-        return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
     entry = read_entry(body)
+    if status == 429 or (entry is not None and entry.code == "TOO_MANY_REQUESTS"):
+        return _judge_429(status, entry, body, wait_s)
+    if status < 200 or 300 <= status < 400 or status >= 500:
+        return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
     if status == 401 and not (entry and (entry.says_success or entry.says_error)):
         return _judge_401(status, entry)
     if entry is None:
@@ -218,10 +218,10 @@ def rejects_token(status: int, body: bytes) -> bool:
     return entry is None or (entry.status != "success" and entry.code not in _RUN_CODES)
 
 
-def is_out_of_credits(status: int, body: bytes) -> bool:
-    """Whether an answer says that the API credits of 24 hours are used up, not that too much is in flight."""
+def is_out_of_credits(body: bytes) -> bool:
+    """Whether a 429 says that the API credits of 24 hours are used up, not that too much is in flight."""
     text = body[:4096].decode("utf-8", "replace").lower()
-    return status == 429 and any(word in text for word in _CREDIT_WORDS)
+    return any(word in text for word in _CREDIT_WORDS)
 
 
 class Lookup(StrEnum):
@@ -286,6 +286,9 @@ def _judge_error(
         if ambiguous_before:
             return _settle(status, entry, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
         return _settle(status, entry, Outcome.ALREADY_ABSENT)
+    if entry.code == "MANDATORY_NOT_FOUND" and entry.details.get("param_name") == "ids":
+        # Zoho saw one part of the path less than was sent: no further link may be tried that way.
+        return _stop(status, entry)
     if entry.code == "INVALID_DATA":
         return _judge_invalid_data(status, entry, relation, wait_s)
     if entry.code in _RUN_CODES:
@@ -296,7 +299,7 @@ def _judge_error(
         return _settle(status, entry, Outcome.REJECTED)
     if entry.code in {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"}:
         return _verify(status, entry, "an internal error does not tell whether it was applied", wait_s)
-    return _settle(status, entry, Outcome.FAILED, detail="a code that is not in Zoho's documentation")
+    return _verify(status, entry, "a code that is not in Zoho's documentation", wait_s)
 
 
 def _judge_invalid_data(status: int, entry: Entry, relation: Relation, wait_s: float | None) -> Verdict:
@@ -325,9 +328,8 @@ def _named_fields(details: Mapping[str, Any]) -> set[str]:
     return names | {api_name} if isinstance(api_name, str) else names
 
 
-def _judge_429(status: int, body: bytes, wait_s: float | None) -> Verdict:
-    entry = read_entry(body)
-    if is_out_of_credits(status, body):
+def _judge_429(status: int, entry: Entry | None, body: bytes, wait_s: float | None) -> Verdict:
+    if is_out_of_credits(body):
         return _stop(status, entry, StopReason.CREDITS, wait_s)
     return Verdict(
         Action.LATER,
@@ -393,6 +395,6 @@ def _verify(status: int, entry: Entry | None, detail: str, wait_s: float | None)
 
 
 def _says_gone(entry: Entry) -> bool:
-    if entry.code not in {"INVALID_DATA", "MANDATORY_NOT_FOUND"}:
+    if entry.code not in {"INVALID_DATA", "MANDATORY_NOT_FOUND"} or entry.is_about_the_relation:
         return False
     return any(message in entry.message.lower() for message in _GONE_MESSAGES)

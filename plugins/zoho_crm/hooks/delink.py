@@ -135,7 +135,7 @@ class Delinker:
             if answer.token_rejected and not refreshed:
                 refreshed = True
                 await self.client.replace_token(answer)
-            elif answer.status != 429 or is_out_of_credits(answer.status, answer.body):
+            elif answer.status != 429 or is_out_of_credits(answer.body):
                 return answer
             else:
                 await self.pause(pauses, retry_after_s(answer.headers))

@@ -150,6 +150,9 @@ def _publish(
 ) -> None:
     figures = _figures(engine, attempt)
     if figures.rows != count:
+        if existing_run(engine, run.run_key).planned_at is not None:
+            # Another process has published, and what is staged here was cleared away as of no use.
+            return
         raise PlanError(
             f"{count} rows were staged for run {run.run_key!r} and {figures.rows} are there: "
             "somebody deletes from the audit database; plan again"

@@ -11,6 +11,7 @@ from sqlalchemy.ext.compiler import compiles
 from zoho_crm import __version__
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import tables
+from zoho_crm.ledger.engine import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,7 +59,7 @@ def ensure_schema(engine: sa.Engine) -> None:
     :raises ZohoConfigError: the database is at a newer version than this package knows
     """
     for tries_left in reversed(range(_TRIES)):
-        with engine.connect() as connection:
+        with reading(engine).begin() as connection:
             version = stored_version(connection)
         if version is not None and version > SCHEMA_VERSION:
             raise ZohoConfigError(

@@ -90,6 +90,8 @@ def renew_slots(
 def release_slots(engine: sa.Engine, connection_id: str, holder: str) -> None:
     """Give up all leases of the holder."""
     with engine.begin() as connection:
+        # In turn, so that no two processes wait for each other's rows.
+        _take_turn(connection, connection_id)
         connection.execute(
             sa.update(slots)
             .where(slots.c.connection == connection_id, slots.c.holder == holder)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 from datetime import UTC, datetime, timedelta
@@ -24,6 +25,7 @@ from zoho_crm.core.verdict import (
     judge,
     judge_lookup,
     judge_no_answer,
+    rejects_token,
     retry_after_s,
 )
 
@@ -139,6 +141,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "place 2, list": (entry("INVALID_DATA", "bad", {"resource_path_index": 2}), "stop:refused"),
     "place 3, related": (entry("INVALID_DATA", RELATED_ID, {"resource_path_index": 3}), "verify:failed"),
     "list, by message": (entry("INVALID_DATA", RELATION_NAME), "stop:refused"),
+    "list, by message in capitals": (entry("INVALID_DATA", RELATION_NAME.upper()), "stop:refused"),
     "list, by message and place": (
         entry("INVALID_DATA", RELATION_NAME, {"resource_path_index": 2}),
         "stop:refused",
@@ -156,7 +159,7 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "place is negative": (entry("INVALID_DATA", "bad", {"resource_path_index": -2}), "verify:failed"),
     "ids missing": (
         entry("MANDATORY_NOT_FOUND", "One of the expected parameter is missing", {"param_name": "ids"}),
-        "settle:rejected",
+        "stop:refused",
     ),
     **{
         code: (entry(code), "settle:rejected")
@@ -188,10 +191,11 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     },
     "INTERNAL_ERROR": (entry("INTERNAL_ERROR"), "verify:unknown"),
     "INTERNAL_SERVER_ERROR": (entry("INTERNAL_SERVER_ERROR"), "verify:unknown"),
-    "unknown code": (entry("NEVER_HEARD_OF"), "settle:failed"),
-    "code in small letters": (entry("record_locked"), "settle:failed"),
-    "code as a number": ({**entry(""), "code": 7}, "settle:failed"),
+    "unknown code": (entry("NEVER_HEARD_OF"), "verify:unknown"),
+    "code in small letters": (entry("record_locked"), "verify:unknown"),
+    "code as a number": ({**entry(""), "code": 7}, "verify:unknown"),
     "code without a status": ({"code": "RECORD_LOCKED"}, "settle:rejected"),
+    "text as code beside an error": ({**entry("RECORD_LOCKED"), "error": "NO_PERMISSION"}, "settle:rejected"),
     "status is no text": ({**entry("RECORD_LOCKED"), "status": 1}, "settle:rejected"),
     "status in capitals": ({**entry("RECORD_LOCKED"), "status": "ERROR"}, "settle:rejected"),
     "message is no text": ({**entry("INVALID_DATA"), "message": ["relation not found"]}, "verify:failed"),
@@ -263,10 +267,10 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
         400,
         data(entry("NEW", "what?")),
         Verdict(
-            Action.SETTLE,
+            Action.VERIFY,
             400,
-            False,
-            Outcome.FAILED,
+            True,
+            Outcome.UNKNOWN,
             None,
             "NEW",
             "what?",
@@ -359,7 +363,7 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
             Action.STOP,
             429,
             False,
-            Outcome.FAILED,
+            Outcome.NOT_ATTEMPTED,
             StopReason.CREDITS,
             "TOO_MANY_REQUESTS",
             "Many requests fired than the allowed limit for the past 24 hours.",
@@ -371,7 +375,9 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
     "credits, unreadable": (
         429,
         b"<p>API credit limit reached</p>",
-        Verdict(Action.STOP, 429, False, Outcome.FAILED, StopReason.CREDITS, None, None, None, None, 7.0),
+        Verdict(
+            Action.STOP, 429, False, Outcome.NOT_ATTEMPTED, StopReason.CREDITS, None, None, None, None, 7.0
+        ),
     ),
     "server error": (
         500,
@@ -679,6 +685,52 @@ def test_a_field_name_that_both_modules_share_tells_nothing(details: dict[str, A
     assert short(verdict) == "verify:failed"
 
 
+def test_a_verdict_cannot_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ask(400, b"").outcome = Outcome.REMOVED  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "expected"),
+    [
+        pytest.param(401, body(entry("INVALID_TOKEN")), True, id="token"),
+        pytest.param(401, body(entry("AUTHENTICATION_FAILURE")), True, id="no usable token"),
+        pytest.param(401, body(entry("INVALID_OAUTHTOKEN")), True, id="older code"),
+        pytest.param(401, body({"error": "invalid_token"}), True, id="form of OAuth"),
+        pytest.param(401, HTML, True, id="HTML"),
+        pytest.param(401, b"", True, id="empty"),
+        pytest.param(401, body(entry("OAUTH_SCOPE_MISMATCH")), False, id="scope"),
+        pytest.param(401, data(entry("NO_PERMISSION")), False, id="permission"),
+        pytest.param(401, data(SUCCESS), False, id="success"),
+        pytest.param(400, body(entry("INVALID_TOKEN")), False, id="400"),
+        pytest.param(403, body(entry("INVALID_TOKEN")), False, id="403"),
+        pytest.param(200, b"", False, id="200"),
+    ],
+)
+def test_a_token_is_rejected_by_a_401_that_another_token_may_cure(
+    status: int, answer: bytes, expected: bool
+) -> None:
+    assert rejects_token(status, answer) is expected
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "API_NOT_SUPPORTED",
+        "AUTHORIZATION_FAILED",
+        "INVALID_HOST",
+        "INVALID_MODULE",
+        "INVALID_REQUEST_METHOD",
+        "NOT_SUPPORTED",
+        "NO_PERMISSION",
+        "OAUTH_SCOPE_MISMATCH",
+    ],
+)
+def test_what_stops_a_run_is_no_rejected_token(code: str) -> None:
+    assert short(ask(401, body(entry(code)))) == "stop:refused"
+    assert not rejects_token(401, body(entry(code)))
+
+
 @pytest.mark.parametrize(
     ("sent", "expected"),
     [
@@ -939,7 +991,9 @@ def test_no_answer_at_all_is_misjudged(
         Outcome.REJECTED,
         Outcome.FAILED,
         Outcome.UNKNOWN,
+        Outcome.NOT_ATTEMPTED,
     }
+    assert (verdict.outcome is Outcome.NOT_ATTEMPTED) == (verdict.stop_reason is StopReason.CREDITS)
     # Only what settles a link is final, and a run stops for a reason or not at all.
     assert verdict.action is Action.SETTLE or not verdict.outcome.is_final
     assert (verdict.stop_reason is not None) == (verdict.action is Action.STOP)
