@@ -276,7 +276,7 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
             "what?",
             None,
             "a code that is not in Zoho's documentation",
-            None,
+            7.0,
         ),
     ),
     "no clear id": (
