@@ -134,7 +134,7 @@ def build_dag(job: Job) -> DAG:
         default_args={
             "owner": job.owner,
             "retries": job.retries,
-            "retry_delay": timedelta(seconds=30),
+            "retry_delay": job.retry_delay,
             "retry_exponential_backoff": 2.0,
             "max_retry_delay": timedelta(minutes=15),
             "retry_policy": RETRY_POLICY,

@@ -127,6 +127,7 @@ class Job(_Model):
     :param credit_reserve: API credits of the org to leave to others; Zoho tells what is left once half are used
     :param wait_patience_hours: how long a task waits, outside of a worker, for credits or for an access token
     :param retries: tries after the first, for each task
+    :param retry_delay_seconds: pause before the second try; each further one is twice as long
     :param task_timeout_minutes: a mapped task is stopped after that long; what it settled stays settled
     :param failure_tolerance: share (0 to 1) of the planned links that may fail without failing the run
     """
@@ -152,6 +153,7 @@ class Job(_Model):
     credit_reserve: int = Field(default=0, ge=0)
     wait_patience_hours: float = Field(default=24.0, ge=0.0, le=24.0 * 7)
     retries: int = Field(default=3, ge=0, le=20)
+    retry_delay_seconds: int = Field(default=30, ge=1, le=3600)
     task_timeout_minutes: int = Field(default=120, ge=1)
     guards: Guards = Guards()
     failure_tolerance: float = Field(default=0.0, ge=0.0, le=1.0)
@@ -224,6 +226,11 @@ class Job(_Model):
         if self.start_date.tzinfo is None:
             return self.start_date.replace(tzinfo=ZoneInfo(self.timezone))
         return self.start_date.astimezone(UTC)
+
+    @property
+    def retry_delay(self) -> timedelta:
+        """``retry_delay_seconds`` as a duration."""
+        return timedelta(seconds=self.retry_delay_seconds)
 
     @property
     def wait_patience(self) -> timedelta:

@@ -1,0 +1,285 @@
+"""
+The world of the tests here: one Airflow, a local Zoho, a warehouse, and an audit database on PostgreSQL.
+
+A pytest plugin of the test modules that use it. Each of them overrides `stack_env` with `jobs_env`: that is how the one
+Airflow of the session comes to read the jobs below.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+import yaml
+from psycopg.rows import dict_row
+
+from include.demo.world import start_demo_world
+from tests.e2e._runs import Runs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from include.demo.world import DemoWorld
+    from include.local_zoho import LocalZoho
+    from include.stack import LocalAirflow
+
+_INCLUDE = Path(__file__).parents[2] / "include"
+_DAYS_BACK = 5
+
+Pair = tuple[str, str]
+
+BROKEN_JOB = """\
+description: a job that nobody can run
+schedule: every night
+start_date: 2026-11-01
+source: {conn_id: warehouse, sql_file: contacts_deals.sql}
+relation:
+  module: Contacts
+  external_field: External_Contact_ID
+  related_list: Deals
+  related_external_field: External_Deal_ID
+audit_conn_id: zoho_delink_audit
+chunksize: 5
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """What stands before Airflow starts: the local Zoho, the warehouse, and a folder of job files."""
+
+    demo: DemoWorld
+    jobs: Path
+    day_ends: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """The CRM at one moment: its links and numbers of records, and how many requests it had seen."""
+
+    links: frozenset[tuple[str, str, str, str]]
+    records: dict[str, int]
+    requests: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delink:
+    """A DELETE as the local Zoho saw it."""
+
+    pair: Pair
+    status: int
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """The audit database, read as its users would: by SQL, past the code under test."""
+
+    url: str
+
+    def rows(self, query: str, *values: object) -> list[dict[str, Any]]:
+        with psycopg.connect(self.url, row_factory=dict_row) as connection:
+            return connection.execute(query, values).fetchall()
+
+    def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
+        (run,) = self.rows(
+            "SELECT * FROM zoho_delink_run WHERE dag_id = %s AND dag_run_id = %s", dag_id, run_id
+        )
+        return run
+
+    def latest(self, run_key: str) -> list[dict[str, Any]]:
+        return self.rows("SELECT * FROM zoho_delink_latest WHERE run_key = %s ORDER BY seq", run_key)
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """
+    Everything a test touches.
+
+    :param day_ends: end of the last complete day of the job `daily`, whose days begin half a day away from now
+    """
+
+    airflow: LocalAirflow
+    runs: Runs
+    zoho: LocalZoho
+    warehouse: Path
+    audit: Audit
+    unused_audit: Audit
+    day_ends: datetime
+
+    def look(self) -> Sight:
+        state = self.zoho.state
+        links = frozenset(
+            (link["module"], link["external_id"], link["related_list"], link["related_external_id"])
+            for link in state.crm.to_json()
+        )
+        records = {module: state.crm.count(module) for module in state.crm.modules}
+        return Sight(links, records, len(state.journal.requests))
+
+    def delinks(self, since: Sight, until: Sight | None = None) -> list[Delink]:
+        """Return the DELETE requests seen between two sights, or until now, whatever they were for."""
+        seen = []
+        end = until.requests if until else None
+        for request in list(self.zoho.state.journal.requests)[since.requests : end]:
+            if request.method == "DELETE":
+                segments = [unquote(segment) for segment in request.path.split("/")]
+                seen.append(Delink((segments[4], segments[6]), request.status, request.kind))
+        return seen
+
+    def mark(self, relation: str, rows: Iterable[tuple[Pair, datetime]], *, linked: bool = True) -> None:
+        """Write rows into the warehouse, and link their records in the CRM."""
+        rows = list(rows)
+        with closing(sqlite3.connect(self.warehouse)) as connection, connection:
+            connection.executemany(
+                "INSERT INTO crm_links_to_remove VALUES (?, ?, ?, ?)",
+                [(relation, *pair, f"{marked_at:%Y-%m-%d %H:%M:%S.%f}") for pair, marked_at in rows],
+            )
+        for (parent, related), _ in rows if linked else ():
+            self.zoho.state.link("Contacts", parent, "Deals", related)
+
+    def check_run(
+        self,
+        dag_id: str,
+        run_id: str,
+        planned: dict[Pair, str],
+        *,
+        since: Sight,
+        until: Sight | None = None,
+    ) -> dict[str, Any]:
+        """
+        Compare what a finished run says of each link with what the local Zoho saw, and return the run's row.
+
+        :param planned: the outcome that each link must have; ids that cannot be sent are compared by number only
+        :param since: the CRM before the run
+        :param until: the CRM after it, where it is not the one of now
+        """
+        run = self.audit.run(dag_id, run_id)
+        latest = self.audit.latest(run["run_key"])
+        outcomes = Counter(planned.values())
+        assert Counter(row["outcome"] for row in latest) == outcomes
+        told = {(row["external_id"], row["related_external_id"]): row["outcome"] for row in latest}
+        assert len(told) == len(latest), "a link has two latest outcomes"
+        assert _sendable(told) == _sendable(planned)
+        assert {name: run[name] for name in outcomes} == outcomes
+        assert run["planned"] == len(latest)
+        assert run["finished_at"] is not None
+        (states,) = self.audit.rows(
+            "SELECT count(*) AS links, count(*) FILTER (WHERE state = 'settled') AS settled "
+            "FROM zoho_delink_link WHERE run_key = %s",
+            run["run_key"],
+        )
+        assert states == {"links": len(latest), "settled": len(latest)}
+        self.check_crm(planned, since=since, until=until)
+        return run
+
+    def check_crm(self, planned: dict[Pair, str], *, since: Sight, until: Sight | None = None) -> None:
+        """Hold the CRM against what had to happen to it: exactly those links are gone, and nothing else is."""
+        now = until or self.look()
+        removed = {pair for pair, outcome in planned.items() if outcome == "removed"}
+        assert since.links - now.links == {("Contacts", one, "Deals", other) for one, other in removed}
+        assert now.links <= since.links
+        assert now.records == since.records
+        assert list(self.zoho.state.journal.harms) == []
+        delinks = self.delinks(since, until)
+        assert {delink.kind for delink in delinks} <= {"delink"}
+        assert {delink.pair for delink in delinks} <= _sendable(planned).keys()
+
+
+def _sendable(outcomes: dict[Pair, str]) -> dict[Pair, str]:
+    return {pair: outcome for pair, outcome in outcomes.items() if outcome != "invalid"}
+
+
+@pytest.fixture(scope="session")
+def delink_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    folder = tmp_path_factory.mktemp("delink")
+    # Half a day away from now: the schedule is due at once when it is switched on, and not again while tests run.
+    day_ends = (datetime.now(UTC) - timedelta(hours=12)).replace(second=0, microsecond=0)
+    with start_demo_world(folder / "demo") as demo:
+        _write_jobs(folder / "include", day_ends)
+        yield Home(demo, folder / "include" / "jobs", day_ends)
+
+
+@pytest.fixture(scope="session")
+def jobs_env(delink_home: Home) -> dict[str, str]:
+    return {"ZOHO_CRM_JOBS_FOLDER": str(delink_home.jobs)}
+
+
+@pytest.fixture(scope="session")
+def world(airflow_stack: LocalAirflow, delink_home: Home) -> World:
+    folder = airflow_stack.environment().get("ZOHO_CRM_JOBS_FOLDER")
+    assert folder == str(delink_home.jobs), (
+        "a module that was first does not override stack_env with jobs_env"
+    )
+    zoho_env = delink_home.demo.env
+    stored = {name.removeprefix("AIRFLOW_CONN_").lower(): json.loads(zoho_env[name]) for name in zoho_env}
+    stored["zoho_wrong_password"] = {**stored["zoho_crm_default"], "password": "not-the-secret"}
+    audits = {}
+    for name in ("zoho_delink_audit", "zoho_delink_unused"):
+        airflow_stack.postgres.create_database(name)
+        audits[name] = Audit(airflow_stack.postgres.url(name))
+        stored[name] = _postgres_connection(audits[name].url)
+    for conn_id, connection in stored.items():
+        body = {"connection_id": conn_id, **connection, "extra": json.dumps(connection.get("extra", {}))}
+        airflow_stack.api("POST", "/api/v2/connections", body)
+    return World(
+        airflow=airflow_stack,
+        runs=Runs(airflow_stack),
+        zoho=delink_home.demo.zoho,
+        warehouse=delink_home.demo.warehouse,
+        audit=audits["zoho_delink_audit"],
+        unused_audit=audits["zoho_delink_unused"],
+        day_ends=delink_home.day_ends,
+    )
+
+
+def _postgres_connection(url: str) -> dict[str, Any]:
+    parts = sa.make_url(url)
+    return {
+        "conn_type": "postgres",
+        "host": parts.host,
+        "port": parts.port,
+        "login": parts.username,
+        "password": parts.password,
+        "schema": parts.database,
+    }
+
+
+def _write_jobs(include: Path, day_ends: datetime) -> None:
+    """Write the sample jobs, jobs like the sample one, and one that is broken."""
+    (include / "jobs").mkdir(parents=True)
+    (include / "sql").mkdir()
+    for kind in ("jobs", "sql"):
+        for file in (_INCLUDE / kind).iterdir():
+            (include / kind / file.name).write_text(file.read_text())
+    sample = yaml.safe_load((_INCLUDE / "jobs" / "contacts_deals.yaml").read_text())
+    sql = (_INCLUDE / "sql" / "contacts_deals.sql").read_text()
+    by_hand = {**sample, "schedule": None}
+    jobs = {
+        "by_hand": by_hand,
+        "interrupted": {**by_hand, "chunk_size": 100},
+        "wrong_password": {
+            **by_hand,
+            "zoho_conn_id": "zoho_wrong_password",
+            "audit_conn_id": "zoho_delink_unused",
+        },
+        "daily": {
+            **sample,
+            "schedule": f"{day_ends.minute} {day_ends.hour} * * *",
+            "start_date": (day_ends - timedelta(days=_DAYS_BACK)).date(),
+        },
+    }
+    for name, job in jobs.items():
+        if name != "by_hand":
+            job["source"] = {**job["source"], "sql_file": f"{name}.sql"}
+            (include / "sql" / f"{name}.sql").write_text(sql.replace("contacts_deals", name))
+        (include / "jobs" / f"{name}.yaml").write_text(yaml.safe_dump(job))
+    (include / "jobs" / "broken.yaml").write_text(BROKEN_JOB)

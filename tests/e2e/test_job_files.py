@@ -1,0 +1,44 @@
+"""A folder of job files of which one is broken."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e._world import World
+
+pytest_plugins = ["tests.e2e._world"]
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+def test_broken_job_file_is_told_by_file_field_and_reason_and_takes_no_other_job_down(world: World):
+    def errors() -> list[dict[str, str]]:
+        found: list[dict[str, str]] = world.airflow.api("GET", "/api/v2/importErrors")["import_errors"]
+        return found
+
+    jobs = {"by_hand", "campaigns_leads", "contacts_deals", "daily", "interrupted", "wrong_password"}
+    world.runs.until(lambda: bool(errors()), "the import error")
+    world.runs.until(lambda: len(_dags(world)) >= len(jobs), "the Dags")
+
+    (error,) = errors()
+    assert error["filename"].endswith("zoho_delink_broken_jobs.py")
+    told = error["stack_trace"].splitlines()
+    assert any(
+        line.endswith("broken.yaml: schedule: 'every night' is not a cron expression of five fields")
+        for line in told
+    )
+    assert "broken.yaml: chunksize: Extra inputs are not permitted" in told
+    dags = _dags(world)
+    assert dags == {f"zoho_delink__{job}": False for job in jobs}
+
+
+def _dags(world: World) -> dict[str, bool]:
+    """Return whether each delink Dag has import errors."""
+    found = world.airflow.api("GET", "/api/v2/dags?dag_id_pattern=zoho_delink__%25&limit=50")["dags"]
+    return {dag["dag_id"]: dag["has_import_errors"] for dag in found}

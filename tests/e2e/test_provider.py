@@ -1,0 +1,96 @@
+"""The connection type `zoho_crm` in a running Airflow: its form, its Test button, its provider."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e._world import World
+
+pytest_plugins = ["tests.e2e._world"]
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+def test_connection_form_has_our_fields_and_hides_secrets(world: World):
+    forms = world.airflow.api("GET", "/ui/connections/hook_meta")
+
+    (form,) = [form for form in forms if form["connection_type"] == "zoho_crm"]
+    assert form["hook_name"] == "Zoho CRM"
+    assert form["standard_fields"]["login"]["title"] == "Client ID"
+    assert form["standard_fields"]["password"]["title"] == "Client secret"
+    fields = form["extra_fields"]
+    assert set(fields) == {"refresh_token", "data_center", "environment", "api_version", "max_concurrency"}
+    assert fields["refresh_token"]["schema"]["format"] == "password"
+    assert fields["data_center"]["schema"]["enum"][0] == "us"
+
+
+def test_connection_test_names_the_organisation(world: World):
+    answer = _press_test(world)
+
+    assert answer["status"] is True
+    assert answer["message"].startswith("Connected to Local Zoho (an imitation) (org 700000001, ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"password": "wrong-client-secret"},
+            "invalid_client_secret: the client secret is wrong: check password (client secret)",
+        ),
+        (
+            {"extra": {"refresh_token": "wrong-refresh-token"}},
+            "invalid_code: the refresh token is revoked or wrong, or belongs to another data center: "
+            "check refresh_token and data_center",
+        ),
+    ],
+    ids=["client_secret", "refresh_token"],
+)
+def test_connection_test_tells_which_secret_is_wrong_and_shows_none(
+    world: World, changes: dict[str, Any], said: str
+):
+    answer = _press_test(world, **changes)
+
+    assert answer["status"] is False
+    assert answer["message"].endswith(said)
+    for secret in ("wrong-client-secret", "wrong-refresh-token", "local-secret", "local-refresh-token"):
+        assert secret not in json.dumps(answer)
+
+
+def test_provider_is_listed_by_the_command_line(world: World):
+    listed = subprocess.run(
+        [sys.executable, "-m", "airflow", "providers", "list", "--output", "json"],
+        env=world.airflow.environment(),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+
+    providers = {each["package_name"]: each for each in json.loads(listed.stdout)}
+    assert providers["zoho-crm-delink"]["version"] == "0.1.0"
+
+
+def _press_test(world: World, **changes: Any) -> Any:
+    connection = {
+        "connection_id": "zoho_that_is_being_made",
+        "conn_type": "zoho_crm",
+        "schema": "http",
+        "host": "127.0.0.1",
+        "port": world.zoho.port,
+        "login": "local-client",
+        "password": "local-secret",
+        "extra": {"refresh_token": "local-refresh-token"},
+        **changes,
+    }
+    body = {**connection, "extra": json.dumps(connection["extra"])}
+    return world.airflow.api("POST", "/api/v2/connections/test", body)

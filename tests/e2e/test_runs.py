@@ -1,0 +1,153 @@
+"""Runs started by hand: what they remove and tell, what a clear of them does, and what stops them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.demo.cases import DUPLICATES, stale_links
+
+if TYPE_CHECKING:
+    from tests.e2e._world import Pair, Sight, World
+
+pytest_plugins = ["tests.e2e._world"]
+
+BY_HAND = "zoho_delink__by_hand"
+CAMPAIGNS = "zoho_delink__campaigns_leads"
+WRONG_PASSWORD = "zoho_delink__wrong_password"
+OUTCOMES: dict[Pair, str] = {(case.parent_id, case.related_id): case.outcome for case in stale_links()}
+
+
+@dataclass(frozen=True)
+class Applied:
+    run_id: str
+    before: Sight
+    after: Sight
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+@pytest.fixture(scope="module")
+def applied(world: World) -> Applied:
+    """Return a run of all the demo's cases that has ended."""
+    before = world.look()
+    run_id = world.runs.trigger(BY_HAND, {"mode": "apply", "reason": "they moved on"})
+    world.runs.finish(BY_HAND, run_id)
+    return Applied(run_id, before, world.look())
+
+
+def test_apply_by_hand_removes_the_planned_links_alone_and_tells_what_zoho_saw_of_each(
+    world: World, applied: Applied
+):
+    run = world.check_run(BY_HAND, applied.run_id, OUTCOMES, since=applied.before, until=applied.after)
+
+    facts = {name: run[name] for name in ("run_type", "triggered_by", "mode", "status", "reason")}
+    assert facts == {
+        "run_type": "manual",
+        "triggered_by": "admin",
+        "mode": "apply",
+        "status": "succeeded",
+        "reason": "they moved on",
+    }
+    assert run["duplicates"] == DUPLICATES
+    assert run["source_rows"] == run["planned"] + DUPLICATES
+
+    told: dict[Pair, list[int]] = {}
+    for row in world.audit.latest(run["run_key"]):
+        assert row["triggered_by"] == "admin"
+        assert row["dry_run"] is False
+        if row["outcome"] != "invalid":
+            pair = (row["external_id"], row["related_external_id"])
+            told[pair] = [row["http_status"]] * row["attempts"]
+    seen: dict[Pair, list[int]] = {}
+    for delink in world.delinks(applied.before, applied.after):
+        seen.setdefault(delink.pair, []).append(delink.status)
+    assert seen == told
+
+
+def test_mapped_tasks_are_named_by_place_and_first_id(world: World, applied: Applied):
+    names = [task["rendered_map_index"] for task in world.runs.delinks(BY_HAND, applied.run_id)]
+
+    run = world.audit.run(BY_HAND, applied.run_id)
+    chunks = world.audit.rows(
+        "SELECT first_external_id FROM zoho_delink_chunk WHERE run_key = %s ORDER BY chunk_no", run["run_key"]
+    )
+    assert len(chunks) == 2
+    assert names == [
+        f"{place}/2 from {chunk['first_external_id']}" for place, chunk in enumerate(chunks, start=1)
+    ]
+    assert names[1].startswith("2/2 from c-0")
+
+
+@pytest.mark.parametrize("tasks", [[("delink", 1)], []], ids=["one_mapped_task", "whole_run"])
+def test_clear_of_a_finished_run_sends_nothing_and_changes_no_outcome(
+    world: World, applied: Applied, tasks: list[object]
+):
+    run = world.audit.run(BY_HAND, applied.run_id)
+    rows = world.audit.rows("SELECT * FROM zoho_delink_audit ORDER BY event_id")
+    tries = [task["try_number"] for task in world.runs.delinks(BY_HAND, applied.run_id)]
+    cleared_at = world.look()
+
+    world.runs.clear(BY_HAND, applied.run_id, *tasks)
+    world.runs.finish(BY_HAND, applied.run_id)
+
+    again = [task["try_number"] for task in world.runs.delinks(BY_HAND, applied.run_id)]
+    assert again == [tries[0] + (not tasks), tries[1] + 1]
+    assert world.delinks(cleared_at) == []
+    assert world.audit.rows("SELECT * FROM zoho_delink_audit ORDER BY event_id") == rows
+    now = world.audit.run(BY_HAND, applied.run_id)
+    assert {**now, "finished_at": None} == {**run, "finished_at": None}
+    assert world.look().links == cleared_at.links
+
+
+def test_run_by_hand_without_a_mode_is_a_dry_run(world: World):
+    before = world.look()
+
+    run_id = world.runs.trigger(CAMPAIGNS)
+    world.runs.finish(CAMPAIGNS, run_id)
+
+    planned = {(f"k-{number % 5}", f"l-{number:03}"): "would_remove" for number in range(40)}
+    run = world.check_run(CAMPAIGNS, run_id, planned, since=before)
+    assert (run["mode"], run["status"]) == ("dry_run", "succeeded")
+    assert all(row["dry_run"] for row in world.audit.latest(run["run_key"]))
+    assert world.delinks(before) == []
+
+
+def test_wrong_client_secret_stops_the_run_in_preflight_with_one_sentence(world: World):
+    before = world.look()
+
+    run_id = world.runs.trigger(WRONG_PASSWORD, {"mode": "apply"})
+    world.runs.finish(WRONG_PASSWORD, run_id, "failed")
+
+    preflight, report = (
+        next(task for task in world.runs.tasks(WRONG_PASSWORD, run_id) if task["task_id"] == name)
+        for name in ("preflight", "report")
+    )
+    assert world.runs.states(WRONG_PASSWORD, run_id) == {
+        "preflight": "failed",
+        "plan": "upstream_failed",
+        "guard": "upstream_failed",
+        "delink": "upstream_failed",
+        "report": "failed",
+    }
+    assert (preflight["try_number"], report["try_number"]) == (1, 1)
+    log = world.runs.log(preflight)
+    said = [line for line in log if "client secret" in line]
+    assert len(said) == 1
+    assert said[0].endswith(
+        f"AirflowFailException: Connection 'zoho_wrong_password' ({world.zoho.url}): invalid_client_secret: "
+        "the client secret is wrong: check password (client secret)"
+    )
+    assert "not-the-secret" not in "\n".join(log)
+    assert "The run has no plan" in "\n".join(world.runs.log(report))
+    tables = world.unused_audit.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    for name in ("zoho_delink_run", "zoho_delink_link", "zoho_delink_audit"):
+        if {"tablename": name} in tables:
+            assert world.unused_audit.rows(f"SELECT * FROM {name}") == []  # noqa: S608 - names of this line
+    assert world.delinks(before) == []
+    assert world.look().links == before.links
