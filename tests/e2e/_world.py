@@ -265,7 +265,7 @@ def _write_jobs(include: Path, day_ends: datetime) -> None:
     by_hand = {**sample, "schedule": None}
     jobs = {
         "by_hand": by_hand,
-        "interrupted": {**by_hand, "chunk_size": 100},
+        "interrupted": {**by_hand, "chunk_size": 100, "retry_delay_seconds": 2},
         "wrong_password": {
             **by_hand,
             "zoho_conn_id": "zoho_wrong_password",
