@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--without-zoho", action="store_true", help="no local Zoho and no connections")
     options = parser.parse_args(argv)
     console = Console()
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a background job of a shell begins with SIGINT ignored
+        signal.signal(number, _interrupt)
     try:
         _run(options.home, options.port, console, with_zoho=not options.without_zoho)
     except KeyboardInterrupt:
@@ -52,7 +53,7 @@ def _run(home: Path, port: int, console: Console, *, with_zoho: bool) -> Never:
         if with_zoho:
             from include.demo.world import start_demo_world
 
-            env = stack.enter_context(start_demo_world(home / "demo")).env
+            env = stack.enter_context(start_demo_world(home / "world")).env
         with console.status("Starting Airflow ..."):
             airflow = stack.enter_context(LocalAirflow(home, env=env, preferred_port=port))
             airflow.wait_until_healthy()
