@@ -12,6 +12,7 @@ from zoho_crm.core.run_request import read_run_request
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import data_interval_of, run_type_of
+from zoho_crm.operators.stores import one_slot
 from zoho_crm.operators.token_lock import refresh_lock
 from zoho_crm.source import check_sql, engine_of
 
@@ -80,8 +81,10 @@ class PreflightOperator(BaseOperator):
     def _check_zoho(self, ledger: Ledger) -> dict[str, Any]:
         conn_id = self.job.zoho_conn_id
         hook = ZohoCRMHook(conn_id, refresh_lock=partial(refresh_lock, ledger, conn_id))
-        org = hook.get_org()
-        if faults := hook.check_relation(self.job.relation.as_relation()):
+        with one_slot(ledger, conn_id, hook.connection.max_concurrency):
+            org = hook.get_org()
+            faults = hook.check_relation(self.job.relation.as_relation())
+        if faults:
             raise ZohoConfigError(" ".join(faults))
         return {
             "org_id": org.get("zgid") or org.get("id"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -117,6 +118,26 @@ class LeasedSlots:
     def release(self) -> None:
         """Give the slots back."""
         self.ledger.release_slots(self.connection, self.holder)
+
+
+@contextmanager
+def one_slot(
+    ledger: Ledger, connection: str, limit: int, *, sleep: Callable[[float], None] = time.sleep
+) -> Iterator[None]:
+    """
+    Hold one of the org's slots, for requests that are made one after the other; wait until one is free.
+
+    :param connection: id of the Zoho connection
+    :param limit: slots the org has
+    :param sleep: for tests
+    """
+    slots = LeasedSlots(ledger, connection, uuid.uuid4().hex, wanted=1, limit=limit)
+    try:
+        while not slots.hold():
+            sleep(1.0)
+        yield
+    finally:
+        slots.release()
 
 
 def distinct_links(
