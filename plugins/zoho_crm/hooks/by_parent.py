@@ -9,21 +9,23 @@ it as if it had been alone.
 
 from __future__ import annotations
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from zoho_crm.core.entry import json_object
+from zoho_crm.core.entry import json_object, read_entries
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.pages import PAGE_LINKS, group_by_parent, id_lists
 from zoho_crm.core.records import LinkResult
 from zoho_crm.core.request import delete_related_many, delete_related_many_directly, find_records
-from zoho_crm.core.verdict import Action, judge_each
-from zoho_crm.errors import ZohoError, ZohoUnansweredError
+from zoho_crm.core.verdict import Action, judge, judge_each
+from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.delink import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from zoho_crm.core.records import PlannedLink
     from zoho_crm.core.request import ZohoRequest
@@ -34,6 +36,9 @@ if TYPE_CHECKING:
 Settled = list[tuple[LinkResult, "StopReason | None"]]
 
 UNMATCHED = "sent together with others, and the answer does not say what became of it"
+REFUSED_TOGETHER = "refused together with others, and the run stopped before it was sent alone"
+
+_RECORD_ID = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass
@@ -60,73 +65,116 @@ class ByParentDelinker:
         :return: for each link what happened, and a reason to stop the whole run if the answer is one for every link;
             after such a reason, links that were not sent are left out
         """
-        grouped = group_by_parent(page)
-        given = {planned.seq: planned for planned in page}
-        settled: Settled = []
-        if self.direct:
-            alone = await self._delete_directly(grouped.parents, settled)
-        else:
-            alone = await self._delete_resolved(grouped.parents, settled)
-        rest = sorted([*grouped.single, *alone], key=lambda planned: planned.seq)
+        return await _OnePage(self.single, page, direct=self.direct).run()
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """
+    One call for several links.
+
+    :param links: the links, by the id that stands for each in ``ids``
+    """
+
+    request: ZohoRequest
+    links: dict[str, PlannedLink]
+
+
+class _OnePage:
+    """The course of one page: what is settled, what was sent, and what needs a call of its own."""
+
+    def __init__(self, single: Delinker, page: Sequence[PlannedLink], *, direct: bool) -> None:
+        self._single = single
+        self._direct = direct
+        self._page = page
+        self._settled: Settled = []
+        self._alone: list[PlannedLink] = []
+        self._sent_at: dict[int, datetime] = {}
+        self._is_refused = False
+
+    async def run(self) -> Settled:
+        grouped = group_by_parent(self._page)
+        self._alone += grouped.single
+        calls = self._direct_calls(grouped.parents) if self._direct else await self._calls(grouped.parents)
+        for call in calls:
+            if self._is_refused:
+                # The same answer waits for this call; a link alone finds out whether it waits for all links.
+                self._alone += call.links.values()
+            else:
+                await self._send(call)
+        await self._one_by_one()
+        return self._settled
+
+    async def _one_by_one(self) -> None:
+        given = {planned.seq: planned for planned in self._page}
         stop_reason: StopReason | None = None
-        for planned in rest:
+        for planned in sorted(self._alone, key=lambda planned: planned.seq):
+            sent_at = self._sent_at.get(planned.seq)
             if stop_reason is None:
-                result, stop_reason = await self.single.delink(planned)
-                settled.append((replace(result, planned=given[planned.seq]), stop_reason))
-            elif planned.ambiguous_before:
+                result, stop_reason = await self._single.delink(planned)
+                if sent_at is not None:
+                    result = replace(result, attempts=result.attempts + 1, sent_at=sent_at)
+                self._settled.append((replace(result, planned=given[planned.seq]), stop_reason))
+            elif sent_at is not None:
                 # Every further link would meet the same answer, but this one may have been removed by now.
-                result = LinkResult(given[planned.seq], Outcome.UNKNOWN, self.single.now(), detail=UNMATCHED)
-                settled.append((result, None))
-        return settled
-
-    async def _delete_directly(self, parents: list[list[PlannedLink]], settled: Settled) -> list[PlannedLink]:
-        """Take links away by their external ids; return those that need a call of their own."""
-        alone: list[PlannedLink] = []
-        for links in parents:
-            by_id = {planned.link.related_external_id: planned for planned in links}
-            for ids in id_lists(by_id):
-                request = delete_related_many_directly(
-                    self.single.api_version, self.single.relation, links[0].link.external_id, ids
+                removed = planned.ambiguous_before
+                result = LinkResult(
+                    given[planned.seq],
+                    Outcome.UNKNOWN if removed else Outcome.NOT_ATTEMPTED,
+                    self._single.now(),
+                    attempts=1,
+                    sent_at=sent_at,
+                    detail=UNMATCHED if removed else REFUSED_TOGETHER,
                 )
-                alone += await self._delete(request, {one: by_id[one] for one in ids}, settled)
-        return alone
+                self._settled.append((result, None))
 
-    async def _delete_resolved(self, parents: list[list[PlannedLink]], settled: Settled) -> list[PlannedLink]:
-        """Take links away by record ids; return those that need a call of their own."""
-        relation = self.single.relation
-        links = [planned for group in parents for planned in group]
+    def _direct_calls(self, parents: list[list[PlannedLink]]) -> list[_Call]:
+        """Return calls by external ids."""
+        version, relation = self._single.api_version, self._single.relation
+        calls: list[_Call] = []
+        for group in parents:
+            links = {planned.link.related_external_id: planned for planned in group}
+            for ids in id_lists(links):
+                request = delete_related_many_directly(version, relation, group[0].link.external_id, ids)
+                calls.append(_Call(request, {one: links[one] for one in ids}))
+        return calls
+
+    async def _calls(self, parents: list[list[PlannedLink]]) -> list[_Call]:
+        """Return calls by record ids, which are read first; what has none needs a call of its own."""
+        version, relation = self._single.api_version, self._single.relation
+        planned_links = [planned for group in parents for planned in group]
         parent_ids = await self._record_ids(
-            relation.module, relation.external_field, [planned.link.external_id for planned in links]
+            relation.module, relation.external_field, [one.link.external_id for one in planned_links]
         )
         related_ids = await self._record_ids(
             relation.related_module,
             relation.related_external_field,
-            [planned.link.related_external_id for planned in links],
+            [one.link.related_external_id for one in planned_links],
         )
-        alone: list[PlannedLink] = []
+        calls: list[_Call] = []
         for group in parents:
             parent_id = parent_ids.get(group[0].link.external_id)
-            by_id = {
+            links = {
                 related_ids[planned.link.related_external_id]: planned
                 for planned in group
                 if planned.link.related_external_id in related_ids
             }
-            if parent_id is None or len(by_id) < 2:
-                alone += group
+            if parent_id is None or len(links) < 2:
+                self._alone += group
                 continue
-            alone += [planned for planned in group if planned.link.related_external_id not in related_ids]
-            for ids in id_lists(by_id):
-                request = delete_related_many(self.single.api_version, relation, parent_id, ids)
-                alone += await self._delete(request, {one: by_id[one] for one in ids}, settled)
-        return alone
+            self._alone += [one for one in group if one.link.related_external_id not in related_ids]
+            for ids in id_lists(links):
+                request = delete_related_many(version, relation, parent_id, ids)
+                calls.append(_Call(request, {one: links[one] for one in ids}))
+        return calls
 
     async def _record_ids(self, module: str, external_field: str, external_ids: list[str]) -> dict[str, str]:
         """Return record ids by external id, compared exactly; what is not told clearly is left out."""
         found: dict[str, str] = {}
         for ids in id_lists(external_ids):
             try:
-                answer = await self.single.ask(
-                    find_records(self.single.api_version, module, external_field, ids)
+                answer = await self._single.ask(
+                    find_records(self._single.api_version, module, external_field, ids)
                 )
             except ZohoError:
                 continue
@@ -135,65 +183,95 @@ class ByParentDelinker:
         times = Counter(found.values())
         return {external: record for external, record in found.items() if times[record] == 1}
 
-    async def _delete(
-        self, request: ZohoRequest, by_id: dict[str, PlannedLink], settled: Settled
-    ) -> list[PlannedLink]:
-        """
-        Send one call for several links; add what it settles, and return the links it does not settle.
-
-        :param by_id: the links, by the id that stands for each in ``ids``
-        """
-        sent_at = self.single.now()
+    async def _send(self, call: _Call) -> None:
+        """Send one call for several links; what it does not settle needs a call of its own."""
+        sent_at = self._single.now()
         try:
-            answer = await self.single.ask(request)
+            answer = await self._single.ask(call.request)
         except ZohoUnansweredError:
-            return [replace(planned, ambiguous_before=True) for planned in by_id.values()]
-        except ZohoError:
-            return list(by_id.values())
-        verdicts = judge_each(answer.status, answer.body, relation=self.single.relation)
-        if verdicts is None:
-            # An error that is about the whole call has removed nothing; anything else may have.
-            refused = 400 <= answer.status < 500
-            return [replace(planned, ambiguous_before=not refused) for planned in by_id.values()]
-        matched = _matched(verdicts, by_id)
-        finished_at = self.single.now()
-        left = []
-        for key, planned in by_id.items():
+            self._leave(call, sent_at, ambiguous=True)
+            return
+        except ZohoError as error:
+            # Without a connection the next call may find one; without a token it does not.
+            self._is_refused |= not isinstance(error, ZohoNotSentError)
+            self._leave(call, None, ambiguous=False)
+            return
+        verdicts = judge_each(answer.status, answer.body, relation=self._single.relation)
+        if verdicts is not None:
+            self._take_in(call, verdicts, sent_at)
+            return
+        whole = judge(
+            answer.status,
+            answer.headers,
+            answer.body,
+            relation=self._single.relation,
+            ambiguous_before=False,
+        )
+        self._is_refused |= whole.action in {Action.STOP, Action.REFRESH}
+        # Entries that cannot be made out may be successes, whatever the one that can be says.
+        ambiguous = whole.ambiguous or read_entries(answer.body) is not None
+        self._leave(call, sent_at, ambiguous=ambiguous)
+
+    def _leave(self, call: _Call, sent_at: datetime | None, *, ambiguous: bool) -> None:
+        """Leave the links of a call to calls of their own."""
+        for planned in call.links.values():
+            self._alone.append(replace(planned, ambiguous_before=ambiguous))
+            if sent_at is not None:
+                self._sent_at[planned.seq] = sent_at
+
+    def _take_in(self, call: _Call, verdicts: list[Verdict], sent_at: datetime) -> None:
+        """Settle the links that the entries of an answer are clear about, and leave the others."""
+        matched = _matched(verdicts, call.links, direct=self._direct)
+        finished_at = self._single.now()
+        for key, planned in call.links.items():
             verdict = matched.get(key)
-            if verdict is None:
-                left.append(replace(planned, ambiguous_before=True))
-            elif verdict.action is Action.SETTLE:
+            if verdict is not None and verdict.action is Action.SETTLE:
                 result = result_of(planned, verdict, attempts=1, sent_at=sent_at, finished_at=finished_at)
-                settled.append((result, None))
-            else:
-                left.append(planned)
-        return left
+                self._settled.append((result, None))
+                continue
+            ambiguous = verdict is None or verdict.ambiguous
+            self._alone.append(replace(planned, ambiguous_before=ambiguous))
+            self._sent_at[planned.seq] = sent_at
 
 
 def _record_ids_in(answer: Answer, external_field: str, wanted: set[str]) -> dict[str, str]:
     content = json_object(answer.body) if answer.status == 200 else None
     rows = content.get("data") if content is not None else None
-    found: dict[str, str] = {}
+    found: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows if isinstance(rows, list) else []:
-        if isinstance(row, dict) and row.get(external_field) in wanted and isinstance(row.get("id"), str):
-            found[row[external_field]] = row["id"]
-    return found
+        if not isinstance(row, dict):
+            continue
+        external, record = row.get(external_field), row.get("id")
+        if isinstance(external, str) and external in wanted:
+            found[external].add(record if isinstance(record, str) and _RECORD_ID.fullmatch(record) else "")
+    # An external id that leads to two records is for Zoho to make out: which one it would take is not told.
+    return {
+        external: one for external, records in found.items() if len(records) == 1 for one in records if one
+    }
 
 
-def _matched(verdicts: list[Verdict], by_id: dict[str, PlannedLink]) -> dict[str, Verdict]:
+def _matched(verdicts: list[Verdict], links: dict[str, PlannedLink], *, direct: bool) -> dict[str, Verdict]:
     """
     Say which verdict is about which id: by the id it names, never by its place.
 
-    Where external ids were sent, entries name record ids; but if there are as many entries as ids, and all say the
-    same, it does not matter which is which.
+    Entries name record ids. Where record ids were sent, an entry counts for the one it names, if it is the only one
+    to name it. Where external ids were sent, a name says nothing, unless the names are just the ids that were sent.
+    But if there are as many entries as ids, about different records, and all say the same, it does not matter which
+    is which.
+
+    :param links: what was sent, by the id that stands for each in ``ids``
+    :param direct: whether external ids were sent
     """
-    times = Counter(verdict.record_id for verdict in verdicts)
+    names = [verdict.record_id for verdict in verdicts]
+    times = Counter(name for name in names if name is not None)
     named = {
         verdict.record_id: verdict
         for verdict in verdicts
-        if verdict.record_id is not None and verdict.record_id in by_id and times[verdict.record_id] == 1
+        if verdict.record_id is not None and verdict.record_id in links and times[verdict.record_id] == 1
     }
+    if len(named) == len(verdicts) == len(links) or (times and not direct):
+        return named
     says = {(verdict.action, verdict.outcome) for verdict in verdicts}
-    if not named and len(says) == 1 and len(verdicts) == len(by_id):
-        return dict(zip(by_id, verdicts, strict=True))
-    return named
+    if len(says) == 1 and len(verdicts) == len(links) and max(times.values(), default=1) == 1:
+        return dict(zip(links, verdicts, strict=True))
+    return {}

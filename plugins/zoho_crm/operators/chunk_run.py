@@ -275,7 +275,9 @@ class ChunkRun:
 
     def _mind_refusals(self, result: LinkResult, stop_reason: StopReason | None) -> None:
         if stop_reason is None:
-            self._refusals.clear()
+            # A link that was left out after a refusal tells nothing against it.
+            if result.outcome is not Outcome.NOT_ATTEMPTED:
+                self._refusals.clear()
             return
         said = result.zoho_message or result.detail or "no reason given"
         answer = f"{result.zoho_code or result.http_status}: {said}"
@@ -323,6 +325,7 @@ class ChunkRun:
                 )
                 waited = True
             await asyncio.sleep(1.0)
+            await self._heed_others()
 
     async def _keep_slots(self) -> None:
         while True:

@@ -20,7 +20,7 @@ from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
 from zoho_crm.core.records import LinkResult, RunStart, Target
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError
+from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError, ZohoTokenThrottledError
 from zoho_crm.hooks.by_parent import ByParentDelinker
 from zoho_crm.hooks.delink import Delinker
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -307,7 +307,10 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         )
 
     def _run(self, hook: ZohoCRMHook, relation: Relation, store: Store, slots: Slots) -> ChunkReport:
-        client = hook.async_client(max_connections=self.task_concurrency)
+        try:
+            client = hook.async_client(max_connections=self.task_concurrency)
+        except ZohoTokenThrottledError as error:
+            return ChunkReport(Counter(), f"there is no access token ({error})", StopReason.THROTTLED)
         self._course = (client, hook.connection.api_version, relation, store, slots)
         report: ChunkReport = super().execute({})  # type: ignore[no-untyped-call]
         return report

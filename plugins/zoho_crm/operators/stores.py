@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import time
+import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
