@@ -9,6 +9,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # Two tests at a time; all that need a running Airflow share one group, thus one process and one Airflow (tests/e2e/conftest.py).
 PYTEST_WORKERS ?= 2
 
@@ -22,8 +23,8 @@ export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport VIRTUAL_ENV UV_PYTHON PYTHONPATH PYTHONHOME
 
-# ---- Set-up, as shell functions. Each leaves a mark before it begins to change an environment and one after it has finished:
-# an environment whose first mark is still there was interrupted, and is made anew.
+# ---- Set-up, as shell functions. An environment without its mark, .ready, is one whose making or changing was interrupted: it is
+# made anew.
 
 define shell_functions
 say() { printf '%s\n' "$$*" >&2; }
@@ -35,7 +36,7 @@ supported() {
 
 # Print the interpreter to use: the one asked for, else the one that .venv has, else the first that fits.
 find_python() {
-  if [ '$(origin PYTHON)' = file ] && [ ! -e .venv/.begun ]; then supported $(bin)/python && return; fi
+  if [ '$(origin PYTHON)' = file ] && [ -e $(ready) ]; then supported $(bin)/python && return; fi
   supported '$(PYTHON)' && return
   if [ '$(origin PYTHON)' = file ]; then
     for candidate in python3.13 python3.12 python3.11; do supported "$$candidate" && return; done
@@ -45,9 +46,10 @@ find_python() {
   return 1
 }
 
-# One set-up at a time, where the system has a lock to offer.
+# One set-up at a time, where the system has a lock to offer; what it puts aside stays in this folder too.
 lock() {
-  mkdir -p .cache
+  mkdir -p .cache/tmp
+  export TMPDIR="$$PWD/.cache/tmp"
   if command -v flock >/dev/null; then exec 9>.cache/setup.lock; flock 9; fi
 }
 
@@ -60,7 +62,7 @@ find_uv() {
   say 'Installing uv into .tools ...'
   rm -rf .tools
   "$$1" -m venv .tools || { say 'Python has no venv module: install it (Debian and Ubuntu: apt install python3-venv).'; return 1; }
-  TMPDIR="$$PWD/.tools" .tools/bin/python -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: \
+  .tools/bin/python -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: \
     --require-hashes -r requirements-tools.txt
   touch .tools/.ready
 }
@@ -79,14 +81,14 @@ set_up() {
   lock
   if is_ready "$$python"; then return; fi
   find_uv "$$python"
-  if [ -e .venv/.begun ] || [ "$$($(bin)/python -V 2>/dev/null)" != "$$("$$python" -V)" ]; then rm -rf .venv; fi
   say "Setting up .venv with $$("$$python" -V) ..."
-  [ -d .venv ] || "$$uv" venv --quiet --no-project --python "$$python" .venv
-  touch .venv/.begun
+  if ! [ -e $(ready) ] || [ "$$($(bin)/python -V 2>/dev/null)" != "$$("$$python" -V)" ]; then
+    rm -rf .venv
+    "$$uv" venv --quiet --no-project --python "$$python" .venv
+  fi
   rm -f $(ready)
   "$$uv" pip sync --quiet --python $(bin)/python --compile-bytecode --no-build --require-hashes requirements-dev.txt
   "$$uv" pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
-  rm .venv/.begun
   touch $(ready)
 }
 endef
@@ -103,7 +105,7 @@ endif
 $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 	@$(functions); set_up
 
-.PHONY: help setup demo up test lint lint-format lint-rules lint-types format requirements clean other-python
+.PHONY: help setup demo up test bench lint lint-format lint-rules lint-types format requirements clean other-python
 other-python:
 
 help: ## Show this list
@@ -120,6 +122,9 @@ up: $(ready) ## Run Airflow and a local Zoho on this machine until Ctrl-C
 test: $(ready) ## Run all tests; PYTEST_ARGS="-k name" passes options on
 	@mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
 	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+bench: $(ready) ## Measure speed and cost beside what people do today, 8 minutes; BENCH_ARGS="--tiny" only tries it
+	@$(bin)/python -m benchmarks $(BENCH_ARGS)
 
 lint: lint-format lint-rules lint-types ## Check format, rules and types, as pre-commit does
 
@@ -148,4 +153,4 @@ clean: ## Remove all that the other targets made; stop `make up` first
 	@if pid=$$(cat .airflow/stack.pid 2>/dev/null) && kill -0 "$$pid" 2>/dev/null; then \
 	  echo "make up is running (process $$pid): stop it first." >&2; exit 1; fi
 	rm -rf .venv .tools .airflow .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist .coverage .coverage.*
-	find dags include plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find benchmarks dags include plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

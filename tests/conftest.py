@@ -23,3 +23,6 @@ os.environ.update(
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
     }
 )
+
+# Servers that several folders of tests use, started once in each session.
+pytest_plugins = ["tests.postgres"]

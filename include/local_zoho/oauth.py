@@ -144,5 +144,5 @@ class Tokens:
             known.issued_at.popleft()
         if len(known.issued_at) < settings.tokens_per_window:
             return False
-        known.locked_until = known.issued_at[0] + settings.token_window_s
+        known.locked_until = (known.issued_at[0] if known.issued_at else now) + settings.token_window_s
         return True

@@ -44,14 +44,13 @@ def answer(state: LocalState, call: Call) -> Reply:
 def _api(state: LocalState, call: Call) -> Reply:
     now = state.clock()
     token = _authenticate(state, call, now)
-    refusal = state.limits.refusal(state.settings, now)
-    if refusal is not None:
-        return refusal
-    try:
-        reply = _authorized(state, call, token)
-    except RefusedError as refused:
-        reply = refused.reply
-    reply.headers.append(token.reset_header)
+    reply = state.limits.refusal(state.settings, now)
+    if reply is None:
+        try:
+            reply = _authorized(state, call, token)
+        except RefusedError as refused:
+            reply = refused.reply
+        reply.headers.append(token.reset_header)
     credits_header = state.limits.header(state.settings, now)
     if credits_header is not None:
         reply.headers.append(credits_header)

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import requests
@@ -70,7 +70,6 @@ class LocalAirflow:
         self._triggerer = triggerer
         self._preferred_port = preferred_port
         self._keeper = Keeper()
-        self._lock: IO[str] | None = None
         self._layout: Layout
         self._secrets: Secrets
         self._client: ApiClient | None = None
@@ -149,11 +148,10 @@ class LocalAirflow:
         if self._client is not None:
             self._client.close()
             self._client = None
-        if self._lock is not None:
-            with suppress(FileNotFoundError):
-                self._pid_file.unlink()
-            self._lock.close()
-            self._lock = None
+        if self._keeper.lock is not None:
+            self._pid_file.unlink(missing_ok=True)
+            self._keeper.lock.close()
+            self._keeper.lock = None
 
     def environment(self) -> dict[str, str]:
         """Return the environment of its processes, for instance to run Airflow's own command line beside them."""
@@ -265,5 +263,5 @@ class LocalAirflow:
             lock.close()
             owner = self._pid_file.read_text() if self._pid_file.exists() else "unknown"
             raise StackError(f"Another Airflow runs in {self.home} already (process {owner}).") from error
-        self._lock = lock
+        self._keeper.lock = lock
         self._pid_file.write_text(str(os.getpid()))

@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import IO, TYPE_CHECKING, Self
 
 from include.stack import guard
 
@@ -56,6 +56,8 @@ class Keeper:
 
     def __init__(self) -> None:
         self.components: list[Component] = []
+        self.lock: IO[str] | None = None
+        """An open file whose lock must be held until all is stopped; to be set before the first start."""
         self._guard: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -147,6 +149,7 @@ class Keeper:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 start_new_session=True,
+                pass_fds=[self.lock.fileno()] if self.lock else [],
             )
 
     def _tell_guard(self, line: str) -> None:

@@ -155,7 +155,7 @@ def judge(
     wait_s = retry_after_s(headers)
     entry = read_entry(body)
     if status == 429 or (entry is not None and entry.code == "TOO_MANY_REQUESTS"):
-        return _judge_429(status, entry, body, wait_s)
+        return _judge_429(status, entry, is_out_of_credits(headers, body), wait_s)
     if status < 200 or 300 <= status < 400 or status >= 500:
         return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
     if status == 401 and not (entry and (entry.says_success or entry.says_error)):
@@ -218,10 +218,17 @@ def rejects_token(status: int, body: bytes) -> bool:
     return entry is None or (entry.status != "success" and entry.code not in _RUN_CODES)
 
 
-def is_out_of_credits(body: bytes) -> bool:
-    """Whether a 429 says that the API credits of 24 hours are used up, not that too much is in flight."""
+def is_out_of_credits(headers: Mapping[str, str], body: bytes) -> bool:
+    """
+    Whether a 429 says that the API credits of 24 hours are used up, not that too much is in flight.
+
+    Zoho's page of status codes names both causes in one sentence: where a message does so too, the header decides.
+    """
+    left = credits_remaining(headers)
+    if left is not None:
+        return left <= 0
     text = body[:4096].decode("utf-8", "replace").lower()
-    return any(word in text for word in _CREDIT_WORDS)
+    return any(word in text for word in _CREDIT_WORDS) and "concurren" not in text
 
 
 class Lookup(StrEnum):
@@ -328,8 +335,8 @@ def _named_fields(details: Mapping[str, Any]) -> set[str]:
     return names | {api_name} if isinstance(api_name, str) else names
 
 
-def _judge_429(status: int, entry: Entry | None, body: bytes, wait_s: float | None) -> Verdict:
-    if is_out_of_credits(body):
+def _judge_429(status: int, entry: Entry | None, out_of_credits: bool, wait_s: float | None) -> Verdict:
+    if out_of_credits:
         return _stop(status, entry, StopReason.CREDITS, wait_s)
     return Verdict(
         Action.LATER,

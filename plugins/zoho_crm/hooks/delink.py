@@ -102,7 +102,8 @@ class Delinker:
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     jitter: Callable[[], float] = random.random
     unit_size: int = field(default=1, init=False)
-    observe: Callable[[Answer], None] = field(default=lambda _: None, init=False)
+    # Made anew for each: a function that is an attribute of the class would be taken for a method.
+    observe: Callable[[Answer], None] = field(default_factory=lambda: lambda _: None, init=False)
 
     def watch(self, observe: Callable[[Answer], None]) -> None:
         """Have every answer shown to the caller, so that it can mind the org's limits."""
@@ -135,7 +136,7 @@ class Delinker:
             if answer.token_rejected and not refreshed:
                 refreshed = True
                 await self.client.replace_token(answer)
-            elif answer.status != 429 or is_out_of_credits(answer.body):
+            elif answer.status != 429 or is_out_of_credits(answer.headers, answer.body):
                 return answer
             else:
                 await self.pause(pauses, retry_after_s(answer.headers))
@@ -242,7 +243,7 @@ class _OneLink:
                 case Action.LATER:
                     self._waits += 1
                     if self._waits > patience.waits:
-                        return verdict
+                        return self._never_let_in(verdict)
                     self._deletes -= 1
                     await self._pause(verdict)
                 case Action.VERIFY:
@@ -279,6 +280,15 @@ class _OneLink:
     def _count_sent(self, at: datetime) -> None:
         self._attempts += 1
         self._sent_at = self._sent_at or at
+
+    @staticmethod
+    def _never_let_in(last: Verdict) -> Verdict:
+        """Zoho has refused each request before looking at it: if with 429, every other link would fare the same."""
+        if last.http_status != 429:
+            return last
+        return replace(
+            last, action=Action.STOP, outcome=Outcome.NOT_ATTEMPTED, stop_reason=StopReason.CREDITS
+        )
 
     def _given_up(self, last: Verdict) -> Verdict:
         """No DELETE is left. After a verification the link is known to be there still."""

@@ -20,7 +20,13 @@ from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
 from zoho_crm.core.records import LinkResult, RunStart, Target
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError, ZohoTokenThrottledError
+from zoho_crm.errors import (
+    ClaimLostError,
+    LinksLeftError,
+    PlanError,
+    RunStoppedError,
+    ZohoTokenThrottledError,
+)
 from zoho_crm.hooks.by_parent import ByParentDelinker
 from zoho_crm.hooks.delink import Delinker
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -241,7 +247,8 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
         try:
             for chunk in plan.chunks:
                 self._execute_chunk(hook, ledger, chunk, origin, waiting_since)
-        except TaskDeferred:
+        except (ClaimLostError, TaskDeferred):
+            # Either goes on with this run: closing it would fence out the newer try, which closes it itself.
             raise
         except BaseException:
             close_run(ledger, key, origin=origin, tolerance=0.0)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,6 +13,8 @@ from zoho_crm.ledger.engine import prepared, reading
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.postgres import PostgresServer
 
 
@@ -48,10 +49,10 @@ def test_sqlite_reads_while_another_connection_writes(sqlite_engine: sa.Engine) 
 
 
 def test_sqlite_rolls_a_failed_transaction_back_whole(sqlite_engine: sa.Engine) -> None:
-    with pytest.raises(RuntimeError), sqlite_engine.begin() as connection:
+    with sqlite_engine.connect() as connection, connection.begin() as transaction:
         connection.exec_driver_sql("CREATE TABLE t (a INTEGER)")
         connection.exec_driver_sql("INSERT INTO t VALUES (1)")
-        raise RuntimeError
+        transaction.rollback()
 
     assert sa.inspect(sqlite_engine).get_table_names() == []
 
@@ -124,6 +125,13 @@ def test_ledger_of_an_airflow_connection_to_postgres(
 
 def test_connection_without_sql_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _set_connection(monkeypatch, "WEB", conn_type="http", host="example.com")
+
+    with pytest.raises(ZohoConfigError, match="'web' is not a connection to a SQL database"):
+        Ledger.from_conn_id("web")
+
+
+def test_hook_without_an_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow.sdk.BaseHook.get_hook", lambda *_, **__: object())
 
     with pytest.raises(ZohoConfigError, match="'web' is not a connection to a SQL database"):
         Ledger.from_conn_id("web")

@@ -21,7 +21,7 @@ from tests.plugins.zoho_crm.ledger.samples import (
 from zoho_crm import __version__
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
-from zoho_crm.ledger import tables
+from zoho_crm.ledger import runs, tables
 from zoho_crm.ledger.runs import RunStatus, StoredRun
 from zoho_crm.ledger.schema import SCHEMA_VERSION
 
@@ -67,6 +67,18 @@ def test_run_that_is_started_again_is_what_it_was_the_first_time(ledger: Ledger)
     again = ledger.start_run(run_start(window_start=None, mode="dry_run", target=dry, reason="another"))
 
     assert again == first
+
+
+def test_run_that_another_process_starts_at_the_same_moment_is_the_one_it_stored(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def looks_a_moment_too_early(*_: object) -> None:
+        monkeypatch.undo()
+        ledger.start_run(run_start(reason="first"))
+
+    monkeypatch.setattr(runs, "get_run", looks_a_moment_too_early)
+
+    assert ledger.start_run(run_start(reason="second")).reason == "first"
 
 
 def test_run_without_a_key_in_the_database_is_none(ledger: Ledger) -> None:
@@ -147,6 +159,18 @@ def test_guard_approval_and_organisation_are_noted(ledger: Ledger) -> None:
     assert stored is not None
     assert (stored.org_id, stored.guard_decision) == ("70000002", "waits: 500 links, limit 100")
     assert (stored.approval, stored.approved_by, stored.approved_at) == ("approved", "jo", MOMENT)
+
+
+def test_stopped_run_says_why_until_it_is_finished(ledger: Ledger) -> None:
+    planned(ledger)
+    assert ledger.stop_reason(RUN) is None
+
+    ledger.stop_run(RUN, "out of credits")
+    ledger.stop_run(RUN, "another reason, later")
+    assert ledger.stop_reason(RUN) == "out of credits"
+
+    ledger.finish_run(RUN, status="stopped", detail=None, finished_at=MOMENT)
+    assert ledger.stop_reason(RUN) is None
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,623 @@
+"""The strategy by_parent over a scripted Zoho in memory: which calls leave, and what is believed of their answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+import pytest
+
+from zoho_crm.core.links import Link, Relation
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import LinkResult, PlannedLink
+from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
+from zoho_crm.errors import (
+    UnsafeRequestError,
+    ZohoAuthError,
+    ZohoError,
+    ZohoNotSentError,
+    ZohoTokenThrottledError,
+    ZohoUnansweredError,
+)
+from zoho_crm.hooks.answer import Answer
+from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinker
+from zoho_crm.hooks.delink import Delinker, Patience
+
+if TYPE_CHECKING:
+    from zoho_crm.core.request import ZohoRequest
+
+RELATION = Relation("Contacts", "Contact_Ref", "Deals", "Deals", "Deal_Ref")
+BOTH = "Contacts.Contact_Ref,Deals.Deal_Ref"
+FIELDS = {"Contacts": "Contact_Ref", "Deals": "Deal_Ref"}
+MOMENT = datetime(2026, 7, 1, tzinfo=UTC)
+R, A = Outcome.REMOVED, Outcome.ALREADY_ABSENT
+
+Reply = Answer | ZohoError | Callable[["FakeZoho", list[str]], "Answer | ZohoError"]
+
+
+def answer(status: int, content: Any = None) -> Answer:
+    raw = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
+    return Answer(status, {}, raw, 0.0, "token-1")
+
+
+def said(code: str, message: str = "", record_id: str | None = None, **details: Any) -> dict[str, Any]:
+    status = "success" if code == "SUCCESS" else "error"
+    named = {} if record_id is None else {"id": record_id}
+    return {"code": code, "details": {**named, **details}, "message": message, "status": status}
+
+
+def removed(record_id: str | None = None) -> dict[str, Any]:
+    return said("SUCCESS", "relation removed", record_id)
+
+
+def gone(record_id: str | None = None) -> dict[str, Any]:
+    return said("INVALID_DATA", "relation not found", record_id)
+
+
+def record_id(external_id: str) -> str:
+    """Every external id like c-7 or d-7 leads to a record like 17 or 27."""
+    return {"c": "1", "d": "2"}.get(external_id[0], external_id) + external_id[2:]
+
+
+@dataclass
+class FakeZoho:
+    """
+    A Zoho in memory that answers as documented, but for what is scripted.
+
+    :param linked: links, by external ids
+    :param plural: replies to calls for several links, in their order, in place of the documented one
+    :param finds: answer to the reading of record ids, by module
+    :param lone: replies to calls for one link
+    """
+
+    linked: set[tuple[str, str]]
+    plural: list[Reply] = field(default_factory=list)
+    finds: dict[str, Reply] = field(default_factory=dict)
+    lone: list[Reply] = field(default_factory=list)
+    replacing: ZohoError | None = None
+    sent: list[str] = field(default_factory=list)
+
+    async def replace_token(self, rejected: Answer) -> None:
+        self.sent.append("token")
+        if self.replacing:
+            raise self.replacing
+
+    async def send(self, request: ZohoRequest) -> Answer:
+        self.sent.append(f"{request.method} {request.target}")
+        reply = self._reply(request)
+        if isinstance(reply, ZohoError):
+            raise reply
+        return reply
+
+    def _reply(self, request: ZohoRequest) -> Answer | ZohoError:
+        assert request.segments[:2] == ("crm", "v7")
+        match request.method, request.segments[2:]:
+            case "GET", (module,):
+                assert request.x_external == f"{module}.{FIELDS[module]}"
+                query = dict(request.query)
+                assert query["fields"] == f"id,{FIELDS[module]}"
+                ids = query["ids"].split(",")
+                if module in self.finds:
+                    return self._scripted(self.finds[module], ids)
+                return self.found(module, ids)
+            case "DELETE", (_, parent, _):
+                ids = dict(request.query)["ids"].split(",")
+                assert request.x_external in {None, BOTH}
+                if self.plural:
+                    return self._scripted(self.plural.pop(0), ids)
+                parent = parent if request.x_external else f"c-{parent[1:]}"
+                return self.delinked(parent, ids)
+            case "DELETE", (_, parent, _, related):
+                assert request.x_external == BOTH
+                if self.lone:
+                    return self._scripted(self.lone.pop(0), [])
+                if self.take((parent, related)):
+                    return answer(200, {"data": [removed(record_id(related))]})
+                return answer(400, {"data": [gone(record_id(related))]})
+            case "GET", (_, parent, _, related):
+                return (
+                    answer(200, {"data": [{"id": "1"}]}) if (parent, related) in self.linked else answer(204)
+                )
+            case "GET", (_, external):
+                assert request.x_external in {"Contacts.Contact_Ref", "Deals.Deal_Ref"}
+                return answer(200, {"data": [{"id": record_id(external)}]})
+        raise AssertionError(request)
+
+    def _scripted(self, reply: Reply, ids: list[str]) -> Answer | ZohoError:
+        return reply if isinstance(reply, Answer | ZohoError) else reply(self, ids)
+
+    def found(self, module: str, ids: list[str]) -> Answer:
+        return answer(200, {"data": [{"id": record_id(one), FIELDS[module]: one} for one in ids]})
+
+    def take(self, link: tuple[str, str]) -> bool:
+        was_linked = link in self.linked
+        self.linked.discard(link)
+        return was_linked
+
+    def delinked(self, parent: str, ids: list[str]) -> Answer:
+        external = [one if "-" in one else f"d-{one[1:]}" for one in ids]
+        entries = [
+            removed(record_id(one)) if self.take((parent, one)) else gone(record_id(one)) for one in external
+        ]
+        good = sum(entry["code"] == "SUCCESS" for entry in entries)
+        return answer(200 if good == len(ids) else 207 if good else 400, {"data": entries})
+
+    def deletes(self) -> list[str]:
+        return [one for one in self.sent if one.startswith("DELETE")]
+
+
+def page(*pairs: tuple[str, str], ambiguous: tuple[int, ...] = ()) -> list[PlannedLink]:
+    return [
+        PlannedLink(seq, Link(*pair), f"key-{seq}", ambiguous_before=seq in ambiguous)
+        for seq, pair in enumerate(pairs)
+    ]
+
+
+def delinker(fake: FakeZoho, *, direct: bool = False, patience: Patience | None = None) -> ByParentDelinker:
+    seconds = count()
+
+    async def sleep(_: float) -> None:
+        fake.sent.append("pause")
+
+    single = Delinker(
+        fake,
+        RELATION,
+        "v7",
+        patience or Patience(deletes=2, waits=2, verifications=2),
+        sleep=sleep,
+        now=lambda: MOMENT + timedelta(seconds=next(seconds)),
+        jitter=lambda: 0.5,
+    )
+    return ByParentDelinker(single, direct=direct)
+
+
+async def run(
+    fake: FakeZoho, links: list[PlannedLink], **options: Any
+) -> dict[str, tuple[LinkResult, StopReason | None]]:
+    settled = await delinker(fake, **options).delink_unit(links)
+    by_id = {result.planned.link.related_external_id: (result, why) for result, why in settled}
+    assert len(by_id) == len(settled), "a link has two results"
+    # The ledger takes a result only for the very link that it has given out.
+    assert all(result.planned == links[result.planned.seq] for result, _ in settled)
+    return by_id
+
+
+def outcomes(settled: dict[str, tuple[LinkResult, StopReason | None]]) -> dict[str, Outcome]:
+    return {related: result.outcome for related, (result, _) in settled.items()}
+
+
+TWO = (("c-1", "d-1"), ("c-1", "d-2"))
+FIND = [
+    "GET /crm/v7/Contacts?ids=c-1&fields=id%2CContact_Ref",
+    "GET /crm/v7/Deals?ids=d-1%2Cd-2&fields=id%2CDeal_Ref",
+]
+MANY = "DELETE /crm/v7/Contacts/11/Deals?ids=21%2C22"
+LOOK_1 = "GET /crm/v7/Contacts/c-1/Deals/d-1?fields=id"
+LOOK_2 = "GET /crm/v7/Contacts/c-1/Deals/d-2?fields=id"
+ALONE_1 = "DELETE /crm/v7/Contacts/c-1/Deals/d-1"
+ALONE_2 = "DELETE /crm/v7/Contacts/c-1/Deals/d-2"
+
+
+# -- the requests
+
+
+async def test_reads_record_ids_of_a_page_then_sends_one_call_a_parent() -> None:
+    links = [("c-1", "d-1"), ("c-1", "d-2"), ("c-2", "d-3"), ("c-3", "d-1"), ("c-3", "d-4")]
+    fake = FakeZoho(set(links) - {("c-3", "d-4")})
+    settled = await delinker(fake).delink_unit(page(*links))
+    assert fake.sent == [
+        "GET /crm/v7/Contacts?ids=c-1%2Cc-3&fields=id%2CContact_Ref",
+        "GET /crm/v7/Deals?ids=d-1%2Cd-2%2Cd-4&fields=id%2CDeal_Ref",
+        MANY,
+        "DELETE /crm/v7/Contacts/13/Deals?ids=21%2C24",
+        "DELETE /crm/v7/Contacts/c-2/Deals/d-3",
+    ]
+    assert {result.planned.seq: result.outcome for result, _ in settled} == {0: R, 1: R, 2: R, 3: R, 4: A}
+    assert [result.attempts for result, _ in settled] == [1] * 5
+    assert fake.linked == set()
+
+
+async def test_a_result_tells_what_was_sent_and_answered() -> None:
+    fake = FakeZoho({TWO[0]})
+    settled = await run(fake, page(*TWO))
+    result, why = settled["d-2"]
+    assert why is None
+    assert result == LinkResult(
+        page(*TWO)[1],
+        A,
+        finished_at=MOMENT + timedelta(seconds=1),
+        attempts=1,
+        sent_at=MOMENT,
+        http_status=207,
+        zoho_code="INVALID_DATA",
+        zoho_message="relation not found",
+        zoho_record_id="22",
+    )
+
+
+async def test_direct_sends_external_ids_and_reads_nothing() -> None:
+    fake = FakeZoho(set(TWO))
+    settled = await run(fake, page(*TWO), direct=True)
+    assert fake.sent == ["DELETE /crm/v7/Contacts/c-1/Deals?ids=d-1%2Cd-2"]
+    assert outcomes(settled) == {"d-1": R, "d-2": R}
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["resolved", "direct"])
+@pytest.mark.parametrize(
+    ("width", "sizes"), [(1, [100, 20]), (18, [87, 33]), (38, [46, 46, 28])], ids=["short", "medium", "long"]
+)
+async def test_no_call_holds_more_ids_or_characters_than_zoho_takes(
+    width: int, sizes: list[int], direct: bool
+) -> None:
+    links = [("c-1", f"d-{'9' * (width - 1)}{n:03}") for n in range(120)]
+    fake = FakeZoho(set(links))
+    ids_of: list[int] = []
+
+    def many(fake: FakeZoho, ids: list[str]) -> Answer:
+        ids_of.append(len(ids))
+        return answer(200, {"data": [removed(one) for one in ids]})
+
+    fake.plural = [many] * 3
+    if not direct:
+        numbers = {related: str(10**19 + n) for n, (_, related) in enumerate(links)}
+        fake.finds["Deals"] = lambda _, ids: answer(
+            200, {"data": [{"id": numbers[one], "Deal_Ref": one} for one in ids]}
+        )
+        sizes = [95, 25]
+    settled = await run(fake, page(*links), direct=direct)
+    assert set(outcomes(settled).values()) == {R}
+    for line in fake.sent:
+        query = dict(parse_qsl(urlsplit(line.split(" ")[1]).query))
+        assert len(query["ids"]) <= 2_000
+        assert query["ids"].count(",") < 100
+    assert ids_of == sizes
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["resolved", "direct"])
+async def test_no_delete_names_a_record_as_such(direct: bool) -> None:
+    links = [(f"c-{n // 3}", f"d-{n}") for n in range(30)] + [("c-77", "d-1,2"), ("c-78", "d-55")]
+    fake = FakeZoho(set(links), plural=[answer(500)], lone=[answer(502), answer(404)])
+    fake.finds["Contacts"] = lambda fake, ids: fake.found("Contacts", ids[1:])
+    await run(fake, page(*links), direct=direct)
+    for line in fake.deletes():
+        address = urlsplit(line.split(" ")[1])
+        segments = address.path.split("/")[1:]
+        assert (len(segments), bool(address.query)) in {(6, False), (5, True)}
+        assert "" not in segments
+
+
+# -- what goes alone
+
+
+@pytest.mark.parametrize(
+    ("rows", "alone"),
+    [
+        pytest.param([("21", "d-1"), ("22", "d-2"), ("23", "d-3")], [], id="all-found"),
+        pytest.param([("23", "d-3"), ("21", "d-1"), ("22", "d-2")], [], id="in-another-order"),
+        pytest.param([("21", "d-1"), ("22", "d-2")], ["d-3"], id="one-not-found"),
+        pytest.param([("21", "D-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="another-case"),
+        pytest.param([("21", "d-1 "), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="with-a-blank"),
+        pytest.param([("21", "d-1"), ("22", "d-2"), ("23", "d-3"), ("29", "d-9")], [], id="one-not-asked-for"),
+        pytest.param([("21", "d-1"), ("21", "d-2"), ("22", "d-3"), ("23", "x")], ["d-1", "d-2", "d-3"],
+                     id="two-ids-one-record"),
+        pytest.param([("21", "d-1"), ("29", "d-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="one-id-two-records"),
+        pytest.param([("21", "d-1"), ("21", "d-1"), ("22", "d-2"), ("23", "d-3")], [], id="said-twice"),
+        pytest.param([("21", "d-1"), (None, "d-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="once-without-id"),
+        pytest.param([(21, "d-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="id-is-a-number"),
+        pytest.param([("21/..", "d-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="id-is-no-record-id"),
+        pytest.param([("2" * 21, "d-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="id-is-too-long"),
+        pytest.param([("٢٣", "d-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="id-in-other-digits"),
+        pytest.param([("21", ["d-1"]), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="value-is-a-list"),
+        pytest.param([("21", None), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="value-is-null"),
+        pytest.param([("21", "d-1")], ["d-1", "d-2", "d-3"], id="too-few-for-one-call"),
+        pytest.param([], ["d-1", "d-2", "d-3"], id="no-rows"),
+    ],
+)  # fmt: skip
+async def test_only_exact_unmistakable_related_records_go_together(
+    rows: list[tuple[Any, Any]], alone: list[str]
+) -> None:
+    links = [("c-1", "d-1"), ("c-1", "d-2"), ("c-1", "d-3")]
+    fake = FakeZoho(set(links))
+    fake.finds["Deals"] = answer(200, {"data": [{"id": one, "Deal_Ref": value} for one, value in rows]})
+    settled = await run(fake, page(*links))
+    assert [one.rpartition("/")[2] for one in fake.deletes() if "?" not in one] == alone
+    assert set(outcomes(settled).values()) == {R}
+    assert fake.linked == set()
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(answer(204), id="none-of-them"),
+        pytest.param(answer(200, {"data": [{"id": "11", "Contact_Ref": "C-1"}]}), id="another-case"),
+        pytest.param(answer(200, {"data": {"id": "11", "Contact_Ref": "c-1"}}), id="no-list"),
+        pytest.param(answer(200, {"data": ["11", None]}), id="no-objects"),
+        pytest.param(answer(200, b'{"data": [{"id": "11", "Con'), id="cut"),
+        pytest.param(answer(200, b"<html>"), id="html"),
+        pytest.param(answer(400, said("INVALID_DATA")), id="400"),
+        pytest.param(answer(500), id="500"),
+        pytest.param(answer(302), id="redirect"),
+        pytest.param(ZohoUnansweredError("reset"), id="no-answer"),
+        pytest.param(ZohoNotSentError("no connection"), id="no-connection"),
+        pytest.param(UnsafeRequestError("refused"), id="unsafe"),
+    ],
+)
+async def test_links_of_a_parent_that_is_not_found_for_sure_go_alone(reply: Answer | ZohoError) -> None:
+    fake = FakeZoho(set(TWO), finds={"Contacts": reply})
+    settled = await run(fake, page(*TWO))
+    assert fake.sent == [*FIND, ALONE_1, ALONE_2]
+    assert outcomes(settled) == {"d-1": R, "d-2": R}
+
+
+@pytest.mark.parametrize("direct", [False, True], ids=["resolved", "direct"])
+async def test_links_that_an_earlier_try_may_have_sent_are_verified_alone(direct: bool) -> None:
+    links = [*TWO, ("c-1", "d-3")]
+    fake = FakeZoho(set(links) - {("c-1", "d-3")})
+    settled = await run(fake, page(*links, ambiguous=(2,)), direct=direct)
+    assert outcomes(settled) == {"d-1": R, "d-2": R, "d-3": R}
+    assert settled["d-3"][0].attempts == 0
+    assert GONE_AFTER_AMBIGUITY in (settled["d-3"][0].detail or "")
+    assert len(fake.deletes()) == 1
+
+
+# -- the answer to a call for several links
+
+VERIFIED = [LOOK_1, ALONE_1, LOOK_2, ALONE_2]
+"""What follows when nothing has been removed, and that had to be found out."""
+AGAIN = [ALONE_1, ALONE_2]
+"""What follows when nothing can have been removed."""
+
+
+@pytest.mark.parametrize("status", [200, 207], ids=str)
+@pytest.mark.parametrize(
+    ("entries", "expected", "follow"),
+    [
+        pytest.param([removed("21"), removed("22")], (R, R), [], id="both"),
+        pytest.param([removed("22"), removed("21")], (R, R), [], id="in-another-order"),
+        pytest.param([removed(), removed()], (R, R), [], id="unnamed-and-alike"),
+        pytest.param([removed("21"), gone("22")], (R, A), [], id="mixed"),
+        pytest.param([gone("22"), removed("21")], (R, A), [], id="mixed-in-another-order"),
+        pytest.param([gone("21"), gone("22")], (A, A), [], id="neither"),
+        pytest.param([said("RECORD_LOCKED", "", "22"), removed("21")], (R, Outcome.REJECTED), [], id="locked"),
+        pytest.param([removed("21"), said("WHATEVER", "", "22")], (R, R), [LOOK_2, ALONE_2], id="unknown-code"),
+        pytest.param([removed("21")], (R, R), [LOOK_2, ALONE_2], id="one-missing"),
+        pytest.param([removed("21"), removed("21")], (R, R), VERIFIED, id="one-twice"),
+        pytest.param([removed("21"), gone("21")], (R, R), VERIFIED, id="one-twice-and-differently"),
+        pytest.param([removed("98"), removed("99")], (R, R), VERIFIED, id="foreign"),
+        pytest.param([removed("11"), removed("11")], (R, R), VERIFIED, id="named-by-the-parent"),
+        pytest.param([removed("21"), removed("99")], (R, R), [LOOK_2, ALONE_2], id="one-foreign"),
+        pytest.param([removed("21"), removed("22"), removed("99")], (R, R), [], id="one-too-many"),
+        pytest.param([removed("21"), removed("22"), removed("22")], (R, R), [LOOK_2, ALONE_2], id="three"),
+        pytest.param([removed(), removed("22")], (R, R), [LOOK_1, ALONE_1], id="one-unnamed"),
+        pytest.param([removed(), gone()], (R, R), VERIFIED, id="unnamed-and-different"),
+        pytest.param([removed()], (R, R), VERIFIED, id="one-unnamed-missing"),
+        pytest.param([removed()] * 3, (R, R), VERIFIED, id="unnamed-and-too-many"),
+        pytest.param([removed("21"), said("INTERNAL_ERROR", "", "22")], (R, R), [LOOK_2, ALONE_2], id="500-inside"),
+        pytest.param([removed("21"), said("INVALID_DATA", "bad", "22")], (R, R), [LOOK_2, ALONE_2], id="unclear"),
+        pytest.param([removed("21"), {}], (R, R), VERIFIED, id="an-empty-entry"),
+        pytest.param([removed("21"), "22"], (R, R), VERIFIED, id="no-object"),
+        pytest.param([removed("21"), {**removed("22"), "status": "error"}], (R, R), VERIFIED, id="contradiction"),
+        pytest.param([], (R, R), VERIFIED, id="no-entries"),
+    ],
+)  # fmt: skip
+async def test_believes_an_entry_that_names_one_link_and_verifies_the_others(
+    status: int, entries: list[Any], expected: tuple[Outcome, Outcome], follow: list[str]
+) -> None:
+    fake = FakeZoho(set(TWO), plural=[answer(status, {"data": entries})])
+    settled = await run(fake, page(*TWO))
+    assert [*fake.sent[:3]] == [*FIND, MANY]
+    assert [one for one in fake.sent[3:] if one != "pause"] == follow
+    assert tuple(outcomes(settled)[one] for one in ("d-1", "d-2")) == expected
+    assert [why for _, why in settled.values()] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("entries", "expected", "follow"),
+    [
+        pytest.param([removed("21"), removed("22")], (R, R), [], id="record-ids-alike"),
+        pytest.param([removed("d-2"), gone("d-1")], (A, R), [], id="external-ids"),
+        pytest.param([removed("21"), gone("22")], (R, R), VERIFIED, id="record-ids-and-different"),
+        pytest.param([removed("d-1"), removed("22")], (R, R), [], id="external-and-record-id-alike"),
+        pytest.param([removed("d-1"), gone("22")], (R, R), VERIFIED, id="external-and-record-id"),
+        pytest.param([removed("21"), removed("21")], (R, R), VERIFIED, id="one-record-twice"),
+        pytest.param([removed("21")], (R, R), VERIFIED, id="one-missing"),
+        pytest.param(
+            [said("INVALID_DATA", "invalid data", api_name="Deal_Ref")] * 2,
+            (Outcome.RELATED_NOT_FOUND, Outcome.RELATED_NOT_FOUND),
+            [],
+            id="unknown-both",
+        ),
+    ],
+)
+async def test_direct_believes_only_what_cannot_be_about_another_link(
+    entries: list[Any], expected: tuple[Outcome, Outcome], follow: list[str]
+) -> None:
+    fake = FakeZoho(set(TWO), plural=[answer(207, {"data": entries})])
+    settled = await run(fake, page(*TWO), direct=True)
+    assert fake.sent[1:] == follow
+    assert tuple(outcomes(settled)[one] for one in ("d-1", "d-2")) == expected
+
+
+async def test_direct_never_takes_a_record_id_for_an_external_id() -> None:
+    # The external ids are record ids of other records of the same call: by name, each entry would be the other's.
+    links = [("c-1", "100"), ("c-1", "200"), ("c-1", "300")]
+    entries = [removed("200"), gone("300"), gone("400")]
+    fake = FakeZoho({("c-1", "200"), ("c-1", "300")}, plural=[answer(207, {"data": entries})])
+    settled = await run(fake, page(*links), direct=True)
+    assert {f"GET /crm/v7/Contacts/c-1/Deals/{related}?fields=id" for _, related in links} <= set(fake.sent)
+    assert outcomes(settled)["200"] is R
+    assert fake.linked == set()
+
+
+ERROR_ENTRIES = {"data": [gone("21"), gone("22")]}
+
+
+@pytest.mark.parametrize("applied", [True, False], ids=["after", "before"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(answer(500, said("INTERNAL_ERROR")), id="500"),
+        pytest.param(answer(502, b"<html>"), id="502-html"),
+        pytest.param(answer(200, b"<html>"), id="200-html"),
+        pytest.param(answer(200), id="200-empty"),
+        pytest.param(answer(204), id="204"),
+        pytest.param(answer(200, b'{"data": [{"code": "SUCC'), id="200-cut"),
+        pytest.param(answer(301), id="301"),
+        pytest.param(answer(307), id="307"),
+        pytest.param(answer(202, {"data": [removed("21"), removed("22")]}), id="202"),
+        pytest.param(answer(500, {"data": [removed("21"), removed("22")]}), id="500-with-successes"),
+        pytest.param(answer(400, {"data": [removed("21"), removed("22")]}), id="400-with-successes"),
+        pytest.param(answer(400, {"data": [removed("21"), gone("22")]}), id="400-with-both"),
+        pytest.param(answer(403, ERROR_ENTRIES), id="403-with-entries"),
+        pytest.param(answer(404, {"data": [gone("21")]}), id="404-with-one-entry"),
+        pytest.param(answer(400, b"<html>"), id="400-html"),
+        pytest.param(answer(408), id="408"),
+        pytest.param(answer(413, b"too much"), id="413"),
+        pytest.param(answer(400, {**said("INVALID_DATA"), **ERROR_ENTRIES}), id="error-and-entries"),
+        pytest.param(ZohoUnansweredError("read time-out"), id="no-answer"),
+    ],
+)
+async def test_an_answer_that_says_nothing_clear_is_verified_link_by_link(
+    reply: Answer | ZohoError, applied: bool
+) -> None:
+    def plural(fake: FakeZoho, _: list[str]) -> Answer | ZohoError:
+        if applied:
+            fake.linked.clear()
+        return reply
+
+    fake = FakeZoho(set(TWO), plural=[plural])
+    settled = await run(fake, page(*TWO))
+    assert outcomes(settled) == {"d-1": R, "d-2": R}
+    assert fake.linked == set()
+    assert next(line for line in fake.sent[3:] if "?fields=id" in line) == LOOK_1
+    assert (ALONE_1 in fake.sent, ALONE_2 in fake.sent) == (not applied, not applied)
+    for result, why in settled.values():
+        assert why is None
+        # The call for both counts, and is the first that was sent.
+        assert result.attempts == (1 if applied else 2)
+        assert result.sent_at == MOMENT
+        assert (GONE_AFTER_AMBIGUITY in (result.detail or "")) is applied
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        pytest.param(answer(400, said("INVALID_DATA", "invalid data")), id="400"),
+        pytest.param(answer(400, said("UNABLE_TO_PARSE_DATA_TYPE")), id="ids-not-understood"),
+        pytest.param(answer(404, said("INVALID_URL_PATTERN")), id="404"),
+        pytest.param(ZohoNotSentError("no connection"), id="not-sent"),
+    ],
+)
+async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(reply: Answer | ZohoError) -> None:
+    fake = FakeZoho({TWO[0]}, plural=[reply])
+    settled = await run(fake, page(*TWO))
+    assert fake.sent == [*FIND, MANY, *AGAIN]
+    # What was not there before has not been removed by a call that was refused.
+    assert outcomes(settled) == {"d-1": R, "d-2": A}
+    sent = not isinstance(reply, ZohoError)
+    assert [result.attempts for result, _ in settled.values()] == [2 if sent else 1] * 2
+
+
+async def test_waits_out_an_overloaded_zoho_and_replaces_a_rejected_token() -> None:
+    overloaded = answer(429, said("TOO_MANY_REQUESTS", "Many requests fired in concurrent"))
+    fake = FakeZoho(set(TWO), plural=[overloaded, answer(401, said("INVALID_TOKEN"))])
+    settled = await run(fake, page(*TWO), patience=Patience(waits=4))
+    assert fake.sent == [*FIND, MANY, "pause", MANY, "token", MANY]
+    assert outcomes(settled) == {"d-1": R, "d-2": R}
+
+
+# -- reasons to stop
+
+SCOPE = answer(401, said("OAUTH_SCOPE_MISMATCH"))
+CREDITS = answer(429, said("TOO_MANY_REQUESTS", "exceeded for the 24 hour period"))
+TOKEN = answer(401, said("INVALID_TOKEN"))
+SIX = [(f"c-{n // 2}", f"d-{n}") for n in range(6)]
+
+
+@pytest.mark.parametrize(
+    ("reply", "replacing", "reason", "delete_calls"),
+    [
+        pytest.param(SCOPE, None, StopReason.REFUSED, 2, id="scope"),
+        pytest.param(answer(403, said("NO_PERMISSION")), None, StopReason.REFUSED, 2, id="permission"),
+        pytest.param(answer(400, said("INVALID_MODULE")), None, StopReason.REFUSED, 2, id="module"),
+        pytest.param(CREDITS, None, StopReason.CREDITS, 2, id="credits"),
+        pytest.param(TOKEN, None, StopReason.REFUSED, 5, id="token-refused-for-ever"),
+        pytest.param(
+            TOKEN,
+            ZohoTokenThrottledError("later", retry_after_s=600),
+            StopReason.THROTTLED,
+            2,
+            id="throttled",
+        ),
+        pytest.param(TOKEN, ZohoAuthError("revoked"), StopReason.NO_TOKEN, 2, id="credentials"),
+    ],
+)
+async def test_an_answer_for_every_link_costs_one_call_for_several_and_one_alone(
+    reply: Answer, replacing: ZohoError | None, reason: StopReason, delete_calls: int
+) -> None:
+    fake = FakeZoho(set(SIX), plural=[reply] * 9, lone=[reply] * 9, replacing=replacing)
+    settled = await run(fake, page(*SIX))
+    assert len(fake.deletes()) == delete_calls
+    # The links of the call that was refused have been sent once; the others were not, and are left out.
+    assert set(settled) <= {"d-0", "d-1"}
+    first, why = settled.pop("d-0")
+    assert (first.outcome, why) == (
+        Outcome.NOT_ATTEMPTED if reason is StopReason.CREDITS else Outcome.FAILED,
+        reason,
+    )
+    for result, why in settled.values():
+        assert (result.outcome, result.attempts, why) == (Outcome.NOT_ATTEMPTED, 1, None)
+        assert result.detail == REFUSED_TOGETHER
+
+
+async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops() -> None:
+    fake = FakeZoho(
+        set(SIX), plural=[answer(200, {"data": [removed("20"), removed("21")]}), answer(502), SCOPE]
+    )
+
+    def looks_are_refused(request: ZohoRequest) -> Answer | ZohoError:
+        if request.method == "GET" and "Deals" in request.segments and request.query == (("fields", "id"),):
+            return answer(500)
+        return SCOPE if len(request.segments) == 6 else original(request)
+
+    original, fake._reply = fake._reply, looks_are_refused  # type: ignore[method-assign]
+    fake.lone = [SCOPE] * 9
+    links = page(("b-0", "d-9"), *SIX, ("c-9", "d-8"))
+    settled = await run(fake, links, patience=Patience(deletes=1, verifications=1))
+    assert outcomes(settled) == {
+        "d-9": Outcome.FAILED,
+        "d-0": R,
+        "d-1": R,
+        "d-2": Outcome.UNKNOWN,
+        "d-3": Outcome.UNKNOWN,
+        "d-4": Outcome.NOT_ATTEMPTED,
+        "d-5": Outcome.NOT_ATTEMPTED,
+    }
+    for related in ("d-2", "d-3"):
+        result, _ = settled[related]
+        assert (result.attempts, result.detail) == (1, UNMATCHED)
+        assert result.sent_at is not None
+    assert settled["d-9"][1] is StopReason.REFUSED
+
+
+async def test_every_answer_is_shown_to_whoever_watches() -> None:
+    fake = FakeZoho(set(TWO), plural=[answer(429, said("TOO_MANY_REQUESTS"))])
+    shown: list[int] = []
+    by_parent = delinker(fake, patience=Patience(waits=3))
+    by_parent.watch(lambda one: shown.append(one.status))
+    await by_parent.delink_unit(page(*TWO))
+    assert shown == [200, 200, 429, 200]
+
+
+async def test_results_are_for_the_links_as_they_were_given() -> None:
+    links = page(*TWO)
+    fake = FakeZoho(set(TWO), plural=[ZohoUnansweredError("reset")])
+    settled = await delinker(fake).delink_unit(links)
+    assert [result.planned for result, _ in settled] == links
+    assert not any(result.planned.ambiguous_before for result, _ in settled)
+    assert replace(links[0]) == settled[0][0].planned

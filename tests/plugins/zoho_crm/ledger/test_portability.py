@@ -1,0 +1,123 @@
+"""Nothing the ledger says keeps another database out: every statement it runs compiles for the others."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from tests.plugins.zoho_crm.ledger.samples import (
+    MOMENT,
+    ORIGIN,
+    RUN,
+    drive,
+    pairs,
+    planned,
+    settle,
+)
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger import staging, tables
+from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.ledger.schema import CreateView
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+DIALECTS = {
+    "mysql": "sqlalchemy.dialects.mysql",
+    "mssql": "sqlalchemy.dialects.mssql",
+    "oracle": "sqlalchemy.dialects.oracle",
+    "postgresql": "sqlalchemy.dialects.postgresql",
+    "snowflake": "snowflake.sqlalchemy",
+    "bigquery": "sqlalchemy_bigquery",
+    "redshift": "sqlalchemy_redshift.dialect",
+}
+
+NOT_PORTABLE = re.compile(
+    r"\b(RETURNING|ON CONFLICT|ON DUPLICATE|MERGE|FOR UPDATE|SKIP LOCKED|ARRAY|ILIKE|DISTINCT ON)\b",
+    re.IGNORECASE,
+)
+
+
+@pytest.fixture(scope="module")
+def statements(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """All that the ledger asks of a database, gathered while it does everything it can."""
+    folder: Path = tmp_path_factory.mktemp("portability")
+    engine = sa.create_engine(f"sqlite:///{folder / 'ledger.db'}")
+    gathered: list[Any] = []
+    sa.event.listen(engine, "before_execute", lambda _, element, *__: gathered.append(element))
+    _do_everything(Ledger(engine))
+    engine.dispose()
+    return [element for element in gathered if isinstance(element, sa.sql.expression.Executable)]
+
+
+@pytest.fixture(params=DIALECTS)
+def dialect(request: pytest.FixtureRequest) -> sa.Dialect:
+    try:
+        module = import_module(DIALECTS[request.param])
+    except ImportError:
+        pytest.skip(f"{request.param} is not installed")
+    made: sa.Dialect = module.dialect()
+    return made
+
+
+def test_every_statement_compiles(statements: list[Any], dialect: sa.Dialect) -> None:
+    assert len(statements) > 40
+
+    for statement in statements:
+        text = str(statement.compile(dialect=dialect))
+        assert not NOT_PORTABLE.search(text), text
+
+
+def test_every_table_and_the_view_compile(dialect: sa.Dialect) -> None:
+    for table in tables.metadata.sorted_tables:
+        assert table.name in str(CreateTable(table).compile(dialect=dialect))
+        for index in table.indexes:
+            assert index.name in str(CreateIndex(index).compile(dialect=dialect))
+    view = str(CreateView(tables.latest.name, tables.LATEST_SELECT).compile(dialect=dialect))
+    assert view.startswith("CREATE VIEW zoho_delink_latest AS SELECT")
+    assert "newest = 1" in view
+
+
+def test_only_postgresql_takes_batches_as_documents(dialect: sa.Dialect) -> None:
+    text = str(staging._insert_statement(dialect).compile(dialect=dialect))
+
+    assert ("json_to_recordset" in text) == (dialect.name == "postgresql")
+
+
+def test_keys_fit_into_an_index_of_mysql() -> None:
+    def key_bytes(columns: Any) -> int:
+        return sum(4 * (getattr(column.type, "length", None) or 2) for column in columns)
+
+    for table in tables.metadata.sorted_tables:
+        for index in [table.primary_key, *table.indexes]:
+            columns = [column for column in index.columns if isinstance(column, sa.Column)]
+            assert key_bytes(columns) <= 3072, (table.name, index.name)
+
+
+def _do_everything(ledger: Ledger) -> None:
+    ledger.ensure_schema()
+    ledger.ensure_schema()
+    ledger.check_connection()
+    planned(ledger, [*pairs(6), (None, "x")], chunk_size=3)
+    planned(ledger)
+    ledger.mark_running(RUN)
+    ledger.set_org_id(RUN, "7")
+    ledger.record_guard(RUN, "goes on")
+    ledger.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
+    claim = ledger.claim_chunk(RUN, 0, "a try")
+    settle(ledger, claim, ledger.take(claim, 1), Outcome.FAILED, take=2)
+    drive(ledger, 1)
+    ledger.lease_slots("zoho", "a", wanted=2, limit=3, lease_s=30)
+    ledger.lease_slots("zoho", "a", wanted=1, limit=3, lease_s=30)
+    ledger.renew_slots("zoho", "a", 30)
+    ledger.release_slots("zoho", "a")
+    ledger.pending(RUN)
+    ledger.stop_run(RUN, "enough")
+    ledger.stop_reason(RUN)
+    ledger.close_open_links(RUN, origin=ORIGIN)
+    ledger.finish_run(RUN, status="partial", detail=None, finished_at=MOMENT)

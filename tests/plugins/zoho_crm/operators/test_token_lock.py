@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import logging
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+import sqlalchemy as sa
+
+from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.operators import token_lock
+from zoho_crm.operators.token_lock import refresh_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@dataclass
+class FakeLedger:
+    """A ledger with one lock that is free at a certain asking, and notes what it is asked."""
+
+    free_at: int | None = 1
+    failure: Exception | None = None
+    asked: list[tuple[str, str]] = field(default_factory=list)
+    released: list[tuple[str, str]] = field(default_factory=list)
+
+    def lease_slots(
+        self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float
+    ) -> list[int]:
+        assert (wanted, limit, lease_s) == (1, 1, token_lock.LEASE_S)
+        self.asked.append((connection, holder))
+        if self.failure:
+            raise self.failure
+        return [0] if self.free_at is not None and len(self.asked) >= self.free_at else []
+
+    def release_slots(self, connection: str, holder: str) -> None:
+        self.released.append((connection, holder))
+        if self.failure:
+            raise self.failure
+
+    def as_ledger(self) -> Ledger:
+        return cast("Ledger", self)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path / 'audit.db'}"))
+    ledger.ensure_schema()
+    yield ledger
+    ledger.close()
+
+
+def test_holds_one_lock_a_connection_and_gives_it_back() -> None:
+    fake = FakeLedger()
+    with refresh_lock(fake.as_ledger(), "zoho_eu"):
+        assert fake.released == []
+    ((name, holder),) = fake.asked
+    assert name == "zoho_eu: access token"
+    assert fake.released == [(name, holder)]
+
+
+def test_waits_until_the_lock_is_free() -> None:
+    fake, slept = FakeLedger(free_at=4), []
+    with refresh_lock(fake.as_ledger(), "zoho", sleep=slept.append):
+        assert slept == [0.25] * 3
+    assert len(set(fake.asked)) == 1
+
+
+def test_goes_on_beside_a_worker_that_keeps_the_lock_too_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = iter(range(0, 10_000, 30))
+    monkeypatch.setattr(token_lock, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    fake = FakeLedger(free_at=None)
+    with caplog.at_level(logging.WARNING), refresh_lock(fake.as_ledger(), "zoho", sleep=lambda _: None):
+        pass
+    assert 3 <= len(fake.asked) <= 5
+    assert "going on beside them" in caplog.text
+
+
+def test_goes_without_a_lock_when_the_database_is_away(caplog: pytest.LogCaptureFixture) -> None:
+    fake = FakeLedger(failure=sa.exc.OperationalError("SELECT secret-id", {}, Exception("away")))
+    with caplog.at_level(logging.WARNING), refresh_lock(fake.as_ledger(), "zoho"):
+        entered = True
+    assert entered
+    assert "without a lock: OperationalError" in caplog.text
+    assert "secret-id" not in caplog.text
+
+
+def test_gives_the_lock_back_after_an_error() -> None:
+    fake = FakeLedger()
+    with pytest.raises(RuntimeError, match="of the caller"), refresh_lock(fake.as_ledger(), "zoho"):
+        raise RuntimeError("of the caller")
+    assert fake.released == fake.asked
+
+
+def test_one_worker_at_a_time_holds_the_lock_of_a_connection(ledger: Ledger) -> None:
+    inside, most, guard = 0, 0, threading.Lock()
+
+    def work(_: int) -> None:
+        nonlocal inside, most
+        with refresh_lock(ledger, "zoho", sleep=threading.Event().wait):
+            with guard:
+                inside += 1
+                most = max(most, inside)
+            threading.Event().wait(0.002)
+            with guard:
+                inside -= 1
+
+    with ThreadPoolExecutor(6) as pool:
+        list(pool.map(work, range(12)))
+    assert (inside, most) == (0, 1)
+
+
+def test_connections_do_not_wait_for_each_other_nor_for_slots(ledger: Ledger) -> None:
+    def must_not_wait(_: float) -> None:
+        raise AssertionError
+
+    ledger.lease_slots("zoho", "a task", wanted=5, limit=5, lease_s=60)
+    with (
+        refresh_lock(ledger, "zoho", sleep=must_not_wait),
+        refresh_lock(ledger, "other", sleep=must_not_wait),
+    ):
+        assert len(ledger.renew_slots("zoho", "a task", 60)) == 5
+
+
+def test_lock_of_a_dead_worker_opens_by_itself(tmp_path: Path) -> None:
+    now = [1_000_000.0]
+    ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path / 'audit.db'}"), clock=lambda: now[0])
+    ledger.ensure_schema()
+    dead = cast("Callable[..., None]", refresh_lock(ledger, "zoho").__enter__)
+    dead()
+
+    def pass_time(_: float) -> None:
+        now[0] += 30.0
+
+    with refresh_lock(ledger, "zoho", sleep=pass_time):
+        assert now[0] - 1_000_000.0 >= token_lock.LEASE_S
+    ledger.close()
