@@ -12,7 +12,7 @@ import logging
 from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, PlannedLink
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.answer import Answer
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SAME_REFUSALS = 5
 """Identical answers of the kind that waits for every link, after which no further link is tried."""
@@ -187,7 +189,7 @@ class ChunkRun:
         try:
             await self._heed_others()
             await self._first_slots()
-            workers = [asyncio.create_task(self._work(number)) for number in range(self._concurrency)]
+            workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
             keeper = asyncio.create_task(self._keep_slots())
             await self._pump()
         finally:
@@ -219,14 +221,18 @@ class ChunkRun:
 
     async def _turn(self, room: int) -> None:
         results, self._done = self._done, []
+        write = asyncio.ensure_future(asyncio.to_thread(self._store.settle, results, room))
         try:
-            taken = await asyncio.to_thread(self._store.settle, results, room)
-        except BaseException:
-            self._done = results + self._done
-            raise
-        self._counts.update(result.outcome for result in results)
-        self._exhausted |= room > 0 and not taken
-        self._todo.extend(taken)
+            await _to_the_end(write)
+        finally:
+            # Also when cancelled meanwhile: what is written must not be written again.
+            if write.done() and not write.exception():
+                taken = write.result()
+                self._counts.update(result.outcome for result in results)
+                self._exhausted |= room > 0 and not taken
+                self._todo.extend(taken)
+            else:
+                self._done = results + self._done
         async with self._more:
             self._more.notify_all()
 
@@ -239,11 +245,11 @@ class ChunkRun:
             pass
         self._changed.clear()
 
-    async def _work(self, number: int) -> None:
+    async def _work(self) -> None:
         while True:
             async with self._more:
                 await self._more.wait_for(
-                    lambda: self._todo and number < self._allowed() and not self._stopped
+                    lambda: self._todo and self._busy < self._allowed() and not self._stopped
                 )
                 unit = [self._todo.popleft() for _ in range(min(self._delinker.unit_size, len(self._todo)))]
                 self._busy += 1
@@ -316,7 +322,7 @@ class ChunkRun:
         """Wait until the org has a slot free for this try."""
         waited = False
         while not self._stopped:
-            self._held = await asyncio.to_thread(self._slots.hold)
+            self._held = await self._hold()
             if self._held:
                 return
             if not waited:
@@ -332,7 +338,7 @@ class ChunkRun:
             await asyncio.sleep(self._slots.renew_every_s)
             try:
                 await self._heed_others()
-                self._held = await asyncio.to_thread(self._slots.hold)
+                self._held = await self._hold()
             except Exception:
                 # Without a lease nothing may be sent; the next renewal tries again.
                 log.exception("The leases of the org's slots could not be renewed")
@@ -340,11 +346,20 @@ class ChunkRun:
             async with self._more:
                 self._more.notify_all()
 
+    async def _hold(self) -> int:
+        return await _to_the_end(asyncio.ensure_future(asyncio.to_thread(self._slots.hold)))
+
     def _finish(self) -> None:
-        """Write what workers finished after the last turn, and give the slots back. Runs also when cancelled."""
+        """
+        Write what workers finished after the last turn, and give the slots back. Runs also when cancelled.
+
+        Links that were taken and never sent are said to be: the next try need not verify them.
+        """
         try:
-            if results := self._done:
+            results = self._done + [self._not_attempted(planned) for planned in self._todo]
+            if results:
                 self._done = []
+                self._todo.clear()
                 self._store.settle(results, 0)
                 self._counts.update(result.outcome for result in results)
         finally:
@@ -355,3 +370,12 @@ class ChunkRun:
         """Return the outcome of a link that was not sent; one that an earlier try may have sent stays unknown."""
         outcome = Outcome.UNKNOWN if planned.ambiguous_before else Outcome.NOT_ATTEMPTED
         return LinkResult(planned, outcome, datetime.now(UTC), detail="the run stopped before it was sent")
+
+
+async def _to_the_end(call: asyncio.Future[T]) -> T:
+    """Wait for a call in a thread, which a cancellation cannot end: what follows must not run beside it."""
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        await asyncio.wait([call])
+        raise

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
 from zoho_crm.core.run_request import run_key
-from zoho_crm.errors import LinksLeftError, PlanError
+from zoho_crm.errors import PlanError
 from zoho_crm.operators.context import origin_of
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class ReportOperator(BaseOperator):
 
     :param job: the job of the run
     :return: job, run, mode, status and number of links by outcome
-    :raises LinksLeftError: more links failed than the job tolerates, or what happened to one is unknown
+    :raises AirflowFailException: more links failed than the job tolerates, or what happened to one is unknown
     :raises PlanError: the run has no plan
     """
 
@@ -60,7 +61,7 @@ class ReportOperator(BaseOperator):
         }
         self.log.info("Run %s of %s: %s %s", key, self.job.name, status, summary["outcomes"])
         if status in {"failed", "stopped"}:
-            raise LinksLeftError(
+            raise AirflowFailException(
                 f"The run {status}: {summary['outcomes']}. Clear its failed tasks to go on with it"
             )
         return summary

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from zoho_crm.core.run_request import BEGINNING, RunRequest, pasted_links, read_run_request, run_key
+from zoho_crm.errors import ZohoConfigError
+
+DUE = datetime(2026, 11, 23, 2, tzinfo=UTC)
+DAY = (datetime(2026, 11, 22, 2, tzinfo=UTC), DUE)
+
+
+def ask(
+    params: dict[str, Any] | None = None,
+    run_type: str = "manual",
+    interval: tuple[datetime, datetime] | None = None,
+) -> RunRequest:
+    return read_run_request(params or {}, run_type=run_type, run_after=DUE, data_interval=interval)
+
+
+@pytest.mark.parametrize(
+    ("mode", "run_type", "expected"),
+    [
+        (None, "manual", "dry_run"),
+        ("", "manual", "dry_run"),
+        ("auto", "manual", "dry_run"),
+        ("auto", "operator_triggered", "dry_run"),
+        ("auto", "something_new", "dry_run"),
+        ("auto", "scheduled", "apply"),
+        ("auto", "backfill", "apply"),
+        ("auto", "asset_triggered", "apply"),
+        ("apply", "manual", "apply"),
+        ("dry_run", "scheduled", "dry_run"),
+    ],
+)
+def test_mode_follows_the_form_and_then_the_kind_of_run(
+    mode: str | None, run_type: str, expected: str
+) -> None:
+    assert ask({"mode": mode}, run_type).mode == expected
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+def test_a_scheduled_window_is_the_data_interval(run_type: str) -> None:
+    request = ask({}, run_type, DAY)
+    assert (request.window_start, request.window_end) == DAY
+
+
+@pytest.mark.parametrize(
+    ("run_type", "interval"),
+    [
+        ("manual", DAY),
+        ("manual", None),
+        ("asset_triggered", None),
+        ("scheduled", None),
+        ("scheduled", (DUE, DUE)),
+    ],
+)
+def test_a_run_without_a_window_takes_all_that_is_pending(
+    run_type: str, interval: tuple[datetime, datetime] | None
+) -> None:
+    request = ask({}, run_type, interval)
+    assert (request.window_start, request.window_end) == (BEGINNING, DUE)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"),
+    [
+        ("2026-11-01T00:00:00Z", "2026-11-02T00:00:00Z", (1, 0, 2, 0)),
+        ("2026-11-01T00:00:00+02:00", "2026-11-02T00:00:00+02:00", (31, 22, 1, 22)),
+        ("2026-11-01", "2026-11-02", (1, 0, 2, 0)),
+        (" 2026-11-01T00:00:00Z ", "2026-11-02T00:00", (1, 0, 2, 0)),
+    ],
+)
+def test_a_window_of_the_form_is_read_as_utc(
+    start: str, end: str, expected: tuple[int, int, int, int]
+) -> None:
+    request = ask({"window_start": start, "window_end": end}, "scheduled", DAY)
+    read = (request.window_start, request.window_end)
+    assert (read[0].day, read[0].hour, read[1].day, read[1].hour) == expected
+    assert [instant.utcoffset() for instant in read] == [timedelta(0), timedelta(0)]
+    assert {type(instant) for instant in read} == {datetime}
+
+
+def test_a_window_over_a_change_of_the_clocks_has_its_real_length() -> None:
+    request = ask({"window_start": "2026-10-25T00:00:00+02:00", "window_end": "2026-10-26T00:00:00+01:00"})
+    assert request.window_end - request.window_start == timedelta(hours=25)
+
+
+def test_an_interval_in_another_zone_is_the_same_instant() -> None:
+    zone = timezone(timedelta(hours=5))
+    request = ask({}, "scheduled", (DAY[0].astimezone(zone), DAY[1].astimezone(zone)))
+    assert (request.window_start, request.window_end) == DAY
+    assert request.window_start.tzinfo is UTC
+
+
+FAULTS = {
+    "mode": ({"mode": "purge"}, "mode: 'purge' is none of auto, dry_run, apply"),
+    "mode as a list": ({"mode": ["apply"]}, "mode: ['apply'] is none of auto, dry_run, apply"),
+    "start alone": (
+        {"window_start": "2026-11-01"},
+        "window_end: missing; give both ends of the window, or neither",
+    ),
+    "end alone": (
+        {"window_end": "2026-11-01"},
+        "window_start: missing; give both ends of the window, or neither",
+    ),
+    "no time": (
+        {"window_start": "garbage", "window_end": "2026-11-01"},
+        "window_start: 'garbage' is no time; write it like 2026-11-22T00:00:00+00:00",
+    ),
+    "an hour only": (
+        {"window_start": "10:00", "window_end": "2026-11-01"},
+        "window_start: '10:00' is no time; write it like 2026-11-22T00:00:00+00:00",
+    ),
+    "an interval": (
+        {"window_start": "2026-11-01/2026-11-02", "window_end": "2026-11-03"},
+        "window_start: '2026-11-01/2026-11-02' is no time; write it like 2026-11-22T00:00:00+00:00",
+    ),
+    "no such day": (
+        {"window_start": "2026-02-30", "window_end": "2026-11-03"},
+        "window_start: '2026-02-30' is no time; write it like 2026-11-22T00:00:00+00:00",
+    ),
+    "a number": ({"window_start": 5, "window_end": 6}, "window_start: must be text"),
+    "empty window": (
+        {"window_start": "2026-11-01", "window_end": "2026-11-01"},
+        "window_end: must lie after window_start",
+    ),
+    "limit": ({"max_links": -1, "reason": "x"}, "max_links: must be a whole number, 0 or more"),
+    "limit as text": ({"max_links": "5", "reason": "x"}, "max_links: must be a whole number, 0 or more"),
+    "limit as truth": ({"max_links": True, "reason": "x"}, "max_links: must be a whole number, 0 or more"),
+    "limit without a reason": ({"max_links": 5}, "reason: say why, when max_links overrides the job's limit"),
+    "blank reason": (
+        {"max_links": 5, "reason": "  "},
+        "reason: say why, when max_links overrides the job's limit",
+    ),
+    "links as text": ({"links": "a,b"}, "links: not a list of links"),
+    "links with a stray": (
+        {"links": [["a", "b"], ["a"]]},
+        "links[1]: neither a pair nor an object with external_id and related_external_id",
+    ),
+    "link as text": (
+        {"links": ["ab"]},
+        "links[0]: neither a pair nor an object with external_id and related_external_id",
+    ),
+    "link with a stray key": (
+        {"links": [{"external_id": "a", "related_external_id": "b", "c": 1}]},
+        "links[0]: needs external_id and related_external_id, and nothing else",
+    ),
+}
+
+
+@pytest.mark.parametrize(("params", "says"), FAULTS.values(), ids=list(FAULTS))
+def test_a_wrong_field_is_named(params: dict[str, Any], says: str) -> None:
+    with pytest.raises(ZohoConfigError) as error:
+        ask(params)
+    assert str(error.value) == says
+
+
+def test_links_may_be_objects_or_pairs() -> None:
+    given = [{"external_id": "a", "related_external_id": 1}, ["b", None], ("c", "d")]
+    assert pasted_links(given) == [("a", 1), ("b", None), ("c", "d")]
+    assert pasted_links([]) is None
+    assert pasted_links(None) is None
+
+
+def test_a_limit_with_a_reason_is_taken() -> None:
+    request = ask({"max_links": 0, "reason": " cleaning up "})
+    assert (request.max_links, request.reason) == (0, "cleaning up")
+
+
+def test_run_keys_tell_runs_apart_and_stay_the_same() -> None:
+    assert run_key("job", "dag", "run") == run_key("job", "dag", "run")
+    assert run_key("job", "dag", "run").startswith("job:")
+    assert (
+        len({run_key("job", *parts) for parts in (("a", "bc"), ("ab", "c"), ("abc",), ("a", "b", "c"))}) == 4
+    )

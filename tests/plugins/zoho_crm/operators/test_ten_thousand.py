@@ -1,0 +1,90 @@
+"""The whole path of a run over ten thousand links, on both databases."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.plugins.zoho_crm.operators.world import (
+    AUDIT,
+    Audit,
+    Warehouse,
+    context,
+    delink,
+    harms,
+    link_all,
+    linked,
+    make_job,
+    pairs,
+    sent,
+    set_connection,
+    zoho_connection,
+)
+from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.report import ReportOperator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from include.local_zoho import LocalZoho
+
+LINKS = 10_000
+
+
+@pytest.mark.integration
+def test_every_link_of_ten_thousand_has_one_story(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zoho.state.configure(journal_size=LINKS * 2)
+    audit.ledger()  # makes the tables, as preflight does
+    set_connection(monkeypatch, "zoho_crm_default", **zoho_connection(zoho, max_concurrency=20))
+    stale = pairs(LINKS)
+    kept = [(f"kept-{number}", f"kept-{number}") for number in range(200)]
+    gone = stale[::50]
+    unknown = [(f"nobody-{number}", "d-00000") for number in range(100)]
+    link_all(zoho, [*stale, *kept])
+    for pair in gone:
+        zoho.state.unlink("Contacts", pair[0], "Deals", pair[1])
+    warehouse.add([*stale, *stale[:500], *unknown, ("", "d-00001"), ("..", "d-00001")])
+    job = make_job(chunk_size=2_500, task_concurrency=10)
+    params = {"mode": "apply"}
+
+    chunks = PlanOperator(task_id="plan", job=job, sql_path=sql_path).execute(context("plan", params=params))
+    with ThreadPoolExecutor(2) as pool:
+        summaries = list(
+            pool.map(
+                lambda chunk: delink(chunk=chunk, audit_conn_id=AUDIT, task_concurrency=10).execute(
+                    context(map_index=chunk["chunk_no"], params=params)
+                ),
+                chunks,
+            )
+        )
+    report = ReportOperator(task_id="report", job=job).execute(context("report", params=params))
+
+    expected = {
+        **dict.fromkeys(stale, "removed"),
+        **dict.fromkeys(gone, "already_absent"),
+        **dict.fromkeys(unknown, "parent_not_found"),
+        ("", "d-00001"): "invalid",
+        ("..", "d-00001"): "invalid",
+    }
+    latest = audit.latest()
+    assert latest == expected
+    assert len(audit.events()) == len(expected)
+    assert linked(zoho) == set(kept)
+    assert Counter(sent(zoho)) == Counter([*stale, *unknown])
+    assert not harms(zoho)
+    counts = Counter(expected.values())
+    assert sum((Counter(summary) for summary in summaries), Counter()) + Counter(invalid=2) == counts
+    run = audit.run()
+    assert {outcome: run[outcome] for outcome in counts} == dict(counts)
+    assert (run["planned"], run["source_rows"], run["duplicates"]) == (
+        len(expected),
+        len(expected) + 500,
+        500,
+    )
+    assert (run["status"], report["outcomes"]) == ("succeeded", dict(counts))
+    assert zoho.state.limits.refused == 0
