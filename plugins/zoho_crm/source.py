@@ -17,24 +17,6 @@ COLUMNS = ("external_id", "related_external_id")
 WINDOW_PARAMETERS = frozenset({"window_start", "window_end"})
 
 
-def engine_of(conn_id: str) -> Engine:
-    """
-    Return the SQLAlchemy engine of an Airflow connection whose hook is a ``DbApiHook``.
-
-    The hook is told not to log SQL: its parameters are people's data.
-
-    :raises PlanError: the connection is of a kind that does not speak SQL
-    """
-    from airflow.providers.common.sql.hooks.sql import DbApiHook
-    from airflow.sdk import BaseHook
-
-    hook = BaseHook.get_hook(conn_id, hook_params={"log_sql": False})
-    if not isinstance(hook, DbApiHook):
-        raise PlanError(f"Connection {conn_id!r} is not one to a database: its hook is {type(hook).__name__}")
-    engine: Engine = hook.get_sqlalchemy_engine({"hide_parameters": True})
-    return engine
-
-
 def stream_pairs(
     engine: Engine, sql: str, window_start: datetime, window_end: datetime
 ) -> Iterator[tuple[object, object]]:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
-from croniter import croniter
+from croniter import CroniterBadDateError, croniter
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -29,7 +30,7 @@ from zoho_crm.core.links import Relation
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Hashable, Sequence
     from pathlib import Path
 
 DAG_ID_PREFIX = "zoho_delink__"
@@ -38,6 +39,7 @@ DEFAULT_ORG_CONCURRENCY = 10
 """Requests in flight that a connection allows where it does not say otherwise."""
 
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
+_RANDOM_CRON = re.compile(r"\b[hr]\b", re.IGNORECASE)
 _CONN_ID = re.compile(r"[\w.\-]{1,250}")
 _YAML_SUFFIXES = (".yaml", ".yml")
 
@@ -148,7 +150,7 @@ class Job(_Model):
     chunk_size: int = Field(default=500, ge=1, le=100_000)
     task_concurrency: int = Field(default=5, ge=1, le=25)
     max_active_chunks: int | None = Field(default=None, ge=1)
-    pool: str | None = Field(default=None, min_length=1)
+    pool: str | None = Field(default=None, min_length=1, max_length=256)
     breaker_share: float = Field(default=0.5, ge=0.0, le=1.0)
     credit_reserve: int = Field(default=0, ge=0)
     wait_patience_hours: float = Field(default=24.0, ge=0.0, le=24.0 * 7)
@@ -157,7 +159,7 @@ class Job(_Model):
     task_timeout_minutes: int = Field(default=120, ge=1)
     guards: Guards = Guards()
     failure_tolerance: float = Field(default=0.0, ge=0.0, le=1.0)
-    tags: tuple[str, ...] = ()
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
 
     @field_validator("name")
     @classmethod
@@ -171,8 +173,15 @@ class Job(_Model):
     @field_validator("schedule")
     @classmethod
     def _check_schedule(cls, value: str | None) -> str | None:
-        if value is not None and (len(value.split()) != 5 or not croniter.is_valid(value)):
+        if value is None:
+            return value
+        # Croniter knows letters that stand for a random number: another one each time somebody asks.
+        if len(value.split()) != 5 or _RANDOM_CRON.search(value) or not croniter.is_valid(value):
             raise ValueError(f"{value!r} is not a cron expression of five fields")
+        try:
+            croniter(value).get_next()
+        except CroniterBadDateError:
+            raise ValueError(f"{value!r} is never due") from None
         return value
 
     @field_validator("timezone")
@@ -189,6 +198,16 @@ class Job(_Model):
     def _check_start_date(cls, value: Any) -> Any:
         if isinstance(value, date) and not isinstance(value, datetime):
             return datetime(value.year, value.month, value.day)
+        if not isinstance(value, str | datetime):
+            # A number would be taken for seconds since 1970.
+            raise ValueError("is not a date: write it like 2026-11-01")  # noqa: TRY004 - pydantic asks for this
+        return value
+
+    @field_validator("start_date")
+    @classmethod
+    def _check_year(cls, value: datetime) -> datetime:
+        if not 1970 <= value.year < 9999:
+            raise ValueError(f"the year {value.year} is not one a schedule can begin in")
         return value
 
     @model_validator(mode="after")
@@ -259,8 +278,8 @@ def load_job(path: Path) -> Job:
     :raises JobFileError: it cannot be read, is not YAML, or does not describe a job
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - it is a safe one
+    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
         raise JobFileError(f"{path.name}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise JobFileError(f"{path.name}: not a job: the file must be a mapping of fields")
@@ -305,11 +324,34 @@ def sql_path(job: Job, jobs_folder: Path) -> Path:
     :raises JobFileError: there is no such file, or it lies elsewhere
     """
     include = jobs_folder.resolve().parent
-    candidates = [(base / job.source.sql_file).resolve() for base in (include / "sql", include)]
-    for candidate in candidates:
-        if candidate.is_relative_to(include) and candidate.is_file():
-            return candidate
+    # Text that can be no path, such as one with a NUL, is no file either.
+    with suppress(OSError, ValueError):
+        for base in (include / "sql", include):
+            candidate = (base / job.source.sql_file).resolve()
+            if candidate.is_relative_to(include) and candidate.is_file():
+                return candidate
     raise JobFileError(f"source.sql_file: {job.source.sql_file!r} is no file below {include.name}/sql")
+
+
+class _Loader(yaml.SafeLoader):
+    """
+    YAML without two of its traps.
+
+    A key that is there twice would silently lose one of its values, say a limit. A date that cannot be is left to the
+    job's model, which names the field.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for key in written:
+            if written.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"{key}: is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _fault_lines(file_name: str, error: ValidationError) -> Sequence[str]:

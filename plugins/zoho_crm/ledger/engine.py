@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.errors import ZohoConfigError
+from zoho_crm import databases
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
@@ -18,35 +18,15 @@ _READING = "zoho_delink_reading"
 
 def engine_of(audit_conn_id: str) -> sa.Engine:
     """
-    Return an engine for an Airflow connection to a SQL database.
+    Return an engine for the audit database of an Airflow connection.
 
     It holds few connections, tries each before use, and keeps parameters (external ids) out of logs and errors.
 
     :raises ZohoConfigError: the connection is not one to a SQL database
     """
-    from airflow.sdk import BaseHook  # the ledger is used without Airflow too, by tests and the UI
-
-    refusal = (
-        f"audit_conn_id {audit_conn_id!r} is not a connection to a SQL database: "
-        "give one of type postgres or sqlite"
+    return databases.engine_of(
+        audit_conn_id, max_overflow=3, pool_pre_ping=True, pool_recycle=1800, pool_size=2
     )
-    try:
-        hook: Any = BaseHook.get_hook(audit_conn_id, hook_params={"log_sql": False})
-    except TypeError as error:
-        # Only hooks of SQL databases know log_sql.
-        raise ZohoConfigError(refusal) from error
-    if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise ZohoConfigError(refusal)
-    engine: sa.Engine = hook.get_sqlalchemy_engine(
-        {
-            "hide_parameters": True,
-            "max_overflow": 3,
-            "pool_pre_ping": True,
-            "pool_recycle": 1800,
-            "pool_size": 2,
-        }
-    )
-    return engine
 
 
 def prepared(engine: sa.Engine) -> sa.Engine:

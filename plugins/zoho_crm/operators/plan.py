@@ -8,8 +8,9 @@ from airflow.sdk import BaseOperator
 
 from zoho_crm.core.records import RunStart, Target
 from zoho_crm.core.run_request import read_run_request, run_key
+from zoho_crm.databases import engine_of
 from zoho_crm.operators.context import data_interval_of, origin_of, run_type_of
-from zoho_crm.source import engine_of, stream_pairs
+from zoho_crm.source import stream_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

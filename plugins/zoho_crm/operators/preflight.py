@@ -9,12 +9,13 @@ from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from zoho_crm.core.run_request import read_run_request
+from zoho_crm.databases import engine_of
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import data_interval_of, run_type_of
 from zoho_crm.operators.stores import one_slot
 from zoho_crm.operators.token_lock import refresh_lock
-from zoho_crm.source import check_sql, engine_of
+from zoho_crm.source import check_sql
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,597 @@
+from __future__ import annotations
+
+import json
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from requests.structures import CaseInsensitiveDict
+
+from zoho_crm.core.links import Link, Relation
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import PlannedLink
+from zoho_crm.core.request import ZohoRequest, find_records
+from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
+from zoho_crm.errors import (
+    UnsafeRequestError,
+    ZohoAuthError,
+    ZohoError,
+    ZohoNotSentError,
+    ZohoResponseError,
+    ZohoTokenThrottledError,
+    ZohoUnansweredError,
+)
+from zoho_crm.hooks.answer import Answer
+from zoho_crm.hooks.delink import Delinker, Patience
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+START = datetime(2026, 11, 22, 2, tzinfo=UTC)
+RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
+DELETE = "DELETE /crm/v7/Contacts/c%2F1/Deals/d%201"
+LINKED = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id"
+PARENT = "GET /crm/v7/Contacts/c%2F1?fields=id"
+RELATED = "GET /crm/v7/Deals/d%201?fields=id"
+X_EXTERNAL = {
+    DELETE: "Contacts.External_Contact_ID,Deals.External_Deal_ID",
+    LINKED: "Contacts.External_Contact_ID,Deals.External_Deal_ID",
+    PARENT: "Contacts.External_Contact_ID",
+    RELATED: "Deals.External_Deal_ID",
+}
+
+
+def answer(status: int, content: Any = None, **headers: str) -> Answer:
+    body = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Answer(status, CaseInsensitiveDict(named), body, 0.01, "the token")
+
+
+def entry(status: int, code: str, message: str, *, data: bool = False, **details: Any) -> Answer:
+    one = {"code": code, "details": details, "message": message, "status": "error"}
+    return answer(status, {"data": [one]} if data else one)
+
+
+REMOVED = answer(
+    200,
+    {
+        "data": [
+            {"code": "SUCCESS", "details": {"id": "77"}, "message": "relation removed", "status": "success"}
+        ]
+    },
+)
+FOUND = answer(200, {"data": [{"id": "1"}]})
+MISSING = answer(204)
+WRONG_ID = entry(400, "INVALID_DATA", "the given id seems to be invalid")
+GONE = entry(400, "INVALID_DATA", "relation not found", data=True, id="77")
+LOCKED = entry(400, "RECORD_LOCKED", "record is locked", data=True, id="77")
+BUSY = entry(429, "TOO_MANY_REQUESTS", "Many requests fired in concurrent than the allowed limit.")
+OUT_OF_CREDITS = entry(429, "TOO_MANY_REQUESTS", "API requests for the 24 hour period exceeded")
+BAD_TOKEN = entry(401, "INVALID_TOKEN", "invalid oauth token")
+SCOPE = entry(401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")
+BROKEN = entry(500, "INTERNAL_ERROR", "Internal server error occurred.")
+HTML = answer(502, b"<html>Bad Gateway</html>")
+UNSAID = entry(400, "INVALID_DATA", "invalid data")
+UNANSWERED = ZohoUnansweredError("sent, not answered")
+NOT_SENT = ZohoNotSentError("no connection")
+
+
+@dataclass
+class FakeClient:
+    """Answers from a script, in order; a request too many is a failure of the test."""
+
+    script: deque[Answer | ZohoError]
+    tokens: deque[ZohoError | None] = field(default_factory=deque)
+    seen: list[str] = field(default_factory=list)
+
+    async def send(self, request: ZohoRequest) -> Answer:
+        line = f"{request.method} {request.target}"
+        self.seen.append(line)
+        if line in X_EXTERNAL:
+            assert request.headers == {"X-EXTERNAL": X_EXTERNAL[line]}
+        assert self.script, f"one request too many: {line}"
+        said = self.script.popleft()
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    async def replace_token(self, rejected: Answer) -> None:
+        assert rejected.token_used == "the token"
+        self.seen.append("new token")
+        if self.tokens and (failure := self.tokens.popleft()):
+            raise failure
+
+
+@dataclass
+class World:
+    """One delinker with its client, a clock that counts questions, and a sleep that takes no time."""
+
+    script: list[Answer | ZohoError]
+    patience: Patience = field(default_factory=Patience)
+    tokens: list[ZohoError | None] = field(default_factory=list)
+    jitter: float = 1.0
+    slept: list[float] = field(default_factory=list)
+    asked: int = 0
+
+    def __post_init__(self) -> None:
+        self.client = FakeClient(deque(self.script), deque(self.tokens))
+        self.delinker = Delinker(
+            self.client,
+            RELATION,
+            "v7",
+            patience=self.patience,
+            sleep=self.sleep,
+            now=self.now,
+            jitter=lambda: self.jitter,
+        )
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.client.seen.append("pause")
+
+    def now(self) -> datetime:
+        self.asked += 1
+        return START + timedelta(seconds=self.asked)
+
+    async def delink(self, *, ambiguous: bool = False) -> Any:
+        planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous)
+        result, self.stop_reason = await self.delinker.delink(planned)
+        assert result.planned is planned
+        return result
+
+    @property
+    def seen(self) -> list[str]:
+        assert not self.client.script, "the script was not played to its end"
+        return self.client.seen
+
+
+# -- what one clear answer leads to
+
+
+@pytest.mark.parametrize(
+    ("said", "outcome", "code", "message", "record_id"),
+    [
+        pytest.param(REMOVED, Outcome.REMOVED, "SUCCESS", "relation removed", "77", id="success"),
+        pytest.param(GONE, Outcome.ALREADY_ABSENT, "INVALID_DATA", "relation not found", "77", id="absent"),
+        pytest.param(
+            entry(400, "INVALID_DATA", "invalid", External_Contact_ID="x"),
+            Outcome.PARENT_NOT_FOUND,
+            "INVALID_DATA",
+            "invalid",
+            None,
+            id="parent",
+        ),
+        pytest.param(
+            entry(400, "INVALID_DATA", "invalid", api_name="External_Deal_ID"),
+            Outcome.RELATED_NOT_FOUND,
+            "INVALID_DATA",
+            "invalid",
+            None,
+            id="related",
+        ),
+        pytest.param(LOCKED, Outcome.REJECTED, "RECORD_LOCKED", "record is locked", "77", id="locked"),
+    ],
+)
+async def test_a_clear_answer_settles_with_one_request(
+    said: Answer, outcome: Outcome, code: str, message: str, record_id: str | None
+) -> None:
+    world = World([said])
+    result = await world.delink()
+    assert world.seen == [DELETE]
+    assert (result.outcome, result.zoho_code, result.zoho_message) == (outcome, code, message)
+    assert (result.zoho_record_id, result.http_status, result.detail) == (record_id, said.status, None)
+    assert (result.attempts, result.sent_at) == (1, START + timedelta(seconds=1))
+    assert result.finished_at == START + timedelta(seconds=2)
+    assert world.stop_reason is None
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "outcome"),
+    [
+        pytest.param(OUT_OF_CREDITS, StopReason.CREDITS, Outcome.NOT_ATTEMPTED, id="credits"),
+        pytest.param(SCOPE, StopReason.REFUSED, Outcome.FAILED, id="scope"),
+        pytest.param(
+            entry(400, "INVALID_DATA", "the relation name given seems to be invalid", resource_path_index=2),
+            StopReason.REFUSED,
+            Outcome.FAILED,
+            id="related-list",
+        ),
+        pytest.param(
+            entry(400, "MANDATORY_NOT_FOUND", "missing", param_name="ids"),
+            StopReason.REFUSED,
+            Outcome.FAILED,
+            id="a-segment-less",
+        ),
+    ],
+)
+async def test_an_answer_that_waits_for_every_link_stops_at_once(
+    said: Answer, reason: StopReason, outcome: Outcome
+) -> None:
+    world = World([said])
+    result = await world.delink()
+    assert world.seen == [DELETE]
+    assert (result.outcome, world.stop_reason, result.attempts) == (outcome, reason, 1)
+
+
+async def test_a_unit_is_its_links_one_after_the_other() -> None:
+    world = World([REMOVED, OUT_OF_CREDITS])
+    unit = [PlannedLink(n, Link("c/1", "d 1"), "key") for n in range(2)]
+    settled = await world.delinker.delink_unit(unit)
+    assert world.delinker.unit_size == 1
+    assert [(one.planned.seq, one.outcome, why) for one, why in settled] == [
+        (0, Outcome.REMOVED, None),
+        (1, Outcome.NOT_ATTEMPTED, StopReason.CREDITS),
+    ]
+
+
+async def test_every_answer_is_shown_to_whoever_watches() -> None:
+    world, shown = World([BUSY, BROKEN, FOUND, UNANSWERED, MISSING, FOUND, FOUND]), []
+    world.delinker.watch(shown.append)
+    await world.delink()
+    assert [one.status for one in shown] == [429, 500, 200, 204, 200, 200]
+    assert world.seen.count(DELETE) == 3
+
+
+# -- ambiguous requests
+
+
+AMBIGUOUS = [
+    pytest.param(UNANSWERED, id="unanswered"),
+    pytest.param(BROKEN, id="500"),
+    pytest.param(HTML, id="html"),
+    pytest.param(answer(200, b'{"data": [{"code": "SUC'), id="truncated"),
+    pytest.param(answer(200, b""), id="empty"),
+    pytest.param(answer(302, b""), id="redirect"),
+    pytest.param(answer(204), id="204"),
+    pytest.param(entry(400, "SOMETHING_NEW", "what"), id="unknown-code"),
+    pytest.param(entry(400, "INTERNAL_ERROR", "oops"), id="internal-error"),
+]
+
+
+@pytest.mark.parametrize("unclear", AMBIGUOUS)
+async def test_an_unclear_request_that_did_nothing_is_repeated(unclear: Answer | ZohoError) -> None:
+    world = World([unclear, FOUND, REMOVED])
+    result = await world.delink()
+    assert world.seen == [DELETE, "pause", LINKED, DELETE]
+    assert (result.outcome, result.attempts, result.detail) == (Outcome.REMOVED, 2, None)
+    assert result.sent_at == START + timedelta(seconds=1)
+
+
+@pytest.mark.parametrize("unclear", AMBIGUOUS)
+async def test_an_unclear_request_after_which_the_link_is_gone_has_removed_it(
+    unclear: Answer | ZohoError,
+) -> None:
+    world = World([unclear, MISSING, FOUND, FOUND])
+    result = await world.delink()
+    assert world.seen == [DELETE, "pause", LINKED, PARENT, RELATED]
+    assert (result.outcome, result.attempts) == (Outcome.REMOVED, 1)
+    assert result.detail.endswith(GONE_AFTER_AMBIGUITY)
+    assert len(result.detail) > len(GONE_AFTER_AMBIGUITY) + 2
+
+
+@pytest.mark.parametrize(
+    ("looks", "requests", "outcome"),
+    [
+        pytest.param([WRONG_ID, MISSING], [LINKED, PARENT], Outcome.PARENT_NOT_FOUND, id="parent-204"),
+        pytest.param([MISSING, WRONG_ID], [LINKED, PARENT], Outcome.PARENT_NOT_FOUND, id="parent-400"),
+        pytest.param(
+            [MISSING, FOUND, MISSING], [LINKED, PARENT, RELATED], Outcome.RELATED_NOT_FOUND, id="related-204"
+        ),
+        pytest.param(
+            [WRONG_ID, FOUND, WRONG_ID],
+            [LINKED, PARENT, RELATED],
+            Outcome.RELATED_NOT_FOUND,
+            id="related-400",
+        ),
+    ],
+)
+async def test_verification_tells_which_record_is_not_there(
+    looks: list[Answer], requests: list[str], outcome: Outcome
+) -> None:
+    world = World([UNANSWERED, *looks])
+    result = await world.delink()
+    assert world.seen == [DELETE, "pause", *requests]
+    assert (result.outcome, result.detail) == (outcome, "sent, not answered; verified")
+
+
+UNCLEAR_LOOKS = [
+    pytest.param([UNANSWERED], [LINKED], id="unanswered"),
+    pytest.param([NOT_SENT], [LINKED], id="not-sent"),
+    pytest.param([BROKEN], [LINKED], id="500"),
+    pytest.param([answer(200, {"data": [{"code": "X", "status": "error"}]})], [LINKED], id="error-in-data"),
+    pytest.param([MISSING, HTML], [LINKED, PARENT], id="parent-unclear"),
+    pytest.param([MISSING, FOUND, UNANSWERED], [LINKED, PARENT, RELATED], id="related-unclear"),
+    pytest.param([WRONG_ID, FOUND, FOUND], [LINKED, PARENT, RELATED], id="contradiction"),
+]
+
+
+@pytest.mark.parametrize(("looks", "requests"), UNCLEAR_LOOKS)
+async def test_what_never_becomes_clear_is_unknown(looks: list[Any], requests: list[str]) -> None:
+    world = World([UNANSWERED, *looks * 3], Patience(verifications=3))
+    result = await world.delink()
+    assert world.seen == [DELETE, "pause", *[*requests, "pause"] * 3]
+    assert (result.outcome, result.attempts) == (Outcome.UNKNOWN, 1)
+    assert result.detail == "sent, not answered; and could not be verified"
+    assert world.stop_reason is None
+
+
+@pytest.mark.parametrize(("looks", "requests"), UNCLEAR_LOOKS)
+async def test_verification_asks_again_until_it_is_clear(looks: list[Any], requests: list[str]) -> None:
+    world = World([UNANSWERED, *looks, FOUND, REMOVED])
+    assert (await world.delink()).outcome is Outcome.REMOVED
+    assert world.seen == [DELETE, "pause", *requests, "pause", LINKED, DELETE]
+
+
+@pytest.mark.parametrize(("ambiguous", "outcome"), [(False, Outcome.FAILED), (True, Outcome.UNKNOWN)])
+async def test_an_error_that_does_not_say_which_id_is_wrong_is_looked_up(
+    ambiguous: bool, outcome: Outcome
+) -> None:
+    first: list[Any] = [UNANSWERED, FOUND] if ambiguous else []
+    world = World([*first, UNSAID, BROKEN], Patience(verifications=1))
+    result = await world.delink()
+    # Zoho has refused this one; only an earlier one may have been applied.
+    assert result.outcome is outcome
+    assert result.zoho_code == "INVALID_DATA"
+
+
+@pytest.mark.parametrize(
+    ("looks", "outcome"),
+    [
+        pytest.param([MISSING, FOUND, FOUND], Outcome.ALREADY_ABSENT, id="absent"),
+        pytest.param([WRONG_ID, WRONG_ID], Outcome.PARENT_NOT_FOUND, id="parent"),
+    ],
+)
+async def test_an_error_without_a_name_is_settled_by_what_is_there(
+    looks: list[Answer], outcome: Outcome
+) -> None:
+    world = World([UNSAID, *looks])
+    result = await world.delink()
+    assert result.outcome is outcome
+    assert "Zoho does not say which id is wrong; verified" in result.detail
+
+
+@pytest.mark.parametrize(
+    ("before", "outcome"),
+    [
+        pytest.param([], Outcome.ALREADY_ABSENT, id="clear-before"),
+        pytest.param([UNANSWERED, FOUND], Outcome.REMOVED, id="unanswered-before"),
+        pytest.param([BROKEN, FOUND], Outcome.REMOVED, id="500-before"),
+        pytest.param([BUSY, NOT_SENT, BAD_TOKEN], Outcome.ALREADY_ABSENT, id="never-applied-before"),
+        pytest.param([UNSAID, FOUND], Outcome.ALREADY_ABSENT, id="refused-before"),
+    ],
+)
+async def test_relation_not_found_means_removed_only_after_an_unclear_request(
+    before: list[Any], outcome: Outcome
+) -> None:
+    world = World([*before, GONE])
+    result = await world.delink()
+    assert world.seen[-1] == DELETE
+    assert result.outcome is outcome
+    assert result.detail == (GONE_AFTER_AMBIGUITY if outcome is Outcome.REMOVED else None)
+
+
+# -- a link that an earlier try may have sent
+
+
+async def test_a_link_of_an_earlier_try_is_verified_before_anything_is_sent() -> None:
+    world = World([MISSING, FOUND, FOUND])
+    result = await world.delink(ambiguous=True)
+    assert world.seen == [LINKED, PARENT, RELATED]
+    assert (result.outcome, result.attempts, result.sent_at) == (Outcome.REMOVED, 0, None)
+    assert result.detail == f"sent by an earlier try, no answer kept; {GONE_AFTER_AMBIGUITY}"
+
+
+async def test_a_link_of_an_earlier_try_that_is_still_there_is_sent() -> None:
+    world = World([FOUND, REMOVED])
+    result = await world.delink(ambiguous=True)
+    assert world.seen == [LINKED, DELETE]
+    assert (result.outcome, result.attempts, result.detail) == (Outcome.REMOVED, 1, None)
+
+
+async def test_a_link_of_an_earlier_try_that_cannot_be_verified_is_not_sent() -> None:
+    world = World([BROKEN] * 4)
+    result = await world.delink(ambiguous=True)
+    assert DELETE not in world.seen
+    assert (result.outcome, result.attempts) == (Outcome.UNKNOWN, 0)
+
+
+async def test_a_link_of_an_earlier_try_stays_unknown_when_there_is_no_token() -> None:
+    world = World([ZohoAuthError("refused")])
+    result = await world.delink(ambiguous=True)
+    assert (result.outcome, world.stop_reason) == (Outcome.UNKNOWN, StopReason.NO_TOKEN)
+
+
+# -- tokens
+
+
+async def test_a_refused_token_is_replaced_once_and_the_request_repeated() -> None:
+    world = World([BAD_TOKEN, REMOVED])
+    result = await world.delink()
+    assert world.seen == [DELETE, "new token", DELETE]
+    assert (result.outcome, result.attempts) == (Outcome.REMOVED, 2)
+    assert world.slept == []
+
+
+async def test_a_refused_token_costs_none_of_the_requests() -> None:
+    world = World([BAD_TOKEN, REMOVED], Patience(deletes=1))
+    assert (await world.delink()).outcome is Outcome.REMOVED
+
+
+async def test_tokens_that_are_all_refused_stop_the_run() -> None:
+    world = World([BAD_TOKEN] * 3)
+    result = await world.delink()
+    assert world.seen == [DELETE, "new token", DELETE, "new token", DELETE]
+    assert (result.outcome, world.stop_reason) == (Outcome.FAILED, StopReason.REFUSED)
+    assert result.detail == "refused with a fresh access token as well"
+    assert result.zoho_code == "INVALID_TOKEN"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(ZohoAuthError("invalid_code"), StopReason.NO_TOKEN, id="refused"),
+        pytest.param(
+            ZohoTokenThrottledError("stay away", retry_after_s=600), StopReason.THROTTLED, id="throttled"
+        ),
+        pytest.param(ZohoNotSentError("no accounts server"), None, id="away"),
+        pytest.param(ZohoResponseError("unreadable"), None, id="unreadable"),
+    ],
+)
+@pytest.mark.parametrize("ambiguous", [False, True], ids=["clear", "ambiguous"])
+async def test_a_token_that_is_not_to_be_had_ends_the_link_in_order(
+    error: ZohoError, reason: StopReason | None, ambiguous: bool
+) -> None:
+    before: list[Any] = [UNANSWERED, FOUND] if ambiguous else []
+    world = World([*before, BAD_TOKEN], tokens=[error])
+    result = await world.delink()
+    assert world.seen[-2:] == [DELETE, "new token"]
+    assert result.outcome is (Outcome.UNKNOWN if ambiguous else Outcome.FAILED)
+    assert (world.stop_reason, result.detail) == (reason, str(error))
+
+
+async def test_a_token_refused_during_verification_is_replaced_once() -> None:
+    world = World([UNANSWERED, BAD_TOKEN, FOUND, REMOVED])
+    assert (await world.delink()).outcome is Outcome.REMOVED
+    assert world.seen == [DELETE, "pause", LINKED, "new token", LINKED, DELETE]
+
+
+async def test_tokens_that_are_all_refused_leave_a_verification_unclear() -> None:
+    world = World([UNANSWERED, BAD_TOKEN, BAD_TOKEN], Patience(verifications=1))
+    assert (await world.delink()).outcome is Outcome.UNKNOWN
+    assert world.seen == [DELETE, "pause", *[LINKED, "new token"] * 2, "pause"]
+
+
+async def test_a_missing_scope_for_reading_is_no_reason_for_another_token() -> None:
+    world = World([UNANSWERED, SCOPE], Patience(verifications=1))
+    assert (await world.delink()).outcome is Outcome.UNKNOWN
+    assert "new token" not in world.seen
+
+
+# -- waiting
+
+
+async def test_waits_while_too_much_is_in_flight_and_longer_each_time() -> None:
+    world = World([BUSY] * 4 + [REMOVED])
+    result = await world.delink()
+    assert world.slept == [0.5, 1.0, 2.0, 4.0]
+    assert (result.outcome, result.attempts) == (Outcome.REMOVED, 5)
+
+
+@pytest.mark.parametrize(("jitter", "share"), [(0.0, 0.5), (0.5, 0.75), (1.0, 1.0)])
+async def test_pauses_are_spread_at_random(jitter: float, share: float) -> None:
+    world = World([BUSY, BUSY, REMOVED], jitter=jitter)
+    await world.delink()
+    assert world.slept == [0.5 * share, 1.0 * share]
+
+
+@pytest.mark.parametrize(
+    ("asked", "slept"),
+    [
+        pytest.param("7", 7.0, id="honoured"),
+        pytest.param("0", 0.5, id="no-less-than-its-own"),
+        pytest.param("3600", 60.0, id="capped"),
+        pytest.param("soon", 0.5, id="unreadable"),
+    ],
+)
+async def test_honours_retry_after_up_to_the_longest_pause(asked: str, slept: float) -> None:
+    busy = answer(429, {"code": "TOO_MANY_REQUESTS", "status": "error"}, Retry_After=asked)
+    world = World([busy, REMOVED])
+    await world.delink()
+    assert world.slept == [slept]
+
+
+async def test_pauses_have_an_end() -> None:
+    world = World([BUSY] * 8 + [REMOVED], Patience(first_pause_s=10.0, longest_pause_s=25.0))
+    await world.delink()
+    assert world.slept == [10.0, 20.0, *[25.0] * 6]
+
+
+async def test_a_link_that_is_never_let_in_stops_the_run_until_there_is_room() -> None:
+    world = World([BUSY] * 4, Patience(waits=3, deletes=1))
+    result = await world.delink()
+    assert world.seen == [*[DELETE, "pause"] * 3, DELETE]
+    assert (result.outcome, result.attempts, result.http_status) == (Outcome.NOT_ATTEMPTED, 4, 429)
+    assert world.stop_reason is StopReason.CREDITS
+
+
+async def test_a_request_that_was_never_sent_does_not_count() -> None:
+    world = World([NOT_SENT] * 9)
+    result = await world.delink()
+    assert len(world.slept) == 8
+    assert (result.outcome, result.attempts, result.sent_at) == (Outcome.FAILED, 0, None)
+    assert (result.detail, world.stop_reason) == ("no connection", None)
+
+
+async def test_the_first_request_that_was_sent_counts_as_the_time_of_sending() -> None:
+    world = World([NOT_SENT, BUSY, REMOVED])
+    result = await world.delink()
+    # The clock was asked once for each of the requests.
+    assert (result.attempts, result.sent_at) == (2, START + timedelta(seconds=2))
+
+
+# -- giving up
+
+
+async def test_a_link_that_stays_linked_after_all_requests_has_failed() -> None:
+    world = World([UNANSWERED, FOUND] * 4)
+    result = await world.delink()
+    assert world.seen == [DELETE, "pause", LINKED] * 4
+    assert (result.outcome, result.attempts) == (Outcome.FAILED, 4)
+    assert result.detail == "still linked after 4 requests; the last: sent, not answered"
+
+
+async def test_a_link_whose_last_request_cannot_be_verified_is_unknown() -> None:
+    world = World([UNANSWERED, FOUND, UNANSWERED, BROKEN, BROKEN], Patience(deletes=2, verifications=2))
+    result = await world.delink()
+    assert (result.outcome, result.attempts) == (Outcome.UNKNOWN, 2)
+
+
+@pytest.mark.parametrize("ambiguous", [False, True], ids=["clear", "ambiguous"])
+async def test_a_request_that_would_be_another_is_never_sent(ambiguous: bool) -> None:
+    script: list[Any] = [FOUND] if ambiguous else []
+    world = World([*script, UnsafeRequestError("another address")])
+    result = await world.delink(ambiguous=ambiguous)
+    assert (result.outcome, result.attempts) == (Outcome.UNKNOWN if ambiguous else Outcome.FAILED, 0)
+    assert (result.detail, world.stop_reason) == ("another address", None)
+
+
+@pytest.mark.parametrize(
+    "bad", [Link("..", "d"), Link("c", "."), Link("", "d"), Link("c", "a/../..")], ids=repr
+)
+async def test_ids_that_cannot_be_sent_lead_to_no_request(bad: Link) -> None:
+    world = World([])
+    result, why = await world.delinker.delink(PlannedLink(0, bad, "key"))
+    assert world.client.seen == []
+    assert (result.outcome, result.attempts, why) == (Outcome.FAILED, 0, None)
+
+
+# -- requests for others
+
+
+def read(world: World) -> Callable[[], Any]:
+    return lambda: world.delinker.ask(find_records("v7", "Deals", "External_Deal_ID", ["d-1"]))
+
+
+async def test_a_reading_call_is_repeated_only_where_zoho_has_not_looked_at_it() -> None:
+    world = World([BUSY, BAD_TOKEN, BUSY, FOUND])
+    assert await read(world)() is FOUND
+    assert [one for one in world.seen if not one.startswith("GET")] == ["pause", "new token", "pause"]
+
+
+@pytest.mark.parametrize(
+    "said", [BROKEN, MISSING, OUT_OF_CREDITS, SCOPE], ids=["500", "204", "credits", "scope"]
+)
+async def test_any_other_answer_to_a_reading_call_is_the_answer(said: Answer) -> None:
+    world = World([said])
+    assert await read(world)() is said
+    assert world.slept == []
+
+
+async def test_a_reading_call_gives_up_with_the_last_answer() -> None:
+    world = World([BUSY] * 3, Patience(waits=3))
+    assert (await read(world)()).status == 429
+    world = World([BAD_TOKEN, BAD_TOKEN])
+    assert (await read(world)()) is BAD_TOKEN
+    assert world.seen.count("new token") == 1

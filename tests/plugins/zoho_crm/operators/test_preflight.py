@@ -1,0 +1,184 @@
+"""Preflight against a local Zoho and real databases: one clear sentence for whatever stands in the way."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from tests.plugins.zoho_crm.operators.world import (
+    AUDIT,
+    WAREHOUSE,
+    ZOHO,
+    Audit,
+    Warehouse,
+    context,
+    make_job,
+    sent,
+    set_connection,
+    zoho_connection,
+)
+from zoho_crm.core.job import RelationModel
+from zoho_crm.errors import ZohoError
+from zoho_crm.operators.preflight import PreflightOperator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from include.local_zoho import LocalZoho
+    from zoho_crm.core.job import Job
+
+RELATION = {
+    "module": "Contacts",
+    "external_field": "External_Contact_ID",
+    "related_list": "Deals",
+    "related_external_field": "External_Deal_ID",
+}
+
+
+def check(job: Job, sql_path: Path, **params: Any) -> dict[str, Any]:
+    return PreflightOperator(task_id="preflight", job=job, sql_path=sql_path).execute(
+        context("preflight", params=params)
+    )
+
+
+@pytest.mark.integration
+def test_tells_the_audit_what_it_learns_and_makes_the_tables(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    assert check(make_job(), sql_path) == {"org_id": "700000001", "data_center": "us", "api_version": "v7"}
+    assert audit.runs() == []
+    assert sent(zoho) == []
+    assert audit.leases() == []
+
+
+@pytest.mark.integration
+def test_leaves_an_access_token_behind_for_the_tasks(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    clean_process: dict[str, str],
+) -> None:
+    check(make_job(), sql_path)
+    check(make_job(), sql_path)
+    assert list(clean_process) == [f"zoho_crm_access_token__{ZOHO}"]
+    assert zoho.state.tokens.issued == 1
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"password": "wrong"}, "client secret", id="secret"),
+        pytest.param({"login": "nobody"}, "client", id="client"),
+        pytest.param({"extra": {"refresh_token": "revoked"}}, "refresh token", id="refresh token"),
+        pytest.param(
+            {"extra": {"refresh_token": "x", "proxy": "http://evil"}}, "unknown extra 'proxy'", id="extra"
+        ),
+        pytest.param({"host": "zoho.evil"}, "for a local Zoho only", id="host"),
+    ],
+)
+def test_a_wrong_connection_is_told_in_one_sentence(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any],
+    says: str,
+) -> None:
+    set_connection(monkeypatch, ZOHO, **{**zoho_connection(zoho), **changes})
+    with pytest.raises(AirflowFailException, match=says) as error:
+        check(make_job(), sql_path)
+    assert ZOHO in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "local-secret" not in str(error.value)
+    assert audit.runs() == []
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"module": "Contcts"}, "'Contcts'", id="module"),
+        pytest.param(
+            {"external_field": "Last_Name"}, "Contacts.Last_Name is not an external field", id="not external"
+        ),
+        pytest.param({"related_external_field": "Nothing"}, "'Nothing'", id="no such field"),
+        pytest.param({"related_list": "deals", "related_module": "Deals"}, "'Deals'", id="case of the list"),
+        pytest.param({"related_list": "Cases", "related_module": "Deals"}, "'Cases'", id="hidden list"),
+        pytest.param({"related_list": "Emails", "related_module": "Deals"}, "'Emails'", id="no href"),
+        pytest.param({"related_module": "Leads"}, "Leads", id="module of the list"),
+    ],
+)
+def test_a_wrong_relation_is_told(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    changes: dict[str, str],
+    says: str,
+) -> None:
+    job = make_job(relation=RelationModel(**{**RELATION, **changes}), allow_undocumented_relation=True)
+    with pytest.raises(AirflowFailException, match=says):
+        check(job, sql_path)
+    assert sent(zoho) == []
+
+
+@pytest.mark.integration
+def test_a_missing_scope_is_told(zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
+    zoho.state.configure(granted_scopes=("ZohoCRM.modules.READ", "ZohoCRM.settings.ALL", "ZohoCRM.org.READ"))
+    with pytest.raises(AirflowFailException, match=r"ZohoCRM\.modules\.contacts\.DELETE.*deals\.DELETE"):
+        check(make_job(), sql_path)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [("", "SQL is empty"), ("SELECT :since", "The job's SQL uses :since; a run has only")],
+)
+def test_sql_that_no_run_can_use_is_told(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, sql: str, says: str
+) -> None:
+    sql_path.write_text(sql)
+    with pytest.raises(AirflowFailException, match=says):
+        check(make_job(), sql_path)
+
+
+@pytest.mark.integration
+def test_a_wrong_field_of_the_form_is_told_before_anything_is_asked(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    with pytest.raises(AirflowFailException, match="window_start: 'garbage' is no time"):
+        check(make_job(), sql_path, window_start="garbage", window_end="2026-11-01")
+    assert list(zoho.state.journal.requests) == []
+
+
+@pytest.mark.integration
+def test_an_audit_database_that_is_away_may_be_tried_again(
+    zoho: LocalZoho, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(
+        monkeypatch,
+        AUDIT,
+        conn_type="postgres",
+        host="127.0.0.1",
+        port=1,
+        login="x",
+        password="x",
+        schema="x",
+    )
+    with pytest.raises(ZohoError, match=r"the audit database .* cannot be reached"):
+        check(make_job(), sql_path)
+    assert list(zoho.state.journal.requests) == []
+
+
+@pytest.mark.integration
+def test_a_warehouse_that_is_no_database_is_told(
+    zoho: LocalZoho, audit: Audit, sql_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, WAREHOUSE, conn_type="http", host="127.0.0.1")
+    with pytest.raises(AirflowFailException, match="'warehouse' is not one to a SQL database"):
+        check(make_job(), sql_path)

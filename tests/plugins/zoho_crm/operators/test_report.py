@@ -1,0 +1,136 @@
+"""The end of a run: what came out, and whether that is good enough."""
+
+from __future__ import annotations
+
+from collections import Counter
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowFailException
+
+from tests.plugins.zoho_crm.operators.world import Audit, Warehouse, context, make_job, pairs
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import ChunkRef, LinkResult, Target
+from zoho_crm.errors import PlanError
+from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.report import ReportOperator, run_status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("counts", "tolerance", "status"),
+    [
+        ({}, 0.0, "succeeded"),
+        ({"removed": 5, "already_absent": 1, "rejected": 1, "invalid": 1}, 0.0, "succeeded"),
+        ({"would_remove": 5}, 0.0, "succeeded"),
+        ({"removed": 99, "failed": 1}, 0.0, "failed"),
+        ({"removed": 99, "failed": 1}, 0.01, "partial"),
+        ({"removed": 98, "failed": 2}, 0.01, "failed"),
+        ({"removed": 99, "unknown": 1}, 1.0, "failed"),
+        ({"removed": 99, "not_attempted": 1}, 1.0, "stopped"),
+        ({"failed": 1, "not_attempted": 99}, 0.0, "failed"),
+        ({"failed": 1, "not_attempted": 99}, 0.01, "stopped"),
+    ],
+)
+def test_status_follows_outcomes_and_tolerance(counts: dict[str, int], tolerance: float, status: str) -> None:
+    by_outcome = Counter({Outcome(outcome): count for outcome, count in counts.items()})
+    assert run_status(by_outcome, tolerance) == status
+
+
+@pytest.fixture
+def chunk(audit: Audit, warehouse: Warehouse, sql_path: Path) -> ChunkRef:
+    """Ten links, planned in one chunk."""
+    audit.ledger()
+    warehouse.add(pairs(10))
+    (made,) = PlanOperator(task_id="plan", job=make_job(), sql_path=sql_path).execute(
+        context("plan", params={"mode": "apply"})
+    )
+    return made
+
+
+def settle(audit: Audit, chunk: ChunkRef, outcomes: Sequence[str]) -> None:
+    """Give the first links of a chunk an outcome each."""
+    ledger = audit.ledger()
+    run = ledger.get_run(chunk["run_key"])
+    assert run is not None
+    claim = ledger.claim_chunk(chunk["run_key"], chunk["chunk_no"], "test")
+    links = ledger.take(claim, len(outcomes))
+    ledger.settle(
+        claim,
+        [LinkResult(link, Outcome(outcome), NOW) for link, outcome in zip(links, outcomes, strict=True)],
+        origin=origin_of(context()),
+        target=Target(run.relation, "us", "v7"),
+        job=run.job,
+    )
+
+
+def report(**changes: Any) -> dict[str, Any]:
+    result: dict[str, Any] = ReportOperator(task_id="report", job=make_job(**changes)).execute(
+        context("report")
+    )
+    return result
+
+
+def test_a_run_with_final_outcomes_succeeds(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 8 + ["already_absent", "rejected"])
+    summary = report()
+    assert (summary["status"], summary["mode"], summary["job"]) == ("succeeded", "apply", "contacts_deals")
+    assert summary["outcomes"] == {"removed": 8, "already_absent": 1, "rejected": 1}
+    run = audit.run()
+    assert (run["status"], run["removed"], run["rejected"], run["failed"]) == ("succeeded", 8, 1, 0)
+    assert run["finished_at"] is not None
+
+
+def test_links_nobody_took_are_not_attempted(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 4)
+    with pytest.raises(AirflowFailException, match=r"stopped: {'removed': 4, 'not_attempted': 6}"):
+        report()
+    run = audit.run()
+    assert (run["status"], run["not_attempted"], run["detail"]) == ("stopped", 6, "6 not_attempted")
+    assert len(audit.latest()) == 10
+
+
+def test_links_in_flight_are_unknown_and_stay_to_be_verified(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 4)
+    ledger = audit.ledger()
+    ledger.take(ledger.claim_chunk(chunk["run_key"], 0, "killed"), 2)
+    with pytest.raises(AirflowFailException, match="'unknown': 2, 'not_attempted': 4"):
+        report()
+    assert audit.run()["status"] == "failed"
+    again = ledger.take(ledger.claim_chunk(chunk["run_key"], 0, "retry"), 10)
+    assert [link.ambiguous_before for link in again] == [True, True, False, False, False, False]
+
+
+def test_reporting_twice_counts_nothing_twice(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 4)
+    for _ in range(2):
+        with pytest.raises(AirflowFailException):
+            report()
+    assert len(audit.events()) == 10
+
+
+def test_a_tolerated_failure_is_partial(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 9 + ["failed"])
+    assert report(failure_tolerance=0.1)["status"] == "partial"
+    with pytest.raises(AirflowFailException, match="failed"):
+        report(failure_tolerance=0.05)
+
+
+def test_why_a_run_was_stopped_stands_on_its_row_and_a_clear_may_go_on(audit: Audit, chunk: ChunkRef) -> None:
+    audit.ledger().stop_run(chunk["run_key"], "Zoho refuses every link")
+    with pytest.raises(AirflowFailException):
+        report()
+    assert audit.run()["detail"] == "Zoho refuses every link; 10 not_attempted"
+    assert audit.ledger().stop_reason(chunk["run_key"]) is None
+
+
+def test_a_run_without_a_plan_is_told(audit: Audit) -> None:
+    with pytest.raises(PlanError, match="no plan"):
+        report()
