@@ -341,17 +341,22 @@ class _Loader(yaml.SafeLoader):
     job's model, which names the field.
     """
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        written = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in written:
-            if written.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key}: is there twice", node.start_mark)
+        written: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in written:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value}: is there twice", key.start_mark
+                    )
+                written.add(key.value)
         return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _fault_lines(file_name: str, error: ValidationError) -> Sequence[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -154,13 +155,11 @@ def _instant(params: Mapping[str, Any], field: str) -> datetime | None:
     value = _text(params, field)
     if value is None:
         return None
-    try:
+    with suppress(OverflowError, ValueError):
         parsed = pendulum.parse(value, strict=True) if _DATE.match(value) else None
-    except ValueError:
-        parsed = None
-    if not isinstance(parsed, pendulum.DateTime):
-        raise ZohoConfigError(f"{field}: {value!r} is no time; write it like 2026-11-22T00:00:00+00:00")
-    return datetime.fromisoformat(parsed.in_timezone("UTC").isoformat())
+        if isinstance(parsed, pendulum.DateTime):
+            return datetime.fromisoformat(parsed.in_timezone("UTC").isoformat())
+    raise ZohoConfigError(f"{field}: {value!r} is no time; write it like 2026-11-22T00:00:00+00:00")
 
 
 def _text(params: Mapping[str, Any], field: str) -> str | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import tenacity
 
-from zoho_crm.core.links import Link, PairKeys, Relation, as_external_id, link_fault
+from zoho_crm.core.links import Link, PairKeys, Relation, as_external_id, link_fault, storable_text
 from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
 
 if TYPE_CHECKING:
@@ -172,7 +172,13 @@ def distinct_links(
 
 
 def _as_text(value: object) -> str:
-    return "" if value is None else str(value)
+    if value is None:
+        return ""
+    try:
+        return str(value)
+    except Exception:
+        # Such as an integer of thousands of digits, which Python refuses to write out.
+        return storable_text(value)
 
 
 def _while_database_is_away(call: tenacity.WrappedFn) -> list[PlannedLink]:

@@ -122,6 +122,10 @@ FAULTS = {
         {"window_start": "2026-02-30", "window_end": "2026-11-03"},
         "window_start: '2026-02-30' is no time; write it like 2026-11-22T00:00:00+00:00",
     ),
+    "a time before all time": (
+        {"window_start": "0001-01-01T00:00:00+05:00", "window_end": "2026-11-03"},
+        "window_start: '0001-01-01T00:00:00+05:00' is no time; write it like 2026-11-22T00:00:00+00:00",
+    ),
     "a number": ({"window_start": 5, "window_end": 6}, "window_start: must be text"),
     "empty window": (
         {"window_start": "2026-11-01", "window_end": "2026-11-01"},
@@ -142,6 +146,10 @@ FAULTS = {
     ),
     "link as text": (
         {"links": ["ab"]},
+        "links[0]: neither a pair nor an object with external_id and related_external_id",
+    ),
+    "link as two bytes": (
+        {"links": [b"ab"]},
         "links[0]: neither a pair nor an object with external_id and related_external_id",
     ),
     "link with a stray key": (

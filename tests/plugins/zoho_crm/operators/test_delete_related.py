@@ -790,20 +790,23 @@ def test_chunks_of_one_connection_stay_within_its_limit_together(
 def hostile_ids() -> list[str]:
     """Some 300 texts that have led a client astray somewhere, and a few that no record can have."""
     atoms = [
-        ".", "..", "...", "/", "//", "\\", "?", "#", "%", "%2e", "%2E%2e", "%2f", "%252f", "%00", "%0d%0a", ";", ":", "@",
-        "&", "=", "+", " ", ",", "~", "*", "'", '"', "<", ">", "|", "^", "`", "{", "}", "[", "]", "$", "!", "(", ")",
+        ".", "..", "...", "/", "//", "\\", "?", "#", "%", "%2e", "%2E%2e", "%2f", "%252f", "%00", "%0d%0a", ";", ":",
+        "@", "&", "=", "+", " ", ",", "~", "*", "'", '"', "<", ">", "|", "^", "`", "{", "}", "[", "]", "$",
+        "!", "(", ")",
         "\r\n", "\n", "\r", "\t", "\x00", "\x7f", "\x85", "\u2028", "\u200b", "\u202e", "\ufeff", "\ufffd", "\uff0e",
         "\uff0f", "\u2024", "\u2215", "\ud800", "\udfff", "e\u0301", "\u00e9", "\u212b", "\u00c5", "\ufb01", "\u0130",
         "🙂", "東京", "\u05d0", "A", "a",
     ]  # fmt: skip
     ids = [shape.format(atom) for atom in atoms for shape in ("{}", "x{}y", "{0}{0}", "a/{}/b")]
     ids += [
-        "../Deals", "../../Contacts/1", "..%2f..%2f", "%2e%2e/", "./", "/.", "..;/", "c-1/Deals/d-1", "c-1/../../Leads",
-        "?ids=1", "x?fields=id", "#frag", "http://evil.invalid/", "//evil.invalid/x", "\\\\evil\\x", "a\r\nX-EXTERNAL: b",
+        "../Deals", "../../Contacts/1", "..%2f..%2f", "%2e%2e/", "./", "/.", "..;/", "c-1/Deals/d-1", "c-1/../..",
+        "?ids=1", "x?fields=id", "#frag", "http://evil.invalid/", "//evil.invalid/x", "\\\\evil\\x",
+        "a\r\nX-EXTERNAL: b", "c-1/../../Leads",
         "Contacts.External_Contact_ID", "4876876000000100001", "0", "-1", "1e3", "NaN", "null", "true", "x" * 255,
-        "x" * 256, "x" * 10_000, "é" * 255, "🙂" * 255, "%" * 255, "/" * 255, "." * 255, unicodedata.normalize("NFD", "Ångström"),
-        unicodedata.normalize("NFC", "Ångström"), "'; DROP TABLE Contacts; --", "{{ ds }}", "${jndi:x}", "$(id)", " lead",
-        "trail ", "\u00a0nbsp\u00a0",
+        "x" * 256, "x" * 10_000, "é" * 255, "🙂" * 255, "%" * 255, "/" * 255, "." * 255,
+        unicodedata.normalize("NFD", "Ångström"),
+        unicodedata.normalize("NFC", "Ångström"), "'; DROP TABLE Contacts; --", "{{ ds }}", "${jndi:x}",
+        "$(id)", " lead", "trail ", "\u00a0nbsp\u00a0",
     ]  # fmt: skip
     return list(dict.fromkeys(ids))
 

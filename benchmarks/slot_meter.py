@@ -1,0 +1,85 @@
+"""How many of a task's request slots were idle, and whether because the ledger was being written."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from zoho_crm.hooks.by_parent import ByParentDelinker
+from zoho_crm.hooks.delink import Delinker
+from zoho_crm.operators.stores import ClaimedChunk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass
+class SlotMeter:
+    """
+    Integrates idle slots over time.
+
+    :param slots: requests that may be in flight
+    :param settles: calls that wrote outcomes and took further links
+    :param settle_wall_s: seconds they took, beside the requests
+    :param settle_cpu_s: seconds of CPU of their thread
+    :param idle_s: slot seconds without a link, per slot
+    :param idle_in_settle_s: the part of it while such a call was under way: what the requests had to wait for it
+    """
+
+    slots: int
+    settles: int = 0
+    settle_wall_s: float = 0.0
+    settle_cpu_s: float = 0.0
+    idle_s: float = 0.0
+    idle_in_settle_s: float = 0.0
+    _busy: int = 0
+    _settling: int = 0
+    _since: float = field(default_factory=time.perf_counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def attach(self) -> None:
+        """Measure every chunk of this process from now on."""
+        self._since = time.perf_counter()
+        for delinker in (Delinker, ByParentDelinker):
+            delinker.delink_unit = self._measured_unit(delinker.delink_unit)  # type: ignore[method-assign]
+        ClaimedChunk.settle = self._measured_settle(ClaimedChunk.settle)  # type: ignore[method-assign]
+
+    def _measured_unit(self, delink_unit: Callable[..., Any]) -> Any:
+        @wraps(delink_unit)
+        async def measured_unit(*args: Any, **kwargs: Any) -> Any:
+            self._step(busy=1)
+            try:
+                return await delink_unit(*args, **kwargs)
+            finally:
+                self._step(busy=-1)
+
+        return measured_unit
+
+    def _measured_settle(self, settle: Callable[..., Any]) -> Any:
+        @wraps(settle)
+        def measured_settle(*args: Any, **kwargs: Any) -> Any:
+            self._step(settling=1)
+            wall, cpu = time.perf_counter(), time.thread_time()
+            try:
+                return settle(*args, **kwargs)
+            finally:
+                self.settles += 1
+                self.settle_wall_s += time.perf_counter() - wall
+                self.settle_cpu_s += time.thread_time() - cpu
+                self._step(settling=-1)
+
+        return measured_settle
+
+    def _step(self, *, busy: int = 0, settling: int = 0) -> None:
+        with self._lock:
+            now = time.perf_counter()
+            idle_s = (now - self._since) * (self.slots - self._busy) / self.slots
+            self.idle_s += idle_s
+            if self._settling:
+                self.idle_in_settle_s += idle_s
+            self._since = now
+            self._busy += busy
+            self._settling += settling

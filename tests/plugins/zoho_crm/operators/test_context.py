@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from enum import Enum
+from types import SimpleNamespace
+from typing import Any
+
+import pendulum
+import pytest
+
+from tests.plugins.zoho_crm.operators.world import DAG_ID, RUN_ID, context
+from zoho_crm.core.records import Origin
+from zoho_crm.operators.context import data_interval_of, origin_of, run_type_of
+
+AMSTERDAM = pendulum.datetime(2026, 11, 22, 2, tz="Europe/Amsterdam")
+
+
+class RunType(str, Enum):  # noqa: UP042 - as Airflow's own, whose text is not its value
+    SCHEDULED = "scheduled"
+
+    def __str__(self) -> str:
+        return "anything"
+
+
+def test_tells_where_a_task_stands() -> None:
+    made = context("delink", map_index=3, try_number=2, interval=(AMSTERDAM.subtract(days=1), AMSTERDAM))
+    made["dag_run"].logical_date = AMSTERDAM
+    end = datetime(2026, 11, 22, 1, tzinfo=UTC)
+    assert origin_of(made) == Origin(
+        dag_id=DAG_ID,
+        dag_run_id=RUN_ID,
+        run_type="manual",
+        task_id="delink",
+        logical_date=end,
+        data_interval_start=end - timedelta(days=1),
+        data_interval_end=end,
+        triggered_by="ada",
+        map_index=3,
+        try_number=2,
+    )
+
+
+def test_a_run_without_date_interval_user_or_map_index_has_none() -> None:
+    made = context("plan", map_index=None)
+    made["dag_run"] = SimpleNamespace(run_type="manual")
+    origin = origin_of(made)
+    assert (origin.logical_date, origin.data_interval_start, origin.data_interval_end) == (None, None, None)
+    assert (origin.triggered_by, origin.map_index) == (None, -1)
+
+
+@pytest.mark.parametrize("kind", [RunType.SCHEDULED, "scheduled"], ids=["enum", "text"])
+def test_the_kind_of_a_run_is_plain_text(kind: Any) -> None:
+    made = context(run_type=kind)
+    assert run_type_of(made) == "scheduled"
+    assert type(run_type_of(made)) is str
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [
+        AMSTERDAM,
+        datetime(2026, 11, 22, 6, 30, tzinfo=timezone(timedelta(hours=5, minutes=30))),
+        datetime(2026, 11, 22, 1, tzinfo=UTC),
+    ],
+    ids=["pendulum", "offset", "utc"],
+)
+def test_times_are_plain_and_in_utc(instant: datetime) -> None:
+    interval = data_interval_of(context(interval=(instant, instant)))
+    assert interval == (datetime(2026, 11, 22, 1, tzinfo=UTC),) * 2
+    assert {type(one) for one in interval or ()} == {datetime}
+    assert {one.tzinfo for one in interval or ()} == {UTC}
+
+
+@pytest.mark.parametrize("missing", ["data_interval_start", "data_interval_end"])
+def test_half_an_interval_is_none(missing: str) -> None:
+    made = context(interval=(AMSTERDAM, AMSTERDAM))
+    made[missing] = None
+    assert data_interval_of(made) is None
+    del made[missing]
+    assert data_interval_of(made) is None

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from contextlib import suppress
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import islice
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+
+from zoho_crm import source
+from zoho_crm.errors import PlanError
+from zoho_crm.source import check_sql, stream_pairs
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+START = datetime(2026, 11, 21, tzinfo=UTC)
+END = datetime(2026, 11, 22, tzinfo=UTC)
+SQL = "SELECT external_id, related_external_id FROM pairs"
+WINDOW = " WHERE marked_at >= :window_start AND marked_at < :window_end ORDER BY external_id"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
+def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
+    url = (
+        f"sqlite:///{tmp_path / 'w.db'}"
+        if request.param == "sqlite"
+        else request.getfixturevalue("postgres_url")
+    )
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        kind = "TEXT" if request.param == "sqlite" else "TIMESTAMPTZ"
+        connection.exec_driver_sql(
+            f"CREATE TABLE pairs (external_id TEXT, related_external_id TEXT, marked_at {kind})"
+        )
+    yield engine
+    engine.dispose()
+
+
+def add(engine: sa.Engine, *rows: tuple[str, str, str]) -> None:
+    statement = sa.text("INSERT INTO pairs VALUES (:a, :b, :c)")
+    with engine.begin() as connection:
+        connection.execute(statement, [{"a": a, "b": b, "c": c} for a, b, c in rows])
+
+
+def pairs(
+    engine: sa.Engine, sql: str, start: datetime = START, end: datetime = END
+) -> list[tuple[object, object]]:
+    return list(stream_pairs(engine, sql, start, end))
+
+
+def test_the_window_is_bound_half_open_and_in_utc(warehouse: sa.Engine) -> None:
+    utc = "" if warehouse.name == "sqlite" else "+00"
+    add(
+        warehouse,
+        ("before", "d", f"2026-11-20 23:59:59.999999{utc}"),
+        ("first", "d", f"2026-11-21 00:00:00.000000{utc}"),
+        ("last", "d", f"2026-11-21 23:59:59.999999{utc}"),
+        ("end", "d", f"2026-11-22 00:00:00.000000{utc}"),
+    )
+    assert pairs(warehouse, SQL + WINDOW) == [("first", "d"), ("last", "d")]
+
+
+def test_sql_without_a_window_and_with_half_a_window_is_taken(warehouse: sa.Engine) -> None:
+    utc = "" if warehouse.name == "sqlite" else "+00"
+    add(
+        warehouse,
+        ("old", "d", f"2026-11-01 00:00:00.000000{utc}"),
+        ("new", "d", f"2026-11-21 05:00:00.000000{utc}"),
+    )
+    assert sorted(pairs(warehouse, SQL)) == [("new", "d"), ("old", "d")]
+    assert pairs(warehouse, f"{SQL} WHERE marked_at >= :window_start") == [("new", "d")]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        pytest.param("SELECT related_external_id, external_id FROM pairs", id="order"),
+        pytest.param(
+            "SELECT 1 AS more, Related_External_ID AS RELATED_EXTERNAL_ID, external_id FROM pairs", id="case"
+        ),
+        pytest.param("WITH p AS (SELECT * FROM pairs) SELECT * FROM p /* a comment */", id="cte"),
+    ],
+)
+def test_columns_are_found_by_name(warehouse: sa.Engine, sql: str) -> None:
+    add(warehouse, ("c-1", "d-1", "2026-11-21 05:00:00.000000+00"))
+    assert pairs(warehouse, sql) == [("c-1", "d-1")]
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        pytest.param(
+            "external_id", "the column related_external_id once; it yields: external_id", id="missing"
+        ),
+        pytest.param(
+            "external_id, related_external_id AS related", "yields: external_id, related", id="renamed"
+        ),
+        pytest.param(
+            "external_id, external_id AS EXTERNAL_ID, related_external_id",
+            "the column external_id once",
+            id="twice",
+        ),
+    ],
+)
+def test_columns_that_are_not_there_are_named(warehouse: sa.Engine, columns: str, says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        pairs(warehouse, f"SELECT {columns} FROM pairs")  # noqa: S608
+
+
+@pytest.mark.parametrize(
+    "more", ["", " RETURNING external_id, related_external_id"], ids=["delete", "returning"]
+)
+def test_sql_that_changes_the_warehouse_changes_nothing(warehouse: sa.Engine, more: str) -> None:
+    add(warehouse, ("c-1", "d-1", "2026-11-21 05:00:00.000000+00"))
+    with suppress(PlanError, sa.exc.ProgrammingError):
+        pairs(warehouse, f"DELETE FROM pairs{more}")  # noqa: S608
+    assert pairs(warehouse, SQL) == [("c-1", "d-1")]
+
+
+def test_sql_that_yields_no_rows_is_refused() -> None:
+    with pytest.raises(PlanError, match="must be one SELECT"):
+        pairs(sa.create_engine("sqlite://"), "CREATE TABLE t (a)")
+
+
+def test_values_come_as_they_are(warehouse: sa.Engine) -> None:
+    if warehouse.name == "sqlite":
+        assert pairs(warehouse, "SELECT 7 AS external_id, NULL AS related_external_id") == [(7, None)]
+        return
+    sql = "SELECT 7::bigint AS external_id, '5840000000000001'::numeric AS related_external_id UNION ALL SELECT 8, 1.5"
+    assert pairs(warehouse, sql) == [(7, Decimal("5840000000000001")), (8, Decimal("1.5"))]
+    key = "6f2c1d9e-0b1a-4c55-9a53-0d6f0f3d2a10"
+    assert pairs(warehouse, f"SELECT '{key}'::uuid AS external_id, true AS related_external_id") == [
+        (UUID(key), True)
+    ]
+
+
+def test_rows_are_read_as_they_are_asked_for(warehouse: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(source, "ROWS_AT_A_TIME", 10)
+    add(warehouse, *((f"c-{n:03}", "d", "2026-11-21 05:00:00.000000+00") for n in range(95)))
+    stream = stream_pairs(warehouse, f"{SQL} ORDER BY external_id", START, END)
+    assert list(islice(stream, 3)) == [("c-000", "d"), ("c-001", "d"), ("c-002", "d")]
+    assert warehouse.pool.checkedout() == 1  # type: ignore[attr-defined]
+    stream.close()  # type: ignore[attr-defined]
+    assert warehouse.pool.checkedout() == 0  # type: ignore[attr-defined]
+    assert len(pairs(warehouse, SQL)) == 95
+
+
+def test_nothing_is_read_before_the_first_pair_is_asked_for(tmp_path: Path) -> None:
+    nowhere = sa.create_engine(f"sqlite:///{tmp_path / 'none' / 'w.db'}")
+    stream = stream_pairs(nowhere, SQL, START, END)
+    with pytest.raises(sa.exc.OperationalError):
+        next(stream)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        SQL,
+        SQL + WINDOW,
+        "SELECT '2026-11-22 10:30:00'::timestamp",
+        "SELECT a::text FROM t WHERE b = '\\:not_one'",
+        "SELECT :window_start, :window_start",
+    ],
+    ids=["plain", "window", "casts", "escaped", "twice"],
+)
+def test_sql_that_a_run_can_use_passes(sql: str) -> None:
+    check_sql(sql)
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        pytest.param("", "is empty", id="empty"),
+        pytest.param(" \n\t", "is empty", id="blank"),
+        pytest.param("SELECT :ds", "uses :ds; a run has only :window_start and :window_end", id="unknown"),
+        pytest.param("SELECT :b, :a, :window_end", "uses :a, :b;", id="several"),
+        pytest.param("SELECT :Window_Start", "uses :Window_Start;", id="case"),
+    ],
+)
+def test_sql_that_no_run_can_use_is_refused(sql: str, says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        check_sql(sql)
+    with pytest.raises(PlanError, match=says):
+        pairs(sa.create_engine("sqlite://"), sql)

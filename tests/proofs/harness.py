@@ -1,0 +1,256 @@
+"""What the proofs share: a local Zoho with links, a ledger with a plan, a try at a chunk, and what is true after it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from zoho_crm.core.links import Relation
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import Origin, RunStart, Target
+from zoho_crm.hooks.by_parent import ByParentDelinker
+from zoho_crm.hooks.delink import Delinker, Patience
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
+from zoho_crm.operators.stores import ClaimedChunk, LeasedSlots
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from include.local_zoho import LocalZoho
+    from zoho_crm.core.records import ChunkRef, PlanSummary
+
+Pair = tuple[str, str]
+
+ZOHO = "zoho_crm_default"
+JOB = "contacts_deals"
+RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
+X_EXTERNAL = "Contacts.External_Contact_ID,Deals.External_Deal_ID"
+ORIGIN = Origin(f"zoho_delink__{JOB}", "manual__1", "manual", "delink", triggered_by="ada")
+REPORT = replace(ORIGIN, task_id="report")
+
+BRIEF = Patience(first_pause_s=0.001, longest_pause_s=0.002)
+"""As patient as the real one, with pauses that cost nothing."""
+
+
+def target(strategy: str = "single", *, dry_run: bool = False) -> Target:
+    return Target(
+        RELATION,
+        data_center="us",
+        api_version="v7",
+        strategy=strategy,
+        org_id="700000001",
+        dry_run=dry_run,
+    )
+
+
+def zoho_connection(zoho: LocalZoho, **extra: Any) -> dict[str, Any]:
+    return {
+        "conn_type": "zoho_crm",
+        "schema": "http",
+        "host": zoho.host,
+        "port": zoho.port,
+        "login": "local-client",
+        "password": "local-secret",
+        "extra": {"refresh_token": "local-refresh-token", **extra},
+    }
+
+
+def sqlite_ledger(path: Path) -> Ledger:
+    ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
+    ledger.ensure_schema()
+    return ledger
+
+
+def plan(
+    ledger: Ledger,
+    links: Iterable[tuple[object, object]],
+    *,
+    chunk_size: int = 10_000,
+    run_key: str = "run",
+    strategy: str = "single",
+) -> PlanSummary:
+    """Start a run and store its plan; the run that is there already stays as it is."""
+    ledger.start_run(RunStart(run_key, JOB, ORIGIN, target(strategy), mode="apply"))
+    return ledger.plan_run(
+        run_key,
+        RELATION,
+        links,
+        chunk_size=chunk_size,
+        max_chunks=1_000,
+        origin=replace(ORIGIN, task_id="plan"),
+        target=target(strategy),
+    )
+
+
+@dataclass
+class Try:
+    """
+    One try at one chunk, as the operator makes it, but with pauses and time-outs of the test's choice.
+
+    :param limit: the org's slots, of which this try leases up to ``concurrency``
+    """
+
+    ledger: Ledger
+    chunk: ChunkRef
+    strategy: str = "single"
+    direct: bool = False
+    concurrency: int = 5
+    limit: int = 10
+    patience: Patience = BRIEF
+    breaker_share: float = 1.0
+    credit_reserve: int = 0
+    try_number: int = 1
+    renew_every_s: float = 0.5
+    hook: ZohoCRMHook = field(default_factory=lambda: ZohoCRMHook(read_timeout_s=5.0))
+    run: ChunkRun = field(init=False)
+
+    async def __call__(self) -> ChunkReport:
+        holder = f"{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        claim = self.ledger.claim_chunk(self.chunk["run_key"], self.chunk["chunk_no"], holder)
+        store = ClaimedChunk(
+            self.ledger, claim, replace(ORIGIN, try_number=self.try_number), target(self.strategy), JOB
+        )
+        slots = LeasedSlots(
+            self.ledger,
+            ZOHO,
+            holder,
+            wanted=self.concurrency,
+            limit=self.limit,
+            renew_every_s=self.renew_every_s,
+        )
+        async with self.hook.async_client(max_connections=self.concurrency) as client:
+            single = Delinker(client, RELATION, "v7", self.patience)
+            self.run = ChunkRun(
+                single if self.strategy == "single" else ByParentDelinker(single, direct=self.direct),
+                store,
+                slots,
+                self.concurrency,
+                breaker_share=self.breaker_share,
+                credit_reserve=self.credit_reserve,
+            )
+            return await self.run.run()
+
+
+def rows(ledger: Ledger, table: str, order_by: str) -> list[dict[str, Any]]:
+    with ledger.engine.connect() as connection:
+        result = connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY {order_by}")  # noqa: S608
+        return [dict(row) for row in result.mappings()]
+
+
+def latest(ledger: Ledger, run_key: str = "run") -> dict[Pair, dict[str, Any]]:
+    """The latest audit row of each link that has one; there must be just one."""
+    found = [row for row in rows(ledger, "zoho_delink_latest", "run_key, seq") if row["run_key"] == run_key]
+    by_link = {(row["external_id"], row["related_external_id"]): row for row in found}
+    assert len(by_link) == len(found), "a link has two latest outcomes"
+    return by_link
+
+
+def outcomes(ledger: Ledger, run_key: str = "run") -> dict[Pair, str]:
+    return {link: row["outcome"] for link, row in latest(ledger, run_key).items()}
+
+
+def linked(zoho: LocalZoho) -> set[Pair]:
+    return zoho.state.links("Contacts", "Deals")
+
+
+def link_all(zoho: LocalZoho, links: Iterable[Pair]) -> None:
+    for parent, related in links:
+        zoho.state.link("Contacts", parent, "Deals", related)
+
+
+def add_records(zoho: LocalZoho, links: Iterable[Pair]) -> None:
+    """Add the records of links, without linking them."""
+    for parent, related in links:
+        for module, key in (("Contacts", parent), ("Deals", related)):
+            if zoho.state.crm.find(module, key) is None:
+                zoho.state.add_record(module, {f"External_{module[:-1]}_ID": key})
+
+
+def calls(zoho: LocalZoho, method: str) -> list[str]:
+    """Path and query of the API calls of a method."""
+    return [
+        f"{one.path}?{one.query}" if one.query else one.path
+        for one in zoho.state.journal.requests
+        if one.method == method and one.path.startswith("/crm/")
+    ]
+
+
+def answered(zoho: LocalZoho, status: int) -> int:
+    return zoho.state.journal.by_status[status]
+
+
+def check_truth(zoho: LocalZoho, ledger: Ledger, before: set[Pair], planned: Iterable[Pair]) -> Counter[str]:
+    """
+    Hold every latest outcome against what is true of the local Zoho.
+
+    :param before: all links before the run
+    :param planned: the links of the plan that can be sent
+    :return: the outcomes, counted
+    """
+    now, wanted = linked(zoho), set(planned)
+    said = outcomes(ledger)
+    assert set(said) == wanted, "a planned link has no outcome, or another link has one"
+    for link, outcome in said.items():
+        check_outcome(link, outcome, was_linked=link in before, is_linked=link in now)
+    assert before - now <= wanted, "a link was removed that is not in the plan"
+    assert now <= before, "a link came into being"
+    check_harmless(zoho)
+    return Counter(said.values())
+
+
+def check_outcome(link: Pair, outcome: str, *, was_linked: bool, is_linked: bool) -> None:
+    match Outcome(outcome):
+        case Outcome.REMOVED | Outcome.ALREADY_ABSENT:
+            assert not is_linked, f"{link} is said to be gone, and is there"
+        case Outcome.PARENT_NOT_FOUND | Outcome.RELATED_NOT_FOUND:
+            assert not was_linked, f"{link} was there, and its records are said not to be"
+        case Outcome.FAILED | Outcome.NOT_ATTEMPTED | Outcome.REJECTED:
+            assert is_linked is was_linked, f"{link} is said not to have been removed, and is gone"
+        case Outcome.UNKNOWN:
+            pass
+        case _:
+            raise AssertionError((link, outcome))
+
+
+def check_harmless(zoho: LocalZoho) -> None:
+    """No record was deleted, no child, no value was taken for another, no secret was in an address."""
+    assert list(zoho.state.journal.harms) == []
+    for one in zoho.state.journal.requests:
+        if one.method != "DELETE":
+            continue
+        segments = one.path.split("/")[1:]
+        if len(segments) == 5:
+            assert one.query.startswith("ids="), one
+        else:
+            assert len(segments) == 6, one
+            assert (one.query, one.external) == ("", X_EXTERNAL), one
+        assert (segments[2], segments[4]) == ("Contacts", "Deals"), one
+
+
+async def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
+    """Wait until something is true of a server in another thread, which no event tells of."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - as said
+            await asyncio.sleep(0.005)
+
+
+def spread(counts: Counter[Outcome]) -> dict[str, int]:
+    return {outcome.value: count for outcome, count in counts.items() if count}
+
+
+def pairs(parents: int, each: int, start: int = 0) -> list[Pair]:
+    """Links of some parents, so many each, in the order a plan puts them in."""
+    return [
+        (f"c-{parent:04}", f"d-{parent:04}-{number:03}")
+        for parent in range(start, start + parents)
+        for number in range(each)
+    ]

@@ -1,0 +1,269 @@
+"""
+Every fault, before and after Zoho has done its work, once, twice and for ever: the outcome is true of Zoho's state.
+
+All cases are driven at once against one local Zoho, each on links of its own; a test then looks at each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from include.local_zoho import LocalZoho
+from tests.proofs.harness import (
+    BRIEF,
+    RELATION,
+    ZOHO,
+    Pair,
+    add_records,
+    check_harmless,
+    check_outcome,
+    link_all,
+    linked,
+    zoho_connection,
+)
+from zoho_crm.core.links import Link
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import LinkResult, PlannedLink
+from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
+from zoho_crm.hooks import token_store
+from zoho_crm.hooks.by_parent import ByParentDelinker
+from zoho_crm.hooks.delink import Delinker
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoho_crm.hooks.async_client import AsyncZohoClient
+
+pytestmark = pytest.mark.integration
+
+BYSTANDER = ("bystander", "bystander")
+"""A link that a followed redirect would remove."""
+
+PASSING = (
+    '{"code":"TOO_MANY_REQUESTS","details":{},"message":"Many requests fired in concurrent","status":"error"}'
+)
+TOKEN = '{"code":"INVALID_TOKEN","details":{},"message":"invalid oauth token","status":"error"}'
+
+FAULTS: dict[str, dict[str, Any]] = {
+    "reset": {"do": "reset"},
+    "hang": {"do": "hang", "seconds": 20.0},
+    "500": {"do": "status"},
+    "500-html": {"do": "html", "status": 500},
+    "502-html": {"do": "html"},
+    "503-retry-after": {"do": "status", "status": 503, "headers": {"Retry-After": "60"}, "body": ""},
+    "200-html": {"do": "html", "status": 200},
+    "200-cut": {"do": "truncate"},
+    "200-empty": {"do": "status", "status": 200, "body": ""},
+    "200-object": {"do": "status", "status": 200, "body": "{}"},
+    "200-no-entry": {"do": "status", "status": 200, "body": '{"data":[]}'},
+    "204": {"do": "status", "status": 204, "body": ""},
+    "closed-in-the-middle": {"do": "close_mid_body"},
+    "301": {"do": "redirect", "status": 301},
+    "307": {"do": "redirect", "status": 307},
+    "404-html": {"do": "html", "status": 404},
+    "429": {"do": "status", "status": 429, "body": PASSING},
+    "429-retry-after": {"do": "status", "status": 429, "body": PASSING, "headers": {"Retry-After": "30"}},
+    "401": {"do": "status", "status": 401, "body": TOKEN},
+}
+NEVER_APPLIED = ("429", "429-retry-after", "401")
+"""Zoho says so before it looks at the request: there is no such answer after its work."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    One fault on the requests of one link, or of one parent.
+
+    :param times: how many requests of it go wrong; None for all
+    :param linked: whether the link is there before
+    :param deletes_only: whether the reading calls go well
+    """
+
+    number: int
+    fault: str
+    when: str
+    times: int | None
+    linked: bool = True
+    deletes_only: bool = True
+
+    @property
+    def pair(self) -> Pair:
+        return (f"c-{self.number:04}", f"d-{self.number:04}")
+
+    @property
+    def parent(self) -> list[Pair]:
+        """Three links of one parent, of which the last is not there."""
+        return [(f"p-{self.number:04}", f"d-{self.number:04}-{number}") for number in range(3)]
+
+    @property
+    def may_be_applied(self) -> bool:
+        return self.fault not in NEVER_APPLIED
+
+    def __str__(self) -> str:
+        times = "for-ever" if self.times is None else f"{self.times}-times"
+        there = "linked" if self.linked else "absent"
+        return f"{self.fault}-{self.when}-{times}-{there}{'' if self.deletes_only else '-blind'}"
+
+
+def cases(*dimensions: tuple[Any, ...]) -> list[Case]:
+    """
+    All combinations that can be.
+
+    There is no answer after its work that says the work was not done. And 204 to a reading call is no fault but what
+    Zoho answers where there is nothing: nobody could tell a false one.
+    """
+    combined = [Case(0, *values) for values in product(FAULTS, ("before", "after"), *dimensions)]
+    possible = [
+        case
+        for case in combined
+        if (case.may_be_applied or case.when == "before") and (case.fault != "204" or case.deletes_only)
+    ]
+    return [replace(case, number=number) for number, case in enumerate(possible)]
+
+
+SINGLE = cases((1, 2, None), (True, False), (True, False))
+BY_PARENT = cases((1, None))
+
+
+@dataclass
+class Seen:
+    """What came out of all cases."""
+
+    single: dict[Case, tuple[LinkResult, StopReason | None]]
+    by_parent: dict[Case, list[tuple[LinkResult, StopReason | None]]]
+    before: set[Pair]
+    after: set[Pair]
+
+
+@pytest.fixture(scope="module")
+def matrix() -> Iterator[Seen]:
+    settings = {
+        "concurrency_limit": 1_000,
+        "tokens_per_window": 100_000,
+        "max_alive_tokens": 100_000,
+    }
+    with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
+        patch.setattr(token_store, "_in_process", {})
+        patch.setattr(token_store, "_told", set())
+        patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
+        prepare(zoho)
+        before = linked(zoho)
+        seen = asyncio.run(drive())
+        check_harmless(zoho)
+        yield Seen(*seen, before, linked(zoho))
+
+
+def prepare(zoho: LocalZoho) -> None:
+    link_all(zoho, [BYSTANDER])
+    location = f"{zoho.url}/crm/v7/Contacts/bystander/Deals/bystander"
+    for case in SINGLE:
+        link_all(zoho, [case.pair] if case.linked else [])
+        add_records(zoho, [case.pair])
+        link_all(zoho, [(case.pair[0], "stays"), ("stays", case.pair[1])])
+        match: dict[str, Any] = {"path": f"/Contacts/{case.pair[0]}(/|$)"}
+        if case.deletes_only:
+            match["method"] = "DELETE"
+        add_fault(zoho, case, match, location)
+    for case in BY_PARENT:
+        link_all(zoho, case.parent[:2])
+        add_records(zoho, case.parent)
+        link_all(zoho, [(case.parent[0][0], "stays")])
+        record_id = zoho.state.crm.find("Contacts", case.parent[0][0])
+        add_fault(zoho, case, {"method": "DELETE", "path": f"/Contacts/{record_id}/Deals$"}, location)
+
+
+def add_fault(zoho: LocalZoho, case: Case, match: dict[str, Any], location: str) -> None:
+    fault = {**FAULTS[case.fault], "when": case.when, "times": case.times, "match": match}
+    if fault["do"] == "redirect":
+        fault["location"] = location
+    zoho.state.faults.add(**fault)
+
+
+async def drive() -> tuple[dict[Case, Any], dict[Case, Any]]:
+    """Drive all cases at once; only those that hang have a short time-out."""
+    single: dict[Case, Any] = {}
+    by_parent: dict[Case, Any] = {}
+    hanging, others = ZohoCRMHook(read_timeout_s=0.5), ZohoCRMHook(read_timeout_s=20.0)
+    async with hanging.async_client(30) as short, others.async_client(30) as long:
+
+        def client(case: Case) -> AsyncZohoClient:
+            return short if case.fault == "hang" else long
+
+        async def one(case: Case) -> None:
+            planned = PlannedLink(case.number, Link(*case.pair), str(case))
+            single[case] = await Delinker(client(case), RELATION, "v7", BRIEF).delink(planned)
+
+        async def page(case: Case) -> None:
+            links = [PlannedLink(n, Link(*pair), f"{case}{n}") for n, pair in enumerate(case.parent)]
+            delinker = ByParentDelinker(Delinker(client(case), RELATION, "v7", BRIEF))
+            by_parent[case] = await delinker.delink_unit(links)
+
+        await asyncio.gather(*map(one, SINGLE), *map(page, BY_PARENT))
+    return single, by_parent
+
+
+@pytest.mark.parametrize("case", SINGLE, ids=str)
+def test_outcome_of_one_link_is_true(matrix: Seen, case: Case) -> None:
+    result, why = matrix.single[case]
+    is_linked = case.pair in matrix.after
+    check_outcome(case.pair, result.outcome, was_linked=case.linked, is_linked=is_linked)
+    assert result.outcome is expected_outcome(case)
+    assert is_linked is (case.linked and case.times is None and case.when == "before")
+    assert 1 <= result.attempts <= max(BRIEF.deletes, BRIEF.waits + 1)
+    stops = {"401": StopReason.REFUSED, "429": StopReason.CREDITS, "429-retry-after": StopReason.CREDITS}
+    assert why is (stops.get(case.fault) if case.times is None else None)
+    if result.outcome is Outcome.REMOVED and not case.linked:
+        # The one thing that cannot be known: the detail says so.
+        assert GONE_AFTER_AMBIGUITY in (result.detail or "")
+
+
+def expected_outcome(case: Case) -> Outcome:
+    """Say what comes out: the most that can be known."""
+    if not case.may_be_applied:
+        if case.times is None:
+            # A 429 without end waits for every link: the run stops, and this one was not tried.
+            return Outcome.NOT_ATTEMPTED if case.fault.startswith("429") else Outcome.FAILED
+        return Outcome.REMOVED if case.linked else Outcome.ALREADY_ABSENT
+    if case.times is None and not case.deletes_only:
+        return Outcome.UNKNOWN
+    if case.times is None and case.when == "before" and case.linked:
+        return Outcome.FAILED
+    return Outcome.REMOVED
+
+
+@pytest.mark.parametrize("case", BY_PARENT, ids=str)
+def test_outcomes_of_links_sent_together_are_true(matrix: Seen, case: Case) -> None:
+    by_seq = {result.planned.seq: result for result, _ in matrix.by_parent[case]}
+    assert sorted(by_seq) == [0, 1, 2]
+    assert len(matrix.by_parent[case]) == 3
+    assert {why for _, why in matrix.by_parent[case]} == {None}
+    for seq, pair in enumerate(case.parent):
+        result = by_seq[seq]
+        check_outcome(pair, result.outcome, was_linked=seq < 2, is_linked=pair in matrix.after)
+        # A call for one link settles what the call for several did not.
+        assert pair not in matrix.after
+        assert result.attempts >= 1
+        assert result.sent_at is not None
+        if seq < 2:
+            assert result.outcome is Outcome.REMOVED
+        elif result.outcome is Outcome.REMOVED:
+            assert case.may_be_applied
+            assert GONE_AFTER_AMBIGUITY in (result.detail or "")
+        else:
+            assert result.outcome is Outcome.ALREADY_ABSENT
+
+
+def test_no_other_link_is_touched(matrix: Seen) -> None:
+    planned = {case.pair for case in SINGLE} | {pair for case in BY_PARENT for pair in case.parent}
+    assert matrix.before - matrix.after <= planned
+    assert matrix.after <= matrix.before
+    assert BYSTANDER in matrix.after
+    assert len(matrix.single) == len(SINGLE)
+    assert len(matrix.by_parent) == len(BY_PARENT)

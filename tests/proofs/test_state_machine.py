@@ -1,0 +1,304 @@
+"""
+Tries that are planned, claimed, killed, overtaken, cleared and closed in any order: the rules hold at every step.
+
+The machine drives the real ledger (a SQLite file) and the real course of a link, over an imaginary Zoho that loses
+requests and answers. A try is what a task does, cut into its steps, so that it can end between any two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import shutil
+import sqlite3
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.proofs.harness import (
+    JOB,
+    ORIGIN,
+    RELATION,
+    REPORT,
+    Pair,
+    latest,
+    plan,
+    sqlite_ledger,
+    target,
+)
+from tests.proofs.imaginary import MISHAPS, ImaginaryZoho
+from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
+from zoho_crm.errors import ClaimLostError
+from zoho_crm.hooks.by_parent import ByParentDelinker
+from zoho_crm.hooks.delink import Delinker, Patience
+from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.operators.report import close_run
+
+if TYPE_CHECKING:
+    from zoho_crm.core.records import LinkResult, PlannedLink
+    from zoho_crm.ledger.claims import Claim
+
+ALL = [(f"c-{parent}", f"d-{number}") for parent in range(1, 5) for number in range(1, 4)]
+PLANNED = ALL[:9]
+"""The links of the first three parents; nobody has planned those of the fourth."""
+CHUNKS = 3
+
+newest_first = st.integers(0, 2)
+mishaps = st.lists(st.sampled_from(MISHAPS), min_size=1, max_size=4)
+
+
+@dataclass(eq=False)
+class ATry:
+    """A try that lives: what it has taken, and what it has not written yet."""
+
+    claim: Claim
+    open: list[PlannedLink] = field(default_factory=list)
+    results: list[LinkResult] = field(default_factory=list)
+
+
+def _does_not_wait_for_the_disk(connection: Any, *_: object) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
+class Machine(RuleBasedStateMachine):
+    empty: Path
+    folder: Path
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.path = Path(tempfile.mkdtemp(dir=self.folder)) / "audit.db"
+        shutil.copy(self.empty, self.path)
+        self.ledger = Ledger(sa.create_engine(f"sqlite:///{self.path}"))
+        # Nothing here must outlive a power cut: tries die, the machine does not.
+        sa.event.listen(self.ledger.engine, "checkout", _does_not_wait_for_the_disk)
+        self.tries: list[ATry] = []
+        self.plans = self.closes = 0
+        self.claims = dict.fromkeys(range(CHUNKS), 0)
+        self.sending: ATry | None = None
+        self.events: dict[str, Any] = {}
+        self.final: dict[Pair, str] = {}
+        # Read beside the code under test, and much faster.
+        self.reader = sqlite3.connect(self.path)
+        self.reader.row_factory = sqlite3.Row
+
+    # -- what can happen
+
+    @initialize(there=st.sets(st.sampled_from(ALL)))
+    def begin(self, there: set[Pair]) -> None:
+        self.before = frozenset(there)
+        self.zoho = ImaginaryZoho(set(there), self.check_delete)
+        self.chunks = plan(self.ledger, PLANNED, chunk_size=3).chunks
+        assert [chunk["links"] for chunk in self.chunks] == [3] * CHUNKS
+
+    @precondition(lambda self: self.plans < 1)
+    @rule(rows_now=st.lists(st.sampled_from(ALL)))
+    def plan_again(self, rows_now: list[Pair]) -> None:
+        self.plans += 1
+        assert plan(self.ledger, rows_now, chunk_size=2).chunks == self.chunks
+
+    @precondition(lambda self: sum(bool(one.open or one.results) for one in self.tries) < 4)
+    @rule(chunk_no=st.integers(0, CHUNKS - 1), count=st.integers(2, 3))
+    def start(self, chunk_no: int, count: int) -> None:
+        """A first try, a retry, or a clear; whoever drives the chunk does not notice."""
+        one = self.claim(chunk_no)
+        one.open = self.ledger.take(one.claim, count)
+
+    @precondition(lambda self: any(one.open for one in self.tries))
+    @rule(which=newest_first, mishaps=mishaps)
+    def send_one(self, which: int, mishaps: list[str]) -> None:
+        """Send what a try has taken; one that has been overtaken does not know it yet."""
+        one = self.pick(which, [one for one in self.tries if one.open])
+        self.drive(one, [one.open.pop(0)], mishaps)
+
+    @precondition(lambda self: any(one.open for one in self.tries))
+    @rule(which=newest_first, mishaps=mishaps)
+    def send_all(self, which: int, mishaps: list[str]) -> None:
+        """Send all that a try has taken: those of one parent together."""
+        one = self.pick(which, [one for one in self.tries if one.open])
+        unit, one.open = one.open, []
+        self.drive(one, unit, mishaps)
+
+    @precondition(lambda self: self.tries)
+    @rule(which=newest_first)
+    def die(self, which: int) -> None:
+        """Before anything is sent, between two, or with results in memory."""
+        self.tries.remove(self.pick(which, self.tries))
+
+    @precondition(lambda self: any(one.results for one in self.tries))
+    @rule(which=newest_first, take=st.integers(0, 2), answer_is_lost=st.booleans())
+    def write(self, which: int, take: int, answer_is_lost: bool) -> None:
+        one = self.pick(which, [one for one in self.tries if one.results])
+        before = copy.deepcopy(one.claim)
+        try:
+            taken = self.settle(one.claim, one.results, take)
+        except ClaimLostError:
+            assert not self.is_current(one), "a try was told that it is overtaken, and is not"
+            self.tries.remove(one)
+            return
+        assert self.is_current(one)
+        if answer_is_lost:
+            # The same write again: it must not be done twice, and the try cannot know that it was done.
+            with pytest.raises(ClaimLostError):
+                self.settle(before, one.results, take)
+            self.tries.remove(one)
+            return
+        one.open += taken
+        one.results = []
+
+    @precondition(lambda self: self.tries and self.closes < 2)
+    @rule()
+    def close(self) -> None:
+        """The report of the run; a clear may follow."""
+        self.closes += 1
+        close_run(self.ledger, "run", origin=REPORT, tolerance=0.0)
+        self.claims = dict(map(tuple, self.read("SELECT chunk_no, claim_no FROM zoho_delink_chunk")))
+        assert len(latest(self.ledger)) == len(PLANNED)
+
+    # -- what must be true at every step
+
+    def check_delete(self, links: list[Pair]) -> None:
+        """No DELETE of a link outside the plan, nor of one that is not in flight in the database."""
+        assert self.sending is not None
+        assert set(links) <= set(PLANNED)
+        states = self.states()
+        if self.is_current(self.sending):
+            assert {states[link] for link in links} == {"in_flight"}
+        else:
+            # An overtaken try sends what it has taken; the newer one may have settled that meanwhile.
+            assert {states[link] for link in links} <= {"in_flight", "settled"}
+
+    @invariant()
+    def rules_hold(self) -> None:
+        if hasattr(self, "zoho"):
+            self.check_links()
+            self.check_plan()
+            self.check_audit()
+
+    def check_links(self) -> None:
+        """No link but the planned ones is gone."""
+        assert self.before - self.zoho.linked <= set(PLANNED)
+        assert self.zoho.linked <= self.before
+
+    def check_plan(self) -> None:
+        """The plan stays as it is, and what is settled stays settled, is final, and true."""
+        found = self.read("SELECT * FROM zoho_delink_link ORDER BY seq")
+        assert [(row["external_id"], row["related_external_id"]) for row in found] == PLANNED
+        for link, row in zip(PLANNED, found, strict=True):
+            if row["state"] == "settled":
+                assert self.final.setdefault(link, row["outcome"]) == row["outcome"]
+                assert Outcome(row["outcome"]) not in DRIVE_AGAIN
+                assert link not in self.zoho.linked
+            else:
+                assert link not in self.final
+
+    def check_audit(self) -> None:
+        """Rows are only added; a link has one latest outcome at the most, and that of a settled one is its own."""
+        events = {
+            row["event_id"]: tuple(row)
+            for row in self.read("SELECT * FROM zoho_delink_audit ORDER BY event_id")
+        }
+        assert {key: events.get(key) for key in self.events} == self.events
+        self.events = events
+        found = self.read("SELECT * FROM zoho_delink_latest")
+        said = {(row["external_id"], row["related_external_id"]): row["outcome"] for row in found}
+        assert len(said) == len(found)
+        assert {link: said.get(link) for link in self.final} == self.final
+
+    def teardown(self) -> None:
+        """Whatever happened: tries without mishaps end the run, and a further one sends nothing."""
+        if not hasattr(self, "zoho"):
+            return
+        self.tries.clear()
+        self.finish()
+        sent = self.zoho.deletes
+        self.finish()
+        assert self.zoho.deletes == sent
+        self.reader.close()
+        self.ledger.close()
+        shutil.rmtree(self.path.parent)
+
+    def finish(self) -> None:
+        for chunk_no in range(CHUNKS):
+            one = self.claim(chunk_no)
+            taken = self.ledger.take(one.claim, 2)
+            while taken:
+                self.drive(one, taken, [])
+                taken = self.settle(one.claim, one.results, 2)
+                one.results = []
+        status, counts = close_run(self.ledger, "run", origin=REPORT, tolerance=0.0)
+        assert (status, counts.total()) == ("succeeded", len(PLANNED))
+        assert self.zoho.linked == self.before - set(PLANNED)
+        for link, row in latest(self.ledger).items():
+            if link in self.before:
+                assert row["outcome"] == "removed"
+            elif row["outcome"] != "already_absent":
+                # The one thing that cannot be known, and the detail says so.
+                assert (row["outcome"], GONE_AFTER_AMBIGUITY in row["detail"]) == ("removed", True)
+        assert counts == self.ledger.counts("run")
+        self.rules_hold()
+
+    # -- how it is done
+
+    def drive(self, one: ATry, unit: list[PlannedLink], mishaps: list[str]) -> None:
+        async def no_pause(_: float) -> None:
+            return
+
+        self.zoho.mishaps = list(mishaps)
+        patience = Patience(deletes=2, waits=2, verifications=2)
+        single = Delinker(self.zoho, RELATION, "v7", patience, sleep=no_pause)
+        delinker = single if len(unit) == 1 else ByParentDelinker(single)
+        self.sending = one
+        settled = asyncio.run(delinker.delink_unit(unit))
+        self.sending = None
+        assert {why for _, why in settled} == {None}
+        assert sorted(result.planned.seq for result, _ in settled) == [planned.seq for planned in unit]
+        one.results += [result for result, _ in settled]
+
+    def settle(self, claim: Claim, results: list[LinkResult], take: int) -> list[PlannedLink]:
+        return self.ledger.settle(claim, results, origin=ORIGIN, target=target(), job=JOB, take=take)
+
+    def read(self, statement: str) -> list[Any]:
+        return self.reader.execute(statement).fetchall()
+
+    def states(self) -> dict[Pair, str]:
+        found = self.read("SELECT external_id, related_external_id, state FROM zoho_delink_link")
+        return {(row["external_id"], row["related_external_id"]): row["state"] for row in found}
+
+    def is_current(self, one: ATry) -> bool:
+        return one.claim.claim_no == self.claims[one.claim.chunk_no]
+
+    def claim(self, chunk_no: int) -> ATry:
+        claim = self.ledger.claim_chunk("run", chunk_no, "a try")
+        self.claims[chunk_no] = claim.claim_no
+        self.tries.append(ATry(claim))
+        return self.tries[-1]
+
+    @staticmethod
+    def pick(which: int, tries: list[ATry]) -> ATry:
+        return tries[-1 - which % len(tries)]
+
+
+def test_the_rules_hold_whatever_happens(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.db"
+    sqlite_ledger(empty).close()
+
+    class HereMachine(Machine):
+        pass
+
+    HereMachine.empty, HereMachine.folder = empty, tmp_path
+    HereMachine.TestCase.settings = settings(
+        max_examples=40,
+        stateful_step_count=40,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    HereMachine.TestCase("runTest").runTest()

@@ -1,0 +1,186 @@
+"""Stopping early: an answer that waits for every link stops the run after a handful, and a clear goes on with it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.proofs.harness import (
+    REPORT,
+    Try,
+    calls,
+    check_truth,
+    link_all,
+    linked,
+    outcomes,
+    pairs,
+    plan,
+    spread,
+    until,
+)
+from zoho_crm.core.verdict import StopReason
+from zoho_crm.operators.chunk_run import BREAKER_AFTER, SAME_REFUSALS
+from zoho_crm.operators.report import close_run
+
+if TYPE_CHECKING:
+    from include.local_zoho import LocalZoho
+    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.ledger.ledger import Ledger
+
+pytestmark = pytest.mark.integration
+
+CONCURRENCY = 5
+
+
+def error(code: str, message: str, **details: Any) -> str:
+    return json.dumps({"code": code, "details": details, "message": message, "status": "error"})
+
+
+REFUSALS = {
+    "scope": (401, error("OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")),
+    "permission": (403, error("NO_PERMISSION", "permission denied", permissions=["Crm_Implied_View"])),
+    "right": (400, error("AUTHORIZATION_FAILED", "no privilege")),
+    "list": (
+        400,
+        error("INVALID_DATA", "The relation name given seems to be invalid", resource_path_index=2),
+    ),
+    "module": (400, error("INVALID_MODULE", "The module name given seems to be invalid")),
+}
+
+
+def refuse(zoho: LocalZoho, kind: str, **match: Any) -> None:
+    status, body = REFUSALS[kind]
+    zoho.state.faults.add(
+        do="status", status=status, body=body, times=None, match={"method": "DELETE", **match}
+    )
+
+
+def chunks_of(zoho: LocalZoho, ledger: Ledger, parents: int, each: int, chunk_size: int) -> list[ChunkRef]:
+    links = pairs(parents, each)
+    link_all(zoho, links)
+    return plan(ledger, links, chunk_size=chunk_size).chunks
+
+
+@pytest.mark.parametrize("strategy", ["single", "by_parent"])
+@pytest.mark.parametrize("kind", REFUSALS)
+async def test_stops_after_a_handful_and_goes_on_when_cleared(
+    zoho: LocalZoho, ledger: Ledger, kind: str, strategy: str
+) -> None:
+    zoho.state.configure(latency_s=0.002)
+    first, second = chunks_of(zoho, ledger, 200, 10, 1_000)
+    before = linked(zoho)
+    refuse(zoho, kind)
+
+    report = await Try(ledger, first, strategy, concurrency=CONCURRENCY)()
+
+    assert report.reason is StopReason.REFUSED
+    assert json.loads(REFUSALS[kind][1])["code"] in (report.stopped or "")
+    # Five answers, and what was in flight with the fifth; together: one call for several links and one alone, each.
+    most = (SAME_REFUSALS + CONCURRENCY - 1) * (2 if strategy == "by_parent" else 1)
+    assert SAME_REFUSALS <= len(calls(zoho, "DELETE")) <= most
+    assert set(report.counts) <= {"failed", "not_attempted"}
+    assert report.counts.total() >= SAME_REFUSALS
+
+    sent = len(calls(zoho, "DELETE"))
+    other = await Try(ledger, second, strategy, concurrency=CONCURRENCY)()
+    assert other.reason is StopReason.REFUSED
+    assert "another task stopped the run" in (other.stopped or "")
+    assert len(calls(zoho, "DELETE")) == sent
+
+    status, counts = close_run(ledger, "run", origin=REPORT, tolerance=0.0)
+    assert status == "failed"
+    assert set(spread(counts)) == {"failed", "not_attempted"}
+    assert check_truth(zoho, ledger, before, before) == spread(counts)
+    assert linked(zoho) == before
+
+    zoho.state.faults.clear()
+    for chunk in (first, second):
+        report = await Try(ledger, chunk, strategy, try_number=2)()
+        assert spread(report.counts) == {"removed": 1_000}
+    assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
+    assert check_truth(zoho, ledger, before, before) == {"removed": 2_000}
+
+
+async def test_the_scope_that_the_token_really_lacks(zoho: LocalZoho, ledger: Ledger) -> None:
+    zoho.state.configure(granted_scopes=["ZohoCRM.modules.READ"])
+    (chunk,) = chunks_of(zoho, ledger, 20, 5, 100)
+    report = await Try(ledger, chunk)()
+    assert "OAUTH_SCOPE_MISMATCH" in (report.stopped or "")
+    assert len(calls(zoho, "DELETE")) < 2 * SAME_REFUSALS
+    # No other token would have it: none was asked for.
+    assert zoho.state.tokens.issued == 1
+
+
+async def test_other_tasks_stop_while_they_send(zoho: LocalZoho, ledger: Ledger) -> None:
+    zoho.state.configure(latency_s=0.02)
+    refused, healthy = chunks_of(zoho, ledger, 100, 10, 500)
+    before = linked(zoho)
+    refuse(zoho, "permission", path=r"/Contacts/c-00[0-4]")
+    sending = asyncio.create_task(Try(ledger, healthy, concurrency=5, renew_every_s=0.1)())
+    await until(lambda: len(linked(zoho)) < 990)
+
+    first = await Try(ledger, refused, concurrency=5)()
+    second = await sending
+
+    assert "NO_PERMISSION" in (first.stopped or "")
+    assert "another task stopped the run" in (second.stopped or "")
+    assert second.counts["removed"] + second.counts["not_attempted"] > 0  # type: ignore[index]
+    assert 0 < second.counts["removed"] < 400  # type: ignore[index]
+    close_run(ledger, "run", origin=REPORT, tolerance=0.0)
+    check_truth(zoho, ledger, before, before)
+
+
+async def test_a_task_that_waits_for_a_slot_hears_of_the_stop(zoho: LocalZoho, ledger: Ledger) -> None:
+    (chunk,) = chunks_of(zoho, ledger, 10, 10, 100)
+    ledger.lease_slots("zoho_crm_default", "somebody", wanted=10, limit=10, lease_s=60)
+    waiting = asyncio.create_task(Try(ledger, chunk, renew_every_s=60.0)())
+    await asyncio.sleep(0.2)
+    ledger.stop_run("run", "a reason")
+    await asyncio.sleep(0.2)
+    ledger.release_slots("zoho_crm_default", "somebody")
+    report = await waiting
+    # It may have got its slots at once; then it hears of it within the time of a renewal.
+    assert report.stopped is None or "a reason" in report.stopped
+    assert report.stopped is not None
+    assert calls(zoho, "DELETE") == []
+
+
+@pytest.mark.parametrize("strategy", ["single", "by_parent"])
+@pytest.mark.parametrize(
+    ("locked", "share", "stops"),
+    [(0.6, 0.5, True), (0.3, 0.5, False), (0.3, 0.1, True), (1.0, 1.0, False)],
+    ids=["60-of-50", "30-of-50", "30-of-10", "all-of-all"],
+)
+async def test_breaker_stops_the_run_when_too_many_go_wrong(
+    zoho: LocalZoho, ledger: Ledger, locked: float, share: float, stops: bool, strategy: str
+) -> None:
+    first, second = chunks_of(zoho, ledger, 100, 10, 500)
+    before = linked(zoho)
+    for number, (_, related) in enumerate(sorted(before)):
+        if number % 10 < locked * 10:
+            zoho.state.lock("Deals", related)
+
+    report = await Try(ledger, first, strategy, breaker_share=share, concurrency=3)()
+
+    if not stops:
+        assert report.stopped is None
+        assert spread(report.counts).get("rejected") == round(500 * locked)
+        return
+    assert "breaker" in (report.stopped or "")
+    # By page a hundred are settled at once.
+    done = report.counts.total() - report.counts["not_attempted"]  # type: ignore[index]
+    assert BREAKER_AFTER <= done <= (BREAKER_AFTER + 20 if strategy == "single" else 300)
+    assert "breaker" in ((await Try(ledger, second, strategy, breaker_share=share)()).stopped or "")
+    assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "stopped"
+    check_truth(zoho, ledger, before, before)
+
+    zoho.state.crm.locked.clear()
+    for chunk in (first, second):
+        await Try(ledger, chunk, strategy, try_number=2)()
+    assert set(outcomes(ledger).values()) == {"removed", "rejected"}
+    # What is final stays: a link that Zoho has refused is not sent again.
+    assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
+    check_truth(zoho, ledger, before, before)
