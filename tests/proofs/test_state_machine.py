@@ -295,8 +295,8 @@ def test_the_rules_hold_whatever_happens(tmp_path: Path) -> None:
 
     HereMachine.empty, HereMachine.folder = empty, tmp_path
     HereMachine.TestCase.settings = settings(
-        max_examples=40,
-        stateful_step_count=40,
+        max_examples=25,
+        stateful_step_count=30,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),

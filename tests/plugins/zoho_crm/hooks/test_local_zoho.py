@@ -71,7 +71,7 @@ def test_takes_one_link_away_and_no_other(local: LocalZoho, hook: ZohoCRMHook, r
 
 
 @pytest.mark.parametrize(
-    "value", ["a/b", "..%2F..", "a?b#c", "ä ß 🦄", "100%", "a;b", "a+b", "x" * 255, "a\\b"]
+    "value", ["a/b", "x..%2F..y", "a?b#c", "ä ß 🦄", "100%", "a;b", "a+b", "x" * 255, "a\\b"]
 )
 def test_any_id_finds_its_record(local: LocalZoho, hook: ZohoCRMHook, relation: Relation, value: str) -> None:
     local.state.link("Contacts", value, "Deals", f"d{value}"[:255])

@@ -70,7 +70,7 @@ def send(request: pytest.FixtureRequest, hook: ZohoCRMHook) -> Iterator[Callable
 
 
 def test_any_ids(zoho: Any, send: Callable[[Any], Answer], relation: Relation) -> None:
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(external_id=IDS, related_external_id=IDS)
     @example("..", "..")
     @example("c-1", "..")
@@ -97,4 +97,4 @@ def test_any_ids(zoho: Any, send: Callable[[Any], Answer], relation: Relation) -
         assert seen.header("Host") == f"127.0.0.1:{zoho.port}"
 
     check()
-    assert len(zoho.seen) > 30
+    assert len(zoho.seen) > 10

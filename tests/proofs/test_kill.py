@@ -1,0 +1,234 @@
+"""A real process is killed again and again, and the run comes to the end that it has when nobody disturbs it."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.operators.world import connection_to
+from tests.proofs import victim
+from tests.proofs.harness import (
+    REPORT,
+    Pair,
+    Try,
+    add_records,
+    check_truth,
+    latest,
+    link_all,
+    linked,
+    outcomes,
+    pairs,
+    plan,
+    rows,
+    sqlite_ledger,
+    zoho_connection,
+)
+from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
+from zoho_crm.operators.report import close_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from include.local_zoho import LocalZoho
+    from zoho_crm.ledger.ledger import Ledger
+
+pytestmark = pytest.mark.integration
+
+LINKS = 300
+LATENCY_S = 0.02
+LONG_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.BaseContext:
+    # Processes are forked off a small one that has imported all they need, and has no threads.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([victim.__name__])
+    return processes
+
+
+class World:
+    """300 planned links, of which 200 are there, and links of the same records that nobody planned."""
+
+    def __init__(self) -> None:
+        self.planned = pairs(30, 10)
+        kinds: dict[str, list[Pair]] = {"there": [], "absent": [], "parent": [], "related": [], "locked": []}
+        for number, pair in enumerate(self.planned):
+            parent = number // 10
+            kind = {3: "parent", 13: "parent"}.get(parent, ["there", "there", "absent", "there", "there",
+                "related", "there", "there", "locked", "there"][number % 10])  # fmt: skip
+            kinds[kind].append(pair)
+        self.kinds = kinds
+
+    def build(self, zoho: LocalZoho) -> set[Pair]:
+        zoho.reset()
+        zoho.state.configure(latency_s=LATENCY_S, tokens_per_window=10_000, max_alive_tokens=10_000)
+        link_all(zoho, self.kinds["there"] + self.kinds["locked"])
+        add_records(zoho, self.kinds["absent"])
+        add_records(zoho, [(parent, "d-nobody") for parent, _ in self.kinds["related"]])
+        add_records(zoho, [("c-nobody", related) for _, related in self.kinds["parent"]])
+        link_all(zoho, [(parent, f"stays-{parent}") for parent, _ in self.kinds["there"]])
+        for _, related in self.kinds["locked"]:
+            zoho.state.lock("Deals", related)
+        return linked(zoho)
+
+
+@pytest.fixture(scope="module")
+def world() -> World:
+    return World()
+
+
+def database_of(ledger: Ledger) -> str:
+    return ledger.engine.url.render_as_string(hide_password=False)
+
+
+def undisturbed(zoho: LocalZoho, world: World, path: Path, strategy: str) -> dict[Pair, str]:
+    """What comes out when nobody disturbs."""
+    before = world.build(zoho)
+    ledger = sqlite_ledger(path)
+    (chunk,) = plan(ledger, world.planned, strategy=strategy).chunks
+    asyncio.run(Try(ledger, chunk, strategy)())
+    check_truth(zoho, ledger, before, world.planned)
+    said = outcomes(ledger)
+    ledger.close()
+    return said
+
+
+def requests(zoho: LocalZoho) -> int:
+    return sum(zoho.state.journal.by_kind.values())
+
+
+def kill_at(zoho: LocalZoho, process: Any, moment: int, extra_s: float) -> bool:
+    """Kill a process when Zoho has seen so many requests, and a little later; False if it ended before."""
+    deadline = time.monotonic() + LONG_S
+    while requests(zoho) < moment and process.is_alive():
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    time.sleep(extra_s)
+    alive: bool = process.is_alive()
+    if alive:
+        os.kill(process.pid, signal.SIGKILL)
+    process.join(LONG_S)
+    return alive
+
+
+@pytest.mark.parametrize(
+    ("database", "strategy", "seed", "kills"),
+    [
+        pytest.param("sqlite", "single", 1, 12, id="sqlite-single"),
+        pytest.param("postgres", "single", 2, 12, id="postgres-single"),
+        pytest.param("sqlite", "by_parent", 3, 6, id="sqlite-by_parent"),
+    ],
+)
+def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+    zoho: LocalZoho,
+    world: World,
+    processes: multiprocessing.context.BaseContext,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    database: str,
+    strategy: str,
+    seed: int,
+    kills: int,
+) -> None:
+    expected = undisturbed(zoho, world, tmp_path / "undisturbed.db", strategy)
+    before = world.build(zoho)
+    ledger = ledger_in(database, request, tmp_path)
+    (chunk,) = plan(ledger, world.planned, strategy=strategy).chunks
+    # Not for secrets: the same moments each time.
+    chance = random.Random(seed)  # noqa: S311
+    killed = tries = 0
+    while True:
+        tries += 1
+        assert tries < 60
+        process = processes.Process(  # type: ignore[attr-defined]
+            target=victim.drive,
+            args=(database_of(ledger), zoho_connection(zoho), chunk, strategy, tries),
+        )
+        process.start()
+        step = chance.randint(1, 2 * LINKS // kills if strategy == "single" else 12)
+        if killed < kills:
+            killed += kill_at(zoho, process, requests(zoho) + step, chance.uniform(0, 2 * LATENCY_S))
+        process.join(LONG_S)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert killed >= kills // 2
+
+    counts = check_truth(zoho, ledger, before, world.planned)
+    assert before - linked(zoho) == set(world.kinds["there"])
+    said = latest(ledger)
+    for link, row in said.items():
+        if row["outcome"] != expected[link]:
+            # The one difference: whether it was this run that took it away cannot be known, and the detail says so.
+            assert (expected[link], row["outcome"]) == ("already_absent", "removed")
+            assert GONE_AFTER_AMBIGUITY in row["detail"]
+    assert counts["removed"] >= len(world.kinds["there"])
+    # One row a link: what was in flight when a try was killed has no outcome of that try.
+    assert len(rows(ledger, "zoho_delink_audit", "event_id")) == LINKS
+    assert ledger.pending("run") == 0
+    assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
+    if strategy == "single":
+        # A link that Zoho has removed is not sent again, whoever died without the answer.
+        confirmed = Counter(
+            one.path for one in zoho.state.journal.requests if (one.method, one.status) == ("DELETE", 200)
+        )
+        assert len(confirmed) == len(world.kinds["there"])
+        assert set(confirmed.values()) == {1}
+    ledger.close()
+
+
+def ledger_in(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
+    if database == "sqlite":
+        return sqlite_ledger(tmp_path / "audit.db")
+    ledger = victim.Ledger(sa.create_engine(request.getfixturevalue("postgres_url")))
+    ledger.ensure_schema()
+    return ledger
+
+
+@pytest.mark.parametrize("strategy", ["single", "by_parent"])
+def test_a_task_that_is_told_to_end_writes_what_it_knows(
+    zoho: LocalZoho,
+    world: World,
+    processes: multiprocessing.context.BaseContext,
+    ledger: Ledger,
+    strategy: str,
+) -> None:
+    before = world.build(zoho)
+    (chunk,) = plan(ledger, world.planned, strategy=strategy).chunks
+    arguments = (connection_to(ledger.engine.url), zoho_connection(zoho), chunk, strategy)
+
+    process = processes.Process(target=victim.execute, args=arguments)  # type: ignore[attr-defined]
+    process.start()
+    deadline = time.monotonic() + LONG_S
+    while requests(zoho) < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(LONG_S)
+
+    assert process.exitcode == victim.LEFT
+    said = Counter(outcomes(ledger).values())
+    assert said["not_attempted"] > 0
+    assert "unknown" not in said
+    # Nothing is in flight, no slot is held: what is left was not sent.
+    states = Counter(row["state"] for row in rows(ledger, "zoho_delink_link", "seq"))
+    assert set(states) == {"planned", "settled"}
+    assert all(row["holder"] is None for row in rows(ledger, "zoho_delink_slot", "slot"))
+    assert said["removed"] == len(before - linked(zoho))
+
+    process = processes.Process(target=victim.execute, args=arguments)  # type: ignore[attr-defined]
+    process.start()
+    process.join(LONG_S)
+    assert process.exitcode == 0
+    assert check_truth(zoho, ledger, before, world.planned)["removed"] == len(world.kinds["there"])
+    assert before - linked(zoho) == set(world.kinds["there"])
