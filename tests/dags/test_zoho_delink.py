@@ -146,6 +146,15 @@ def test_a_dag_tells_people_about_itself(dag: DAG) -> None:
         pytest.param(
             "shedule: null", "broken.yaml: shedule: Extra inputs are not permitted", id="an unknown key"
         ),
+        pytest.param(
+            "start_date: 2026-13-45",
+            "broken.yaml: start_date: Input should be a valid date",
+            id="no such date",
+        ),
+        pytest.param("owner: a\nowner: b", "broken.yaml: owner: is there twice", id="a key twice"),
+        pytest.param(
+            f"tags: [{'x' * 101}]", "broken.yaml: tags.0: String should have at most", id="a long tag"
+        ),
     ],
 )
 def test_a_broken_job_file_is_an_import_error_and_takes_no_job_down(jobs: Path, text: str, says: str) -> None:

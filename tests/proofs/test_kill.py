@@ -218,8 +218,8 @@ def test_a_task_that_is_told_to_end_writes_what_it_knows(
 
     assert process.exitcode == victim.LEFT
     said = Counter(outcomes(ledger).values())
-    assert said["not_attempted"] > 0
-    assert "unknown" not in said
+    assert set(said) & {"unknown", "failed"} == set()
+    assert ledger.pending("run") > 0
     # Nothing is in flight, no slot is held: what is left was not sent.
     states = Counter(row["state"] for row in rows(ledger, "zoho_delink_link", "seq"))
     assert set(states) == {"planned", "settled"}

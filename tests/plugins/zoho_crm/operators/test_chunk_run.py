@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
@@ -208,7 +208,7 @@ def answer(status: int = 200, **headers: str) -> Answer:
 SETTLED = st.sampled_from([outcome for outcome in Outcome if outcome is not Outcome.INVALID])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     outcomes=st.lists(st.one_of(SETTLED, st.just("raises"), st.just("missing")), max_size=70),
     concurrency=st.integers(1, 7),

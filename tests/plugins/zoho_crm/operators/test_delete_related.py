@@ -72,6 +72,7 @@ reads_a_dag_back = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:Deprec
         pytest.param({"links": [LINK], "chunk": CHUNK, "audit_conn_id": AUDIT}, "exactly one", id="both"),
         pytest.param({"chunk": CHUNK}, "audit_conn_id", id="chunk-without-ledger"),
         pytest.param({"links": [LINK], "strategy": "bulk"}, "strategy .bulk.", id="strategy"),
+        pytest.param({"links": [LINK], "direct": True}, "strategy by_parent", id="direct-with-single-calls"),
         pytest.param({"links": [LINK], "task_concurrency": 0}, "1 to 25", id="no-concurrency"),
         pytest.param({"links": [LINK], "task_concurrency": 26}, "1 to 25", id="too-much-concurrency"),
     ],

@@ -20,7 +20,7 @@ from tests.plugins.zoho_crm.operators.world import (
     zoho_connection,
 )
 from zoho_crm.core.job import RelationModel
-from zoho_crm.errors import ZohoError
+from zoho_crm.errors import ZohoError, ZohoTokenThrottledError
 from zoho_crm.operators.preflight import PreflightOperator
 
 if TYPE_CHECKING:
@@ -50,6 +50,18 @@ def test_tells_the_audit_what_it_learns_and_makes_the_tables(
     assert check(make_job(), sql_path) == {"org_id": "700000001", "data_center": "us", "api_version": "v7"}
     assert audit.runs() == []
     assert sent(zoho) == []
+    assert audit.leases() == []
+
+
+@pytest.mark.integration
+def test_tokens_that_zoho_does_not_give_for_a_while_may_be_tried_again(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, clean_process: dict[str, str]
+) -> None:
+    zoho.state.configure(tokens_per_window=1)
+    check(make_job(), sql_path)
+    clean_process.clear()
+    with pytest.raises(ZohoTokenThrottledError, match="no further access token for now"):
+        check(make_job(), sql_path)
     assert audit.leases() == []
 
 
