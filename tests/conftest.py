@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from hypothesis import settings
+
 _ROOT = Path(__file__).parent.parent
 _HOME = Path(tempfile.mkdtemp(prefix="zoho-crm-tests-"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
@@ -26,3 +28,8 @@ os.environ.update(
 
 # Servers that several folders of tests use, started once in each session.
 pytest_plugins = ["tests.postgres"]
+
+# The same examples in every run of CI, so that a change is judged by itself; elsewhere new ones each time.
+settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    settings.load_profile("ci")

@@ -20,8 +20,8 @@ any of those               success and error at once, several or no    verify
 2xx, 207, 4xx              a refusal of this link (RECORD_LOCKED, ..)   ``rejected``
 4xx                        scope, permission, module, method, version  stop the run
 401                        any other                                   refresh the token, then try again
-429, TOO_MANY_REQUESTS     "24 hours", credits                         stop the run: out of credits
-429, TOO_MANY_REQUESTS     anything else                               later; known not to have been applied
+429, or 400 and 403 with   "24 hours", credits                         stop the run: out of credits
+TOO_MANY_REQUESTS          anything else                               later; known not to have been applied
 2xx, 207, 4xx              MANDATORY_NOT_FOUND of ``ids``              stop the run: a part of the path was lost
 2xx, 207, 4xx              INTERNAL_ERROR, a code not listed           verify
 3xx, 5xx, 1xx              anything                                    verify
@@ -154,7 +154,7 @@ def judge(
     """
     wait_s = retry_after_s(headers)
     entry = read_entry(body)
-    if status == 429 or (entry is not None and entry.code == "TOO_MANY_REQUESTS"):
+    if status == 429 or (status in {400, 403} and entry is not None and entry.code == "TOO_MANY_REQUESTS"):
         return _judge_429(status, entry, is_out_of_credits(headers, body), wait_s)
     if status < 200 or 300 <= status < 400 or status >= 500:
         return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)

@@ -976,6 +976,9 @@ def _says_gone(answer: bytes) -> bool:
 @example(400, {}, body(entry("INVALID_DATA", "relation not found")), True, RELATION)
 @example(500, {}, body(entry("INVALID_DATA", "relation not found")), True, RELATION)
 @example(401, {"Retry-After": "Wed, 21 Oct 99999999999 07:28:00 GMT"}, b"", False, RELATION)
+@example(500, {}, b'{"code": "TOO_MANY_REQUESTS"}', False, RELATION)
+@example(401, {}, b'{"code": "TOO_MANY_REQUESTS"}', False, RELATION)
+@example(403, {}, b'{"code": "TOO_MANY_REQUESTS"}', True, RELATION)
 def test_no_answer_at_all_is_misjudged(
     status: int, headers: dict[str, str], answer: bytes, ambiguous_before: bool, relation: Relation
 ) -> None:
