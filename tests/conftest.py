@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import shutil
@@ -25,6 +26,10 @@ os.environ.update(
         "AIRFLOW__LOGGING__LOGGING_LEVEL": "WARNING",
     }
 )
+
+# Say that this thread has no event loop. Unsaid, Python 3.11 makes one for the first who asks (Airflow does, before
+# each async operator), nobody closes it, and whichever test runs when it is collected fails for it.
+asyncio.set_event_loop(None)
 
 # Servers that several folders of tests use, started once in each session.
 pytest_plugins = ["tests.postgres"]
