@@ -88,6 +88,8 @@ class LinkResult:
     :param sent_at: when the first of them left; None if none did
     :param finished_at: when the outcome was known
     :param detail: what the auditor should know beside Zoho's code and message
+    :param ambiguous: whether a request of it, of this try or an earlier one, was not clearly answered: unless the
+        outcome is final, Zoho may apply it late, so that the next try verifies before it sends
     """
 
     planned: PlannedLink
@@ -100,6 +102,7 @@ class LinkResult:
     zoho_message: str | None = None
     zoho_record_id: str | None = None
     detail: str | None = None
+    ambiguous: bool = False
 
 
 @dataclass(frozen=True, slots=True)

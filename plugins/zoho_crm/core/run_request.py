@@ -71,13 +71,17 @@ def read_run_request(
     window_start, window_end = _window(params, run_type, run_after, data_interval)
     reason = _text(params, "reason")
     max_links = _limit(params.get("max_links"))
+    links = pasted_links(params.get("links"))
+    if links == []:
+        # Taken for "no list", it would mean everything that the SQL yields.
+        raise ZohoConfigError("links: the list is empty; leave the field empty to take the links of the job's SQL")
     if max_links is not None and not reason:
         raise ZohoConfigError("reason: say why, when max_links overrides the job's limit")
     return RunRequest(
         mode=_mode(params.get("mode"), run_type),
         window_start=window_start,
         window_end=window_end,
-        links=pasted_links(params.get("links")),
+        links=links,
         max_links=max_links,
         reason=reason,
     )
@@ -87,11 +91,11 @@ def pasted_links(value: Any, field: str = "links") -> list[tuple[object, object]
     """
     Return a list of pairs as it may be written in the form or in a Dag file.
 
-    :param value: a list of ``{"external_id": ..., "related_external_id": ...}`` or of two-element lists; None or
-        an empty list stand for no list at all
+    :param value: a list of ``{"external_id": ..., "related_external_id": ...}`` or of two-element lists; None
+        stands for no list at all
     :raises ZohoConfigError: an entry is neither; the message names it by its place
     """
-    if value is None or value == []:
+    if value is None:
         return None
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise ZohoConfigError(f"{field}: not a list of links")

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.answer import Answer
 
 
+STILL_LINKED = "still linked after a request that was not clearly answered; not let in since"
+
+
 class Sender(Protocol):
     """What this module needs of a client: see :class:`zoho_crm.hooks.async_client.AsyncZohoClient`."""
 
@@ -251,8 +254,8 @@ class _OneLink:
                     settled = await self._verify(verdict)
                     if settled is not None:
                         return settled
-            if self._deletes >= patience.deletes:
-                return self._given_up(verdict)
+                    if self._deletes >= patience.deletes:
+                        return self._given_up(verdict)
 
     async def _delete(self) -> tuple[Verdict, Answer | None]:
         shared = self._shared
@@ -291,11 +294,9 @@ class _OneLink:
         )
 
     def _given_up(self, last: Verdict) -> Verdict:
-        """No DELETE is left. After a verification the link is known to be there still."""
-        if last.action is Action.VERIFY:
-            detail = f"still linked after {self._attempts} requests; the last: {last.detail}"
-            return replace(last, outcome=Outcome.FAILED, detail=detail)
-        return last
+        """No DELETE is left, and the last one was verified: the link is known to be there still."""
+        detail = f"still linked after {self._attempts} requests; the last: {last.detail}"
+        return replace(last, outcome=Outcome.FAILED, detail=detail)
 
     async def _verify(self, unclear: Verdict) -> Verdict | None:
         """Ask Zoho what became of the link; None if it is still there and may be sent again."""
@@ -371,10 +372,14 @@ class _OneLink:
         await self._shared.pause(self._pauses, verdict.retry_after_s)
 
     def _result(self, verdict: Verdict) -> LinkResult:
-        return result_of(
+        if verdict.outcome is Outcome.NOT_ATTEMPTED and self._ambiguous:
+            # It was attempted, and asked for since: nothing is sent again before Zoho says that it is there.
+            verdict = replace(verdict, outcome=Outcome.FAILED, detail=STILL_LINKED)
+        result = result_of(
             self._planned,
             verdict,
             attempts=self._attempts,
             sent_at=self._sent_at,
             finished_at=self._shared.now(),
         )
+        return replace(result, ambiguous=self._ambiguous)

@@ -171,7 +171,8 @@ def fence(connection: sa.Connection, claim: Claim) -> None:
     if fenced.rowcount == 0:
         raise ClaimLostError(
             f"chunk {claim.chunk_no} of run {claim.run_key!r} is no longer driven under claim "
-            f"{claim.claim_no} of {claim.holder}: a newer try carries on with it"
+            f"{claim.claim_no} of {claim.holder}: either a newer try carries on with it, or this write was committed "
+            "and its answer lost. Nothing was written now; another try resumes with what is not settled"
         )
 
 
@@ -206,12 +207,12 @@ def _state_after(result: LinkResult) -> LinkState:
     """
     Return where a result leaves its link.
 
-    A link that an earlier try may have removed stays in flight until an outcome is final: that *this* try has not
-    applied it, or has not got as far as sending it, tells nothing about the earlier one.
+    A link that may yet be removed by a request that was not clearly answered stays in flight until an outcome is
+    final: that a later one was not applied, or not sent, tells nothing about it.
     """
     if result.outcome.is_final:
         return LinkState.SETTLED
-    if result.outcome is Outcome.UNKNOWN or result.planned.ambiguous_before:
+    if result.outcome is Outcome.UNKNOWN or result.ambiguous or result.planned.ambiguous_before:
         return LinkState.IN_FLIGHT
     return LinkState.PLANNED
 

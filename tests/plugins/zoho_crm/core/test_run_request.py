@@ -169,8 +169,13 @@ def test_a_wrong_field_is_named(params: dict[str, Any], says: str) -> None:
 def test_links_may_be_objects_or_pairs() -> None:
     given = [{"external_id": "a", "related_external_id": 1}, ["b", None], ("c", "d")]
     assert pasted_links(given) == [("a", 1), ("b", None), ("c", "d")]
-    assert pasted_links([]) is None
+    assert pasted_links([]) == []
     assert pasted_links(None) is None
+
+
+def test_an_empty_list_is_not_taken_for_all_that_the_sql_yields() -> None:
+    with pytest.raises(ZohoConfigError, match=r"links: the list is empty"):
+        ask({"links": []})
 
 
 def test_a_limit_with_a_reason_is_taken() -> None:

@@ -513,6 +513,18 @@ async def test_a_link_that_is_never_let_in_stops_the_run_until_there_is_room() -
     result = await world.delink()
     assert world.seen == [*[DELETE, "pause"] * 3, DELETE]
     assert (result.outcome, result.attempts, result.http_status) == (Outcome.NOT_ATTEMPTED, 4, 429)
+    assert not result.ambiguous
+    assert world.stop_reason is StopReason.CREDITS
+
+
+@pytest.mark.parametrize("refusals", [[BUSY] * 9, [OUT_OF_CREDITS]], ids=["too much in flight", "credits"])
+async def test_an_unanswered_request_is_not_forgotten_when_the_next_is_not_let_in(
+    refusals: list[Answer],
+) -> None:
+    world = World([UNANSWERED, FOUND, *refusals])
+    result = await world.delink()
+    assert (result.outcome, result.ambiguous) == (Outcome.FAILED, True)
+    assert result.detail == "still linked after a request that was not clearly answered; not let in since"
     assert world.stop_reason is StopReason.CREDITS
 
 
@@ -540,6 +552,7 @@ async def test_a_link_that_stays_linked_after_all_requests_has_failed() -> None:
     assert world.seen == [DELETE, "pause", LINKED] * 4
     assert (result.outcome, result.attempts) == (Outcome.FAILED, 4)
     assert result.detail == "still linked after 4 requests; the last: sent, not answered"
+    assert result.ambiguous
 
 
 async def test_a_link_whose_last_request_cannot_be_verified_is_unknown() -> None:

@@ -23,7 +23,7 @@ from tests.plugins.zoho_crm.ledger.samples import (
     states,
 )
 from zoho_crm.core.links import Link
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
 from zoho_crm.core.records import PlannedLink
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import tables
@@ -198,6 +198,19 @@ def test_outcome_decides_where_a_link_stands(
     else:
         assert stored == ("planned", outcome)
         assert [link.ambiguous_before for link in again] == [False]
+
+
+@pytest.mark.parametrize("outcome", sorted(DRIVE_AGAIN))
+def test_a_link_that_may_be_removed_late_stays_in_flight(
+    ledger: Ledger, engine: sa.Engine, claim: Claim, outcome: Outcome
+) -> None:
+    (link,) = ledger.take(claim, 1)
+    unanswered = replace(result(link, outcome), ambiguous=True)
+    ledger.settle(claim, [unanswered], origin=ORIGIN, target=TARGET, job=JOB)
+
+    assert states(engine)[0] == ("in_flight", outcome)
+    (again,) = ledger.take(ledger.claim_chunk(RUN, 0, "next try"), 1)
+    assert again.ambiguous_before
 
 
 def test_next_try_takes_up_what_is_not_settled_and_nothing_else(ledger: Ledger, claim: Claim) -> None:
