@@ -152,10 +152,10 @@ async def test_stays_away_as_long_as_zoho_asks(zoho: LocalZoho, ledger: Ledger) 
     links = pairs(1, 1)
     link_all(zoho, links)
     (chunk,) = plan(ledger, links).chunks
-    leaves = threading.Timer(0.3, zoho.state.configure, kwargs={"concurrency_limit": 5})
-    leaves.start()
-    report = await Try(ledger, chunk, patience=Patience(first_pause_s=0.001))()
-    leaves.join()
+    running = asyncio.create_task(Try(ledger, chunk, patience=Patience(first_pause_s=0.001))())
+    await until(lambda: zoho.state.limits.refused > 0)
+    zoho.state.configure(concurrency_limit=5)
+    report = await running
     assert spread(report.counts) == {"removed": 1}
     refused, answered_at = (one.time for one in zoho.state.journal.requests if one.method == "DELETE")
     assert 0.95 <= answered_at - refused < 5.0

@@ -253,9 +253,10 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
             .where(
                 links.c.run_key == claim.run_key,
                 links.c.seq.between(taken[0].seq, taken[-1].seq),
-                links.c.state == LinkState.PLANNED.value,
+                links.c.state != LinkState.SETTLED.value,
             )
-            .values(state=LinkState.IN_FLIGHT.value)
+            # What an earlier try said of them is no longer the last word.
+            .values(state=LinkState.IN_FLIGHT.value, outcome=None)
         )
     return taken
 

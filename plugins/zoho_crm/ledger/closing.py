@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 BATCH_ROWS = 1_000
 
 _NEVER_SENT = sa.and_(links.c.state == LinkState.PLANNED.value, links.c.outcome.is_(None))
-_UNANSWERED = sa.and_(
-    links.c.state == LinkState.IN_FLIGHT.value,
-    sa.or_(links.c.outcome.is_(None), links.c.outcome != Outcome.UNKNOWN.value),
-)
+_UNANSWERED = sa.and_(links.c.state == LinkState.IN_FLIGHT.value, links.c.outcome.is_(None))
 _DETAIL = {
     Outcome.NOT_ATTEMPTED: "the run ended before it was sent",
     Outcome.UNKNOWN: "the run ended while it was in flight",

@@ -66,10 +66,24 @@ def test_link_that_has_an_outcome_keeps_it(ledger: Ledger) -> None:
     assert ledger.counts(RUN) == {Outcome.FAILED: 3, Outcome.UNKNOWN: 3}
 
 
-def test_link_that_failed_after_a_try_nobody_knows_the_end_of_is_unknown(ledger: Ledger) -> None:
+def test_link_that_failed_after_a_try_nobody_knows_the_end_of_is_verified_before_it_is_sent_again(
+    ledger: Ledger,
+) -> None:
     planned(ledger, pairs(1))
     ledger.take(ledger.claim_chunk(RUN, 0, "a try that dies"), 1)
     drive(ledger, 0, Outcome.FAILED)
+
+    # The failed try has seen it linked.
+    assert ledger.close_open_links(RUN, origin=REPORT) == 0
+    assert ledger.counts(RUN) == {Outcome.FAILED: 1}
+    (again,) = ledger.take(ledger.claim_chunk(RUN, 0, "after a clear"), 1)
+    assert again.ambiguous_before
+
+
+def test_link_that_failed_and_was_taken_again_by_a_try_that_dies_is_unknown(ledger: Ledger) -> None:
+    planned(ledger, pairs(1))
+    drive(ledger, 0, Outcome.FAILED)
+    ledger.take(ledger.claim_chunk(RUN, 0, "a try that dies"), 1)
 
     assert ledger.close_open_links(RUN, origin=REPORT) == 1
     assert ledger.counts(RUN) == {Outcome.UNKNOWN: 1}
