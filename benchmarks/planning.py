@@ -20,7 +20,7 @@ def measure(*, sql_file: str, links: int) -> dict[str, Any]:
         {
             "name": f"bench_{links}",
             "start_date": "2026-11-01",
-            "source": {"conn_id": "warehouse", "sql_file": "links.sql"},
+            "source": {"conn_id": "warehouse", "sql_file": Path(sql_file).name},
             "relation": RELATION,
             "audit_conn_id": "zoho_delink_audit",
         }
@@ -31,7 +31,7 @@ def measure(*, sql_file: str, links: int) -> dict[str, Any]:
     ledger.close()
     before_mb = peak_memory_mb()
     started = time.perf_counter()
-    chunks = PlanOperator(task_id="plan", job=job, sql_path=Path(sql_file)).execute(
+    chunks = PlanOperator(task_id="plan", job=job, jobs_folder=Path(sql_file).parent / "jobs").execute(
         context("plan", mode="apply")
     )
     wall_s = time.perf_counter() - started

@@ -44,15 +44,15 @@ class SlotMeter:
         """Measure every chunk of this process from now on."""
         self._since = time.perf_counter()
         for delinker in (Delinker, ByParentDelinker):
-            delinker.delink_unit = self._measured_unit(delinker.delink_unit)  # type: ignore[method-assign]
+            delinker.settle_unit = self._measured_unit(delinker.settle_unit)  # type: ignore[method-assign]
         ClaimedChunk.settle = self._measured_settle(ClaimedChunk.settle)  # type: ignore[method-assign]
 
-    def _measured_unit(self, delink_unit: Callable[..., Any]) -> Any:
-        @wraps(delink_unit)
+    def _measured_unit(self, settle_unit: Callable[..., Any]) -> Any:
+        @wraps(settle_unit)
         async def measured_unit(*args: Any, **kwargs: Any) -> Any:
             self._step(busy=1)
             try:
-                return await delink_unit(*args, **kwargs)
+                return await settle_unit(*args, **kwargs)
             finally:
                 self._step(busy=-1)
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, Param, get_parsing_context
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
-from zoho_crm.core.job import Job, load_jobs, sql_path
+from zoho_crm.core.job_files import load_jobs
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan import PlanOperator
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.operators.report import ReportOperator
+
+if TYPE_CHECKING:
+    from zoho_crm.core.job import Job
 
 JOBS = Path(os.environ.get("ZOHO_CRM_JOBS_FOLDER") or Path(__file__).parents[1] / "include" / "jobs")
 
@@ -111,21 +115,18 @@ def doc_md(job: Job) -> str:
         sql_file=job.source.sql_file,
         audit_conn_id=job.audit_conn_id,
         zoho_conn_id=job.zoho_conn_id,
-        schedule=f"`{job.schedule}` ({job.timezone})"
-        if job.schedule
-        else "none: by hand and by backfill only",
+        schedule=f"`{job.cron}` ({job.timezone})" if job.cron else "none: by hand and by backfill only",
         max_links="none" if limit is None else f"{limit} links a run",
     )
 
 
 def build_dag(job: Job) -> DAG:
     """Wire the tasks of one job."""
-    sql = sql_path(job, JOBS)
     with DAG(
         dag_id=job.dag_id,
         description=job.description,
         doc_md=doc_md(job),
-        schedule=CronDataIntervalTimetable(job.schedule, timezone=job.timezone) if job.schedule else None,
+        schedule=CronDataIntervalTimetable(job.cron, timezone=job.timezone) if job.cron else None,
         start_date=job.start,
         catchup=False,
         max_active_runs=1,
@@ -140,9 +141,9 @@ def build_dag(job: Job) -> DAG:
             "retry_policy": RETRY_POLICY,
         },
     ) as dag:
-        preflight = PreflightOperator(task_id="preflight", job=job, sql_path=sql)
-        plan = PlanOperator(task_id="plan", job=job, sql_path=sql)
-        guard = GuardOperator(task_id="guard", job=job)
+        preflight = PreflightOperator(task_id="preflight", job=job, jobs_folder=JOBS)
+        plan = PlanOperator(task_id="plan", job=job, jobs_folder=JOBS)
+        guard = GuardOperator(task_id="guard", job=job, jobs_folder=JOBS)
         relation = job.relation.as_relation()
         delink = DeleteRelatedByExternalIdOperator.partial(
             task_id="delink",
@@ -164,7 +165,9 @@ def build_dag(job: Job) -> DAG:
             map_index_template="{{ task.chunk['label'] }}",
             **({"pool": job.pool} if job.pool else {}),
         ).expand(chunk=plan.output)
-        report = ReportOperator(task_id="report", job=job, trigger_rule="all_done", retries=1)
+        report = ReportOperator(
+            task_id="report", job=job, jobs_folder=JOBS, trigger_rule="all_done", retries=1
+        )
         preflight >> plan >> guard >> delink >> report
     return dag
 

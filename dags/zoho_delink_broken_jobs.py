@@ -11,7 +11,7 @@ from pathlib import Path
 
 from airflow.sdk import get_parsing_context
 
-from zoho_crm.core.job import JobFileError, load_jobs
+from zoho_crm.core.job_files import JobFileError, load_jobs
 
 JOBS = Path(os.environ.get("ZOHO_CRM_JOBS_FOLDER") or Path(__file__).parents[1] / "include" / "jobs")
 

@@ -203,7 +203,7 @@ async def drive() -> tuple[dict[Case, Any], dict[Case, Any]]:
         async def page(case: Case) -> None:
             links = [PlannedLink(n, Link(*pair), f"{case}{n}") for n, pair in enumerate(case.parent)]
             delinker = ByParentDelinker(Delinker(client(case), RELATION, "v7", BRIEF))
-            by_parent[case] = await delinker.delink_unit(links)
+            by_parent[case] = await delinker.settle_unit(links)
 
         await asyncio.gather(*map(one, SINGLE), *map(page, BY_PARENT))
     return single, by_parent

@@ -256,7 +256,7 @@ class Machine(RuleBasedStateMachine):
         single = Delinker(self.zoho, RELATION, "v7", patience, sleep=no_pause)
         delinker = single if len(unit) == 1 else ByParentDelinker(single)
         self.sending = one
-        settled = asyncio.run(delinker.delink_unit(unit))
+        settled = asyncio.run(delinker.settle_unit(unit))
         self.sending = None
         assert {why for _, why in settled} == {None}
         assert sorted(result.planned.seq for result, _ in settled) == [planned.seq for planned in unit]

@@ -1,37 +1,31 @@
 """
-The job file: what a data engineer writes to get a delink Dag.
+The job: what a data engineer writes into a job file to get a delink Dag.
 
-One file ``include/jobs/<job>.yaml`` is one Dag ``zoho_delink__<job>``. What is wrong in a file is told with the
-file, the field and the reason, so that it can be mended without reading this code.
+One file ``include/jobs/<job>.yaml`` is one Dag ``zoho_delink__<job>``; :mod:`zoho_crm.core.job_files` reads it.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from croniter import CroniterBadDateError, croniter
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from zoho_crm.core.links import Relation
+from zoho_crm.core.links import LINK_ATTRIBUTES, Relation, check_api_name
 from zoho_crm.errors import ZohoConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
-    from pathlib import Path
 
 DAG_ID_PREFIX = "zoho_delink__"
 
@@ -41,7 +35,9 @@ DEFAULT_ORG_CONCURRENCY = 10
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _RANDOM_CRON = re.compile(r"\b[hr]\b", re.IGNORECASE)
 _CONN_ID = re.compile(r"[\w.\-]{1,250}")
-_YAML_SUFFIXES = (".yaml", ".yml")
+_DURATION = re.compile(r"(\d{1,6})\s*([mhd])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+")
 
 
 def _check_conn_id(value: str) -> str:
@@ -50,15 +46,40 @@ def _check_conn_id(value: str) -> str:
     return value
 
 
+def _check_api_name(value: str) -> str:
+    try:
+        return check_api_name("the value", value)
+    except ZohoConfigError as error:
+        raise ValueError(str(error)) from None
+
+
+def _read_duration(value: Any) -> Any:
+    """Read ``90m``, ``6h`` or ``2d``. A bare number would leave its unit to guessing."""
+    if isinstance(value, timedelta):
+        return value
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("is no duration: write it like 90m, 6h or 2d")
+    return int(match[1]) * _UNITS[match[2]]
+
+
 ConnId = Annotated[str, AfterValidator(_check_conn_id)]
-
-
-class JobFileError(ZohoConfigError):
-    """A job file cannot be used. The message names file, field and reason, one line for each fault."""
+ApiName = Annotated[str, AfterValidator(_check_api_name)]
+Duration = Annotated[timedelta, BeforeValidator(_read_duration), Field(gt=timedelta(0))]
+SqlFile = Annotated[str, Field(min_length=1)]
+Event = Literal["failed", "stopped", "rejected", "breach", "recovered"]
 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _check_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a truth value where none belongs: it would be taken for the number 1 or 0."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError("is a truth value, as yes, no, on and off are in YAML; put text in quotes")
+        return value
 
 
 class Source(_Model):
@@ -94,14 +115,76 @@ class RelationModel(_Model):
         )
 
 
+class AssetSchedule(_Model):
+    """
+    Run whenever an Airflow asset is updated.
+
+    :param asset: name of the asset
+    :param uri: its URI, where it has one beside its name
+    """
+
+    asset: str = Field(min_length=1, max_length=1500)
+    uri: str | None = Field(default=None, min_length=1, max_length=1500)
+
+
 class Guards(_Model):
     """
     Limits that are checked between planning and sending.
 
-    :param max_links: a run that plans more links than this stops before the first is sent
+    :param max_links: links that a run may plan at the most
+    :param max_share: share (0 to 1) of the links that ``baseline_sql_file`` counts that a run may plan at the most
+    :param baseline_sql_file: SQL that yields one number: how many links there are in all
+    :param freshness_sql_file: SQL that yields one time: when the source was last brought up to date
+    :param max_source_age: how old that time may be
+    :param max_plan_age: how long after its plan was made a link may still be sent
+    :param max_jump: how many times the median of the last runs a run may plan at the most
+    :param on_breach: ``stop`` the run, or ``approve``: ask a person
+    :param approvers: Airflow's user ids of those who may decide; empty: everybody who may edit the Dag run
+    :param approval_timeout: how long to wait for them; no answer is a refusal
     """
 
     max_links: int | None = Field(default=None, ge=0)
+    max_share: float | None = Field(default=None, gt=0.0, le=1.0)
+    baseline_sql_file: SqlFile | None = None
+    freshness_sql_file: SqlFile | None = None
+    max_source_age: Duration | None = None
+    max_plan_age: Duration | None = None
+    max_jump: float | None = Field(default=None, gt=1.0)
+    on_breach: Literal["stop", "approve"] = "stop"
+    approvers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    approval_timeout: Duration = timedelta(hours=24)
+
+    @model_validator(mode="after")
+    def _check_pairs(self) -> Self:
+        pairs = (("max_share", "baseline_sql_file"), ("max_source_age", "freshness_sql_file"))
+        for limit, sql_file in pairs:
+            if (getattr(self, limit) is None) != (getattr(self, sql_file) is None):
+                raise ValueError(f"{limit} and {sql_file} need each other: give both or neither")
+        if self.approvers and self.on_breach != "approve":
+            raise ValueError("approvers: nobody is asked unless on_breach is approve")
+        return self
+
+
+class Notice(_Model):
+    """
+    One way of telling people.
+
+    :param notifier: path of an Airflow notifier's class, e.g.
+        ``airflow.providers.slack.notifications.slack_webhook.SlackWebhookNotifier``
+    :param on: the events to tell of
+    :param args: the notifier's arguments; those it takes as templates may use ``{{ zoho.text }}`` and the like
+    """
+
+    notifier: str
+    on: tuple[Event, ...] = ("failed", "stopped", "rejected", "breach", "recovered")
+    args: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("notifier")
+    @classmethod
+    def _check_notifier(cls, value: str) -> str:
+        if not _CLASS_PATH.fullmatch(value):
+            raise ValueError(f"{value!r} is not the path of a class")
+        return value
 
 
 class Job(_Model):
@@ -111,7 +194,7 @@ class Job(_Model):
     :param name: the file's name without its ending
     :param description: one line for people
     :param owner: who is asked when it fails
-    :param schedule: cron expression, or null to run by hand only
+    :param schedule: cron expression; an asset whose updates start the run; or null to run by hand only
     :param timezone: IANA name of the zone the cron expression is meant in
     :param start_date: first day a schedule or a backfill covers, at midnight in ``timezone``
     :param zoho_conn_id: connection of type ``zoho_crm``
@@ -132,12 +215,17 @@ class Job(_Model):
     :param retry_delay_seconds: pause before the second try; each further one is twice as long
     :param task_timeout_minutes: a mapped task is stopped after that long; what it settled stays settled
     :param failure_tolerance: share (0 to 1) of the planned links that may fail without failing the run
+    :param snapshot: read the attributes of each link (such as ``Contact_Role``) before it is taken out, so that it can
+        be put back with them; costs one more call a link
+    :param snapshot_fields: which attributes; by default those that Zoho documents for the relation
+    :param retention_days: days after which the external ids of a run are replaced by their hashes; null: never
+    :param notify: whom to tell when the job changes for the worse or the better
     """
 
     name: str
     description: str = ""
     owner: str = "airflow"
-    schedule: str | None = None
+    schedule: str | AssetSchedule | None = None
     timezone: str = "UTC"
     start_date: datetime
     source: Source
@@ -159,6 +247,10 @@ class Job(_Model):
     task_timeout_minutes: int = Field(default=120, ge=1)
     guards: Guards = Guards()
     failure_tolerance: float = Field(default=0.0, ge=0.0, le=1.0)
+    snapshot: bool = False
+    snapshot_fields: tuple[ApiName, ...] = ()
+    retention_days: int | None = Field(default=None, ge=1)
+    notify: tuple[Notice, ...] = ()
     tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
 
     @field_validator("name")
@@ -172,8 +264,8 @@ class Job(_Model):
 
     @field_validator("schedule")
     @classmethod
-    def _check_schedule(cls, value: str | None) -> str | None:
-        if value is None:
+    def _check_schedule(cls, value: str | AssetSchedule | None) -> str | AssetSchedule | None:
+        if not isinstance(value, str):
             return value
         # Croniter knows letters that stand for a random number: another one each time somebody asks.
         if len(value.split()) != 5 or _RANDOM_CRON.search(value) or not croniter.is_valid(value):
@@ -229,6 +321,29 @@ class Job(_Model):
             raise ValueError("direct: is for the strategy by_parent")
         return self
 
+    @model_validator(mode="after")
+    def _check_snapshot(self) -> Self:
+        if self.snapshot_fields and not self.snapshot:
+            raise ValueError("snapshot_fields: nothing is read unless snapshot is true")
+        if self.snapshot and not self.snapshot_attributes:
+            raise ValueError(
+                "snapshot: no attributes are known of links of this relation; name them in snapshot_fields"
+            )
+        return self
+
+    @property
+    def snapshot_attributes(self) -> tuple[str, ...]:
+        """Attributes of a link that are read before it is taken out; none without ``snapshot``."""
+        if not self.snapshot:
+            return ()
+        relation = self.relation
+        return self.snapshot_fields or LINK_ATTRIBUTES.get((relation.module, relation.related_list), ())
+
+    @property
+    def cron(self) -> str | None:
+        """``schedule``, where it is a cron expression."""
+        return self.schedule if isinstance(self.schedule, str) else None
+
     @property
     def dag_id(self) -> str:
         """Id of the job's Dag."""
@@ -260,109 +375,3 @@ class Job(_Model):
     def task_timeout(self) -> timedelta:
         """``task_timeout_minutes`` as a duration."""
         return timedelta(minutes=self.task_timeout_minutes)
-
-
-def job_files(folder: Path) -> list[Path]:
-    """Return the job files of a folder, by name; hidden files are left out."""
-    if not folder.is_dir():
-        return []
-    return sorted(
-        path for path in folder.iterdir() if path.suffix in _YAML_SUFFIXES and not path.name.startswith(".")
-    )
-
-
-def load_job(path: Path) -> Job:
-    """
-    Read and check one job file.
-
-    :raises JobFileError: it cannot be read, is not YAML, or does not describe a job
-    """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - it is a safe one
-    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
-        raise JobFileError(f"{path.name}: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise JobFileError(f"{path.name}: not a job: the file must be a mapping of fields")
-    if "name" in content:
-        raise JobFileError(f"{path.name}: name: not a field: the job is named like its file")
-    try:
-        job = Job.model_validate({**content, "name": path.stem})
-    except ValidationError as error:
-        raise JobFileError("\n".join(_fault_lines(path.name, error))) from None
-    try:
-        sql_path(job, path.parent)
-    except JobFileError as error:
-        raise JobFileError(f"{path.name}: {error}") from None
-    return job
-
-
-def load_jobs(folder: Path) -> tuple[list[Job], list[JobFileError]]:
-    """
-    Read all job files of a folder.
-
-    :return: the jobs, and an error for each file that cannot be used: a broken file takes no other job down
-    """
-    jobs: dict[str, Job] = {}
-    errors: list[JobFileError] = []
-    for path in job_files(folder):
-        try:
-            job = load_job(path)
-        except JobFileError as error:
-            errors.append(error)
-            continue
-        if job.name in jobs:
-            errors.append(JobFileError(f"{path.name}: name: another file already describes {job.name!r}"))
-            continue
-        jobs[job.name] = job
-    return list(jobs.values()), errors
-
-
-def sql_path(job: Job, jobs_folder: Path) -> Path:
-    """
-    Return the job's SQL file: below ``include/sql``, or below ``include``, where the folder of job files lies.
-
-    :raises JobFileError: there is no such file, or it lies elsewhere
-    """
-    include = jobs_folder.resolve().parent
-    # Text that can be no path, such as one with a NUL, is no file either.
-    with suppress(OSError, ValueError):
-        for base in (include / "sql", include):
-            candidate = (base / job.source.sql_file).resolve()
-            if candidate.is_relative_to(include) and candidate.is_file():
-                return candidate
-    raise JobFileError(f"source.sql_file: {job.source.sql_file!r} is no file below {include.name}/sql")
-
-
-class _Loader(yaml.SafeLoader):
-    """
-    YAML without two of its traps.
-
-    A key that is there twice would silently lose one of its values, say a limit. A date that cannot be is left to the
-    job's model, which names the field.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        written: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in written:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"{key.value}: is there twice", key.start_mark
-                    )
-                written.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith(":timestamp")]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-def _fault_lines(file_name: str, error: ValidationError) -> Sequence[str]:
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        field = ".".join(str(part) for part in fault["loc"])
-        reason = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{file_name}: {field}: {reason}" if field else f"{file_name}: {reason}")
-    return lines

@@ -40,6 +40,19 @@ Source: the pages "Delink Records", "Delete Related Records Using External ID" a
 Specific Deal" of https://www.zoho.com/crm/developer/docs/api/v7/.
 """
 
+LINK_ATTRIBUTES = {
+    ("Campaigns", "Contacts"): ("Member_Status",),
+    ("Campaigns", "Leads"): ("Member_Status",),
+    ("Contacts", "Deals"): ("Contact_Role",),
+    ("Deals", "Contact_Roles"): ("Contact_Role",),
+    ("Deals", "Contacts"): ("Contact_Role",),
+}
+"""
+What a link has of its own, by module and related list: it is lost when the link is taken out.
+
+Source: the pages "Update Related Records" and "Update Related Records Using External ID" of the same documentation.
+"""
+
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _TOO_LARGE = 10**MAX_EXTERNAL_ID_LENGTH

@@ -6,7 +6,11 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """What happened to one planned link. Every planned link ends with exactly one latest outcome."""
+    """
+    What happened to one planned link. Every planned link ends with exactly one latest outcome.
+
+    The last three are of runs that put links back.
+    """
 
     REMOVED = "removed"
     """Zoho confirmed it, or the link was found gone after an unanswered request (``detail`` says so)."""
@@ -28,6 +32,12 @@ class Outcome(StrEnum):
     """The run stopped before this link was sent."""
     WOULD_REMOVE = "would_remove"
     """A dry run: nothing was sent."""
+    RELINKED = "relinked"
+    """The link was put back, or found back after an unanswered request (``detail`` says so)."""
+    ALREADY_LINKED = "already_linked"
+    """The link to be put back was there, and was left as it is."""
+    WOULD_RELINK = "would_relink"
+    """A dry run of putting back: nothing was sent."""
 
     @property
     def is_final(self) -> bool:
@@ -37,3 +47,12 @@ class Outcome(StrEnum):
 
 DRIVE_AGAIN = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED})
 """Outcomes after which a retry, a clear or a new run takes the link up again."""
+
+_OF_RELINK = (Outcome.RELINKED, Outcome.ALREADY_LINKED, Outcome.WOULD_RELINK)
+_OF_DELINK_ALONE = (Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.WOULD_REMOVE)
+
+DELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _OF_RELINK)
+"""What can come of a link that is to be taken out."""
+
+RELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _OF_DELINK_ALONE)
+"""What can come of a link that is to be put back."""

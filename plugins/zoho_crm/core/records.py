@@ -12,6 +12,11 @@ if TYPE_CHECKING:
     from zoho_crm.core.outcomes import Outcome
 
 
+DELINK = "delink"
+RELINK = "relink"
+"""What a run does to its links: takes them out, or puts them back."""
+
+
 class ChunkRef(TypedDict):
     """
     A chunk of a stored plan: all that travels over XCom.
@@ -50,10 +55,11 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class Target:
     """
-    What the links are taken out of, and how.
+    What the links are taken out of or put back into, and how.
 
     :param org_id: Zoho's id of the organisation, where preflight or the task has learned it
     :param strategy: ``single`` or ``by_parent``
+    :param operation: ``delink`` or ``relink``
     """
 
     relation: Relation
@@ -62,6 +68,7 @@ class Target:
     strategy: str = "single"
     org_id: str | None = None
     dry_run: bool = False
+    operation: str = DELINK
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +78,15 @@ class PlannedLink:
 
     :param seq: its place in the plan, from 0
     :param ambiguous_before: whether an earlier try may have sent it without learning the answer
+    :param snapshot: the link's own attributes as a JSON object, read before it is taken out or to be given back to
+        it; None if they were not read
     """
 
     seq: int
     link: Link
     pair_key: str
     ambiguous_before: bool = False
+    snapshot: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +125,7 @@ class RunStart:
     :param mode: ``apply`` or ``dry_run``
     :param window_start: start of the half-open window the links are from, or None if there is no window
     :param params: the trigger form's values, kept for the auditor
+    :param origin_run_key: the earlier run whose links this one takes up; None if it has a source of its own
     """
 
     run_key: str
@@ -126,6 +137,7 @@ class RunStart:
     window_end: datetime | None = None
     reason: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
+    origin_run_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

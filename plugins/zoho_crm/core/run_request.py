@@ -74,7 +74,9 @@ def read_run_request(
     links = pasted_links(params.get("links"))
     if links == []:
         # Taken for "no list", it would mean everything that the SQL yields.
-        raise ZohoConfigError("links: the list is empty; leave the field empty to take the links of the job's SQL")
+        raise ZohoConfigError(
+            "links: the list is empty; leave the field empty to take the links of the job's SQL"
+        )
     if max_links is not None and not reason:
         raise ZohoConfigError("reason: say why, when max_links overrides the job's limit")
     return RunRequest(

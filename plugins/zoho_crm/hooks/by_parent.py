@@ -58,7 +58,7 @@ class ByParentDelinker:
         """Have every answer shown to the caller, so that it can mind the org's limits."""
         self.single.watch(observe)
 
-    async def delink_unit(self, page: Sequence[PlannedLink]) -> Settled:
+    async def settle_unit(self, page: Sequence[PlannedLink]) -> Settled:
         """
         Take a page of links away, in the order of the plan.
 

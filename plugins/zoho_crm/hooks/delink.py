@@ -112,7 +112,7 @@ class Delinker:
         """Have every answer shown to the caller, so that it can mind the org's limits."""
         self.observe = observe
 
-    async def delink_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Take the links of a unit away: of one link, for this class."""
         return [await self.delink(planned) for planned in unit]
 

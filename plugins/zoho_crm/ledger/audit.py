@@ -65,6 +65,7 @@ def _row(result: LinkResult) -> dict[str, Any]:
         "zoho_message": fitted(audit.c.zoho_message, result.zoho_message),
         "zoho_record_id": fitted(audit.c.zoho_record_id, result.zoho_record_id),
         "detail": fitted(audit.c.detail, result.detail),
+        "snapshot": planned.snapshot,
     }
 
 

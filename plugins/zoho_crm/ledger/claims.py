@@ -222,7 +222,12 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
         return []
     statement = (
         sa.select(
-            links.c.seq, links.c.external_id, links.c.related_external_id, links.c.pair_key, links.c.state
+            links.c.seq,
+            links.c.external_id,
+            links.c.related_external_id,
+            links.c.pair_key,
+            links.c.state,
+            links.c.snapshot,
         )
         .where(
             links.c.run_key == claim.run_key,
@@ -239,6 +244,7 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
             Link(row.external_id, row.related_external_id),
             row.pair_key,
             ambiguous_before=row.state == LinkState.IN_FLIGHT.value,
+            snapshot=row.snapshot,
         )
         for row in connection.execute(statement)
     ]

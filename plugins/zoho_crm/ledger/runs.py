@@ -74,6 +74,8 @@ class StoredRun:
     data_center: str
     api_version: str
     strategy: str
+    operation: str
+    origin_run_key: str | None
     module: str
     external_field: str
     related_list: str
@@ -101,6 +103,11 @@ class StoredRun:
     unknown: int | None
     not_attempted: int | None
     would_remove: int | None
+    relinked: int | None
+    already_linked: int | None
+    would_relink: int | None
+    known_links: int | None
+    source_as_of: datetime | None
     guard_decision: str | None
     approval: str | None
     approved_by: str | None
@@ -108,6 +115,7 @@ class StoredRun:
     started_at: datetime
     planned_at: datetime | None
     finished_at: datetime | None
+    pseudonymised_at: datetime | None
     code_version: str
     schema_version: int
 
@@ -278,6 +286,7 @@ def target_columns(target: Target) -> dict[str, Any]:
         "data_center": target.data_center,
         "api_version": target.api_version,
         "strategy": target.strategy,
+        "operation": target.operation,
     }
     relation = {part.name: getattr(target.relation, part.name) for part in fields(Relation)}
     return {
@@ -300,6 +309,7 @@ def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
         "run_key": run.run_key,
         **origin_columns(run.origin, run.job),
         **target_columns(run.target),
+        "origin_run_key": run.origin_run_key,
         "mode": run.mode,
         "window_start": run.window_start,
         "window_end": run.window_end,

@@ -16,7 +16,7 @@ from zoho_crm.ledger.engine import reading
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
 """What brings a database from the version before to the one that is the key. Version 1 was the first."""
 

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import MAX_EXTERNAL_ID_LENGTH
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import DELINK
 from zoho_crm.ledger.columns import UtcDateTime, exact_text, long_text
 
 NAME_LENGTH = 250
@@ -43,6 +44,7 @@ def _target_columns() -> list[sa.Column[Any]]:
         sa.Column("data_center", sa.String(20), nullable=False),
         sa.Column("api_version", sa.String(20), nullable=False),
         sa.Column("strategy", sa.String(20), nullable=False),
+        sa.Column("operation", sa.String(20), nullable=False, server_default=DELINK),
     ]
 
 
@@ -62,6 +64,7 @@ runs = sa.Table(
     *_origin_columns(),
     *_target_columns(),
     *_relation_columns(),
+    sa.Column("origin_run_key", exact_text(RUN_KEY_LENGTH), comment="the run whose links this one takes up"),
     sa.Column("mode", sa.String(20), nullable=False),
     sa.Column("window_start", UtcDateTime),
     sa.Column("window_end", UtcDateTime),
@@ -75,6 +78,8 @@ runs = sa.Table(
     sa.Column("duplicates", sa.BigInteger),
     sa.Column("chunks", sa.Integer),
     *(sa.Column(outcome.value, sa.BigInteger) for outcome in Outcome),
+    sa.Column("known_links", sa.BigInteger, comment="what the job's baseline counted"),
+    sa.Column("source_as_of", UtcDateTime, comment="when the source was last brought up to date"),
     sa.Column("guard_decision", sa.String(MESSAGE_LENGTH)),
     sa.Column("approval", sa.String(MESSAGE_LENGTH)),
     sa.Column("approved_by", sa.String(NAME_LENGTH)),
@@ -82,6 +87,7 @@ runs = sa.Table(
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("planned_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
+    sa.Column("pseudonymised_at", UtcDateTime, comment="when external ids were replaced by their hashes"),
     sa.Column("code_version", sa.String(50), nullable=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
     sa.Index("zoho_delink_run_job", "job", "started_at"),
@@ -121,6 +127,7 @@ links = sa.Table(
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("outcome", sa.String(20)),
     sa.Column("fault", sa.String(MESSAGE_LENGTH)),
+    sa.Column("snapshot", long_text(), comment="the link's own attributes, a JSON object"),
     comment="the plan: one row per link and run",
 )
 
@@ -136,6 +143,8 @@ chunks = sa.Table(
     sa.Column("batches", sa.BigInteger, nullable=False, comment="writes under this claim so far"),
     sa.Column("holder", sa.String(NAME_LENGTH)),
     sa.Column("claimed_at", UtcDateTime),
+    sa.Column("chain_no", sa.BigInteger, nullable=False, server_default="0", comment="audit rows so far"),
+    sa.Column("chain_hash", exact_text(64), comment="row_hash of the last of them"),
     comment="which try drives which chunk",
 )
 
@@ -165,9 +174,38 @@ audit = sa.Table(
     sa.Column("outcome", sa.String(20), nullable=False),
     sa.Column("detail", sa.String(MESSAGE_LENGTH)),
     sa.Column("dry_run", sa.Boolean(create_constraint=False), nullable=False),
+    sa.Column("snapshot", long_text(), comment="the link's own attributes, a JSON object"),
+    sa.Column("chunk_no", sa.Integer, comment="-1: written by the plan; null: before schema version 2"),
+    sa.Column("chain_no", sa.BigInteger, comment="place among the audit rows of the chunk, from 1"),
+    sa.Column("row_hash", exact_text(64), comment="SHA-256 over the row and the row_hash before it"),
     sa.Index("zoho_delink_audit_run", "run_key", "seq", sa.text("claim_no DESC"), sa.text("event_id DESC")),
     sa.Index("zoho_delink_audit_pair", "pair_key", "event_id"),
     comment="append-only: one row per link and try",
+)
+
+seals = sa.Table(
+    "zoho_delink_seal",
+    metadata,
+    sa.Column("seal_no", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
+    sa.Column("audit_rows", sa.BigInteger, nullable=False, comment="audit rows of the run at that time"),
+    sa.Column("run_head", exact_text(64), nullable=False, comment="SHA-256 over the ends of its chunks"),
+    sa.Column(
+        "head", exact_text(64), nullable=False, comment="SHA-256 over this seal and the head before it"
+    ),
+    sa.Column("sealed_at", UtcDateTime, nullable=False),
+    sa.Index("zoho_delink_seal_run", "run_key", "seal_no"),
+    comment="append-only: one row each time a run is reported; all of them form one chain",
+)
+
+job_states = sa.Table(
+    "zoho_delink_job",
+    metadata,
+    sa.Column("job", exact_text(NAME_LENGTH), primary_key=True),
+    sa.Column("state", sa.String(20), nullable=False),
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
+    sa.Column("changed_at", UtcDateTime, nullable=False),
+    comment="how each job stands, so that people are told of a change once",
 )
 
 slots = sa.Table(

@@ -52,8 +52,8 @@ class Store(Protocol):
         """Keep the other tasks of the run from sending."""
 
 
-class UnitDelinker(Protocol):
-    """Takes units of links away: see :mod:`zoho_crm.hooks.delink` and :mod:`zoho_crm.hooks.by_parent`."""
+class UnitWorker(Protocol):
+    """Finds out the outcome of units of links: takes them away, puts them back, or asks about them."""
 
     @property
     def unit_size(self) -> int:
@@ -62,7 +62,7 @@ class UnitDelinker(Protocol):
     def watch(self, observe: Callable[[Answer], None]) -> None:
         """Have every answer shown to ``observe``."""
 
-    async def delink_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Return what happened to each link; links may be missing after a reason to stop."""
 
 
@@ -114,7 +114,7 @@ class ChunkRun:
     """
     One try at one chunk.
 
-    :param delinker: takes units of links away
+    :param worker: settles units of links
     :param concurrency: requests in flight at most; fewer when the org's slots are taken, or when Zoho says that
         too many are in flight
     :param breaker_share: share of links that may fail, be refused or stay unknown before the whole run is stopped;
@@ -124,7 +124,7 @@ class ChunkRun:
 
     def __init__(
         self,
-        delinker: UnitDelinker,
+        worker: UnitWorker,
         store: Store,
         slots: Slots,
         concurrency: int,
@@ -132,15 +132,15 @@ class ChunkRun:
         breaker_share: float = 1.0,
         credit_reserve: int = 0,
     ) -> None:
-        self._delinker = delinker
-        delinker.watch(self.observe)
+        self._worker = worker
+        worker.watch(self.observe)
         self._pace = Pace(concurrency)
         self._breaker_share = breaker_share
         self._credit_reserve = credit_reserve
         self._store = store
         self._slots = slots
         self._concurrency = concurrency
-        self._ahead = max(20, (4 if delinker.unit_size == 1 else 1) * concurrency * delinker.unit_size)
+        self._ahead = max(20, (4 if worker.unit_size == 1 else 1) * concurrency * worker.unit_size)
         self._todo: deque[PlannedLink] = deque()
         self._done: list[LinkResult] = []
         self._busy = 0
@@ -251,10 +251,10 @@ class ChunkRun:
                 await self._more.wait_for(
                     lambda: self._todo and self._busy < self._allowed() and not self._stopped
                 )
-                unit = [self._todo.popleft() for _ in range(min(self._delinker.unit_size, len(self._todo)))]
+                unit = [self._todo.popleft() for _ in range(min(self._worker.unit_size, len(self._todo)))]
                 self._busy += 1
             try:
-                settled = await self._settle_unit(unit)
+                settled = await self._settled(unit)
             finally:
                 self._busy -= 1
             for result, stop_reason in settled:
@@ -264,10 +264,10 @@ class ChunkRun:
             if not self._todo or not self._busy or len(self._done) >= self._ahead // 2:
                 self._changed.set()
 
-    async def _settle_unit(self, unit: list[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def _settled(self, unit: list[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Take a unit away; every link of it comes back with an outcome, whatever happens."""
         try:
-            settled = await self._delinker.delink_unit(unit)
+            settled = await self._worker.settle_unit(unit)
         except Exception as error:
             # Whatever it is, the links have been marked in flight and must not be lost.
             log.exception("Links could not be worked on")

@@ -16,7 +16,7 @@ from airflow.sdk import BaseAsyncOperator, BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 
 from zoho_crm.core.links import Relation
-from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.core.outcomes import DELINK_OUTCOMES, DRIVE_AGAIN, Outcome
 from zoho_crm.core.records import LinkResult, RunStart, Target
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
 from zoho_crm.core.verdict import StopReason
@@ -374,7 +374,7 @@ class DeleteRelatedByExternalIdOperator(BaseAsyncOperator):
 
     def _summary(self, counts: Counter[Outcome]) -> dict[str, int]:
         self.log.info("Links of this try by outcome: %s", _sentence(counts))
-        return {outcome.value: counts[outcome] for outcome in Outcome}
+        return {outcome.value: counts[outcome] for outcome in DELINK_OUTCOMES}
 
 
 def _would_remove(store: ClaimedChunk) -> Counter[Outcome]:

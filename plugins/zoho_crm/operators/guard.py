@@ -2,50 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow.sdk import BaseOperator
-
-from zoho_crm.core.run_request import read_run_request, run_key
+from zoho_crm.core.run_request import read_run_request
 from zoho_crm.errors import GuardError, PlanError
-from zoho_crm.operators.context import data_interval_of, origin_of, run_type_of
+from zoho_crm.operators.context import data_interval_of, run_type_of
+from zoho_crm.operators.job_task import JobTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from zoho_crm.core.job import Job
 
-
-class GuardOperator(BaseOperator):
+class GuardOperator(JobTask):
     """
     Stop a run whose plan is larger than the job allows.
 
     The trigger form's ``max_links``, given with a reason, takes the place of the job's. A dry run sends nothing, so
     that it only says what would happen.
 
-    :param job: the job of the run
     :return: the decision as it stands on the run row
     :raises GuardError: the plan passes the limit
     """
-
-    def __init__(self, *, job: Job, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.job = job
 
     def execute(self, context: Context) -> str:
         """Decide, write the decision onto the run row, and stop the run if need be."""
         from zoho_crm.ledger.ledger import Ledger
 
-        origin = origin_of(context)
-        key = run_key(self.job.name, origin.dag_id, origin.dag_run_id)
+        job, key = self.job_of(context), self.run_key_of(context)
         request = read_run_request(
             context["params"],
             run_type=run_type_of(context),
             run_after=context["dag_run"].run_after,
             data_interval=data_interval_of(context),
         )
-        limit = self.job.guards.max_links if request.max_links is None else request.max_links
-        ledger = Ledger.from_conn_id(self.job.audit_conn_id)
+        limit = job.guards.max_links if request.max_links is None else request.max_links
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             run, plan = ledger.get_run(key), ledger.plan_of(key)
             if run is None or plan is None:

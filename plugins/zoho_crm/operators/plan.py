@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
-
+from zoho_crm.core.job_files import sql_path
 from zoho_crm.core.records import RunStart, Target
-from zoho_crm.core.run_request import read_run_request, run_key
+from zoho_crm.core.run_request import read_run_request
 from zoho_crm.databases import engine_of
 from zoho_crm.operators.context import data_interval_of, origin_of, run_type_of
+from zoho_crm.operators.job_task import JobTask
 from zoho_crm.source import stream_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from airflow.sdk import Context
 
@@ -24,24 +23,17 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.runs import StoredRun
 
 
-class PlanOperator(BaseOperator):
+class PlanOperator(JobTask):
     """
     Read the links to remove, check and de-duplicate them, and store them as the plan of this run.
 
     Mode and window are those of the run's first try: a retry or a clear finds them stored and reuses them. Planning a
     run that is planned reads nothing and changes nothing.
 
-    :param job: the job of the run
-    :param sql_path: the job's SQL file
     :return: references to the chunks, over which ``delink`` is mapped; none for an empty plan
     :raises ZohoConfigError: a field of the trigger form is wrong; the message names it
     :raises PlanError: the SQL cannot be used
     """
-
-    def __init__(self, *, job: Job, sql_path: Path, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.job = job
-        self.sql_path = sql_path
 
     def execute(self, context: Context) -> list[ChunkRef]:
         """Store the plan and return its chunks."""
@@ -49,7 +41,7 @@ class PlanOperator(BaseOperator):
 
         from zoho_crm.ledger.ledger import Ledger
 
-        origin = origin_of(context)
+        job, origin = self.job_of(context), origin_of(context)
         request = read_run_request(
             context["params"],
             run_type=run_type_of(context),
@@ -57,24 +49,24 @@ class PlanOperator(BaseOperator):
             data_interval=data_interval_of(context),
         )
         preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
-        ledger = Ledger.from_conn_id(self.job.audit_conn_id)
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            run = ledger.start_run(self._run_start(context, request, preflight))
+            run = ledger.start_run(self._run_start(context, job, request, preflight))
             plan = ledger.plan_run(
                 run.run_key,
-                self.job.relation.as_relation(),
-                self._rows(request, run),
-                chunk_size=self.job.chunk_size,
+                job.relation.as_relation(),
+                self._rows(job, request, run),
+                chunk_size=job.chunk_size,
                 max_chunks=conf.getint("core", "max_map_length"),
                 origin=origin,
-                target=self._target(preflight, dry_run=run.dry_run),
+                target=self._target(job, preflight, dry_run=run.dry_run),
             )
         finally:
             ledger.close()
         self.log.info(
             "%s of %s: %s links in %s chunks, %s of them cannot be sent; %s rows, %s duplicates; window %s to %s",
             run.mode,
-            self.job.name,
+            job.name,
             plan.planned,
             len(plan.chunks),
             plan.invalid,
@@ -85,13 +77,14 @@ class PlanOperator(BaseOperator):
         )
         return plan.chunks
 
-    def _run_start(self, context: Context, request: RunRequest, preflight: dict[str, Any]) -> RunStart:
-        origin = origin_of(context)
+    def _run_start(
+        self, context: Context, job: Job, request: RunRequest, preflight: dict[str, Any]
+    ) -> RunStart:
         return RunStart(
-            run_key=run_key(self.job.name, origin.dag_id, origin.dag_run_id),
-            job=self.job.name,
-            origin=origin,
-            target=self._target(preflight, dry_run=request.mode == "dry_run"),
+            run_key=self.run_key_of(context),
+            job=job.name,
+            origin=origin_of(context),
+            target=self._target(job, preflight, dry_run=request.mode == "dry_run"),
             mode=request.mode,
             window_start=request.window_start,
             window_end=request.window_end,
@@ -99,27 +92,27 @@ class PlanOperator(BaseOperator):
             params={name: value for name, value in context["params"].items() if name != "links"},
         )
 
-    def _target(self, preflight: dict[str, Any], *, dry_run: bool) -> Target:
+    @staticmethod
+    def _target(job: Job, preflight: dict[str, Any], *, dry_run: bool) -> Target:
         return Target(
-            relation=self.job.relation.as_relation(),
+            relation=job.relation.as_relation(),
             data_center=preflight.get("data_center", ""),
             api_version=preflight.get("api_version", ""),
-            strategy=self.job.strategy,
+            strategy=job.strategy,
             org_id=preflight.get("org_id"),
             dry_run=dry_run,
         )
 
-    def _rows(self, request: RunRequest, run: StoredRun) -> Iterable[tuple[object, object]]:
+    def _rows(self, job: Job, request: RunRequest, run: StoredRun) -> Iterable[tuple[object, object]]:
         """Pairs of the run: pasted ones, or those of the SQL. Nothing is read before the first is asked for."""
         if request.links is not None:
             yield from request.links
             return
         assert run.window_start is not None  # noqa: S101 - for the type checker: start_run has stored both
         assert run.window_end is not None  # noqa: S101 - as above
-        engine = engine_of(self.job.source.conn_id)
+        engine = engine_of(job.source.conn_id)
         try:
-            yield from stream_pairs(
-                engine, self.sql_path.read_text(encoding="utf-8"), run.window_start, run.window_end
-            )
+            sql = sql_path(job, self.jobs_folder).read_text(encoding="utf-8")
+            yield from stream_pairs(engine, sql, run.window_start, run.window_end)
         finally:
             engine.dispose()

@@ -5,44 +5,36 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from zoho_crm.core.job_files import sql_path
 from zoho_crm.core.run_request import read_run_request
 from zoho_crm.databases import engine_of
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import data_interval_of, run_type_of
+from zoho_crm.operators.job_task import JobTask
 from zoho_crm.operators.stores import one_slot
 from zoho_crm.operators.token_lock import refresh_lock
 from zoho_crm.source import check_sql
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job
     from zoho_crm.ledger.ledger import Ledger
 
 
-class PreflightOperator(BaseOperator):
+class PreflightOperator(JobTask):
     """
     Check everything a run depends on, and leave a fresh access token behind for its tasks.
 
     Checked are the trigger form, the job's SQL, the audit database and its tables, the warehouse, the Zoho
     connection and its scopes, and that module, related list and external fields are what the job takes them for.
 
-    :param job: the job of the run
-    :param sql_path: the job's SQL file
     :return: ``org_id``, ``data_center`` and ``api_version`` for the audit
     :raises AirflowFailException: something has to be changed first; the message says what
     """
-
-    def __init__(self, *, job: Job, sql_path: Path, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.job = job
-        self.sql_path = sql_path
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Check it all; what Airflow may try again is raised as it is, what it may not as a failure."""
@@ -60,31 +52,33 @@ class PreflightOperator(BaseOperator):
             run_after=context["dag_run"].run_after,
             data_interval=data_interval_of(context),
         )
-        check_sql(self.sql_path.read_text(encoding="utf-8"))
+        job = self.job_of(context)
+        check_sql(sql_path(job, self.jobs_folder).read_text(encoding="utf-8"))
         from zoho_crm.ledger.ledger import Ledger
 
-        ledger = Ledger.from_conn_id(self.job.audit_conn_id)
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             ledger.check_connection()
             ledger.ensure_schema()
-            checked = self._check_zoho(ledger)
+            checked = self._check_zoho(job, ledger)
         finally:
             ledger.close()
-        engine = engine_of(self.job.source.conn_id)
+        engine = engine_of(job.source.conn_id)
         try:
             with engine.connect():
                 pass
         finally:
             engine.dispose()
-        self.log.info("Ready: %s", self.job.relation.as_relation())
+        self.log.info("Ready: %s", job.relation.as_relation())
         return checked
 
-    def _check_zoho(self, ledger: Ledger) -> dict[str, Any]:
-        conn_id = self.job.zoho_conn_id
+    @staticmethod
+    def _check_zoho(job: Job, ledger: Ledger) -> dict[str, Any]:
+        conn_id = job.zoho_conn_id
         hook = ZohoCRMHook(conn_id, refresh_lock=partial(refresh_lock, ledger, conn_id))
         with one_slot(ledger, conn_id, hook.connection.max_concurrency):
             org = hook.get_org()
-            faults = hook.check_relation(self.job.relation.as_relation())
+            faults = hook.check_relation(job.relation.as_relation())
         if faults:
             raise ZohoConfigError(" ".join(faults))
         return {

@@ -6,60 +6,54 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
 from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
-from zoho_crm.core.run_request import run_key
 from zoho_crm.errors import PlanError
 from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.job_task import JobTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from zoho_crm.core.job import Job
     from zoho_crm.core.records import Origin
     from zoho_crm.ledger.ledger import Ledger
 
 
-class ReportOperator(BaseOperator):
+class ReportOperator(JobTask):
     """
     Close a run: give every link without an outcome one, write the run row, and fail if too much is left.
 
-    :param job: the job of the run
     :return: job, run, mode, status and number of links by outcome
     :raises AirflowFailException: more links failed than the job tolerates, or what happened to one is unknown
     :raises PlanError: the run has no plan
     """
 
-    def __init__(self, *, job: Job, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.job = job
-
     def execute(self, context: Context) -> dict[str, Any]:
         """Close the run and return its summary."""
         from zoho_crm.ledger.ledger import Ledger
 
-        origin = origin_of(context)
-        key = run_key(self.job.name, origin.dag_id, origin.dag_run_id)
-        ledger = Ledger.from_conn_id(self.job.audit_conn_id)
+        job, key = self.job_of(context), self.run_key_of(context)
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             # A first run that fails before its plan meets a database without tables.
             ledger.ensure_schema()
             if ledger.plan_of(key) is None:
                 raise PlanError("The run has no plan; the log of the task that failed before says why")
-            status, counts = close_run(ledger, key, origin=origin, tolerance=self.job.failure_tolerance)
+            status, counts = close_run(
+                ledger, key, origin=origin_of(context), tolerance=job.failure_tolerance
+            )
             run = ledger.get_run(key)
         finally:
             ledger.close()
         summary = {
-            "job": self.job.name,
+            "job": job.name,
             "run_key": key,
             "mode": run.mode if run else None,
             "status": status,
             "outcomes": {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]},
         }
-        self.log.info("Run %s of %s: %s %s", key, self.job.name, status, summary["outcomes"])
+        self.log.info("Run %s of %s: %s %s", key, job.name, status, summary["outcomes"])
         if status in {"failed", "stopped"}:
             raise AirflowFailException(
                 f"The run {status}: {summary['outcomes']}. Clear its failed tasks to go on with it"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from zoho_crm.core.job import JobFileError, load_job, load_jobs, sql_path
+from zoho_crm.core.job_files import JobFileError, load_job, load_jobs, sql_path
 
 if TYPE_CHECKING:
     from pathlib import Path

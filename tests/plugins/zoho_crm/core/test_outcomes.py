@@ -15,6 +15,9 @@ FINAL = {
     "unknown": False,
     "not_attempted": False,
     "would_remove": True,
+    "relinked": True,
+    "already_linked": True,
+    "would_relink": True,
 }
 
 

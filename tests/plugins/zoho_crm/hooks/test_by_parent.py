@@ -179,7 +179,7 @@ def delinker(fake: FakeZoho, *, direct: bool = False, patience: Patience | None 
 async def run(
     fake: FakeZoho, links: list[PlannedLink], **options: Any
 ) -> dict[str, tuple[LinkResult, StopReason | None]]:
-    settled = await delinker(fake, **options).delink_unit(links)
+    settled = await delinker(fake, **options).settle_unit(links)
     by_id = {result.planned.link.related_external_id: (result, why) for result, why in settled}
     assert len(by_id) == len(settled), "a link has two results"
     # The ledger takes a result only for the very link that it has given out.
@@ -209,7 +209,7 @@ ALONE_2 = "DELETE /crm/v7/Contacts/c-1/Deals/d-2"
 async def test_reads_record_ids_of_a_page_then_sends_one_call_a_parent() -> None:
     links = [("c-1", "d-1"), ("c-1", "d-2"), ("c-2", "d-3"), ("c-3", "d-1"), ("c-3", "d-4")]
     fake = FakeZoho(set(links) - {("c-3", "d-4")})
-    settled = await delinker(fake).delink_unit(page(*links))
+    settled = await delinker(fake).settle_unit(page(*links))
     assert fake.sent == [
         "GET /crm/v7/Contacts?ids=c-1%2Cc-3&fields=id%2CContact_Ref",
         "GET /crm/v7/Deals?ids=d-1%2Cd-2%2Cd-4&fields=id%2CDeal_Ref",
@@ -610,14 +610,14 @@ async def test_every_answer_is_shown_to_whoever_watches() -> None:
     shown: list[int] = []
     by_parent = delinker(fake, patience=Patience(waits=3))
     by_parent.watch(lambda one: shown.append(one.status))
-    await by_parent.delink_unit(page(*TWO))
+    await by_parent.settle_unit(page(*TWO))
     assert shown == [200, 200, 429, 200]
 
 
 async def test_results_are_for_the_links_as_they_were_given() -> None:
     links = page(*TWO)
     fake = FakeZoho(set(TWO), plural=[ZohoUnansweredError("reset")])
-    settled = await delinker(fake).delink_unit(links)
+    settled = await delinker(fake).settle_unit(links)
     assert [result.planned for result, _ in settled] == links
     assert not any(result.planned.ambiguous_before for result, _ in settled)
     assert replace(links[0]) == settled[0][0].planned

@@ -218,7 +218,7 @@ async def test_an_answer_that_waits_for_every_link_stops_at_once(
 async def test_a_unit_is_its_links_one_after_the_other() -> None:
     world = World([REMOVED, OUT_OF_CREDITS])
     unit = [PlannedLink(n, Link("c/1", "d 1"), "key") for n in range(2)]
-    settled = await world.delinker.delink_unit(unit)
+    settled = await world.delinker.settle_unit(unit)
     assert world.delinker.unit_size == 1
     assert [(one.planned.seq, one.outcome, why) for one, why in settled] == [
         (0, Outcome.REMOVED, None),

@@ -96,6 +96,7 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wareh
 
 @pytest.fixture
 def sql_path(tmp_path: Path) -> Path:
-    path = tmp_path / "contacts_deals.sql"
+    path = tmp_path / "include" / "sql" / "contacts_deals.sql"
+    path.parent.mkdir(parents=True)
     path.write_text(SQL, encoding="utf-8")
     return path

@@ -139,7 +139,7 @@ class FakeDelinker:
     def watch(self, observe: Callable[[Answer], None]) -> None:
         self.observe = observe
 
-    async def delink_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         self.units.append([link.seq for link in unit])
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)

@@ -19,13 +19,13 @@ from tests.plugins.zoho_crm.operators.world import (
     AUDIT,
     RELATION,
     RUN_ID,
-    WAREHOUSE,
     ZOHO,
     Audit,
     Warehouse,
     context,
     delink,
     harms,
+    jobs_folder,
     link_all,
     linked,
     make_job,
@@ -469,9 +469,9 @@ def test_works_off_the_chunks_of_a_plan_operator(
     link_all(zoho, pairs(10))
     warehouse.add(pairs(7))
     audit.ledger()
-    job = make_job(chunk_size=3, source={"conn_id": WAREHOUSE, "sql_file": "x.sql"})
+    job = make_job(chunk_size=3)
     preflight = {"org_id": "70000001", "data_center": "us", "api_version": "v7"}
-    chunks = PlanOperator(task_id="plan", job=job, sql_path=sql_path).execute(
+    chunks = PlanOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", params={"mode": "apply"}, preflight=preflight)
     )
     assert [chunk["links"] for chunk in chunks] == [3, 3, 1]

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import Audit, Warehouse, context, make_job, pairs
+from tests.plugins.zoho_crm.operators.world import (
+    Audit,
+    Warehouse,
+    context,
+    jobs_folder,
+    make_job,
+    pairs,
+)
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan import PlanOperator
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 LINKS = 10
 
@@ -25,8 +30,12 @@ def ten_links(audit: Audit, warehouse: Warehouse) -> None:
 
 def decide(sql_path: Path, job_limit: int | None, **params: Any) -> str:
     job = make_job(guards={"max_links": job_limit})
-    PlanOperator(task_id="plan", job=job, sql_path=sql_path).execute(context("plan", params=params))
-    return GuardOperator(task_id="guard", job=job).execute(context("guard", params=params))
+    PlanOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
+        context("plan", params=params)
+    )
+    return GuardOperator(task_id="guard", job=job, jobs_folder=Path()).execute(
+        context("guard", params=params)
+    )
 
 
 @pytest.mark.parametrize(
@@ -71,9 +80,11 @@ def test_the_form_can_tighten_the_limit_too(sql_path: Path) -> None:
 
 def test_an_override_without_a_reason_is_refused(audit: Audit) -> None:
     with pytest.raises(ZohoConfigError, match=r"^reason:"):
-        GuardOperator(task_id="guard", job=make_job()).execute(context("guard", params={"max_links": 100}))
+        GuardOperator(task_id="guard", job=make_job(), jobs_folder=Path()).execute(
+            context("guard", params={"max_links": 100})
+        )
 
 
 def test_a_run_without_a_plan_is_told(audit: Audit) -> None:
     with pytest.raises(PlanError, match="has no plan"):
-        GuardOperator(task_id="guard", job=make_job()).execute(context("guard"))
+        GuardOperator(task_id="guard", job=make_job(), jobs_folder=Path()).execute(context("guard"))

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import Audit, Warehouse, context, make_job, pairs
+from tests.plugins.zoho_crm.operators.world import (
+    Audit,
+    Warehouse,
+    context,
+    jobs_folder,
+    make_job,
+    pairs,
+)
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators.plan import PlanOperator
 
@@ -27,7 +34,7 @@ def tables(audit: Audit) -> None:
 
 
 def plan(sql_path: Path, job: Job | None = None, **in_context: Any) -> list[ChunkRef]:
-    return PlanOperator(task_id="plan", job=job or make_job(), sql_path=sql_path).execute(
+    return PlanOperator(task_id="plan", job=job or make_job(), jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", **in_context)
     )
 

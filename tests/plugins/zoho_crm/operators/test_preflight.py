@@ -14,6 +14,7 @@ from tests.plugins.zoho_crm.operators.world import (
     Audit,
     Warehouse,
     context,
+    jobs_folder,
     make_job,
     sent,
     set_connection,
@@ -38,7 +39,7 @@ RELATION = {
 
 
 def check(job: Job, sql_path: Path, **params: Any) -> dict[str, Any]:
-    return PreflightOperator(task_id="preflight", job=job, sql_path=sql_path).execute(
+    return PreflightOperator(task_id="preflight", job=job, jobs_folder=jobs_folder(sql_path)).execute(
         context("preflight", params=params)
     )
 

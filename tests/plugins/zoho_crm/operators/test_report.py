@@ -4,12 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from tests.plugins.zoho_crm.operators.world import Audit, Warehouse, context, make_job, pairs
+from tests.plugins.zoho_crm.operators.world import (
+    Audit,
+    Warehouse,
+    context,
+    jobs_folder,
+    make_job,
+    pairs,
+)
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import ChunkRef, LinkResult, Target
 from zoho_crm.errors import PlanError
@@ -19,7 +27,6 @@ from zoho_crm.operators.report import ReportOperator, run_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 
@@ -49,7 +56,7 @@ def chunk(audit: Audit, warehouse: Warehouse, sql_path: Path) -> ChunkRef:
     """Ten links, planned in one chunk."""
     audit.ledger()
     warehouse.add(pairs(10))
-    (made,) = PlanOperator(task_id="plan", job=make_job(), sql_path=sql_path).execute(
+    (made,) = PlanOperator(task_id="plan", job=make_job(), jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", params={"mode": "apply"})
     )
     return made
@@ -72,9 +79,9 @@ def settle(audit: Audit, chunk: ChunkRef, outcomes: Sequence[str]) -> None:
 
 
 def report(**changes: Any) -> dict[str, Any]:
-    result: dict[str, Any] = ReportOperator(task_id="report", job=make_job(**changes)).execute(
-        context("report")
-    )
+    result: dict[str, Any] = ReportOperator(
+        task_id="report", job=make_job(**changes), jobs_folder=Path()
+    ).execute(context("report"))
     return result
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from tests.plugins.zoho_crm.operators.world import (
     context,
     delink,
     harms,
+    jobs_folder,
     link_all,
     linked,
     make_job,
@@ -27,8 +29,6 @@ from zoho_crm.operators.plan import PlanOperator
 from zoho_crm.operators.report import ReportOperator
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from include.local_zoho import LocalZoho
 
 LINKS = 10_000
@@ -52,7 +52,9 @@ def test_every_link_of_ten_thousand_has_one_story(
     job = make_job(chunk_size=2_500, task_concurrency=10)
     params = {"mode": "apply"}
 
-    chunks = PlanOperator(task_id="plan", job=job, sql_path=sql_path).execute(context("plan", params=params))
+    chunks = PlanOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
+        context("plan", params=params)
+    )
     with ThreadPoolExecutor(2) as pool:
         summaries = list(
             pool.map(
@@ -62,7 +64,9 @@ def test_every_link_of_ten_thousand_has_one_story(
                 chunks,
             )
         )
-    report = ReportOperator(task_id="report", job=job).execute(context("report", params=params))
+    report = ReportOperator(task_id="report", job=job, jobs_folder=Path()).execute(
+        context("report", params=params)
+    )
 
     expected = {
         **dict.fromkeys(stale, "removed"),

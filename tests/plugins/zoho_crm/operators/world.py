@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from zoho_crm.core.job import Job
 from zoho_crm.core.links import Relation
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.outcomes import DELINK_OUTCOMES
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
@@ -39,8 +39,8 @@ SQL = "SELECT external_id, related_external_id FROM pairs WHERE marked_at >= :wi
 
 def outcomes(**counts: int) -> dict[str, int]:
     """The summary an operator returns: every outcome, those that are not named with 0."""
-    assert set(counts) <= {outcome.value for outcome in Outcome}
-    return {outcome.value: counts.get(outcome.value, 0) for outcome in Outcome}
+    assert set(counts) <= {outcome.value for outcome in DELINK_OUTCOMES}
+    return {outcome.value: counts.get(outcome.value, 0) for outcome in DELINK_OUTCOMES}
 
 
 def set_connection(monkeypatch: pytest.MonkeyPatch, conn_id: str, **values: Any) -> None:
@@ -108,6 +108,11 @@ def context(
     if interval is not None:
         made |= {"data_interval_start": interval[0], "data_interval_end": interval[1]}
     return made
+
+
+def jobs_folder(sql_path: Path) -> Path:
+    """The folder of job files that goes with a folder of SQL files."""
+    return sql_path.parents[1] / "jobs"
 
 
 def make_job(**changes: Any) -> Job:
