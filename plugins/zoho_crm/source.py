@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
-    from sqlalchemy import Engine, TextClause
+    from sqlalchemy import Connection, CursorResult, Engine, TextClause
 
 ROWS_AT_A_TIME = 5_000
 COLUMNS = ("external_id", "related_external_id")
@@ -27,17 +27,30 @@ def stream_pairs(
         further columns are left alone
     :param window_start: bound to ``:window_start``, in UTC; SQLite gets it as ``YYYY-MM-DD HH:MM:SS.ffffff``
     :param window_end: bound to ``:window_end``
-    :raises PlanError: the SQL names other parameters, or does not yield the two columns
+    :raises PlanError: the warehouse refuses the SQL, it names other parameters, or does not yield the two columns
     """
     statement = _bind_window(sql, window_start, window_end)
     options = {"stream_results": True, "yield_per": ROWS_AT_A_TIME}
-    with engine.connect() as connection, connection.execution_options(**options).execute(statement) as result:
+    with engine.connect() as connection, _run(connection.execution_options(**options), statement) as result:
         if not result.returns_rows:
             raise PlanError("The job's SQL yields no rows: it must be one SELECT")
         first, second = _positions(list(result.keys()))
         for rows in result.partitions(ROWS_AT_A_TIME):
             for row in rows:
                 yield row[first], row[second]
+
+
+def _run(connection: Connection, statement: TextClause) -> CursorResult[Any]:
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    try:
+        return connection.execute(statement)
+    except (OperationalError, ProgrammingError) as error:
+        said = " ".join(str(error.orig).split())
+        # SQLite has one class of errors for a wrong statement and for a database that cannot be read.
+        if isinstance(error, OperationalError) and not said.startswith(("near ", "no such ")):
+            raise
+        raise PlanError(f"The warehouse refuses the job's SQL: {said}") from None
 
 
 def check_sql(sql: str) -> None:

@@ -127,6 +127,12 @@ def test_sql_that_yields_no_rows_is_refused() -> None:
         pairs(sa.create_engine("sqlite://"), "CREATE TABLE t (a)")
 
 
+@pytest.mark.parametrize("sql", ["SELECT external_id FORM pairs", "SELECT external_id FROM pears"])
+def test_sql_that_the_warehouse_refuses_is_the_jobs_fault(warehouse: sa.Engine, sql: str) -> None:
+    with pytest.raises(PlanError, match=r"^The warehouse refuses the job's SQL: .*(pairs|pears)"):
+        pairs(warehouse, sql)
+
+
 def test_values_come_as_they_are(warehouse: sa.Engine) -> None:
     if warehouse.name == "sqlite":
         assert pairs(warehouse, "SELECT 7 AS external_id, NULL AS related_external_id") == [(7, None)]
