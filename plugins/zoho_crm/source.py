@@ -1,4 +1,4 @@
-"""Stream the pairs to remove from a warehouse."""
+"""Read from a warehouse: the pairs to remove, as a stream, and the single values that guards ask for."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 ROWS_AT_A_TIME = 5_000
 COLUMNS = ("external_id", "related_external_id")
 WINDOW_PARAMETERS = frozenset({"window_start", "window_end"})
+_PAIRS_SQL = "The job's SQL"
 
 
 def stream_pairs(
@@ -40,7 +41,28 @@ def stream_pairs(
                 yield row[first], row[second]
 
 
-def _run(connection: Connection, statement: TextClause) -> CursorResult[Any]:
+def single_value(
+    engine: Engine, sql: str, window_start: datetime, window_end: datetime, *, name: str
+) -> object:
+    """
+    Run SQL that yields one row with one column, and return its value as the driver gives it.
+
+    :param sql: one SELECT, with the same parameters as the SQL of the pairs
+    :param name: what the SQL is called, for errors: its field in the job file
+    :raises PlanError: the warehouse refuses the SQL, it names other parameters, or does not yield one value
+    """
+    statement = _bind_window(sql, window_start, window_end, name)
+    with engine.connect() as connection, _run(connection, statement, name) as result:
+        if not result.returns_rows:
+            raise PlanError(f"{name} yields no rows: it must be one SELECT")
+        columns, rows = len(result.keys()), result.fetchmany(2)
+    if columns != 1 or len(rows) != 1:
+        found = ("no row", "one row", "more than one row")[len(rows)]
+        raise PlanError(f"{name} must yield one row with one column; it yields {found} with {columns}")
+    return rows[0][0]
+
+
+def _run(connection: Connection, statement: TextClause, name: str = _PAIRS_SQL) -> CursorResult[Any]:
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
     try:
@@ -50,39 +72,42 @@ def _run(connection: Connection, statement: TextClause) -> CursorResult[Any]:
         # SQLite has one class of errors for a wrong statement and for a database that cannot be read.
         if isinstance(error, OperationalError) and not said.startswith(("near ", "no such ")):
             raise
-        raise PlanError(f"The warehouse refuses the job's SQL: {said}") from None
+        raise PlanError(f"The warehouse refuses {name[0].lower()}{name[1:]}: {said}") from None
 
 
-def check_sql(sql: str) -> None:
+def check_sql(sql: str, name: str = _PAIRS_SQL) -> None:
     """
     Check what can be checked of a job's SQL without a database.
 
+    :param name: what the SQL is called, for errors
     :raises PlanError: it is empty or names a parameter that no run has
     """
-    _parameters(sql)
+    _parameters(sql, name)
 
 
-def _parameters(sql: str) -> set[str]:
+def _parameters(sql: str, name: str) -> set[str]:
     import sqlalchemy as sa
 
     if not sql.strip():
-        raise PlanError("The job's SQL is empty")
+        raise PlanError(f"{name} is empty")
     named = set(sa.text(sql).compile().params)
     if unknown := named - WINDOW_PARAMETERS:
         raise PlanError(
-            f"The job's SQL uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end"
+            f"{name} uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end"
         )
     return named
 
 
-def _bind_window(sql: str, window_start: datetime, window_end: datetime) -> TextClause:
+def _bind_window(
+    sql: str, window_start: datetime, window_end: datetime, name: str = _PAIRS_SQL
+) -> TextClause:
     import sqlalchemy as sa
 
     values: dict[str, Any] = {"window_start": window_start, "window_end": window_end}
     return sa.text(sql).bindparams(
         *(
-            sa.bindparam(name, value=values[name], type_=sa.DateTime(timezone=True))
-            for name in sorted(_parameters(sql))
+            sa.bindparam(parameter, value=values[parameter], type_=sa.DateTime(timezone=True))
+            for parameter in sorted(_parameters(sql, name))
         )
     )
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from zoho_crm import source
 from zoho_crm.errors import PlanError
-from zoho_crm.source import check_sql, stream_pairs
+from zoho_crm.source import check_sql, single_value, stream_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,3 +193,42 @@ def test_sql_that_no_run_can_use_is_refused(sql: str, says: str) -> None:
         check_sql(sql)
     with pytest.raises(PlanError, match=says):
         pairs(sa.create_engine("sqlite://"), sql)
+
+
+def value_of(engine: sa.Engine, sql: str) -> object:
+    return single_value(engine, sql, START, END, name="guards.baseline_sql_file")
+
+
+def test_a_single_value_comes_as_the_driver_gives_it_within_the_window(warehouse: sa.Engine) -> None:
+    utc = "" if warehouse.name == "sqlite" else "+00"
+    add(
+        warehouse,
+        ("a", "d", f"2026-11-21 00:00:00.000000{utc}"),
+        ("b", "d", f"2026-11-22 00:00:00.000000{utc}"),
+    )
+    window = WINDOW.removesuffix(" ORDER BY external_id")
+    assert value_of(warehouse, "SELECT count(*) FROM pairs") == 2
+    assert value_of(warehouse, f"SELECT count(*) FROM pairs{window}") == 1
+    assert value_of(warehouse, "SELECT max(marked_at) FROM pairs WHERE external_id = 'x'") is None
+    latest = value_of(warehouse, "SELECT max(marked_at) FROM pairs")
+    assert latest == ("2026-11-22 00:00:00.000000" if warehouse.name == "sqlite" else END)
+
+
+@pytest.mark.parametrize(
+    ("sql", "says"),
+    [
+        ("SELECT 1 WHERE 1 = 0", "must yield one row with one column; it yields no row with 1"),
+        ("SELECT 1, 2", "must yield one row with one column; it yields one row with 2"),
+        ("SELECT 1 UNION SELECT 2 UNION SELECT 3", "it yields more than one row with 1"),
+        ("DELETE FROM pairs", "yields no rows: it must be one SELECT"),
+        ("  ", "is empty"),
+        ("SELECT :day", "uses :day; a run has only :window_start and :window_end"),
+        ("SELECT count(*) FROM elsewhere", "The warehouse refuses guards.baseline_sql_file: "),
+    ],
+)
+def test_what_is_no_single_value_is_told_by_the_field(warehouse: sa.Engine, sql: str, says: str) -> None:
+    add(warehouse, ("a", "d", "2026-11-21 00:00:00+00"))
+    with pytest.raises(PlanError, match=says) as refused:
+        value_of(warehouse, sql)
+    assert "guards.baseline_sql_file" in str(refused.value)
+    assert value_of(warehouse, "SELECT count(*) FROM pairs") == 1
