@@ -1,6 +1,8 @@
 """
 What an answer to a delink means. This is the one place that decides it.
 
+What does not depend on the call is shared with :mod:`zoho_crm.core.relink_verdict`, which judges relinking.
+
 Every row below is a row of the test's table. "Ambiguous before" says that an earlier try of the same link was
 sent and never clearly answered.
 
@@ -36,18 +38,17 @@ https://www.zoho.com/crm/developer/docs/api/v7/delink.html, and Zoho's OpenAPI f
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.entry import json_object, read_entries, read_entry
+from zoho_crm.core.entry import read_entries, read_entry
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.told import RUN_CODES, is_out_of_credits, retry_after_s
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from zoho_crm.core.entry import Entry
     from zoho_crm.core.links import Relation
 
@@ -111,18 +112,6 @@ class Verdict:
 GONE_AFTER_AMBIGUITY = "found gone after a request that was not clearly answered"
 
 _GONE_MESSAGES = ("relation not found", "contact role not deleted")
-_RUN_CODES = frozenset(
-    {
-        "API_NOT_SUPPORTED",
-        "AUTHORIZATION_FAILED",
-        "INVALID_HOST",
-        "INVALID_MODULE",
-        "INVALID_REQUEST_METHOD",
-        "NOT_SUPPORTED",
-        "NO_PERMISSION",
-        "OAUTH_SCOPE_MISMATCH",
-    }
-)
 _LINK_CODES = frozenset(
     {
         "ALREADY_USED",
@@ -137,7 +126,6 @@ _LINK_CODES = frozenset(
         "UNABLE_TO_PARSE_DATA_TYPE",
     }
 )
-_CREDIT_WORDS = ("24 hour", "24hour", "credit", "daily")
 
 
 def judge(
@@ -152,23 +140,12 @@ def judge(
     :param relation: the relation the link belongs to; its field names tell which id an error is about
     :param ambiguous_before: whether an earlier try of this link may have been applied
     """
-    wait_s = retry_after_s(headers)
-    entry = read_entry(body)
-    if status == 429 or (status in {400, 403} and entry is not None and entry.code == "TOO_MANY_REQUESTS"):
-        return _judge_429(status, entry, is_out_of_credits(headers, body), wait_s)
-    if status < 200 or 300 <= status < 400 or status >= 500:
-        return _verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
-    if status == 401 and not (entry and (entry.says_success or entry.says_error)):
-        return _judge_401(status, entry)
-    if entry is None:
-        return _verify(status, None, "unreadable answer", wait_s)
+    entry = clear_entry(status, headers, body)
+    if isinstance(entry, Verdict):
+        return entry
     if entry.says_success:
-        if status >= 400:
-            return _verify(status, entry, "success and an error status at once", wait_s)
-        return _settle(status, entry, Outcome.REMOVED)
-    if not entry.says_error:
-        return _verify(status, entry, "neither success nor an error", wait_s)
-    return _judge_error(status, entry, relation, ambiguous_before, wait_s)
+        return settle(status, entry, Outcome.REMOVED)
+    return _judge_error(status, entry, relation, ambiguous_before, retry_after_s(headers))
 
 
 def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict] | None:
@@ -186,7 +163,7 @@ def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict]
     verdicts = []
     for entry in entries:
         if entry.says_success and status != 400:
-            verdicts.append(_settle(status, entry, Outcome.REMOVED))
+            verdicts.append(settle(status, entry, Outcome.REMOVED))
         elif entry.says_error:
             verdicts.append(_judge_error(status, entry, relation, ambiguous_before=False, wait_s=None))
         else:
@@ -206,84 +183,96 @@ def judge_no_answer(*, sent: bool, why: str) -> Verdict:
     return Verdict(Action.LATER, outcome=Outcome.FAILED, detail=why)
 
 
-def rejects_token(status: int, body: bytes) -> bool:
+def clear_entry(status: int, headers: Mapping[str, str], body: bytes) -> Entry | Verdict:
     """
-    Whether an answer refuses the access token itself, so that another one may be accepted.
+    Return what an answer says of a link, success or error; or the verdict, where it says nothing clear of any link.
 
-    A missing scope is a 401 too, but a new token would not have it either.
+    The latter are limits, the access token, statuses that do not tell whether anything was applied, and what cannot
+    be read.
     """
-    if status != 401:
-        return False
+    wait_s = retry_after_s(headers)
     entry = read_entry(body)
-    return entry is None or (entry.status != "success" and entry.code not in _RUN_CODES)
+    if status == 429 or (status in {400, 403} and entry is not None and entry.code == "TOO_MANY_REQUESTS"):
+        return _judge_429(status, entry, is_out_of_credits(headers, body), wait_s)
+    if status < 200 or 300 <= status < 400 or status >= 500:
+        return verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
+    if status == 401 and not (entry and (entry.says_success or entry.says_error)):
+        return _judge_401(status, entry)
+    if entry is None:
+        return verify(status, None, "unreadable answer", wait_s)
+    if entry.says_success and status >= 400:
+        return verify(status, entry, "success and an error status at once", wait_s)
+    if not entry.says_success and not entry.says_error:
+        return verify(status, entry, "neither success nor an error", wait_s)
+    return entry
 
 
-def is_out_of_credits(headers: Mapping[str, str], body: bytes) -> bool:
-    """
-    Whether a 429 says that the API credits of 24 hours are used up, not that too much is in flight.
-
-    Zoho's page of status codes names both causes in one sentence: where a message does so too, the header decides.
-    """
-    left = credits_remaining(headers)
-    if left is not None:
-        return left <= 0
-    text = body[:4096].decode("utf-8", "replace").lower()
-    return any(word in text for word in _CREDIT_WORDS) and "concurren" not in text
-
-
-class Lookup(StrEnum):
-    """What the answer to a GET says about the thing asked for."""
-
-    FOUND = "found"
-    MISSING = "missing"
-    WRONG_ID = "wrong_id"
-    """Zoho knows one of the ids not, and does not say which."""
-    UNCLEAR = "unclear"
+def judge_refusal(status: int, entry: Entry, relation: Relation, wait_s: float | None) -> Verdict:
+    """Judge an error whose code means the same whether a link was to be taken out or put back."""
+    if entry.code == "INVALID_DATA":
+        return _judge_invalid_data(status, entry, relation, wait_s)
+    if entry.code in RUN_CODES:
+        return stop(status, entry)
+    if status == 401:
+        return _judge_401(status, entry)
+    if entry.code in _LINK_CODES:
+        return settle(status, entry, Outcome.REJECTED)
+    if entry.code in {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"}:
+        return verify(status, entry, "an internal error does not tell whether it was applied", wait_s)
+    return verify(status, entry, "a code that is not in Zoho's documentation", wait_s)
 
 
-def judge_lookup(status: int, body: bytes) -> Lookup:
-    """
-    Judge the answer to a GET of a record, or of one related record.
-
-    Zoho answers 200 with ``data[]`` for what is there, 204 without a body for what is not, and 400 INVALID_DATA
-    for an id it does not know. 204 can mean an unknown id as well, so that MISSING alone proves nothing about
-    the two records.
-    """
-    if status == 204:
-        return Lookup.MISSING
-    answer = json_object(body)
-    if status == 200 and answer is not None:
-        data = answer.get("data")
-        # An error stands in data[] as well, and has no id of its own.
-        found = (
-            isinstance(data, list) and data and all(isinstance(one, Mapping) and "id" in one for one in data)
-        )
-        return Lookup.FOUND if found else Lookup.UNCLEAR
-    entry = read_entry(body) if status in {400, 404} else None
-    if entry is not None and entry.code == "INVALID_DATA" and not entry.is_about_the_relation:
-        return Lookup.WRONG_ID
-    return Lookup.UNCLEAR
+def settle(status: int, entry: Entry, outcome: Outcome, *, detail: str | None = None) -> Verdict:
+    """Return the verdict that an entry decides."""
+    return Verdict(
+        Action.SETTLE,
+        http_status=status,
+        outcome=outcome,
+        code=entry.code,
+        message=entry.message,
+        record_id=entry.record_id,
+        detail=detail,
+    )
 
 
-def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that ``Retry-After`` asks for, given as seconds or as a date; None without it."""
-    value = (headers.get("Retry-After") or "").strip()
-    if not value:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds()
-        except (OverflowError, TypeError, ValueError):
-            return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+def stop(
+    status: int,
+    entry: Entry | None,
+    reason: StopReason = StopReason.REFUSED,
+    wait_s: float | None = None,
+) -> Verdict:
+    """Return the verdict on an answer that waits for every other link as well."""
+    return Verdict(
+        Action.STOP,
+        http_status=status,
+        # Credits are asked for before anything else is looked at: this link was not tried.
+        outcome=Outcome.NOT_ATTEMPTED if reason is StopReason.CREDITS else Outcome.FAILED,
+        stop_reason=reason,
+        code=entry.code if entry else None,
+        message=entry.message if entry else None,
+        retry_after_s=wait_s,
+    )
 
 
-def credits_remaining(headers: Mapping[str, str]) -> int | None:
-    """Return the API credits left of the last 24 hours; Zoho tells them only once half are used."""
-    value = headers.get("X-API-CREDITS-REMAINING") or ""
-    return int(value) if value.isascii() and value.isdigit() and len(value) < 19 else None
+def verify(status: int, entry: Entry | None, detail: str, wait_s: float | None) -> Verdict:
+    """Return the verdict on an answer that leaves open whether the request was applied."""
+    return Verdict(
+        Action.VERIFY,
+        http_status=status,
+        ambiguous=True,
+        outcome=Outcome.UNKNOWN,
+        code=entry.code if entry else None,
+        message=entry.message if entry else None,
+        detail=detail,
+        retry_after_s=wait_s,
+    )
+
+
+def named_fields(details: Mapping[str, Any]) -> set[str]:
+    """Return the fields an error is about: keys of ``details``, or the value of its ``api_name``."""
+    names = {key for key in details if key != "id"}
+    api_name = details.get("api_name")
+    return names | {api_name} if isinstance(api_name, str) else names
 
 
 def _judge_error(
@@ -291,32 +280,22 @@ def _judge_error(
 ) -> Verdict:
     if _says_gone(entry):
         if ambiguous_before:
-            return _settle(status, entry, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
-        return _settle(status, entry, Outcome.ALREADY_ABSENT)
+            return settle(status, entry, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
+        return settle(status, entry, Outcome.ALREADY_ABSENT)
     if entry.code == "MANDATORY_NOT_FOUND" and entry.details.get("param_name") == "ids":
         # Zoho saw one part of the path less than was sent: no further link may be tried that way.
-        return _stop(status, entry)
-    if entry.code == "INVALID_DATA":
-        return _judge_invalid_data(status, entry, relation, wait_s)
-    if entry.code in _RUN_CODES:
-        return _stop(status, entry)
-    if status == 401:
-        return _judge_401(status, entry)
-    if entry.code in _LINK_CODES:
-        return _settle(status, entry, Outcome.REJECTED)
-    if entry.code in {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"}:
-        return _verify(status, entry, "an internal error does not tell whether it was applied", wait_s)
-    return _verify(status, entry, "a code that is not in Zoho's documentation", wait_s)
+        return stop(status, entry)
+    return judge_refusal(status, entry, relation, wait_s)
 
 
 def _judge_invalid_data(status: int, entry: Entry, relation: Relation, wait_s: float | None) -> Verdict:
     if entry.is_about_the_relation:
-        return _stop(status, entry)
-    named = _named_fields(entry.details) & {relation.external_field, relation.related_external_field}
+        return stop(status, entry)
+    named = named_fields(entry.details) & {relation.external_field, relation.related_external_field}
     if len(named) == 1 and relation.external_field != relation.related_external_field:
         if relation.external_field in named:
-            return _settle(status, entry, Outcome.PARENT_NOT_FOUND)
-        return _settle(status, entry, Outcome.RELATED_NOT_FOUND)
+            return settle(status, entry, Outcome.PARENT_NOT_FOUND)
+        return settle(status, entry, Outcome.RELATED_NOT_FOUND)
     return Verdict(
         Action.VERIFY,
         http_status=status,
@@ -328,16 +307,9 @@ def _judge_invalid_data(status: int, entry: Entry, relation: Relation, wait_s: f
     )
 
 
-def _named_fields(details: Mapping[str, Any]) -> set[str]:
-    """Fields an error is about: Zoho names them as a key of ``details`` or as the value of its ``api_name``."""
-    names = {key for key in details if key != "id"}
-    api_name = details.get("api_name")
-    return names | {api_name} if isinstance(api_name, str) else names
-
-
 def _judge_429(status: int, entry: Entry | None, out_of_credits: bool, wait_s: float | None) -> Verdict:
     if out_of_credits:
-        return _stop(status, entry, StopReason.CREDITS, wait_s)
+        return stop(status, entry, StopReason.CREDITS, wait_s)
     return Verdict(
         Action.LATER,
         http_status=status,
@@ -355,49 +327,6 @@ def _judge_401(status: int, entry: Entry | None) -> Verdict:
         outcome=Outcome.FAILED,
         code=entry.code if entry else None,
         message=entry.message if entry else None,
-    )
-
-
-def _settle(status: int, entry: Entry, outcome: Outcome, *, detail: str | None = None) -> Verdict:
-    return Verdict(
-        Action.SETTLE,
-        http_status=status,
-        outcome=outcome,
-        code=entry.code,
-        message=entry.message,
-        record_id=entry.record_id,
-        detail=detail,
-    )
-
-
-def _stop(
-    status: int,
-    entry: Entry | None,
-    reason: StopReason = StopReason.REFUSED,
-    wait_s: float | None = None,
-) -> Verdict:
-    return Verdict(
-        Action.STOP,
-        http_status=status,
-        # Credits are asked for before anything else is looked at: this link was not tried.
-        outcome=Outcome.NOT_ATTEMPTED if reason is StopReason.CREDITS else Outcome.FAILED,
-        stop_reason=reason,
-        code=entry.code if entry else None,
-        message=entry.message if entry else None,
-        retry_after_s=wait_s,
-    )
-
-
-def _verify(status: int, entry: Entry | None, detail: str, wait_s: float | None) -> Verdict:
-    return Verdict(
-        Action.VERIFY,
-        http_status=status,
-        ambiguous=True,
-        outcome=Outcome.UNKNOWN,
-        code=entry.code if entry else None,
-        message=entry.message if entry else None,
-        detail=detail,
-        retry_after_s=wait_s,
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.entry import json_object, read_entry
-from zoho_crm.core.verdict import rejects_token
+from zoho_crm.core.told import rejects_token
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoResponseError
 
 if TYPE_CHECKING:

@@ -13,20 +13,18 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from zoho_crm.core.lookup import Lookup, judge_lookup
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.request import ZohoRequest, delete_related, get_record, get_related
+from zoho_crm.core.told import is_out_of_credits, retry_after_s
 from zoho_crm.core.verdict import (
     GONE_AFTER_AMBIGUITY,
     Action,
-    Lookup,
     StopReason,
     Verdict,
-    is_out_of_credits,
     judge,
-    judge_lookup,
     judge_no_answer,
-    retry_after_s,
 )
 from zoho_crm.errors import (
     UnsafeRequestError,

@@ -9,7 +9,7 @@ import requests
 import tenacity
 
 from zoho_crm.core.request import ZohoRequest, refuse_changed_request
-from zoho_crm.core.verdict import retry_after_s
+from zoho_crm.core.told import retry_after_s
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.answer import MAX_BODY_BYTES, Answer
 from zoho_crm.hooks.network import Network, bounded_body, failure_of

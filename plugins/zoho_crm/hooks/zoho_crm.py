@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.http.hooks.http import HttpHook
 
+from zoho_crm.core.lookup import Lookup, judge_lookup
 from zoho_crm.core.request import (
     ZohoRequest,
     delete_related,
@@ -16,7 +17,7 @@ from zoho_crm.core.request import (
     get_setting,
     list_related,
 )
-from zoho_crm.core.verdict import Lookup, Verdict, judge, judge_lookup
+from zoho_crm.core.verdict import Verdict, judge
 from zoho_crm.errors import (
     ZohoConfigError,
     ZohoError,

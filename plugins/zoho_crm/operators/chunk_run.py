@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, PlannedLink
-from zoho_crm.core.verdict import StopReason, credits_remaining
+from zoho_crm.core.told import credits_remaining
+from zoho_crm.core.verdict import StopReason
 from zoho_crm.operators.pace import Pace
 
 if TYPE_CHECKING:

@@ -14,19 +14,16 @@ from multidict import CIMultiDict
 from requests.structures import CaseInsensitiveDict
 
 from zoho_crm.core.links import Relation
+from zoho_crm.core.lookup import Lookup, judge_lookup
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.told import credits_remaining, rejects_token, retry_after_s
 from zoho_crm.core.verdict import (
     GONE_AFTER_AMBIGUITY,
     Action,
-    Lookup,
     StopReason,
     Verdict,
-    credits_remaining,
     judge,
-    judge_lookup,
     judge_no_answer,
-    rejects_token,
-    retry_after_s,
 )
 
 RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
