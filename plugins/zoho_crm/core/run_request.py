@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pendulum
 
+from zoho_crm.core.pasted import form_links
+from zoho_crm.core.pasted import pasted_links as pasted_links
 from zoho_crm.errors import ZohoConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
 
 APPLY = "apply"
 DRY_RUN = "dry_run"
 MODES = ("auto", DRY_RUN, APPLY)
+MAX_REASON_LENGTH = 1_000
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Start of the window of a run that takes everything still pending."""
@@ -41,6 +46,8 @@ class RunRequest:
     :param window_end: its end
     :param links: pairs pasted into the trigger form, which take the place of the SQL; or None
     :param max_links: limit that overrides the job's, or None
+    :param reason: why the run was started, or None
+    :param verify: whether a dry run asks Zoho about each link
     """
 
     mode: str
@@ -49,6 +56,22 @@ class RunRequest:
     links: list[tuple[object, object]] | None = None
     max_links: int | None = None
     reason: str | None = None
+    verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AssetEvent:
+    """
+    An update of an asset that started a run.
+
+    :param asset: the asset's name
+    :param timestamp: when Airflow was told of the update
+    :param extra: what its producer says of it; ``window_start`` and ``window_end`` are looked at
+    """
+
+    asset: str
+    timestamp: datetime
+    extra: Mapping[str, Any]
 
 
 def read_run_request(
@@ -57,51 +80,40 @@ def read_run_request(
     run_type: str,
     run_after: datetime,
     data_interval: tuple[datetime, datetime] | None,
+    asset_events: Sequence[AssetEvent] = (),
+    fields: Collection[str] | None = None,
 ) -> RunRequest:
     """
     Read the trigger form.
 
     :param params: the form's values: ``mode``, ``window_start``, ``window_end``, ``links``, ``max_links``,
-        ``reason``; all may be missing
+        ``reason``, ``verify``; all may be missing
     :param run_type: Airflow's kind of the run: manual, scheduled, backfill, asset_triggered, ...
     :param run_after: when the run was due; the end of a window that nothing else ends
     :param data_interval: the run's data interval, if it has one
+    :param asset_events: what started the run, if updates of assets did
+    :param fields: names of the form's fields, to refuse any other; None allows them
     :raises ZohoConfigError: a field is wrong; the message names it
     """
-    window_start, window_end = _window(params, run_type, run_after, data_interval)
-    reason = _text(params, "reason")
+    _check_names(params, fields)
+    window_start, window_end = _window(params, run_type, run_after, data_interval, asset_events)
+    mode = _mode(params.get("mode"), run_type)
+    reason = _reason(params)
     max_links = _limit(params.get("max_links"))
-    links = pasted_links(params.get("links"))
-    if links == []:
-        # Taken for "no list", it would mean everything that the SQL yields.
-        raise ZohoConfigError(
-            "links: the list is empty; leave the field empty to take the links of the job's SQL"
-        )
+    verify = _truth(params, "verify")
     if max_links is not None and not reason:
         raise ZohoConfigError("reason: say why, when max_links overrides the job's limit")
+    if verify and mode == APPLY:
+        raise ZohoConfigError("verify: is for a dry run only, and this run would remove links")
     return RunRequest(
-        mode=_mode(params.get("mode"), run_type),
+        mode=mode,
         window_start=window_start,
         window_end=window_end,
-        links=links,
+        links=form_links(params.get("links")),
         max_links=max_links,
         reason=reason,
+        verify=verify,
     )
-
-
-def pasted_links(value: Any, field: str = "links") -> list[tuple[object, object]] | None:
-    """
-    Return a list of pairs as it may be written in the form or in a Dag file.
-
-    :param value: a list of ``{"external_id": ..., "related_external_id": ...}`` or of two-element lists; None
-        stands for no list at all
-    :raises ZohoConfigError: an entry is neither; the message names it by its place
-    """
-    if value is None:
-        return None
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise ZohoConfigError(f"{field}: not a list of links")
-    return [_pair(entry, f"{field}[{place}]") for place, entry in enumerate(value)]
 
 
 def run_key(job: str, *parts: object) -> str:
@@ -118,17 +130,6 @@ def run_key(job: str, *parts: object) -> str:
     return f"{job[:80]}:{digest.hexdigest()[:32]}"
 
 
-def _pair(entry: Any, place: str) -> tuple[object, object]:
-    if isinstance(entry, Mapping):
-        if set(entry) != {"external_id", "related_external_id"}:
-            raise ZohoConfigError(f"{place}: needs external_id and related_external_id, and nothing else")
-        return entry["external_id"], entry["related_external_id"]
-    # Two bytes are a sequence of two numbers, which would be ids of links nobody named.
-    if isinstance(entry, Sequence) and not isinstance(entry, str | bytes | bytearray) and len(entry) == 2:
-        return entry[0], entry[1]
-    raise ZohoConfigError(f"{place}: neither a pair nor an object with external_id and related_external_id")
-
-
 def _mode(value: Any, run_type: str) -> str:
     mode = value or "auto"
     if mode not in MODES:
@@ -138,23 +139,51 @@ def _mode(value: Any, run_type: str) -> str:
     return str(mode)
 
 
+def _check_names(params: Mapping[str, Any], fields: Collection[str] | None) -> None:
+    """Refuse a value under a name that is no field's: a mistyped window would mean everything pending."""
+    if fields is None:
+        return
+    for name in params:
+        if name not in fields:
+            raise ZohoConfigError(f"{name}: is no field of the form; its fields are {', '.join(fields)}")
+
+
 def _window(
     params: Mapping[str, Any],
     run_type: str,
     run_after: datetime,
     data_interval: tuple[datetime, datetime] | None,
+    asset_events: Sequence[AssetEvent],
 ) -> tuple[datetime, datetime]:
-    start, end = _instant(params, "window_start"), _instant(params, "window_end")
-    if (start is None) != (end is None):
-        missing = "window_start" if start is None else "window_end"
-        raise ZohoConfigError(f"{missing}: missing; give both ends of the window, or neither")
-    if start is not None and end is not None:
-        if start >= end:
-            raise ZohoConfigError("window_end: must lie after window_start")
-        return start, end
+    given = _given_window(params)
+    if given:
+        return given
     if data_interval and run_type in _RUN_TYPES_WITH_INTERVAL and data_interval[0] < data_interval[1]:
         return data_interval[0].astimezone(UTC), data_interval[1].astimezone(UTC)
+    if asset_events:
+        windows = [_window_of_event(event) for event in asset_events]
+        return min(start for start, _ in windows), max(end for _, end in windows)
     return BEGINNING, run_after.astimezone(UTC)
+
+
+def _window_of_event(event: AssetEvent) -> tuple[datetime, datetime]:
+    """Return the window that an event names, else everything pending before it."""
+    try:
+        return _given_window(event.extra) or (BEGINNING, event.timestamp.astimezone(UTC))
+    except ZohoConfigError as error:
+        raise ZohoConfigError(f"asset {event.asset!r}, {error}") from None
+
+
+def _given_window(values: Mapping[str, Any]) -> tuple[datetime, datetime] | None:
+    start, end = _instant(values, "window_start"), _instant(values, "window_end")
+    if start is None and end is None:
+        return None
+    if start is None or end is None:
+        missing = "window_start" if start is None else "window_end"
+        raise ZohoConfigError(f"{missing}: missing; give both ends of the window, or neither")
+    if start >= end:
+        raise ZohoConfigError("window_end: must lie after window_start")
+    return start, end
 
 
 def _instant(params: Mapping[str, Any], field: str) -> datetime | None:
@@ -175,6 +204,22 @@ def _text(params: Mapping[str, Any], field: str) -> str | None:
     if not isinstance(value, str):
         raise ZohoConfigError(f"{field}: must be text")
     return value.strip()
+
+
+def _reason(params: Mapping[str, Any]) -> str | None:
+    reason = _text(params, "reason")
+    if reason is not None and len(reason) > MAX_REASON_LENGTH:
+        raise ZohoConfigError(f"reason: {len(reason)} characters; no more than {MAX_REASON_LENGTH} are kept")
+    return reason
+
+
+def _truth(params: Mapping[str, Any], field: str) -> bool:
+    value = params.get(field)
+    if value is None or value == "":
+        return False
+    if not isinstance(value, bool):
+        raise ZohoConfigError(f"{field}: must be true or false")
+    return value
 
 
 def _limit(value: Any) -> int | None:

@@ -6,9 +6,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.records import Origin
+from zoho_crm.core.run_request import AssetEvent, read_run_request
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from zoho_crm.core.run_request import RunRequest
 
 
 def origin_of(context: Context) -> Origin:
@@ -38,6 +41,33 @@ def data_interval_of(context: Context) -> tuple[datetime, datetime] | None:
     """Return the run's data interval in UTC, or None for a run that has none."""
     start, end = _utc(context.get("data_interval_start")), _utc(context.get("data_interval_end"))
     return None if start is None or end is None else (start, end)
+
+
+def asset_events_of(context: Context) -> list[AssetEvent]:
+    """Return the updates of assets that started the run: none for a run that something else started."""
+    found = context.get("triggering_asset_events") or {}
+    return [
+        AssetEvent(event.asset.name, event.timestamp, event.extra or {})
+        for events in found.values()
+        for event in events
+    ]
+
+
+def request_of(context: Context) -> RunRequest:
+    """
+    Read what the run was asked to do.
+
+    :raises ZohoConfigError: a field of the trigger form is wrong, or is no field of it; the message names it
+    """
+    dag = context.get("dag")
+    return read_run_request(
+        context["params"],
+        run_type=run_type_of(context),
+        run_after=context["dag_run"].run_after,
+        data_interval=data_interval_of(context),
+        asset_events=asset_events_of(context),
+        fields=None if dag is None else list(dag.params),
+    )
 
 
 def _utc(instant: Any) -> datetime | None:

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.job_files import sql_path
 from zoho_crm.core.records import RunStart, Target
-from zoho_crm.core.run_request import read_run_request
 from zoho_crm.databases import engine_of
-from zoho_crm.operators.context import data_interval_of, origin_of, run_type_of
+from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.job_task import JobTask
 from zoho_crm.source import stream_pairs
 
@@ -42,12 +41,7 @@ class PlanOperator(JobTask):
         from zoho_crm.ledger.ledger import Ledger
 
         job, origin = self.job_of(context), origin_of(context)
-        request = read_run_request(
-            context["params"],
-            run_type=run_type_of(context),
-            run_after=context["dag_run"].run_after,
-            data_interval=data_interval_of(context),
-        )
+        request = request_of(context)
         preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:

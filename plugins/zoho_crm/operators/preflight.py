@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from zoho_crm.core.job_files import sql_path
-from zoho_crm.core.run_request import read_run_request
 from zoho_crm.databases import engine_of
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
-from zoho_crm.operators.context import data_interval_of, run_type_of
+from zoho_crm.operators.context import request_of
 from zoho_crm.operators.job_task import JobTask
 from zoho_crm.operators.stores import one_slot
 from zoho_crm.operators.token_lock import refresh_lock
@@ -46,12 +45,7 @@ class PreflightOperator(JobTask):
             raise AirflowFailException(str(error)) from None
 
     def _check(self, context: Context) -> dict[str, Any]:
-        read_run_request(
-            context["params"],
-            run_type=run_type_of(context),
-            run_after=context["dag_run"].run_after,
-            data_interval=data_interval_of(context),
-        )
+        request_of(context)
         job = self.job_of(context)
         check_sql(sql_path(job, self.jobs_folder).read_text(encoding="utf-8"))
         from zoho_crm.ledger.ledger import Ledger

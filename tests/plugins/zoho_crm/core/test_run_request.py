@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoho_crm.core.run_request import BEGINNING, RunRequest, pasted_links, read_run_request, run_key
+from zoho_crm.core.run_request import BEGINNING, AssetEvent, RunRequest, read_run_request, run_key
 from zoho_crm.errors import ZohoConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
 
 DUE = datetime(2026, 11, 23, 2, tzinfo=UTC)
 DAY = (datetime(2026, 11, 22, 2, tzinfo=UTC), DUE)
@@ -16,8 +19,17 @@ def ask(
     params: dict[str, Any] | None = None,
     run_type: str = "manual",
     interval: tuple[datetime, datetime] | None = None,
+    events: Sequence[AssetEvent] = (),
+    fields: Collection[str] | None = None,
 ) -> RunRequest:
-    return read_run_request(params or {}, run_type=run_type, run_after=DUE, data_interval=interval)
+    return read_run_request(
+        params or {},
+        run_type=run_type,
+        run_after=DUE,
+        data_interval=interval,
+        asset_events=events,
+        fields=fields,
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,22 +151,27 @@ FAULTS = {
         {"max_links": 5, "reason": "  "},
         "reason: say why, when max_links overrides the job's limit",
     ),
-    "links as text": ({"links": "a,b"}, "links: not a list of links"),
+    "limit with a fraction": (
+        {"max_links": 5.0, "reason": "x"},
+        "max_links: must be a whole number, 0 or more",
+    ),
+    "reason as a number": ({"reason": 5}, "reason: must be text"),
+    "a long reason": ({"reason": "x" * 1001}, "reason: 1001 characters; no more than 1000 are kept"),
+    "verify as text": ({"verify": "yes"}, "verify: must be true or false"),
+    "verify as a number": ({"verify": 1}, "verify: must be true or false"),
+    "verify with apply": (
+        {"verify": True, "mode": "apply"},
+        "verify: is for a dry run only, and this run would remove links",
+    ),
+    "links of another type": ({"links": 5}, "links: not a list of links"),
     "links with a stray": (
         {"links": [["a", "b"], ["a"]]},
         "links[1]: neither a pair nor an object with external_id and related_external_id",
     ),
-    "link as text": (
-        {"links": ["ab"]},
-        "links[0]: neither a pair nor an object with external_id and related_external_id",
-    ),
-    "link as two bytes": (
-        {"links": [b"ab"]},
-        "links[0]: neither a pair nor an object with external_id and related_external_id",
-    ),
-    "link with a stray key": (
-        {"links": [{"external_id": "a", "related_external_id": "b", "c": 1}]},
-        "links[0]: needs external_id and related_external_id, and nothing else",
+    "links as one word": (
+        {"links": "c-1"},
+        "links: line 1: 1 column where two are needed: an id and a related id, with a comma, a semicolon or a tab "
+        "between them",
     ),
 }
 
@@ -166,16 +183,121 @@ def test_a_wrong_field_is_named(params: dict[str, Any], says: str) -> None:
     assert str(error.value) == says
 
 
-def test_links_may_be_objects_or_pairs() -> None:
-    given = [{"external_id": "a", "related_external_id": 1}, ["b", None], ("c", "d")]
-    assert pasted_links(given) == [("a", 1), ("b", None), ("c", "d")]
-    assert pasted_links([]) == []
-    assert pasted_links(None) is None
-
-
 def test_an_empty_list_is_not_taken_for_all_that_the_sql_yields() -> None:
     with pytest.raises(ZohoConfigError, match=r"links: the list is empty"):
         ask({"links": []})
+
+
+def test_pasted_links_are_read() -> None:
+    assert ask({"links": "c-1;d-1\nc-2;d-2"}).links == [("c-1", "d-1"), ("c-2", "d-2")]
+    assert ask({"links": " "}).links is None
+
+
+@pytest.mark.parametrize(
+    ("params", "run_type", "expected"),
+    [
+        ({}, "manual", False),
+        ({"verify": None}, "manual", False),
+        ({"verify": ""}, "manual", False),
+        ({"verify": False, "mode": "apply"}, "manual", False),
+        ({"verify": True}, "manual", True),
+        ({"verify": True, "mode": "dry_run"}, "scheduled", True),
+    ],
+)
+def test_a_dry_run_may_ask_zoho(params: dict[str, Any], run_type: str, expected: bool) -> None:
+    assert ask(params, run_type).verify is expected
+
+
+def test_verify_is_refused_where_auto_means_apply() -> None:
+    with pytest.raises(ZohoConfigError, match=r"^verify: is for a dry run only"):
+        ask({"verify": True, "mode": "auto"}, "backfill", DAY)
+
+
+def test_a_name_that_is_no_field_is_refused() -> None:
+    fields = ["mode", "window_start", "window_end"]
+    assert ask({"mode": "apply"}, fields=fields).mode == "apply"
+    with pytest.raises(ZohoConfigError) as error:
+        ask({"mode": "apply", "window_begin": "2026-11-01"}, fields=fields)
+    assert str(error.value) == (
+        "window_begin: is no field of the form; its fields are mode, window_start, window_end"
+    )
+
+
+def updated(hour: int, extra: dict[str, Any] | None = None, asset: str = "links_to_remove") -> AssetEvent:
+    return AssetEvent(asset, datetime(2026, 11, 22, hour, tzinfo=timezone(timedelta(hours=1))), extra or {})
+
+
+def window(start: str, end: str) -> dict[str, Any]:
+    return {"window_start": start, "window_end": end, "rows": 17}
+
+
+DAY_20, DAY_21, DAY_22 = (datetime(2026, 11, day, tzinfo=UTC) for day in (20, 21, 22))
+
+
+@pytest.mark.parametrize(
+    ("events", "expected"),
+    [
+        pytest.param([updated(5, window("2026-11-20", "2026-11-21"))], (DAY_20, DAY_21), id="one window"),
+        pytest.param(
+            [
+                updated(6, window("2026-11-21T00:00:00Z", "2026-11-22T01:00:00+01:00"), "other"),
+                updated(5, window("2026-11-20", "2026-11-20T12:00:00")),
+            ],
+            (DAY_20, DAY_22),
+            id="the hull of several",
+        ),
+        pytest.param([updated(5)], (BEGINNING, DAY_22.replace(hour=4)), id="no window"),
+        pytest.param(
+            [updated(7), updated(9), updated(5)],
+            (BEGINNING, DAY_22.replace(hour=8)),
+            id="no window, up to the newest",
+        ),
+        pytest.param(
+            [updated(5, window("2026-11-20", "2026-11-21")), updated(3)],
+            (BEGINNING, DAY_22.replace(hour=2)),
+            id="one with and one without",
+        ),
+        pytest.param(
+            [updated(3, {"window_start": None, "window_end": ""})],
+            (BEGINNING, DAY_22.replace(hour=2)),
+            id="an empty window",
+        ),
+    ],
+)
+def test_the_window_of_a_run_started_by_assets_is_that_of_their_updates(
+    events: list[AssetEvent], expected: tuple[datetime, datetime]
+) -> None:
+    request = ask({}, "asset_triggered", events=events)
+    assert (request.window_start, request.window_end) == expected
+    assert request.mode == "apply"
+    assert request.window_end.tzinfo is UTC
+
+
+def test_the_window_of_the_form_goes_before_that_of_an_asset() -> None:
+    request = ask(
+        {"window_start": "2026-11-20", "window_end": "2026-11-21"},
+        "asset_triggered",
+        events=[updated(5, window("2026-11-01", "2026-11-02"))],
+    )
+    assert (request.window_start, request.window_end) == (DAY_20, DAY_21)
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"window_start": "2026-11-20"}, "window_end: missing; give both ends of the window, or neither"),
+        (
+            window("garbage", "2026-11-21"),
+            "window_start: 'garbage' is no time; write it like 2026-11-22T00:00:00+00:00",
+        ),
+        (window("2026-11-21", "2026-11-20"), "window_end: must lie after window_start"),
+        ({"window_start": 5, "window_end": 6}, "window_start: must be text"),
+    ],
+)
+def test_a_wrong_window_of_an_asset_names_it(extra: dict[str, Any], says: str) -> None:
+    with pytest.raises(ZohoConfigError) as error:
+        ask({}, "asset_triggered", events=[updated(5), updated(5, extra, "crm/links")])
+    assert str(error.value) == f"asset 'crm/links', {says}"
 
 
 def test_a_limit_with_a_reason_is_taken() -> None:

@@ -10,7 +10,9 @@ import pytest
 
 from tests.plugins.zoho_crm.operators.world import DAG_ID, RUN_ID, context
 from zoho_crm.core.records import Origin
-from zoho_crm.operators.context import data_interval_of, origin_of, run_type_of
+from zoho_crm.core.run_request import BEGINNING, AssetEvent
+from zoho_crm.errors import ZohoConfigError
+from zoho_crm.operators.context import asset_events_of, data_interval_of, origin_of, request_of, run_type_of
 
 AMSTERDAM = pendulum.datetime(2026, 11, 22, 2, tz="Europe/Amsterdam")
 
@@ -78,3 +80,40 @@ def test_half_an_interval_is_none(missing: str) -> None:
     assert data_interval_of(made) is None
     del made[missing]
     assert data_interval_of(made) is None
+
+
+def update_of(name: str, extra: dict[str, Any], at: datetime) -> SimpleNamespace:
+    return SimpleNamespace(asset=SimpleNamespace(name=name, uri=name), extra=extra, timestamp=at)
+
+
+def test_updates_of_assets_are_those_that_started_the_run() -> None:
+    made = context(run_type="asset_triggered")
+    assert asset_events_of(made) == []
+    at = datetime(2026, 11, 22, 1, tzinfo=UTC)
+    extra = {"window_start": "2026-11-20", "window_end": "2026-11-21"}
+    made["triggering_asset_events"] = {
+        "one": [update_of("one", extra, at), update_of("one", {}, at)],
+        "two": [update_of("two", {}, at)],
+    }
+    assert asset_events_of(made) == [
+        AssetEvent("one", at, extra),
+        AssetEvent("one", at, {}),
+        AssetEvent("two", at, {}),
+    ]
+    assert (request_of(made).window_start, request_of(made).window_end) == (BEGINNING, at)
+
+
+def test_a_request_is_read_from_form_interval_and_kind_of_run() -> None:
+    interval = (datetime(2026, 11, 21, 2, tzinfo=UTC), datetime(2026, 11, 22, 2, tzinfo=UTC))
+    request = request_of(context(run_type="scheduled", interval=interval, params={"reason": "tidy"}))
+    assert (request.window_start, request.window_end) == interval
+    assert (request.mode, request.reason) == ("apply", "tidy")
+
+
+def test_the_fields_of_the_form_are_those_of_the_dag() -> None:
+    made = context(params={"mode": "apply", "window_begin": "2026-11-01"})
+    made["dag"] = SimpleNamespace(params={"mode": "auto", "reason": None})
+    with pytest.raises(
+        ZohoConfigError, match=r"^window_begin: is no field of the form; its fields are mode, reason$"
+    ):
+        request_of(made)

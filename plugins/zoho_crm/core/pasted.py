@@ -1,0 +1,164 @@
+"""
+Links as people write them: a list in a Dag file or a request, JSON or two columns pasted into a trigger form.
+
+What is pasted is taken as it is or refused with its place; ids themselves are never part of a message.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from zoho_crm.errors import ZohoConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_PASTED_LINKS = 10_000
+"""A form is for a few links by hand. Its values stay in Airflow's database with the run."""
+
+Pair = tuple[object, object]
+
+_COLUMNS = ("external_id", "related_external_id")
+_DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+
+
+def form_links(value: Any, field: str = "links") -> list[Pair] | None:
+    """
+    Read the links of a trigger form.
+
+    :param value: a list as in :func:`pasted_links`; or text: such a list as JSON, or two columns with commas,
+        semicolons or tabs between them, with or without the header ``external_id,related_external_id``, a value in
+        double quotes where it holds a delimiter; None and blank text stand for no list at all
+    :return: at least one pair, or None
+    :raises ZohoConfigError: the value cannot be read, holds no link, or more than 10,000
+    """
+    if isinstance(value, str):
+        text = value.removeprefix("\ufeff").strip("\r\n ")
+        if not text:
+            return None
+        value = _from_json(text, field) if _is_json(text) else _from_columns(text, field)
+    links = pasted_links(value, field)
+    if links is not None and not links:
+        # Taken for "no list", it would mean everything that the SQL yields.
+        raise ZohoConfigError(
+            f"{field}: the list is empty; leave the field empty to take the links of the job's SQL"
+        )
+    if links is not None and len(links) > MAX_PASTED_LINKS:
+        raise ZohoConfigError(
+            f"{field}: {len(links)} links; no more than {MAX_PASTED_LINKS} can be pasted, use the job's SQL for more"
+        )
+    return links
+
+
+def pasted_links(value: Any, field: str = "links") -> list[Pair] | None:
+    """
+    Return a list of pairs as it may be written in a Dag file or in a request.
+
+    :param value: a list of ``{"external_id": ..., "related_external_id": ...}`` or of two-element lists; None
+        stands for no list at all
+    :raises ZohoConfigError: an entry is neither; the message names it by its place
+    """
+    if value is None:
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise ZohoConfigError(f"{field}: not a list of links")
+    return [_pair(entry, f"{field}[{place}]") for place, entry in enumerate(value)]
+
+
+def _pair(entry: Any, place: str) -> Pair:
+    if isinstance(entry, Mapping):
+        if set(entry) != set(_COLUMNS):
+            raise ZohoConfigError(f"{place}: needs external_id and related_external_id, and nothing else")
+        return entry["external_id"], entry["related_external_id"]
+    # Two bytes are a sequence of two numbers, which would be ids of links nobody named.
+    if isinstance(entry, Sequence) and not isinstance(entry, str | bytes | bytearray) and len(entry) == 2:
+        return entry[0], entry[1]
+    raise ZohoConfigError(f"{place}: neither a pair nor an object with external_id and related_external_id")
+
+
+def _is_json(text: str) -> bool:
+    """Whether text is meant as JSON. Ids may begin with a brace, as some databases write their UUIDs."""
+    return text.startswith("[") or (text.startswith("{") and text[1:].lstrip()[:1] in {'"', "}", ""})
+
+
+def _from_json(text: str, field: str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_without_repeats)
+    except json.JSONDecodeError as error:
+        raise ZohoConfigError(
+            f"{field}: no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+        ) from None
+    except (RecursionError, ValueError):
+        raise ZohoConfigError(f"{field}: JSON that cannot be read") from None
+
+
+def _without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Keep an object's keys, or none if one stands there twice: which of the values is meant, nobody can tell."""
+    found = dict(items)
+    return found if len(found) == len(items) else {}
+
+
+def _from_columns(text: str, field: str) -> list[Pair]:
+    for delimiter in _DELIMITERS:
+        header = _first_row(text, delimiter)
+        if sorted(header) == sorted(_COLUMNS):
+            _, *rows = _two_columns(text, delimiter, field)
+            return [
+                (first, second) if header[0] == _COLUMNS[0] else (second, first) for first, second in rows
+            ]
+        if not set(header).isdisjoint(_COLUMNS):
+            raise ZohoConfigError(f"{field}: the header must be {' and '.join(_COLUMNS)}, and nothing else")
+    return list(_two_columns(text, _delimiter_of(text, field), field))
+
+
+def _delimiter_of(text: str, field: str) -> str:
+    """Return the delimiter that gives two columns in every line; the likeliest, if none does."""
+    fitting = [delimiter for delimiter in _DELIMITERS if _fits(text, delimiter)]
+    if len(fitting) > 1:
+        names = " and ".join(_DELIMITERS[delimiter] for delimiter in fitting)
+        raise ZohoConfigError(
+            f"{field}: {names} both give two columns; put a header first with the one that is meant between "
+            f"{' and '.join(_COLUMNS)}"
+        )
+    return fitting[0] if fitting else max(_DELIMITERS, key=text.count)
+
+
+def _fits(text: str, delimiter: str) -> bool:
+    try:
+        return all(len(cells) == 2 for _, cells in _rows(text, delimiter))
+    except csv.Error:
+        return False
+
+
+def _first_row(text: str, delimiter: str) -> list[str]:
+    try:
+        return [cell.strip().lower() for cell in next(_rows(text, delimiter), (0, []))[1]]
+    except csv.Error:
+        return []
+
+
+def _two_columns(text: str, delimiter: str, field: str) -> Iterator[tuple[str, str]]:
+    line = 1
+    try:
+        for line, cells in _rows(text, delimiter):
+            if len(cells) != 2:
+                raise ZohoConfigError(
+                    f"{field}: line {line}: {len(cells)} column{'s' if len(cells) > 1 else ''} where two are needed: "
+                    "an id and a related id, with a comma, a semicolon or a tab between them"
+                )
+            yield cells[0], cells[1]
+    except csv.Error as error:
+        raise ZohoConfigError(f"{field}: after line {line}: {error}") from None
+
+
+def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not blank, each with the number of its last line; raise csv.Error."""
+    lines = StringIO(text, newline="")
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    for cells in reader:
+        if any(cell.strip() for cell in cells):
+            yield reader.line_num, cells
