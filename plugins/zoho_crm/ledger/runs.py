@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm import __version__
+from zoho_crm.core.approval import withheld
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
@@ -241,13 +242,14 @@ def stop_run(engine: sa.Engine, run_key: str, why: str) -> None:
 
 
 def stop_reason(engine: sa.Engine, run_key: str) -> str | None:
-    """Return why no task of the run sends anything any more, None while they may."""
+    """Return why no task of the run sends anything any more, or not yet; None while they may."""
+    statement = sa.select(runs.c.stop_reason, runs.c.approval).where(runs.c.run_key == run_key)
     with reading(engine).begin() as connection:
-        why: str | None = connection.scalar(sa.select(runs.c.stop_reason).where(runs.c.run_key == run_key))
-    return why
+        row = connection.execute(statement).one_or_none()
+    return (row.stop_reason or withheld(row.approval)) if row else None
 
 
-def set_columns(engine: sa.Engine, run_key: str, values: Mapping[str, str | datetime | None]) -> None:
+def set_columns(engine: sa.Engine, run_key: str, values: Mapping[str, str | int | datetime | None]) -> None:
     """
     Write some columns of a run; text is cut to what they hold.
 

@@ -1,0 +1,157 @@
+"""
+Approvals: what a person is asked, and what the answer means for the run.
+
+Pure. The question is Markdown for Airflow's form; ids and texts in it are other people's and are shown as they are,
+never read as Markdown.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from zoho_crm.core.guards import percent
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from zoho_crm.core.links import Link
+    from zoho_crm.core.records import PlanSummary
+
+ASKED = "asked"
+APPROVED = "approved"
+REJECTED = "rejected"
+
+_BACKTICKS = re.compile("`+")
+_LONGEST_TEXT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """
+    What a person needs to know to decide about a run.
+
+    :param operation: ``delink`` or ``relink``
+    :param breaches: the limits that the plan passes, a sentence each
+    :param sample: some links of the plan
+    :param plan_url: where the whole plan can be read
+    :param known_links: links there are in all, if the job counts them
+    :param send_until: when the plan gets too old to be sent, if it does
+    """
+
+    job: str
+    operation: str
+    mode: str
+    relation: str
+    window: tuple[datetime | None, datetime | None]
+    plan: PlanSummary
+    breaches: Sequence[str]
+    sample: Sequence[Link]
+    plan_url: str
+    known_links: int | None = None
+    reason: str | None = None
+    origin_run_key: str | None = None
+    send_until: datetime | None = None
+
+    @property
+    def subject(self) -> str:
+        """The question in one line."""
+        verb = "Put back" if self.operation == "relink" else "Remove"
+        return f"{verb} {self.plan.planned - self.plan.invalid} links of {self.job}?"
+
+    @property
+    def body(self) -> str:
+        """The question in full, as Markdown."""
+        plan, (start, end) = self.plan, self.window
+        facts = [
+            ("Job", code(self.job)),
+            ("Mode", f"{self.mode}, {self.operation}"),
+            ("Relation", code(self.relation)),
+            ("Window", f"{_moment(start)} to {_moment(end)}" if start and end else "none"),
+            ("Links planned", f"**{plan.planned}**, {plan.invalid} of them cannot be sent"),
+            ("Rows read", f"{plan.source_rows}, {plan.duplicates} of them duplicates"),
+        ]
+        if self.known_links:
+            facts.append(("Share", f"{percent(plan.planned / self.known_links)} of {self.known_links} links"))
+        if self.origin_run_key:
+            facts.append(("Takes up the run", code(self.origin_run_key)))
+        if self.send_until:
+            facts.append(("Can be sent until", _moment(self.send_until)))
+        facts.append(("Reason", code(self.reason) if self.reason else "none given"))
+        return "\n\n".join(
+            [
+                "### Why you are asked",
+                _bullets(code(breach) for breach in self.breaches),
+                "### The run",
+                _bullets(f"{name}: {value}" for name, value in facts),
+                f"### {len(self.sample)} of the links",
+                _bullets(
+                    f"{code(link.external_id)} → {code(link.related_external_id)}" for link in self.sample
+                )
+                or "There are none that can be sent.",
+                f"[The whole plan as CSV]({self.plan_url})",
+                "**Approve** sends it. **Reject**, as well as no answer in time, ends the run: nothing is sent.",
+            ]
+        )
+
+
+def withheld(approval: str | None) -> str | None:
+    """Return why the links of a run may not be sent, or None: a run that asks needs a yes."""
+    if approval is None or approval == APPROVED:
+        return None
+    if approval == ASKED:
+        return "a person was asked to approve the run, and has not done so"
+    return f"the run was {approval}"
+
+
+def is_rejected(approval: str | None) -> bool:
+    """Whether somebody, or nobody in time, has refused the run."""
+    return approval is not None and approval.startswith(REJECTED)
+
+
+def plan_url(base_url: str | None, dag_id: str, run_id: str, job: str) -> str:
+    """
+    Return where the plan of a run can be read.
+
+    :param base_url: Airflow's own; without one the address is relative to its server
+    """
+    path = f"/zoho-delinks/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}/plan.csv"
+    return f"{(base_url or '').rstrip('/')}{path}?job={quote(job, safe='')}"
+
+
+def code(text: str) -> str:
+    """
+    Return text as a code span of Markdown: nothing in it is read as Markdown or HTML, or becomes an address.
+
+    Characters that nobody sees, line breaks included, are written as escapes: they could end the span, or show
+    people another text than the one that is meant.
+    """
+    shown = "".join(_visible(character) for character in text[:_LONGEST_TEXT])
+    if not shown:
+        return "(empty)"
+    fence = "`" * (max(map(len, _BACKTICKS.findall(shown)), default=0) + 1)
+    # A span that begins and ends with a blank loses both.
+    pad = " " if "`" in (shown[0], shown[-1]) or (shown[0] == shown[-1] == " " and shown.strip()) else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
+
+
+def _visible(character: str) -> str:
+    if character == " " or unicodedata.category(character)[0] not in "CZ":
+        return character
+    return (
+        character.encode("ascii", "backslashreplace").decode()
+        if ord(character) > 127
+        else f"\\x{ord(character):02x}"
+    )
+
+
+def _bullets(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"
