@@ -10,14 +10,14 @@ from sqlalchemy.ext.compiler import compiles
 
 from zoho_crm import __version__
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger import tables
+from zoho_crm.ledger import migrations, tables
 from zoho_crm.ledger.engine import reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 SCHEMA_VERSION = 2
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: migrations.to_version_2}
 """What brings a database from the version before to the one that is the key. Version 1 was the first."""
 
 _TRIES = 10
@@ -36,10 +36,26 @@ class CreateView(sa.schema.ExecutableDDLElement):
         self.select = select
 
 
+class DropView(sa.schema.ExecutableDDLElement):
+    """
+    ``DROP VIEW``, which SQLAlchemy 2.0 has no element for either.
+
+    :param name: name of the view
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
 @compiles(CreateView)
 def _compile_create_view(element: CreateView, compiler: Any, **_: Any) -> str:
     select = compiler.sql_compiler.process(element.select, literal_binds=True)
     return f"CREATE VIEW {compiler.preparer.quote(element.name)} AS {select}"
+
+
+@compiles(DropView)
+def _compile_drop_view(element: DropView, compiler: Any, **_: Any) -> str:
+    return f"DROP VIEW {compiler.preparer.quote(element.name)}"
 
 
 def stored_version(connection: sa.Connection) -> int | None:
@@ -89,6 +105,9 @@ def _advance(connection: sa.Connection) -> None:
         # The key comes first: whoever cannot insert it leaves the step to the one who could.
         _note_version(connection, step)
         MIGRATIONS[step](connection)
+    # It shows all columns of its table, and the ones that were added are not among them.
+    connection.execute(DropView(tables.latest.name))
+    connection.execute(CreateView(tables.latest.name, tables.LATEST_SELECT))
 
 
 def _note_version(connection: sa.Connection, version: int) -> None:

@@ -180,6 +180,7 @@ audit = sa.Table(
     sa.Column("row_hash", exact_text(64), comment="SHA-256 over the row and the row_hash before it"),
     sa.Index("zoho_delink_audit_run", "run_key", "seq", sa.text("claim_no DESC"), sa.text("event_id DESC")),
     sa.Index("zoho_delink_audit_pair", "pair_key", "event_id"),
+    sa.Index("zoho_delink_audit_chain", "run_key", "chunk_no", "chain_no"),
     comment="append-only: one row per link and try",
 )
 
@@ -189,7 +190,13 @@ seals = sa.Table(
     sa.Column("seal_no", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
     sa.Column("audit_rows", sa.BigInteger, nullable=False, comment="audit rows of the run at that time"),
-    sa.Column("run_head", exact_text(64), nullable=False, comment="SHA-256 over the ends of its chunks"),
+    sa.Column(
+        "ends",
+        long_text(),
+        nullable=False,
+        comment="[chunk_no, chain_no, row_hash] of the last audit row of each chunk, a JSON list",
+    ),
+    sa.Column("run_head", exact_text(64), nullable=False, comment="SHA-256 over ends"),
     sa.Column(
         "head", exact_text(64), nullable=False, comment="SHA-256 over this seal and the head before it"
     ),
