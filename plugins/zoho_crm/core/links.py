@@ -132,11 +132,16 @@ def check_api_name(field: str, value: object) -> str:
     :param field: what the value is called where the user wrote it
     :raises ZohoConfigError: it is not a letter followed by up to 99 letters, digits and underscores
     """
-    if isinstance(value, str) and _NAME.fullmatch(value):
+    if isinstance(value, str) and is_api_name(value):
         return value
     raise ZohoConfigError(
         f"{field} {value!r} is not an API name of Zoho CRM: a letter, then letters, digits and underscores"
     )
+
+
+def is_api_name(value: str) -> bool:
+    """Whether a text can be the API name of a module, list or field."""
+    return _NAME.fullmatch(value) is not None
 
 
 def as_external_id(value: object) -> object:

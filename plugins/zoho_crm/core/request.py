@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from zoho_crm.core.links import Link, Relation, check_api_name, link_fault
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 X_EXTERNAL = "X-EXTERNAL"
 
+METHODS = ("GET", "DELETE", "PUT")
+
 DELINK_SEGMENTS = 6
 """Parts of the path of a delink. A DELETE with four or five of them would take away a record, or many links."""
 
@@ -25,6 +28,11 @@ MAX_IDS = 100
 MAX_IDS_LENGTH = 2_000
 """Characters in ``ids``, source: Zoho's OpenAPI files."""
 
+RELINK_SEGMENTS = 5
+"""Parts of the path of a relink. A PUT with three or four of them would change records."""
+
+JSON_CONTENT = {"Content-Type": "application/json"}
+
 _RECORD_ID = re.compile(r"[0-9]{1,20}")
 
 
@@ -33,10 +41,11 @@ class ZohoRequest:
     """
     One call, before any HTTP library has touched it.
 
-    :param method: ``GET`` or ``DELETE``
+    :param method: ``GET``, ``DELETE`` or ``PUT``
     :param segments: the path's parts as they are meant, unquoted: ``("crm", "v7", "Contacts", "a/b", ...)``
     :param x_external: value of the X-EXTERNAL header, or None for calls that name no external id
     :param query: query parameters in their order
+    :param body: the body as it must go over the wire, JSON in ASCII; None for calls without one
     :raises UnsafeRequestError: a part of the path is empty or a dot segment, which quoting does not protect
     """
 
@@ -44,6 +53,7 @@ class ZohoRequest:
     segments: tuple[str, ...]
     x_external: str | None = None
     query: tuple[tuple[str, str], ...] = field(default=())
+    body: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not {"", ".", ".."}.isdisjoint(self.segments):
@@ -62,9 +72,10 @@ class ZohoRequest:
         """Path and query as they must go over the wire."""
         return f"{self.path}?{urlencode(self.query, quote_via=quote, safe='')}" if self.query else self.path
 
-    @property
-    def removes_links_only(self) -> bool:
-        """Whether, being a DELETE, it names what to take out of a related list, and no record as such."""
+    def touches_links_only(self, method: str) -> bool:
+        """Whether, sent by DELETE or PUT, it names what to change in a related list, and no record as such."""
+        if method == "PUT":
+            return len(self.segments) == RELINK_SEGMENTS and not self.query and self.body is not None
         named_in_query = len(self.query) == 1 and self.query[0][0] == "ids" and bool(self.query[0][1])
         if len(self.segments) == DELINK_SEGMENTS:
             return not self.query
@@ -73,7 +84,8 @@ class ZohoRequest:
     @cached_property
     def headers(self) -> dict[str, str]:
         """The headers that carry meaning; the Authorization header is the client's."""
-        return {X_EXTERNAL: self.x_external} if self.x_external is not None else {}
+        external = {X_EXTERNAL: self.x_external} if self.x_external is not None else {}
+        return external if self.body is None else {**external, **JSON_CONTENT}
 
 
 def delete_related(api_version: str, relation: Relation, link: Link) -> ZohoRequest:
@@ -88,16 +100,46 @@ def delete_related(api_version: str, relation: Relation, link: Link) -> ZohoRequ
     return _related("DELETE", api_version, relation, link)
 
 
-def get_related(api_version: str, relation: Relation, link: Link) -> ZohoRequest:
+def put_related(
+    api_version: str, relation: Relation, link: Link, attributes: Mapping[str, Any] | None = None
+) -> ZohoRequest:
+    """
+    Build the call that links two records, or changes the attributes of their link.
+
+    Source: "Update Related Records Using External ID",
+    https://www.zoho.com/crm/developer/docs/api/v7/update-related-records-ext.html
+
+    :param attributes: what the link has of its own, e.g. ``{"Contact_Role": "4876876000000006873"}``; see
+        :func:`zoho_crm.core.attributes.sendable_attributes`
+    :raises UnsafeRequestError: an id cannot be sent, or an attribute has the name of an id
+    """
+    _refuse_unsendable(link)
+    given = dict(attributes or {})
+    if not given.keys().isdisjoint({"id", relation.external_field, relation.related_external_field}):
+        raise UnsafeRequestError("An attribute of this link has the name of an id. Nothing was sent.")
+    entry = {relation.related_external_field: link.related_external_id, **given}
+    return ZohoRequest(
+        "PUT",
+        ("crm", api_version, relation.module, link.external_id, relation.related_list),
+        relation.x_external,
+        body=json.dumps({"data": [entry]}, separators=(",", ":")).encode("ascii"),
+    )
+
+
+def get_related(
+    api_version: str, relation: Relation, link: Link, fields: Sequence[str] = ("id",)
+) -> ZohoRequest:
     """
     Build the call that reads one link: 200 it is there, 204 it is not.
 
     Source: "Get Related Records Using External ID",
     https://www.zoho.com/crm/developer/docs/api/v7/get-related-records-ext.html
 
+    :param fields: API names of the fields to return; what a link has of its own stands among them
     :raises UnsafeRequestError: an id cannot be sent
     """
-    return _related("GET", api_version, relation, link, query=(("fields", "id"),))
+    names = ",".join(check_api_name("fields", one) for one in fields)
+    return _related("GET", api_version, relation, link, query=(("fields", names),))
 
 
 def list_related(
@@ -208,7 +250,13 @@ def get_setting(api_version: str, *segments: str, query: tuple[tuple[str, str], 
 
 
 def refuse_changed_request(
-    request: ZohoRequest, base_url: str, *, method: str, url: str, headers: Mapping[str, str]
+    request: ZohoRequest,
+    base_url: str,
+    *,
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: object = None,
 ) -> None:
     """
     Compare what an HTTP library is about to send with what was asked for.
@@ -220,7 +268,8 @@ def refuse_changed_request(
     :param method: method of the prepared request
     :param url: full address of the prepared request, as encoded for the wire
     :param headers: headers of the prepared request, in any case; one that is there twice is seen twice
-    :raises UnsafeRequestError: any of them differs, or a DELETE is not one of links out of a related list
+    :param body: bytes of the prepared request; None or empty without any
+    :raises UnsafeRequestError: any of them differs, or a DELETE or PUT is not one of links
     """
     faults = []
     if method != request.method:
@@ -229,14 +278,17 @@ def refuse_changed_request(
         faults.append("address")
     if _decoded_segments(url) != request.segments:
         faults.append("path segments")
-    if method == "DELETE" and not request.removes_links_only:
+    if request.method not in METHODS:
+        faults.append("kind of request")
+    if method in {"DELETE", "PUT"} and not request.touches_links_only(method):
         faults.append("number of path segments")
     if "#" in url:
         faults.append("fragment")
-    if [value for name, value in headers.items() if name.upper() == X_EXTERNAL] != [
-        *request.headers.values()
-    ]:
+    named = [value for name, value in headers.items() if name.upper() == X_EXTERNAL]
+    if named != ([] if request.x_external is None else [request.x_external]):
         faults.append(f"{X_EXTERNAL} header")
+    if (body or b"") != (request.body or b""):
+        faults.append("body")
     if faults:
         raise UnsafeRequestError(
             f"The prepared request differs from the one asked for in: {', '.join(faults)}. Nothing was sent.",

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
-from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
+from aiohttp import BytesPayload, ClientHandlerType, ClientRequest, ClientResponse
 from yarl import URL
 
 from zoho_crm.core.request import ZohoRequest, refuse_changed_request
@@ -18,6 +18,8 @@ from zoho_crm.hooks.network import USER_AGENT, Network
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
+
+    from aiohttp import Payload
 
     from zoho_crm.hooks.access_token import TokenSource
     from zoho_crm.hooks.connection import ZohoConnection
@@ -141,6 +143,7 @@ class AsyncZohoClient:
                 request.method,
                 URL(self._base_url + request.target, encoded=True),
                 headers=headers,
+                data=request.body,
                 allow_redirects=False,
                 middlewares=(_Guard(request, self._base_url),),
             ) as response:
@@ -163,12 +166,12 @@ class _Guard:
     """
     Compares one request with what was asked for, after aiohttp has prepared it, and lets it pass once.
 
-    It runs as aiohttp's innermost step before connecting and writing: address, method and headers of the prepared
-    request are what :meth:`aiohttp.ClientRequest.send` puts on the wire.
+    It runs as aiohttp's innermost step before connecting and writing: address, method, headers and body of the
+    prepared request are what :meth:`aiohttp.ClientRequest.send` puts on the wire.
 
-    aiohttp prepares and sends an idempotent request, and a DELETE is one, a second time when a kept connection turns
-    out to be closed. Whether the first was applied is not known then, so that a second one is not for aiohttp to
-    decide: it is stopped here.
+    aiohttp prepares and sends an idempotent request, and DELETE and PUT are some, a second time when a kept
+    connection turns out to be closed. Whether the first was applied is not known then, so that a second one is not
+    for aiohttp to decide: it is stopped here.
     """
 
     __slots__ = ("_base_url", "_passed", "_request")
@@ -194,9 +197,15 @@ class _Guard:
             method=prepared.method,
             url=f"{url.scheme}://{host}{url.raw_path_qs}",
             headers=prepared.headers,
+            body=_bytes_of(prepared.body),
         )
         self._passed = True
         return await handler(prepared)
+
+
+def _bytes_of(body: Payload | bytes) -> object:
+    """Return a prepared body as bytes; what is no bytes is equal to none that were asked for."""
+    return body._value if isinstance(body, BytesPayload) else body
 
 
 async def _bounded_body(response: ClientResponse) -> bytes | None:

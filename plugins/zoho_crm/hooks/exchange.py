@@ -108,6 +108,7 @@ class Exchange:
                 request.method,
                 self._base_url + request.target,
                 headers={**request.headers, "Authorization": f"Zoho-oauthtoken {token.access_token}"},
+                data=request.body,
             )
         )
         if token.api_domain != self._base_url:
@@ -118,6 +119,7 @@ class Exchange:
             method=prepared.method or "",
             url=prepared.url or "",
             headers=cast("dict[str, str]", prepared.headers),
+            body=prepared.body,
         )
         return prepared
 

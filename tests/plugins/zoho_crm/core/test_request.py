@@ -401,8 +401,8 @@ def test_refusal_names_every_fault_and_the_path_that_was_meant() -> None:
     with pytest.raises(UnsafeRequestError) as caught:
         refuse_changed_request(DELETE, BASE, method="PUT", url=f"{BASE}/crm/v7/Contacts#x", headers={})
     assert str(caught.value) == (
-        "The prepared request differs from the one asked for in: method, address, path segments, fragment, "
-        "X-EXTERNAL header. Nothing was sent."
+        "The prepared request differs from the one asked for in: method, address, path segments, "
+        "number of path segments, fragment, X-EXTERNAL header. Nothing was sent."
     )
     assert caught.value.path == PATH
 
