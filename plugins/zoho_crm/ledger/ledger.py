@@ -8,18 +8,21 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
+from zoho_crm.core.approval import ASKED
 from zoho_crm.errors import ZohoError
-from zoho_crm.ledger import claims, closing, plans, runs, schema, slots
+from zoho_crm.ledger import claims, closing, history, past_runs, plans, runs, schema, selection, slots
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from typing import Any
 
-    from zoho_crm.core.links import Relation
+    from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.outcomes import Outcome
     from zoho_crm.core.records import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.ledger.selection import OpenLink, RemovedLink
 
 
 class Ledger:
@@ -175,15 +178,49 @@ class Ledger:
         """Note Zoho's id of the organisation."""
         self._set(run_key, org_id=org_id)
 
+    def record_facts(self, run_key: str, *, known_links: int | None, source_as_of: datetime | None) -> None:
+        """Note what the job's SQL says of its source: how many links there are, and how fresh it is."""
+        self._set(run_key, known_links=known_links, source_as_of=source_as_of)
+
     def record_guard(self, run_key: str, decision: str) -> None:
-        """Note what the guards decided, and why."""
-        self._set(run_key, guard_decision=decision)
+        """Note what the guards decided, and why; what a person said of an earlier decision holds no longer."""
+        self._set(run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None)
+
+    def ask_approval(self, run_key: str) -> None:
+        """Note that a person is asked: nothing of the run is sent before :meth:`record_approval` says yes."""
+        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None)
 
     def record_approval(
         self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime
     ) -> None:
-        """Note what a person decided about the run."""
+        """
+        Note what a person decided about the run.
+
+        :param approval: ``approved``, or a text that begins with ``rejected``
+        """
         self._set(run_key, approval=approval, approved_by=approved_by, approved_at=approved_at)
+
+    # -- the job and its earlier runs
+
+    def recent_planned(self, job: str, before_run_key: str, limit: int = 10) -> list[int]:
+        """
+        Return how many links each of a job's last runs planned that took links out, newest first.
+
+        Runs that were stopped or rejected do not count, nor runs that take up the links of another run.
+        """
+        return history.recent_planned(self._engine, job, before_run_key, limit)
+
+    def sample(self, run_key: str, limit: int = 10) -> list[Link]:
+        """Return links of a plan that can be sent, spread evenly over it."""
+        return history.sample(self._engine, run_key, limit)
+
+    def change_state(self, job: str, state: str, run_key: str) -> str | None:
+        """
+        Note how a job stands. Of several that note the same change at once, one has made it.
+
+        :return: the state before; "" if there was none; None if nothing has changed
+        """
+        return history.change_state(self._engine, job, state, run_key, self._now())
 
     # -- chunks
 
@@ -237,6 +274,55 @@ class Ledger:
             in_flight=in_flight,
         )
 
+    # -- past runs, whose links a new run takes up
+
+    def find_run(self, job: str, name: str) -> StoredRun:
+        """
+        Return the run of a job that somebody names by its key or by Airflow's run id.
+
+        :raises ZohoConfigError: there is none, or several Dags of the job have a run with that id
+        """
+        return past_runs.find_run(self._engine, job, name)
+
+    def runs_in_window(self, job: str, start: datetime, end: datetime) -> list[StoredRun]:
+        """Return the runs of a job whose own window lies in a half-open one, oldest first."""
+        return past_runs.runs_in_window(self._engine, job, start, end)
+
+    def last_outcomes(self, past: Sequence[StoredRun], org_id: str | None = None) -> Iterator[OpenLink]:
+        """
+        Yield each link that at least one of some runs has left open, once, with its last outcome over all runs.
+
+        :param past: runs that have ended
+        :param org_id: Zoho's id of the organisation; rows of others do not count
+        """
+        return selection.last_outcomes(self._engine, past, org_id)
+
+    def removed_links(
+        self,
+        run: StoredRun,
+        *,
+        org_id: str | None = None,
+        where: str | None = None,
+        pair_keys: Collection[str] | None = None,
+    ) -> Iterator[RemovedLink]:
+        """
+        Yield the links that a run has removed, with what became of each of them since.
+
+        :param where: a condition on the audit row of the removal, from
+            :func:`~zoho_crm.core.audit_condition.check_condition`
+        :param pair_keys: keys of the links that alone are meant
+        :raises ZohoConfigError: the database refuses the condition
+        """
+        return selection.removed_links(self._engine, run, org_id=org_id, where=where, pair_keys=pair_keys)
+
+    def copy_snapshots(self, run_key: str, origin_run_key: str) -> None:
+        """Give each link of a plan the attributes that the run which removed it has read."""
+        selection.copy_snapshots(self._engine, run_key, origin_run_key)
+
+    def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
+        """Yield the stored plan of a run in its order, some rows at a time."""
+        return selection.plan_pages(self._engine, run_key)
+
     # -- slots of the organisation
 
     def lease_slots(
@@ -267,7 +353,7 @@ class Ledger:
         """Give up all leases of the holder."""
         slots.release_slots(self._engine, connection, holder)
 
-    def _set(self, run_key: str, **values: str | datetime | None) -> None:
+    def _set(self, run_key: str, **values: str | int | datetime | None) -> None:
         runs.set_columns(self._engine, run_key, values)
 
     def _now(self) -> datetime:

@@ -1,0 +1,277 @@
+"""
+Links of past runs that a new run may take up, by what happened to each of them last.
+
+Only runs that applied count: what a dry run wrote changed nothing. A run is read a page at a time, each page in a short
+transaction of its own, so that the new plan can be written meanwhile, in every database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from zoho_crm.core.links import Link
+from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.errors import ZohoConfigError
+from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.runs import LinkState
+from zoho_crm.ledger.tables import audit, latest, links
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Sequence
+
+    from zoho_crm.ledger.runs import StoredRun
+
+PAGE_LINKS = 500
+"""Links in one ``IN``, and in one short transaction."""
+COPY_LINKS = 5_000
+
+AUDIT_COLUMNS = tuple(column.name for column in audit.c)
+"""Columns of ``zoho_delink_latest``, which a condition may use."""
+
+_TELLS_PRESENCE = (Outcome.REMOVED.value, Outcome.RELINKED.value, Outcome.ALREADY_LINKED.value)
+_REFUSED_BY_SQLITE = ("near ", "no such ", "wrong number ", "misuse ", "row value ", "unrecognized ")
+
+
+class Since(StrEnum):
+    """What became of a removed link after its removal, by the audit of all runs that applied."""
+
+    STILL_REMOVED = "still_removed"
+    PUT_BACK = "put_back"
+    """A run has put it back, or found it linked."""
+    REMOVED_AGAIN = "removed_again"
+    """Another run has removed it since: that run's links are put back by naming that run."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLink:
+    """
+    A link that a run has left open.
+
+    :param outcome: of its last audit row over all runs
+    :param operation: of the run that row is of: ``delink``, or ``relink`` for a link that is to stay
+    """
+
+    link: Link
+    outcome: Outcome
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedLink:
+    """A link that a run has removed, and what became of it."""
+
+    link: Link
+    since: Since
+
+
+def last_outcomes(
+    engine: sa.Engine, past: Sequence[StoredRun], org_id: str | None = None
+) -> Iterator[OpenLink]:
+    """
+    Yield each link that at least one of some runs has left open, once, with its last outcome over all runs.
+
+    :param past: runs that have ended
+    :param org_id: Zoho's id of the organisation; rows of others do not count
+    """
+    keys = [run.run_key for run in past]
+    for run_key in keys:
+        after = -1
+        while page := _open_page(engine, run_key, after):
+            after = page[-1].seq
+            told = _history(engine, [row.pair_key for row in page], org_id)
+            for row in page:
+                by_run = {event.run_key: event for event in told.get(row.pair_key, ())}
+                left_by = [key for key in keys if key in by_run and by_run[key].outcome in DRIVE_AGAIN]
+                if left_by[:1] != [run_key]:
+                    # An earlier one of these runs has yielded it.
+                    continue
+                last = max(by_run.values(), key=lambda event: str(event.event_id))
+                link = Link(row.external_id, row.related_external_id)
+                yield OpenLink(link, Outcome(last.outcome), last.operation)
+
+
+def removed_links(
+    engine: sa.Engine,
+    run: StoredRun,
+    *,
+    org_id: str | None = None,
+    where: str | None = None,
+    pair_keys: Collection[str] | None = None,
+) -> Iterator[RemovedLink]:
+    """
+    Yield the links that a run has removed, with what became of each of them.
+
+    :param where: a condition on the audit row of the removal, from
+        :func:`~zoho_crm.core.audit_condition.check_condition`
+    :param pair_keys: keys of the links that alone are meant
+    :raises ZohoConfigError: the database refuses the condition
+    """
+    for page in _pages(run, pair_keys):
+        removals = _removals(engine, run.run_key, page, where)
+        last = _last_told(engine, [row.pair_key for row in removals], org_id)
+        for row in removals:
+            event = last.get(row.pair_key, row)
+            if event.event_id == row.event_id:
+                since = Since.STILL_REMOVED
+            else:
+                since = Since.REMOVED_AGAIN if event.outcome == Outcome.REMOVED else Since.PUT_BACK
+            yield RemovedLink(Link(row.external_id, row.related_external_id), since)
+
+
+def copy_snapshots(engine: sa.Engine, run_key: str, origin_run_key: str) -> None:
+    """
+    Give each link of a plan the attributes that the run which removed it has read; doing it again changes nothing.
+
+    :param run_key: the run that puts links back
+    :param origin_run_key: the run that removed them
+    """
+    snapshot = (
+        sa.select(sa.func.max(audit.c.snapshot))
+        .where(
+            audit.c.run_key == origin_run_key,
+            audit.c.pair_key == links.c.pair_key,
+            audit.c.outcome == Outcome.REMOVED.value,
+        )
+        .scalar_subquery()
+    )
+    last_seq = sa.select(sa.func.max(links.c.seq)).where(links.c.run_key == run_key)
+    with reading(engine).begin() as connection:
+        end: int = connection.scalar(last_seq) or 0
+    for start in range(0, end + 1, COPY_LINKS):
+        with engine.begin() as connection:
+            connection.execute(
+                sa.update(links)
+                .where(
+                    links.c.run_key == run_key,
+                    links.c.seq.between(start, start + COPY_LINKS - 1),
+                    links.c.snapshot.is_(None),
+                )
+                .values(snapshot=snapshot)
+            )
+
+
+def plan_pages(engine: sa.Engine, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
+    """Yield the stored plan of a run in its order, some rows at a time: seq, both ids, state, outcome, fault."""
+    columns = ("seq", "external_id", "related_external_id", "state", "outcome", "fault")
+    statement = (
+        sa.select(*(links.c[name] for name in columns))
+        .where(links.c.run_key == run_key)
+        .order_by(links.c.seq)
+        .limit(PAGE_LINKS)
+    )
+    after = -1
+    while True:
+        with reading(engine).begin() as connection:
+            page = connection.execute(statement.where(links.c.seq > after)).all()
+        if not page:
+            return
+        yield page
+        after = page[-1].seq
+
+
+def _open_page(engine: sa.Engine, run_key: str, after: int) -> Sequence[sa.Row[Any]]:
+    statement = (
+        sa.select(links.c.seq, links.c.pair_key, links.c.external_id, links.c.related_external_id)
+        .where(links.c.run_key == run_key, links.c.seq > after, links.c.state != LinkState.SETTLED.value)
+        .order_by(links.c.seq)
+        .limit(PAGE_LINKS)
+    )
+    with reading(engine).begin() as connection:
+        return connection.execute(statement).all()
+
+
+def _history(engine: sa.Engine, pair_keys: Sequence[str], org_id: str | None) -> dict[str, list[sa.Row[Any]]]:
+    """Return the last audit row of each of some links in each run that applied."""
+    newest = sa.func.row_number().over(
+        partition_by=(audit.c.pair_key, audit.c.run_key),
+        order_by=(audit.c.claim_no.desc(), audit.c.event_id.desc()),
+    )
+    ranked = _applied(pair_keys, org_id).add_columns(newest.label("newest")).subquery("ranked")
+    found: dict[str, list[sa.Row[Any]]] = {}
+    with reading(engine).begin() as connection:
+        for row in connection.execute(sa.select(ranked).where(ranked.c.newest == 1)):
+            found.setdefault(row.pair_key, []).append(row)
+    return found
+
+
+def _last_told(engine: sa.Engine, pair_keys: Sequence[str], org_id: str | None) -> dict[str, sa.Row[Any]]:
+    """Return for each of some links the last audit row that says whether it is there."""
+    newest = sa.func.row_number().over(partition_by=audit.c.pair_key, order_by=audit.c.event_id.desc())
+    telling = _applied(pair_keys, org_id).where(audit.c.outcome.in_(_TELLS_PRESENCE))
+    ranked = telling.add_columns(newest.label("newest")).subquery("ranked")
+    with reading(engine).begin() as connection:
+        rows = connection.execute(sa.select(ranked).where(ranked.c.newest == 1)).all()
+    return {row.pair_key: row for row in rows}
+
+
+def _applied(pair_keys: Sequence[str], org_id: str | None) -> sa.Select[Any]:
+    statement = sa.select(
+        audit.c.pair_key, audit.c.run_key, audit.c.outcome, audit.c.operation, audit.c.event_id
+    ).where(audit.c.pair_key.in_(pair_keys), audit.c.dry_run == sa.false())
+    if org_id is None:
+        return statement
+    return statement.where(sa.or_(audit.c.org_id.is_(None), audit.c.org_id == org_id))
+
+
+def _pages(run: StoredRun, pair_keys: Collection[str] | None) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield conditions that part a run into pages: by place in its plan, or by the keys of the links meant."""
+    if pair_keys is None:
+        for start in range(0, run.planned or 0, PAGE_LINKS):
+            yield audit.c.seq.between(start, start + PAGE_LINKS - 1)
+        return
+    keys = iter(sorted(pair_keys))
+    while page := list(islice(keys, PAGE_LINKS)):
+        yield audit.c.pair_key.in_(page)
+
+
+def _removals(
+    engine: sa.Engine, run_key: str, page: sa.ColumnElement[bool], where: str | None
+) -> Sequence[sa.Row[Any]]:
+    """Return the last audit rows of a page of a run that say that their link was removed."""
+    newest = sa.func.row_number().over(
+        partition_by=audit.c.seq, order_by=(audit.c.claim_no.desc(), audit.c.event_id.desc())
+    )
+    ranked = (
+        sa.select(*audit.c, newest.label("newest")).where(audit.c.run_key == run_key, page).subquery("ranked")
+    )
+    # What a condition may name are the columns of the view, and those of this run alone.
+    rows = (
+        sa.select(*(ranked.c[name] for name in AUDIT_COLUMNS))
+        .where(ranked.c.newest == 1, ranked.c.outcome == Outcome.REMOVED.value)
+        .subquery(latest.name)
+    )
+    statement = sa.select(
+        rows.c.pair_key, rows.c.event_id, rows.c.outcome, rows.c.external_id, rows.c.related_external_id
+    ).order_by(rows.c.seq)
+    if where is None:
+        with reading(engine).begin() as connection:
+            return connection.execute(statement).all()
+    return _read_only(engine, statement.where(sa.literal_column(where, sa.Boolean)))
+
+
+def _read_only(engine: sa.Engine, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+    """Run a statement that holds a person's words where nothing can be written."""
+    with reading(engine).connect() as connection:
+        is_sqlite = connection.dialect.name == "sqlite"
+        try:
+            if is_sqlite:
+                connection.exec_driver_sql("PRAGMA query_only = ON")
+            elif connection.dialect.name == "postgresql":
+                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
+            return connection.execute(statement).all()
+        except sa.exc.DBAPIError as error:
+            said = " ".join(str(error.orig).split())
+            gone = error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
+            if gone and not (is_sqlite and said.startswith(_REFUSED_BY_SQLITE)):
+                raise
+            raise ZohoConfigError(f"where: the audit database refuses it: {said}") from None
+        finally:
+            connection.rollback()
+            if is_sqlite:
+                connection.exec_driver_sql("PRAGMA query_only = OFF")
+                connection.rollback()

@@ -1,0 +1,340 @@
+"""Which links of past runs a new run takes up, on every database."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ledger.samples import JOB, ORIGIN, RELATION, TARGET, result, rows_of, run_start
+from zoho_crm.core.audit_condition import check_condition
+from zoho_crm.core.links import Relation, pair_key
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import RELINK
+from zoho_crm.errors import ZohoConfigError
+from zoho_crm.ledger import selection, tables
+from zoho_crm.ledger.past_runs import fault_of
+from zoho_crm.ledger.selection import AUDIT_COLUMNS, Since
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.ledger.runs import StoredRun
+
+Pair = tuple[str, str]
+NOW = datetime(2026, 11, 23, tzinfo=UTC)
+
+
+def pair(number: int) -> Pair:
+    return f"c-{number:04}", f"d-{number:04}"
+
+
+def run(
+    ledger: Ledger,
+    run_key: str,
+    outcomes: Mapping[Pair, Outcome | None],
+    *,
+    job: str = JOB,
+    snapshot: str | None = None,
+    finish: bool = True,
+    target: Mapping[str, Any] | None = None,
+    **start: Any,
+) -> StoredRun:
+    """Store a run whose links end with the given outcomes; with None, in flight."""
+    dry_run = start.get("mode") == "dry_run"
+    aim = replace(TARGET, dry_run=dry_run, **(target or {}))
+    ledger.start_run(run_start(run_key, job=job, target=aim, **start))
+    ledger.plan_run(
+        run_key, aim.relation, outcomes, chunk_size=1000, max_chunks=10, origin=ORIGIN, target=aim
+    )
+    claim = ledger.claim_chunk(run_key, 0, "a try")
+    links = ledger.take(claim, len(outcomes), in_flight=not dry_run)
+    results = [
+        result(replace(link, snapshot=snapshot), outcome)
+        for link in links
+        if (outcome := outcomes[link.link.external_id, link.link.related_external_id])
+    ]
+    # The ledger compares what was taken; a snapshot comes with it once it is stored.
+    claim._open.update({each.planned.seq: each.planned for each in results})
+    ledger.settle(claim, results, origin=ORIGIN, target=aim, job=job, in_flight=not dry_run)
+    if finish:
+        ledger.close_open_links(run_key, origin=ORIGIN)
+        ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=NOW)
+    stored = ledger.get_run(run_key)
+    assert stored is not None
+    return stored
+
+
+def still_open(ledger: Ledger, *past: StoredRun, org_id: str | None = None) -> dict[Pair, str]:
+    found = [
+        ((one.link.external_id, one.link.related_external_id), f"{one.operation} {one.outcome}")
+        for one in ledger.last_outcomes(past, org_id)
+    ]
+    assert len(dict(found)) == len(found), "a link came twice"
+    return dict(found)
+
+
+def removed(ledger: Ledger, past: StoredRun, **choice: Any) -> dict[Pair, str]:
+    found = [
+        ((one.link.external_id, one.link.related_external_id), str(one.since))
+        for one in ledger.removed_links(past, **choice)
+    ]
+    assert len(dict(found)) == len(found), "a link came twice"
+    return dict(found)
+
+
+def test_links_that_a_run_left_open_come_with_their_last_outcome_over_all_runs(ledger: Ledger) -> None:
+    first = run(
+        ledger,
+        "first",
+        {
+            pair(0): Outcome.REMOVED,
+            pair(1): Outcome.FAILED,
+            pair(2): Outcome.UNKNOWN,
+            pair(3): Outcome.NOT_ATTEMPTED,
+            pair(4): Outcome.FAILED,
+            pair(5): Outcome.FAILED,
+            pair(6): Outcome.REJECTED,
+        },
+    )
+    run(ledger, "second", {pair(4): Outcome.REMOVED, pair(5): Outcome.UNKNOWN, pair(0): Outcome.FAILED})
+    assert still_open(ledger, first) == {
+        pair(1): "delink failed",
+        pair(2): "delink unknown",
+        pair(3): "delink not_attempted",
+        pair(4): "delink removed",
+        pair(5): "delink unknown",
+    }
+
+
+def test_a_dry_run_never_counts(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.FAILED})
+    run(ledger, "dry", {pair(0): Outcome.WOULD_REMOVE}, mode="dry_run")
+    assert still_open(ledger, first) == {pair(0): "delink failed"}
+
+
+def test_a_run_of_another_job_counts_and_one_of_another_relation_does_not(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.FAILED, pair(1): Outcome.FAILED})
+    run(ledger, "other job", {pair(0): Outcome.REMOVED}, job="another")
+    elsewhere = Relation("Leads", "Ref", "Campaigns", "Campaigns", "Ref")
+    run(ledger, "other relation", {pair(1): Outcome.REMOVED}, target={"relation": elsewhere})
+    assert still_open(ledger, first) == {pair(0): "delink removed", pair(1): "delink failed"}
+
+
+def test_rows_of_another_organisation_do_not_count(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.FAILED, pair(1): Outcome.REMOVED})
+    run(ledger, "sandbox", {pair(0): Outcome.REMOVED, pair(1): Outcome.REMOVED}, target={"org_id": "42"})
+    assert still_open(ledger, first, org_id=TARGET.org_id) == {pair(0): "delink failed"}
+    assert still_open(ledger, first) == {pair(0): "delink removed"}
+    assert removed(ledger, first, org_id=TARGET.org_id) == {pair(1): Since.STILL_REMOVED}
+    assert removed(ledger, first) == {pair(1): Since.REMOVED_AGAIN}
+
+
+def test_the_last_claim_of_a_run_decides_whatever_clocks_say(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.FAILED})
+    # The clock of the later try is behind.
+    monkeypatch.setattr("zoho_crm.ledger.audit.new_event_id", lambda: "00000000-0000-7000-8000-000000000000")
+    claim = ledger.claim_chunk("first", 0, "a later try")
+    (link,) = ledger.take(claim, 1)
+    ledger.settle(claim, [result(link, Outcome.UNKNOWN)], origin=ORIGIN, target=TARGET, job=JOB)
+    assert still_open(ledger, first) == {pair(0): "delink unknown"}
+
+
+def test_a_link_that_several_runs_left_open_comes_once(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.FAILED, pair(1): Outcome.FAILED})
+    second = run(
+        ledger, "second", {pair(1): Outcome.UNKNOWN, pair(0): Outcome.REJECTED, pair(2): Outcome.FAILED}
+    )
+    assert still_open(ledger, first, second) == {
+        pair(0): "delink rejected",
+        pair(1): "delink unknown",
+        pair(2): "delink failed",
+    }
+
+
+def test_a_link_that_was_put_back_says_so(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.FAILED})
+    run(ledger, "back", {pair(0): Outcome.FAILED}, target={"operation": RELINK})
+    assert still_open(ledger, first) == {pair(0): "relink failed"}
+
+
+def test_pages_leave_no_link_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selection, "PAGE_LINKS", 3)
+    outcomes = {pair(n): (Outcome.FAILED, Outcome.REMOVED, None)[n % 3] for n in range(20)}
+    first = run(ledger, "first", outcomes)
+    assert set(still_open(ledger, first)) == {pair(n) for n in range(20) if n % 3 != 1}
+    assert set(removed(ledger, first)) == {pair(n) for n in range(20) if n % 3 == 1}
+    keys = {pair_key(RELATION, *pair(n)) for n in range(20)}
+    assert set(removed(ledger, first, pair_keys=keys)) == {pair(n) for n in range(20) if n % 3 == 1}
+    assert [row.seq for page in ledger.plan_pages("first") for row in page] == list(range(20))
+
+
+def test_removed_links_come_with_what_became_of_them(ledger: Ledger) -> None:
+    first = run(
+        ledger,
+        "first",
+        {
+            **{pair(n): Outcome.REMOVED for n in range(6)},
+            pair(6): Outcome.ALREADY_ABSENT,
+            pair(7): Outcome.FAILED,
+            pair(8): None,
+        },
+    )
+    run(ledger, "dry", {pair(0): Outcome.ALREADY_LINKED}, mode="dry_run", target={"operation": RELINK})
+    run(
+        ledger,
+        "back",
+        {
+            pair(1): Outcome.RELINKED,
+            pair(2): Outcome.ALREADY_LINKED,
+            pair(3): Outcome.FAILED,
+            pair(4): Outcome.RELINKED,
+        },
+        target={"operation": RELINK},
+    )
+    run(ledger, "again", {pair(4): Outcome.REMOVED, pair(5): Outcome.ALREADY_ABSENT})
+    assert removed(ledger, first) == {
+        pair(0): Since.STILL_REMOVED,
+        pair(1): Since.PUT_BACK,
+        pair(2): Since.PUT_BACK,
+        pair(3): Since.STILL_REMOVED,
+        pair(4): Since.REMOVED_AGAIN,
+        pair(5): Since.STILL_REMOVED,
+    }
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        ("seq >= 2", {2, 3}),
+        ("external_id = 'c-0001' OR related_external_id LIKE '%d-0003'", {1, 3}),
+        ("finished_at < '2026-07-01 02:03:05' AND seq < 2", {0, 1}),
+        ("finished_at > '2026-07-01 02:03:05'", set()),
+        ("zoho_message = 'at 10:30 :o''clock %s %(x)s'", {0, 1, 2, 3}),
+        ("dry_run = false AND sent_at IS NULL AND length(external_id) % 2 = 0", {0, 1, 2, 3}),
+        # The condition is about the runs' removals: what it allows beyond them does not come.
+        ("outcome = 'failed'", set()),
+        ("run_key = 'other' OR 1 = 1", {0, 1, 2, 3}),
+    ],
+)
+def test_a_condition_chooses_among_the_removed_links_of_that_run(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, where: str, expected: set[int]
+) -> None:
+    monkeypatch.setattr(selection, "PAGE_LINKS", 3)
+    run(ledger, "other", {pair(9): Outcome.REMOVED})
+    first = run(ledger, "first", {**{pair(n): Outcome.REMOVED for n in range(4)}, pair(4): Outcome.FAILED})
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.update(tables.audit).values(zoho_message="at 10:30 :o'clock %s %(x)s"))
+    found = removed(ledger, first, where=check_condition(where, AUDIT_COLUMNS))
+    assert set(found) == {pair(n) for n in expected}
+
+
+@pytest.mark.parametrize("where", ["seq = 1 AND", "length(seq, 1, 2, 3) = 1", "(seq, seq) = 1"])
+def test_a_condition_that_the_database_refuses_is_told(ledger: Ledger, where: str) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.REMOVED})
+    with pytest.raises(ZohoConfigError, match="^where: the audit database refuses it: "):
+        removed(ledger, first, where=check_condition(where, AUDIT_COLUMNS))
+    run(ledger, "after", {pair(0): Outcome.REMOVED})  # the connection can write again
+
+
+def test_a_condition_is_read_where_nothing_can_be_written(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.REMOVED})
+    writing = tables.audit.delete().returning(tables.audit.c.seq)
+    with pytest.raises((ZohoConfigError, sa.exc.OperationalError), match="(?i)read-?only"):
+        selection._read_only(ledger.engine, writing)  # type: ignore[arg-type] - what no condition can become
+    assert removed(ledger, first) == {pair(0): Since.STILL_REMOVED}
+
+
+def test_snapshots_come_from_the_removal_and_no_other_run(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "COPY_LINKS", 2)
+    outcomes = {pair(n): Outcome.REMOVED for n in range(5)}
+    run(ledger, "before", outcomes, snapshot='{"Contact_Role": "old"}')
+    run(ledger, "first", outcomes, snapshot='{"Contact_Role": "Buyer"}')
+    run(ledger, "bare", outcomes)
+    for key, origin in (("back", "first"), ("back bare", "bare")):
+        ledger.start_run(run_start(key, target=replace(TARGET, operation=RELINK), origin_run_key=origin))
+        ledger.plan_run(key, RELATION, outcomes, chunk_size=2, max_chunks=10, origin=ORIGIN, target=TARGET)
+        for _ in range(2):
+            ledger.copy_snapshots(key, origin)
+    claim = ledger.claim_chunk("back", 1, "a try")
+    assert {link.snapshot for link in ledger.take(claim, 9)} == {'{"Contact_Role": "Buyer"}'}
+    stored = {
+        key: {row["snapshot"] for row in rows_of(ledger.engine, tables.links) if row["run_key"] == key}
+        for key in ("back", "back bare")
+    }
+    assert stored == {"back": {'{"Contact_Role": "Buyer"}'}, "back bare": {None}}
+
+
+def test_a_run_is_found_by_its_key_and_by_airflows_id(ledger: Ledger) -> None:
+    stored = run(ledger, "a key", {pair(0): Outcome.REMOVED}, origin=replace(ORIGIN, dag_run_id="manual__1"))
+    assert ledger.find_run(JOB, "a key") == stored
+    assert ledger.find_run(JOB, "manual__1") == stored
+    with pytest.raises(ZohoConfigError, match=r"^run: .*no run 'manual__1' of another"):
+        ledger.find_run("another", "manual__1")
+    run(
+        ledger,
+        "its redrive",
+        {pair(0): Outcome.REMOVED},
+        origin=replace(ORIGIN, dag_id="zoho_delink_redrive", dag_run_id="manual__1"),
+    )
+    with pytest.raises(ZohoConfigError, match=r"^run: 2 runs .*: a key, its redrive$"):
+        ledger.find_run(JOB, "manual__1")
+
+
+def test_runs_in_a_window_are_those_whose_own_window_lies_in_it(ledger: Ledger) -> None:
+    day = timedelta(days=1)
+    windows = {
+        "before": (NOW - 2 * day, NOW - day),
+        "across": (NOW - day / 2, NOW + day / 2),
+        "first": (NOW, NOW + day),
+        "second": (NOW + day, NOW + 2 * day),
+        "all": (datetime(1970, 1, 1, tzinfo=UTC), NOW + day),
+        "none": (None, None),
+    }
+    for key, (start, end) in windows.items():
+        run(ledger, key, {pair(0): Outcome.FAILED}, window_start=start, window_end=end)
+    run(ledger, "other", {pair(0): Outcome.FAILED}, job="another", window_start=NOW, window_end=NOW + day)
+    found = ledger.runs_in_window(JOB, NOW, NOW + 2 * day)
+    assert [one.run_key for one in found] == ["first", "second"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({}, None, id="fine"),
+        pytest.param({"job": "another"}, "is one of another, not of contacts_deals", id="another job"),
+        pytest.param(
+            {"operation": RELINK, "origin_run_key": "r0"},
+            "has put links back itself; .* 'r0' once",
+            id="relink",
+        ),
+        pytest.param({"related_list": "Accounts"}, "was for Contacts.* -> Accounts", id="relation"),
+        pytest.param({"mode": "dry_run"}, "was a dry run", id="dry run"),
+        pytest.param({"finished_at": None}, "is not finished", id="unfinished"),
+        pytest.param({"planned_at": None}, "is not finished", id="never planned"),
+        pytest.param(
+            {"pseudonymised_at": NOW}, "was pseudonymised at 2026-11-23 00:00 UTC", id="pseudonymised"
+        ),
+        pytest.param({"org_id": "42"}, r"was for the organisation 42 \(eu\)", id="another organisation"),
+        pytest.param({"org_id": None}, None, id="organisation not known"),
+    ],
+)
+def test_runs_that_cannot_be_taken_up_are_told_apart(
+    ledger: Ledger, changes: dict[str, Any], says: str | None
+) -> None:
+    stored = replace(run(ledger, "first", {pair(0): Outcome.FAILED}), **changes)
+    fault = fault_of(stored, JOB, TARGET)
+    if says is None:
+        assert fault is None
+    else:
+        assert fault is not None
+        assert re.match(says, fault), fault
