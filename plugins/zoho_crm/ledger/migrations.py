@@ -30,6 +30,12 @@ def change_to_version_2(operations: Operations) -> None:
     for table, columns in _columns_of_version_2().items():
         for column in columns:
             operations.add_column(table, column)
+    operations.create_index("zoho_delink_run_started", "zoho_delink_run", ["started_at", "run_key"])
+    operations.create_index("zoho_delink_run_dag", "zoho_delink_run", ["dag_id", "dag_run_id"])
+    operations.create_index("zoho_delink_link_outcome", "zoho_delink_link", ["run_key", "outcome", "seq"])
+    operations.create_index(
+        "zoho_delink_link_related", "zoho_delink_link", ["run_key", "related_external_id"]
+    )
     operations.create_index(
         "zoho_delink_audit_chain", "zoho_delink_audit", ["run_key", "chunk_no", "chain_no"]
     )

@@ -91,6 +91,8 @@ runs = sa.Table(
     sa.Column("code_version", sa.String(50), nullable=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
     sa.Index("zoho_delink_run_job", "job", "started_at"),
+    sa.Index("zoho_delink_run_started", "started_at", "run_key"),
+    sa.Index("zoho_delink_run_dag", "dag_id", "dag_run_id"),
     comment="one row per Dag run and job",
 )
 
@@ -128,6 +130,9 @@ links = sa.Table(
     sa.Column("outcome", sa.String(20)),
     sa.Column("fault", sa.String(MESSAGE_LENGTH)),
     sa.Column("snapshot", long_text(), comment="the link's own attributes, a JSON object"),
+    # For people who look: which links of a run ended so, and which have that related id.
+    sa.Index("zoho_delink_link_outcome", "run_key", "outcome", "seq"),
+    sa.Index("zoho_delink_link_related", "run_key", "related_external_id"),
     comment="the plan: one row per link and run",
 )
 

@@ -1,0 +1,223 @@
+"""A run: how far it is, what came of it, and its links, on a page and as files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, HTTPException, Request
+from fastapi.responses import HTMLResponse, StreamingResponse
+
+from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
+from zoho_crm.core.records import RELINK
+from zoho_crm.ledger.reading_links import OPEN, LinkFilter, page_of_links, stream_links
+from zoho_crm.ledger.reading_progress import LOOKED_AT, progress, reasons
+from zoho_crm.ledger.reading_runs import runs_of_dag_run, taken_up_by
+from zoho_crm.ledger.runs import get_run
+from zoho_crm.ui.advice import advice
+from zoho_crm.ui.asked import FormDep, asked_outcome, asked_seq
+from zoho_crm.ui.auth import READ_RUN, REDRIVE_DAG, RELINK_DAG, Reader, ReaderDep
+from zoho_crm.ui.downloads import csv_pieces, file_name, json_lines
+from zoho_crm.ui.rendering import Addresses, page
+from zoho_crm.ui.sources import Sources, SourcesDep
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+
+    from zoho_crm.ledger.reading_progress import Progress
+    from zoho_crm.ledger.runs import StoredRun
+
+router = APIRouter(prefix="/dags/{dag_id}/runs/{dag_run_id}", dependencies=[Depends(READ_RUN)])
+
+PAGE_LINKS = 50
+_POLL_MS = 2_000
+_AGAIN = {
+    REDRIVE_DAG: (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED),
+    RELINK_DAG: (Outcome.REMOVED,),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """
+    The run a request is about.
+
+    :param others: runs of the same Dag run for other jobs
+    """
+
+    run: StoredRun
+    engine: sa.Engine
+    others: list[StoredRun]
+
+
+def found_run(
+    dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = ""
+) -> Found | None:
+    """Return the run of a Dag run, None if it has none that the user may see."""
+    found = [
+        (run, source.engine)
+        for source in sources.readable()
+        for run in runs_of_dag_run(source.engine, dag_id, dag_run_id)
+        if reader.may_read(run.dag_id, run.job)
+    ]
+    named = [each for each in found if not job or each[0].job == job]
+    if not named:
+        return None
+    run, engine = named[0]
+    return Found(run, engine, [other for other, _ in found if other is not run])
+
+
+def needed_run(
+    dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = ""
+) -> Found:
+    """Return the run of a Dag run; raises 404 if it has none that the user may see."""
+    if found := found_run(dag_id, dag_run_id, reader, sources, job):
+        return found
+    raise HTTPException(404, "This Dag run has no run in the audit.")
+
+
+@router.get("", response_class=HTMLResponse)
+def run_page(
+    request: Request,
+    dag_id: str,
+    dag_run_id: str,
+    reader: ReaderDep,
+    sources: SourcesDep,
+    job: str = "",
+    outcome: str = "",
+    after: str = "",
+) -> HTMLResponse:
+    """Show a run and a page of its links."""
+    found = found_run(dag_id, dag_run_id, reader, sources, job)
+    if found is None:
+        faults = [(source.conn_id, source.fault) for source in sources.all() if source.fault]
+        return page(
+            request, "no_run.html", status_code=404, dag_id=dag_id, dag_run_id=dag_run_id, faults=faults
+        )
+    wanted = LinkFilter(outcome=asked_outcome(outcome))
+    return _shown(request, found, reader, sources, wanted, asked_seq(after))
+
+
+@router.post("", response_class=HTMLResponse)
+def search(
+    request: Request,
+    found: Annotated[Found, Depends(needed_run)],
+    reader: ReaderDep,
+    sources: SourcesDep,
+    form: FormDep,
+) -> HTMLResponse:
+    """Show a run and the links that a search finds; ids come in a form, so that no log holds them."""
+    wanted = LinkFilter(
+        outcome=asked_outcome(form.get("outcome")),
+        external_id=form.get("external_id") or None,
+        related_external_id=form.get("related_external_id") or None,
+    )
+    return _shown(request, found, reader, sources, wanted, asked_seq(form.get("after")))
+
+
+@router.get("/progress")
+def run_progress(found: Annotated[Found, Depends(needed_run)]) -> dict[str, Any]:
+    """Tell how far a run is, for the page to ask again and again."""
+    run = found.run
+    return {
+        **_told(progress(found.engine, run)),
+        "status": run.status,
+        "finished": run.finished_at is not None,
+        "poll_ms": _POLL_MS,
+    }
+
+
+@router.get("/links.{kind}")
+def download(
+    found: Annotated[Found, Depends(needed_run)], kind: Literal["csv", "jsonl"], outcome: str = ""
+) -> StreamingResponse:
+    """Stream the links of a run with the last that happened to each."""
+    run = found.run
+    wanted = asked_outcome(outcome)
+    rows = stream_links(found.engine, run, wanted)
+    name = file_name(run.job, run.dag_run_id, wanted or "links")
+    return StreamingResponse(
+        csv_pieces(rows) if kind == "csv" else json_lines(rows),
+        media_type="text/csv; charset=utf-8" if kind == "csv" else "application/x-ndjson",
+        headers={"content-disposition": f'attachment; filename="{name}.{kind}"'},
+    )
+
+
+@router.get("/again/{again_dag}", response_class=HTMLResponse)
+def again(
+    request: Request,
+    found: Annotated[Found, Depends(needed_run)],
+    again_dag: Literal["zoho_delink_redrive", "zoho_relink"],
+    reader: ReaderDep,
+) -> HTMLResponse:
+    """Show a form, filled in, that starts a run on the links of this one."""
+    if not reader.may_trigger(again_dag):
+        raise HTTPException(403, f"You may not start runs of {again_dag}.")
+    at_stake = {outcome: getattr(found.run, outcome.value) or 0 for outcome in _AGAIN[again_dag]}
+    return page(request, "again.html", run=found.run, again_dag=again_dag, at_stake=at_stake)
+
+
+def _shown(
+    request: Request, found: Found, reader: Reader, sources: Sources, wanted: LinkFilter, after: int
+) -> HTMLResponse:
+    run, at = found.run, Addresses.of(request)
+    rows = page_of_links(found.engine, run, wanted, after=after, limit=PAGE_LINKS + 1)
+    far = progress(found.engine, run)
+    possible = RELINK_OUTCOMES if run.operation == RELINK else DELINK_OUTCOMES
+    told = [(reason, advice(reason.outcome, reason.zoho_code)) for reason in reasons(found.engine, run)]
+    return page(
+        request,
+        "run.html",
+        run=run,
+        others=found.others,
+        progress=far,
+        poll=f"{at.run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
+        possible=[outcome for outcome in possible if far.by_outcome[outcome] or _common(run, outcome)],
+        reasons=told,
+        looked_at=LOOKED_AT,
+        links=rows[:PAGE_LINKS],
+        last_seq=rows[PAGE_LINKS - 1].seq if len(rows) > PAGE_LINKS else None,
+        wanted=wanted,
+        after=after,
+        open_filter=OPEN,
+        again=_offers(run, reader),
+        taken_up_by=[each for each in taken_up_by(found.engine, run) if reader.may_read(each.dag_id, each.job)],
+        origin=_origin(found, reader),
+        job_known=sources.job(run.job) is not None,
+    )
+
+
+def _common(run: StoredRun, outcome: Outcome) -> bool:
+    """Whether a table of outcomes names one that no link has."""
+    if run.dry_run:
+        return outcome in {Outcome.WOULD_REMOVE, Outcome.WOULD_RELINK}
+    return outcome in {Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.RELINKED, Outcome.FAILED, Outcome.UNKNOWN}
+
+
+def _offers(run: StoredRun, reader: Reader) -> list[str]:
+    """Return the Dags with which the user can take up links of this run."""
+    if run.dry_run or run.finished_at is None or run.pseudonymised_at is not None or run.operation == RELINK:
+        return []
+    return [
+        dag_id
+        for dag_id, outcomes in _AGAIN.items()
+        if any(getattr(run, outcome.value) for outcome in outcomes) and reader.may_trigger(dag_id)
+    ]
+
+
+def _origin(found: Found, reader: Reader) -> StoredRun | None:
+    """Return the run whose links this one takes up."""
+    key = found.run.origin_run_key
+    origin = get_run(found.engine, key) if key else None
+    return origin if origin and reader.may_read(origin.dag_id, origin.job) else None
+
+
+def _told(far: Progress) -> dict[str, Any]:
+    return {
+        "planned": far.planned,
+        "done": far.done,
+        "chunks": far.chunks,
+        "chunks_done": far.chunks_done,
+        "by_outcome": {outcome.value: count for outcome, count in far.by_outcome.items()},
+    }
