@@ -877,12 +877,12 @@ def planned(
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no link wait long for a Zoho in trouble."""
-    from zoho_crm.hooks.delink import Patience
+    from zoho_crm.hooks.presence import Patience
 
     monkeypatch.setattr(
-        "zoho_crm.hooks.delink.Patience.__init__",
+        "zoho_crm.hooks.presence.Patience.__init__",
         _with_defaults(
-            Patience.__init__, deletes=4, waits=3, verifications=2, first_pause_s=0.001, longest_pause_s=0.01
+            Patience.__init__, sends=4, waits=3, verifications=2, first_pause_s=0.001, longest_pause_s=0.01
         ),
     )
 
