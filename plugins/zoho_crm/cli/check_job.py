@@ -44,7 +44,7 @@ def check_job(file: Path, explain: bool, out: Output) -> Exit:
 
     now = current_time()
     report = _describe(job, file, now)
-    report["faults"] = _sql_faults(job, file.parent)
+    report["faults"] = _schedule_faults(job) + _sql_faults(job, file.parent)
     if explain:
         report["plans"] = _plans(job, file.parent, now, report["faults"])
     return _tell(out, report)
@@ -85,6 +85,21 @@ def _schedule(job: Job) -> str:
     if job.asset:
         return f"whenever the asset {job.asset.asset!r} is updated"
     return "none: by hand and by backfill only"
+
+
+def _schedule_faults(job: Job) -> list[str]:
+    """Ask Airflow where it alone can tell: about assets, and about changes of the clocks."""
+    from zoho_crm.core.job_files import JobFileError
+
+    if job.asset is None and (job.cron is None or job.timezone == "UTC"):
+        return []
+    from zoho_crm.operators.schedule import schedule_of
+
+    try:
+        schedule_of(job)
+    except JobFileError as error:
+        return [str(error)]
+    return []
 
 
 def _sql_files(job: Job) -> dict[str, tuple[str, str]]:

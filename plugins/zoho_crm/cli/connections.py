@@ -24,12 +24,17 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
 
 
+class NoAuditError(CommandError):
+    """The audit database has no tables yet: no run has ever been."""
+
+
 @contextmanager
 def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
     """
     Open the ledger of a connection. Nothing is created in it.
 
-    :raises CommandError: there is no such connection, or there is no ledger in its database yet
+    :raises NoAuditError: no run has made the tables yet
+    :raises CommandError: there is no such connection, or its tables are of another version
     :raises ZohoError: the database cannot be reached
     """
     from zoho_crm.ledger import schema
@@ -44,7 +49,7 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
         with reading(ledger.engine).connect() as connection:
             version = schema.stored_version(connection)
         if version is None:
-            raise CommandError(
+            raise NoAuditError(
                 f"The database of connection {audit_conn_id!r} holds no audit yet: the first run of a job makes it.",
                 Exit.WRONG_USE,
             )

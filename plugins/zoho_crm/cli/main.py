@@ -14,8 +14,10 @@ import click
 from zoho_crm import __version__
 
 COMMANDS = {
+    "check-connection": "zoho_crm.cli.check_connection:check_connection",
     "check-job": "zoho_crm.cli.check_job:check_job",
     "job-reference": "zoho_crm.cli.job_reference:job_reference",
+    "plan": "zoho_crm.cli.plan:plan",
 }
 
 EPILOG = """\

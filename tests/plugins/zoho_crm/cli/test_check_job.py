@@ -200,3 +200,9 @@ def test_a_warehouse_that_is_away_ends_with_3(
     assert told["exit_code"] == 3
     assert "cannot be reached: there is no file" in told["error"]
     assert not (tmp_path / "away.db").exists()
+
+
+def test_a_schedule_that_airflow_would_refuse_is_a_fault(cli: Cli, jobs: Jobs) -> None:
+    jobs.write(schedule="15,45 2 * * *", timezone="Europe/Berlin")
+    (fault,) = cli.document("check-job", jobs.file, code=1)["faults"]
+    assert "leaves out a stretch of time when the clocks of Europe/Berlin change" in fault

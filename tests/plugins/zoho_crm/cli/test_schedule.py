@@ -29,7 +29,7 @@ def make_job(cron: str | None, zone: str = "UTC", start: datetime = datetime(202
 
 def airflows(cron: str, zone: str, start: datetime, now: datetime) -> list[tuple[float, float]]:
     """The windows that Airflow's own timetable gives."""
-    timetable = CronDataIntervalTimetable(cron, timezone=cast(Any, zone))
+    timetable = CronDataIntervalTimetable(cron, timezone=cast("Any", zone))
     begin = max(
         timetable._align_to_prev(pendulum.instance(now)), timetable._align_to_next(pendulum.instance(start))
     )
