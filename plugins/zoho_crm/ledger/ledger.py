@@ -10,7 +10,19 @@ import sqlalchemy as sa
 
 from zoho_crm.core.approval import ASKED
 from zoho_crm.errors import ZohoError
-from zoho_crm.ledger import claims, closing, history, past_runs, plans, runs, schema, selection, slots
+from zoho_crm.ledger import (
+    claims,
+    closing,
+    history,
+    past_runs,
+    plans,
+    runs,
+    schema,
+    seals,
+    selection,
+    slots,
+    verify,
+)
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 
 if TYPE_CHECKING:
@@ -20,8 +32,10 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.outcomes import Outcome
     from zoho_crm.core.records import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
+    from zoho_crm.ledger.checking import Finding
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.ledger.seals import Seal
     from zoho_crm.ledger.selection import OpenLink, RemovedLink
 
 
@@ -322,6 +336,25 @@ class Ledger:
     def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
         """Yield the stored plan of a run in its order, some rows at a time."""
         return selection.plan_pages(self._engine, run_key)
+
+    # -- proof
+
+    def seal_run(self, run_key: str) -> Seal:
+        """
+        Seal a run as its audit is now, or return its last seal if nothing has been added since.
+
+        :raises PlanError: there is no such run
+        :raises AuditAlteredError: the last audit rows are not those that were written
+        """
+        return seals.seal_run(self._engine, run_key, self._now())
+
+    def verify(self, run_key: str | None = None) -> Iterator[Finding]:
+        """
+        Yield what is wrong with the audit; nothing if all of it is as it was written. Memory stays flat.
+
+        :param run_key: verify this run alone; None for all
+        """
+        return verify.verify(self._engine, run_key)
 
     # -- slots of the organisation
 
