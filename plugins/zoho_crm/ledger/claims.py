@@ -42,6 +42,7 @@ class Claim:
     :param holder: who holds it, for people who read the table
     :param links: links in the chunk, settled ones included
     :param chain: where the chain of the chunk's audit rows ends
+    :param last_read: place of the last link that was handed out to have its attributes read
     """
 
     run_key: str
@@ -51,6 +52,7 @@ class Claim:
     links: int
     first_seq: int = field(repr=False)
     chain: ChainEnd = field(default=ChainEnd(), repr=False)
+    last_read: int = field(default=-1, repr=False)
     _last_taken: int = field(default=-1, repr=False)
     _batches: int = field(default=0, repr=False)
     _open: dict[int, PlannedLink] = field(default_factory=dict, repr=False)

@@ -21,12 +21,13 @@ from zoho_crm.ledger import (
     seals,
     selection,
     slots,
+    snapshots,
     verify,
 )
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from zoho_crm.core.links import Link, Relation
@@ -336,6 +337,20 @@ class Ledger:
     def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
         """Yield the stored plan of a run in its order, some rows at a time."""
         return selection.plan_pages(self._engine, run_key)
+
+    def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
+        """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
+        return snapshots.without_snapshot(self._engine, claim, limit)
+
+    def store_snapshots(self, claim: Claim, texts: Mapping[int, str]) -> None:
+        """
+        Store what links have of their own, in one transaction.
+
+        :param texts: JSON text by the link's place in the plan
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
+        """
+        snapshots.store_snapshots(self._engine, claim, texts)
 
     # -- proof
 
