@@ -11,12 +11,13 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import Origin, RunStart, Target
 from zoho_crm.core.run_request import run_key
-from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.runs import LinkState, RunStatus
-from zoho_crm.ledger.tables import audit, links, runs
+from zoho_crm.ledger.tables import audit, chunks, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from zoho_crm.ledger.ledger import Ledger
 
 JOB = "contacts_deals"
 DAG_ID = f"zoho_delink__{JOB}"
@@ -54,6 +55,7 @@ def fill(ledger: Ledger, link_count: int, *, other_runs: int = 3_000) -> None:
     with ledger.engine.begin() as connection:
         connection.execute(_outcomes())
         connection.execute(_audit_rows(origin))
+        connection.execute(sa.update(chunks).where(chunks.c.run_key == LARGE_KEY).values(claim_no=1))
         connection.execute(sa.insert(runs), list(_other_runs(connection, other_runs)))
     ledger.finish_run(LARGE_KEY, status=RunStatus.FAILED, detail="some links failed", finished_at=MOMENT)
     if ledger.engine.dialect.name == "postgresql":

@@ -15,7 +15,8 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import Origin, RunStart, Target
 from zoho_crm.hooks.by_parent import ByParentDelinker
-from zoho_crm.hooks.delink import Delinker, Patience
+from zoho_crm.hooks.delink import Delinker
+from zoho_crm.hooks.presence import Patience
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun

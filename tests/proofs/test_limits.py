@@ -36,7 +36,7 @@ from tests.proofs.harness import (
 )
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError
-from zoho_crm.hooks.delink import Patience
+from zoho_crm.hooks.presence import Patience
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators import pace
 from zoho_crm.operators.report import close_run

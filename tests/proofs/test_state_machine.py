@@ -38,7 +38,8 @@ from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.hooks.by_parent import ByParentDelinker
-from zoho_crm.hooks.delink import Delinker, Patience
+from zoho_crm.hooks.delink import Delinker
+from zoho_crm.hooks.presence import Patience
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.report import close_run
 
@@ -252,7 +253,7 @@ class Machine(RuleBasedStateMachine):
             return
 
         self.zoho.mishaps = list(mishaps)
-        patience = Patience(deletes=2, waits=2, verifications=2)
+        patience = Patience(sends=2, waits=2, verifications=2)
         single = Delinker(self.zoho, RELATION, "v7", patience, sleep=no_pause)
         delinker = single if len(unit) == 1 else ByParentDelinker(single)
         self.sending = one

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from zoho_crm.core.entry import json_object, read_entries
@@ -21,7 +21,7 @@ from zoho_crm.core.records import LinkResult
 from zoho_crm.core.request import delete_related_many, delete_related_many_directly, find_records
 from zoho_crm.core.verdict import Action, judge, judge_each
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.delink import result_of
+from zoho_crm.hooks.presence import result_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,9 +54,17 @@ class ByParentDelinker:
     direct: bool = False
     unit_size: int = PAGE_LINKS
 
-    def watch(self, observe: Callable[[Answer], None]) -> None:
-        """Have every answer shown to the caller, so that it can mind the org's limits."""
-        self.single.watch(observe)
+    # Made anew for each: a function that is an attribute of the class would be taken for a method.
+    is_stopped: Callable[[], bool] = field(default_factory=lambda: lambda: False, init=False)
+
+    def watch(self, observe: Callable[[Answer], None], is_stopped: Callable[[], bool]) -> None:
+        """Have every answer shown to the caller, so that it can mind the org's limits, and heed when it stops."""
+        self.is_stopped = is_stopped
+        self.single.watch(observe, is_stopped)
+
+    def unit_length(self, links: Sequence[PlannedLink]) -> int:
+        """Return how many of the next links are one unit: a page, unless all go alone, and then best side by side."""
+        return len(links) if group_by_parent(links).parents else 1
 
     async def settle_unit(self, page: Sequence[PlannedLink]) -> Settled:
         """
@@ -65,7 +73,7 @@ class ByParentDelinker:
         :return: for each link what happened, and a reason to stop the whole run if the answer is one for every link;
             after such a reason, links that were not sent are left out
         """
-        return await _OnePage(self.single, page, direct=self.direct).run()
+        return await _OnePage(self, page).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +91,10 @@ class _Call:
 class _OnePage:
     """The course of one page: what is settled, what was sent, and what needs a call of its own."""
 
-    def __init__(self, single: Delinker, page: Sequence[PlannedLink], *, direct: bool) -> None:
-        self._single = single
-        self._direct = direct
+    def __init__(self, delinker: ByParentDelinker, page: Sequence[PlannedLink]) -> None:
+        self._single = delinker.single
+        self._direct = delinker.direct
+        self._is_stopped = delinker.is_stopped
         self._page = page
         self._settled: Settled = []
         self._alone: list[PlannedLink] = []
@@ -97,7 +106,7 @@ class _OnePage:
         self._alone += grouped.single
         calls = self._direct_calls(grouped.parents) if self._direct else await self._calls(grouped.parents)
         for call in calls:
-            if self._is_refused:
+            if self._is_refused or self._is_stopped():
                 # The same answer waits for this call; a link alone finds out whether it waits for all links.
                 self._alone += call.links.values()
             else:
@@ -110,13 +119,13 @@ class _OnePage:
         stop_reason: StopReason | None = None
         for planned in sorted(self._alone, key=lambda planned: planned.seq):
             sent_at = self._sent_at.get(planned.seq)
-            if stop_reason is None:
+            if stop_reason is None and not self._is_stopped():
                 result, stop_reason = await self._single.delink(planned)
                 if sent_at is not None:
                     result = replace(result, attempts=result.attempts + 1, sent_at=sent_at)
                 self._settled.append((replace(result, planned=given[planned.seq]), stop_reason))
             elif sent_at is not None:
-                # Every further link would meet the same answer, but this one may have been removed by now.
+                # Nothing further is sent, but this one may have been removed by now.
                 removed = planned.ambiguous_before
                 result = LinkResult(
                     given[planned.seq],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from zoho_crm.core.records import DELINK, RELINK
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoResponseError
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta, edition_of
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.connection import ZohoConnection
 
 _REFUSALS = frozenset({"AUTHORIZATION_FAILED", "NO_PERMISSION", "OAUTH_SCOPE_MISMATCH"})
+_SCOPES = {DELINK: ("READ", "DELETE"), RELINK: ("READ", "UPDATE")}
 _SETTINGS = ("modules", "fields", "related_lists")
 
 
@@ -40,15 +42,16 @@ class Metadata(Protocol):
         """Return the granted scopes, none if they are not known."""
 
 
-def check_relation(zoho: Metadata, relation: Relation) -> list[str]:
+def check_relation(zoho: Metadata, relation: Relation, operation: str = DELINK) -> list[str]:
     """
     Return what stands in the way of taking links of this relation out, one sentence each; none if nothing does.
 
     Costs up to five API credits. A fact that Zoho refuses to tell is a sentence too.
 
+    :param operation: ``delink``, or ``relink`` to put links back
     :raises ZohoError: Zoho cannot be asked just now, or there is no access token to be had
     """
-    faults = missing_scopes(zoho.granted_scopes(), relation)
+    faults = missing_scopes(zoho.granted_scopes(), relation, operation)
     faults += _told(lambda: _environment_faults(zoho))
     modules = _told(lambda: _module_faults(zoho, relation))
     if modules:
@@ -57,23 +60,27 @@ def check_relation(zoho: Metadata, relation: Relation) -> list[str]:
     return faults + _told(lambda: _list_faults(zoho.get_related_lists(relation.module), relation))
 
 
-def missing_scopes(granted: frozenset[str], relation: Relation) -> list[str]:
+def missing_scopes(granted: frozenset[str], relation: Relation, operation: str = DELINK) -> list[str]:
     """
     Return the scopes that the refresh token lacks; nothing can be said where they are not known.
 
-    Reading and deleting is needed on both modules. ``ALL`` covers either, and so does a scope for all modules.
+    Reading and deleting is needed on both modules; to put links back, reading and updating. ``ALL`` covers them all,
+    ``WRITE`` covers updating, and a scope for all modules covers each.
 
-    Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html
+    :param operation: ``delink`` or ``relink``
+
+    Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html and
+    update-related-records-ext.html
     """
     if not granted:
         return []
     has = {scope.lower() for scope in granted}
     missing = []
     for module in _modules_of(relation):
-        for operation in ("READ", "DELETE"):
+        for right in _SCOPES[operation]:
             stems = ("zohocrm.modules", f"zohocrm.modules.{module.lower()}")
-            if not _covered(has, stems, operation):
-                missing.append(f"ZohoCRM.modules.{module.lower()}.{operation}")
+            if not _covered(has, stems, right):
+                missing.append(f"ZohoCRM.modules.{module.lower()}.{right}")
     for setting in _SETTINGS:
         if not _covered(has, ("zohocrm.settings", f"zohocrm.settings.{setting}"), "READ"):
             missing.append(f"ZohoCRM.settings.{setting}.READ")
@@ -137,8 +144,9 @@ def _modules_of(relation: Relation) -> list[str]:
     return list(dict.fromkeys((relation.module, relation.related_module)))
 
 
-def _covered(has: set[str], stems: Iterable[str], operation: str) -> bool:
-    return any(f"{stem}.{word}" in has for stem in stems for word in ("all", operation.lower()))
+def _covered(has: set[str], stems: Iterable[str], right: str) -> bool:
+    words = {"all", right.lower()} | ({"write"} if right == "UPDATE" else set())
+    return any(f"{stem}.{word}" in has for stem in stems for word in words)
 
 
 def _unknown_name(what: str, name: str, known: Iterable[str]) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from airflow.providers.http.hooks.http import HttpHook
 
 from zoho_crm.core.lookup import Lookup, judge_lookup
+from zoho_crm.core.records import DELINK
 from zoho_crm.core.request import (
     ZohoRequest,
     delete_related,
@@ -252,9 +253,9 @@ class ZohoCRMHook(HttpHook):
         """Return the scopes of the access token; empty if Zoho did not tell them."""
         return self.token_source.get().scopes
 
-    def check_relation(self, relation: Relation) -> list[str]:
+    def check_relation(self, relation: Relation, operation: str = DELINK) -> list[str]:
         """Return what stands in the way of taking links of this relation out; see :mod:`zoho_crm.hooks.preflight`."""
-        return check_relation(self, relation)
+        return check_relation(self, relation, operation)
 
     def test_connection(self) -> tuple[bool, str]:
         """

@@ -10,18 +10,33 @@ import sqlalchemy as sa
 
 from zoho_crm.core.approval import ASKED
 from zoho_crm.errors import ZohoError
-from zoho_crm.ledger import claims, closing, history, past_runs, plans, runs, schema, selection, slots
+from zoho_crm.ledger import (
+    claims,
+    closing,
+    history,
+    past_runs,
+    plans,
+    runs,
+    schema,
+    seals,
+    selection,
+    slots,
+    snapshots,
+    verify,
+)
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.outcomes import Outcome
     from zoho_crm.core.records import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
+    from zoho_crm.ledger.checking import Finding
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.ledger.seals import Seal
     from zoho_crm.ledger.selection import OpenLink, RemovedLink
 
 
@@ -322,6 +337,39 @@ class Ledger:
     def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
         """Yield the stored plan of a run in its order, some rows at a time."""
         return selection.plan_pages(self._engine, run_key)
+
+    def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
+        """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
+        return snapshots.without_snapshot(self._engine, claim, limit)
+
+    def store_snapshots(self, claim: Claim, texts: Mapping[int, str]) -> None:
+        """
+        Store what links have of their own, in one transaction.
+
+        :param texts: JSON text by the link's place in the plan
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
+        """
+        snapshots.store_snapshots(self._engine, claim, texts)
+
+    # -- proof
+
+    def seal_run(self, run_key: str) -> Seal:
+        """
+        Seal a run as its audit is now, or return its last seal if nothing has been added since.
+
+        :raises PlanError: there is no such run
+        :raises AuditAlteredError: the last audit rows are not those that were written
+        """
+        return seals.seal_run(self._engine, run_key, self._now())
+
+    def verify(self, run_key: str | None = None) -> Iterator[Finding]:
+        """
+        Yield what is wrong with the audit; nothing if all of it is as it was written. Memory stays flat.
+
+        :param run_key: verify this run alone; None for all
+        """
+        return verify.verify(self._engine, run_key)
 
     # -- slots of the organisation
 

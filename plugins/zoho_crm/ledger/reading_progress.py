@@ -114,9 +114,7 @@ def _counts(connection: sa.Connection, run: StoredRun, *, mostly_done: bool) -> 
     )
     by_outcome = Counter({Outcome(name): count for name, count in connection.execute(per_outcome)})
     if mostly_done:
-        without = sa.select(sa.func.count()).where(
-            links.c.run_key == run.run_key, links.c.outcome.is_(None)
-        )
+        without = sa.select(sa.func.count()).where(links.c.run_key == run.run_key, links.c.outcome.is_(None))
         rest = (run.planned or 0) - by_outcome.total() - (connection.scalar(without) or 0)
         by_outcome[hoped_for] = max(0, rest)
     return +by_outcome

@@ -12,6 +12,7 @@ import logging
 from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zoho_crm.core.outcomes import Outcome
@@ -60,8 +61,11 @@ class UnitWorker(Protocol):
     def unit_size(self) -> int:
         """Links of a unit at the most."""
 
-    def watch(self, observe: Callable[[Answer], None]) -> None:
-        """Have every answer shown to ``observe``."""
+    def watch(self, observe: Callable[[Answer], None], is_stopped: Callable[[], bool]) -> None:
+        """Have every answer shown to ``observe``, and heed between two calls whether the run is stopped."""
+
+    def unit_length(self, links: Sequence[PlannedLink]) -> int:
+        """Return how many of the next links are one unit, from 1; ``links`` are no more than ``unit_size``."""
 
     async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Return what happened to each link; links may be missing after a reason to stop."""
@@ -134,7 +138,7 @@ class ChunkRun:
         credit_reserve: int = 0,
     ) -> None:
         self._worker = worker
-        worker.watch(self.observe)
+        worker.watch(self.observe, lambda: self._stopped is not None)
         self._pace = Pace(concurrency)
         self._breaker_share = breaker_share
         self._credit_reserve = credit_reserve
@@ -252,7 +256,7 @@ class ChunkRun:
                 await self._more.wait_for(
                     lambda: self._todo and self._busy < self._allowed() and not self._stopped
                 )
-                unit = [self._todo.popleft() for _ in range(min(self._worker.unit_size, len(self._todo)))]
+                unit = self._next_unit()
                 self._busy += 1
             try:
                 settled = await self._settled(unit)
@@ -264,6 +268,10 @@ class ChunkRun:
                 self._mind_failures(result)
             if not self._todo or not self._busy or len(self._done) >= self._ahead // 2:
                 self._changed.set()
+
+    def _next_unit(self) -> list[PlannedLink]:
+        ahead = list(islice(self._todo, self._worker.unit_size))
+        return [self._todo.popleft() for _ in range(self._worker.unit_length(ahead))]
 
     async def _settled(self, unit: list[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Take a unit away; every link of it comes back with an outcome, whatever happens."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowFailException
 
 from zoho_crm.core.job_files import sql_path
+from zoho_crm.core.records import DELINK
 from zoho_crm.databases import engine_of
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -35,6 +36,8 @@ class PreflightOperator(JobTask):
     :raises AirflowFailException: something has to be changed first; the message says what
     """
 
+    operation: ClassVar[str] = DELINK
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Check it all; what Airflow may try again is raised as it is, what it may not as a failure."""
         try:
@@ -45,9 +48,9 @@ class PreflightOperator(JobTask):
             raise AirflowFailException(str(error)) from None
 
     def _check(self, context: Context) -> dict[str, Any]:
-        request_of(context)
+        self.check_form(context)
         job = self.job_of(context)
-        check_sql(sql_path(job, self.jobs_folder).read_text(encoding="utf-8"))
+        self.check_sql(job)
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id(job.audit_conn_id)
@@ -57,22 +60,33 @@ class PreflightOperator(JobTask):
             checked = self._check_zoho(job, ledger)
         finally:
             ledger.close()
+        self.check_source(job)
+        self.log.info("Ready: %s", job.relation.as_relation())
+        return checked
+
+    def check_form(self, context: Context) -> None:
+        """Check the trigger form."""
+        request_of(context)
+
+    def check_sql(self, job: Job) -> None:
+        """Check what can be checked of the job's SQL without a database."""
+        check_sql(sql_path(job, self.jobs_folder).read_text(encoding="utf-8"))
+
+    def check_source(self, job: Job) -> None:
+        """Check that the warehouse can be reached."""
         engine = engine_of(job.source.conn_id)
         try:
             with engine.connect():
                 pass
         finally:
             engine.dispose()
-        self.log.info("Ready: %s", job.relation.as_relation())
-        return checked
 
-    @staticmethod
-    def _check_zoho(job: Job, ledger: Ledger) -> dict[str, Any]:
+    def _check_zoho(self, job: Job, ledger: Ledger) -> dict[str, Any]:
         conn_id = job.zoho_conn_id
         hook = ZohoCRMHook(conn_id, refresh_lock=partial(refresh_lock, ledger, conn_id))
         with one_slot(ledger, conn_id, hook.connection.max_concurrency):
             org = hook.get_org()
-            faults = hook.check_relation(job.relation.as_relation())
+            faults = hook.check_relation(job.relation.as_relation(), self.operation)
         if faults:
             raise ZohoConfigError(" ".join(faults))
         return {

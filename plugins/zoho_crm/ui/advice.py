@@ -19,7 +19,7 @@ _OF_OUTCOME = {
     Outcome.PARENT_NOT_FOUND: "No record has that external id: the warehouse is ahead of the CRM, or the id is wrong.",
     Outcome.RELATED_NOT_FOUND: "No related record has that external id: it was deleted in the CRM, or the id is wrong.",
     Outcome.INVALID: "The id cannot be one in Zoho, so nothing was sent: mend it in the warehouse.",
-    Outcome.REJECTED: "Zoho refuses this link for good: its message says why; mend that in the CRM, then start a new run.",
+    Outcome.REJECTED: "Zoho refuses this link: its message says why; mend that in the CRM, then start a new run.",
     Outcome.FAILED: "Nothing was changed and the tries are used up: redrive.",
     Outcome.UNKNOWN: "Nobody can tell whether it was changed: redrive, which asks Zoho first.",
     Outcome.NOT_ATTEMPTED: "The run ended before it was sent: see why the run stopped, then redrive.",

@@ -1,4 +1,4 @@
-"""What a request asks for: filters from the address, and forms, whose values stay out of addresses and so out of logs."""
+"""What a request asks for: filters in its address, and forms, whose values no log of addresses holds."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_authenticated
 from airflow.models.dag import DagModel
-from fastapi import Depends
+from fastapi import Depends, HTTPException
 
+from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.job import DAG_ID_PREFIX
 
 if TYPE_CHECKING:
@@ -29,9 +30,7 @@ SIGNED_IN = requires_authenticated()
 READ_RUN = requires_access_dag("GET", DagAccessEntity.RUN)
 """For routes about a run: the user may read runs of the Dag in the path."""
 
-REDRIVE_DAG = "zoho_delink_redrive"
-RELINK_DAG = "zoho_relink"
-_DAGS_ON_PAST_RUNS = (REDRIVE_DAG, RELINK_DAG)
+_DAGS_ON_PAST_RUNS = (REDRIVE_DAG_ID, RELINK_DAG_ID)
 
 
 class Reader:
@@ -81,3 +80,9 @@ def reader_of(user: GetUserDep) -> Reader:
 
 
 ReaderDep = Annotated[Reader, Depends(reader_of)]
+
+
+def reads_job(dag_id: str, reader: ReaderDep, job: str | None = None) -> None:
+    """Refuse whoever may not read the runs of a Dag for the job that the address names."""
+    if job is not None and not reader.may_read(dag_id, job):
+        raise HTTPException(403, "You may not read runs of this job.")

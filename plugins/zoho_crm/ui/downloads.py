@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.core.csv_cells import safe_cell
 from zoho_crm.ledger.reading_links import LINK_FIELDS
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.reading_links import LinkRow
 
 _PIECE_ROWS = 500
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -32,7 +32,7 @@ def csv_pieces(rows: Iterable[LinkRow], names: tuple[str, ...] = LINK_FIELDS) ->
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(names)
     for number, row in enumerate(rows, start=1):
-        writer.writerow([cell(getattr(row, name)) for name in names])
+        writer.writerow([safe_cell(_plain(getattr(row, name))) for name in names])
         if number % _PIECE_ROWS == 0:
             yield _emptied(buffer)
     yield _emptied(buffer)
@@ -49,25 +49,13 @@ def json_lines(rows: Iterable[LinkRow]) -> Iterator[str]:
     yield "".join(lines)
 
 
-def cell(value: object) -> str:
-    """
-    Return a value as a cell that no spreadsheet takes for a formula: an apostrophe goes before what could be one.
-
-    Source: https://owasp.org/www-community/attacks/CSV_Injection
-    """
-    if value is None:
-        return ""
-    text = _plain(value) if isinstance(value, datetime) else str(value)
-    return f"'{text}" if text.startswith(_FORMULA) and not isinstance(value, int) else text
-
-
 def file_name(*parts: str) -> str:
     """Return a name for a file, of letters that every system and every header can hold."""
     return _NOT_IN_FILE_NAMES.sub("_", "_".join(parts))[:150]
 
 
-def _plain(value: Any) -> str:
-    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+def _plain(value: Any) -> Any:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
 
 
 def _emptied(buffer: io.StringIO) -> str:

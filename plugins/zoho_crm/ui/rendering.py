@@ -50,7 +50,11 @@ class SafeHeaders:
                 sent = {name.lower() for name, _ in message["headers"]}
                 message["headers"] = [
                     *message["headers"],
-                    *((key.encode(), value.encode()) for key, value in _HEADERS.items() if key.encode() not in sent),
+                    *(
+                        (key.encode(), value.encode())
+                        for key, value in _HEADERS.items()
+                        if key.encode() not in sent
+                    ),
                 ]
             await send(message)
 
@@ -89,7 +93,9 @@ class Addresses:
 
 def page(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
     """Return a page; everything that is put into a template is escaped."""
-    text = _environment().get_template(template).render(at=Addresses.of(request), version=__version__, **values)
+    text = (
+        _environment().get_template(template).render(at=Addresses.of(request), version=__version__, **values)
+    )
     return HTMLResponse(text, status_code=status_code)
 
 

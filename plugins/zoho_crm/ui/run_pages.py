@@ -9,6 +9,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
+from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
 from zoho_crm.core.records import RELINK
 from zoho_crm.ledger.reading_links import OPEN, LinkFilter, page_of_links, stream_links
@@ -17,7 +18,7 @@ from zoho_crm.ledger.reading_runs import runs_of_dag_run, taken_up_by
 from zoho_crm.ledger.runs import get_run
 from zoho_crm.ui.advice import advice
 from zoho_crm.ui.asked import FormDep, asked_outcome, asked_seq
-from zoho_crm.ui.auth import READ_RUN, REDRIVE_DAG, RELINK_DAG, Reader, ReaderDep
+from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
 from zoho_crm.ui.downloads import csv_pieces, file_name, json_lines
 from zoho_crm.ui.rendering import Addresses, page
 from zoho_crm.ui.sources import Sources, SourcesDep
@@ -33,8 +34,8 @@ router = APIRouter(prefix="/dags/{dag_id}/runs/{dag_run_id}", dependencies=[Depe
 PAGE_LINKS = 50
 _POLL_MS = 2_000
 _AGAIN = {
-    REDRIVE_DAG: (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED),
-    RELINK_DAG: (Outcome.REMOVED,),
+    REDRIVE_DAG_ID: (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED),
+    RELINK_DAG_ID: (Outcome.REMOVED,),
 }
 
 
@@ -68,9 +69,7 @@ def found_run(
     return Found(run, engine, [other for other, _ in found if other is not run])
 
 
-def needed_run(
-    dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = ""
-) -> Found:
+def needed_run(dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = "") -> Found:
     """Return the run of a Dag run; raises 404 if it has none that the user may see."""
     if found := found_run(dag_id, dag_run_id, reader, sources, job):
         return found
@@ -182,7 +181,9 @@ def _shown(
         after=after,
         open_filter=OPEN,
         again=_offers(run, reader),
-        taken_up_by=[each for each in taken_up_by(found.engine, run) if reader.may_read(each.dag_id, each.job)],
+        taken_up_by=[
+            each for each in taken_up_by(found.engine, run) if reader.may_read(each.dag_id, each.job)
+        ],
         origin=_origin(found, reader),
         job_known=sources.job(run.job) is not None,
     )
@@ -192,7 +193,13 @@ def _common(run: StoredRun, outcome: Outcome) -> bool:
     """Whether a table of outcomes names one that no link has."""
     if run.dry_run:
         return outcome in {Outcome.WOULD_REMOVE, Outcome.WOULD_RELINK}
-    return outcome in {Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.RELINKED, Outcome.FAILED, Outcome.UNKNOWN}
+    return outcome in {
+        Outcome.REMOVED,
+        Outcome.ALREADY_ABSENT,
+        Outcome.RELINKED,
+        Outcome.FAILED,
+        Outcome.UNKNOWN,
+    }
 
 
 def _offers(run: StoredRun, reader: Reader) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from zoho_crm.errors import ZohoError
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.schema import SCHEMA_VERSION, stored_version
+from zoho_crm.operators.dag_parts import jobs_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -60,9 +60,7 @@ class Sources:
     :param open_ledger: makes a ledger from the id of a connection
     """
 
-    def __init__(
-        self, jobs_folder: Path, open_ledger: Callable[[str], Ledger] = Ledger.from_conn_id
-    ) -> None:
+    def __init__(self, jobs_folder: Path, open_ledger: Callable[[str], Ledger] = Ledger.from_conn_id) -> None:
         self._jobs_folder = jobs_folder
         self._open_ledger = open_ledger
         self._lock = threading.Lock()
@@ -138,11 +136,9 @@ def _fault_of_version(version: int | None) -> str | None:
 
 def default_jobs_folder() -> Path:
     """Return the folder that the Dags read their jobs from."""
-    if folder := os.environ.get("ZOHO_CRM_JOBS_FOLDER"):
-        return Path(folder)
     from airflow.configuration import conf
 
-    return Path(conf.get_mandatory_value("core", "dags_folder")).parent / "include" / "jobs"
+    return jobs_folder(Path(conf.get_mandatory_value("core", "dags_folder")).parent)
 
 
 def sources_of(request: Request) -> Sources:

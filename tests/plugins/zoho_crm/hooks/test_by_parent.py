@@ -26,7 +26,8 @@ from zoho_crm.errors import (
 )
 from zoho_crm.hooks.answer import Answer
 from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinker
-from zoho_crm.hooks.delink import Delinker, Patience
+from zoho_crm.hooks.delink import Delinker
+from zoho_crm.hooks.presence import Patience
 
 if TYPE_CHECKING:
     from zoho_crm.core.request import ZohoRequest
@@ -168,7 +169,7 @@ def delinker(fake: FakeZoho, *, direct: bool = False, patience: Patience | None 
         fake,
         RELATION,
         "v7",
-        patience or Patience(deletes=2, waits=2, verifications=2),
+        patience or Patience(sends=2, waits=2, verifications=2),
         sleep=sleep,
         now=lambda: MOMENT + timedelta(seconds=next(seconds)),
         jitter=lambda: 0.5,
@@ -588,7 +589,7 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
     original, fake._reply = fake._reply, looks_are_refused  # type: ignore[method-assign]
     fake.lone = [SCOPE] * 9
     links = page(("b-0", "d-9"), *SIX, ("c-9", "d-8"))
-    settled = await run(fake, links, patience=Patience(deletes=1, verifications=1))
+    settled = await run(fake, links, patience=Patience(sends=1, verifications=1))
     assert outcomes(settled) == {
         "d-9": Outcome.FAILED,
         "d-0": R,
@@ -609,7 +610,7 @@ async def test_every_answer_is_shown_to_whoever_watches() -> None:
     fake = FakeZoho(set(TWO), plural=[answer(429, said("TOO_MANY_REQUESTS"))])
     shown: list[int] = []
     by_parent = delinker(fake, patience=Patience(waits=3))
-    by_parent.watch(lambda one: shown.append(one.status))
+    by_parent.watch(lambda one: shown.append(one.status), lambda: False)
     await by_parent.settle_unit(page(*TWO))
     assert shown == [200, 200, 429, 200]
 

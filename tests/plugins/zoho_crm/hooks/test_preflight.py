@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zoho_crm.core.links import Relation
+from zoho_crm.core.records import RELINK
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoNotSentError, ZohoResponseError
 from zoho_crm.hooks.connection import ZohoConnection
 from zoho_crm.hooks.preflight import check_relation, describe_connection, missing_scopes
@@ -233,6 +234,33 @@ def test_scopes(scopes: set[str], missing: str | None) -> None:
         if missing is None
         else [f"The refresh token lacks the scope {missing}: make a new one that has it."]
     )
+
+
+@pytest.mark.parametrize(
+    ("granted", "missing"),
+    [
+        pytest.param({"ALL"}, None, id="all"),
+        pytest.param({"READ", "UPDATE"}, None, id="update"),
+        pytest.param({"READ", "WRITE"}, None, id="write"),
+        pytest.param(
+            {"READ", "DELETE"},
+            "ZohoCRM.modules.contacts.UPDATE, ZohoCRM.modules.deals.UPDATE",
+            id="those of taking out",
+        ),
+        pytest.param(
+            {"UPDATE"}, "ZohoCRM.modules.contacts.READ, ZohoCRM.modules.deals.READ", id="without reading"
+        ),
+    ],
+)
+def test_scopes_to_put_links_back(granted: set[str], missing: str | None) -> None:
+    scopes = frozenset({"ZohoCRM.settings.ALL", *(f"ZohoCRM.modules.{right}" for right in granted)})
+    faults = (
+        []
+        if missing is None
+        else [f"The refresh token lacks the scope {missing}: make a new one that has it."]
+    )
+    assert missing_scopes(scopes, RELATION, RELINK) == faults
+    assert check_relation(Metadata(scopes=scopes), RELATION, RELINK) == faults
 
 
 @pytest.mark.parametrize(

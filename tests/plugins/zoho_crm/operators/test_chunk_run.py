@@ -136,7 +136,10 @@ class FakeDelinker:
     most_in_flight: int = 0
     observe: Callable[[Answer], None] = lambda _: None
 
-    def watch(self, observe: Callable[[Answer], None]) -> None:
+    def unit_length(self, links: Sequence[PlannedLink]) -> int:
+        return len(links)
+
+    def watch(self, observe: Callable[[Answer], None], is_stopped: Callable[[], bool]) -> None:
         self.observe = observe
 
     async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:

@@ -1,0 +1,104 @@
+"""
+What an answer to a relink means. This is the one place that decides it.
+
+Every row below is a row of the test's table. What is not here is as for a delink: see :mod:`zoho_crm.core.verdict`.
+
+=========================  ==========================================  =======================================
+status                     body                                        verdict
+=========================  ==========================================  =======================================
+2xx, 207, 4xx with one     ``status: success``, ``code: SUCCESS``       ``relinked`` (2xx and 207 only)
+entry in ``data[]``
+any of those               success that names another external id      verify
+any of those               success and error at once, several or no    verify
+                           entries, no ``data[]``, not JSON, empty
+2xx, 207, 4xx              INVALID_DATA naming the parent's field      ``parent_not_found``
+2xx, 207, 4xx              INVALID_DATA naming the related field       ``related_not_found``
+2xx, 207, 4xx              INVALID_DATA naming an attribute            ``rejected``
+2xx, 207, 4xx              INVALID_DATA about module or list           stop the run
+2xx, 207, 4xx              any other INVALID_DATA                      verify
+2xx, 207, 4xx              MANDATORY_NOT_FOUND of another field        ``rejected``
+2xx, 207, 4xx              any other MANDATORY_NOT_FOUND               stop the run: a part of the body was lost
+2xx, 207, 4xx              a refusal of this link (RECORD_LOCKED, ..)   ``rejected``
+4xx                        scope, permission, module, method, version  stop the run
+401                        any other                                   refresh the token, then try again
+429, or 400 and 403 with   "24 hours", credits                         stop the run: out of credits
+TOO_MANY_REQUESTS          anything else                               later; known not to have been applied
+2xx, 207, 4xx              INTERNAL_ERROR, a code not listed           verify
+3xx, 5xx, 1xx              anything                                    verify
+=========================  ==========================================  =======================================
+
+Sources: https://www.zoho.com/crm/developer/docs/api/v7/update-related-records-ext.html for the call and its errors;
+"relation added" and "relation updated" are both successes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.told import retry_after_s
+from zoho_crm.core.verdict import (
+    Verdict,
+    clear_entry,
+    judge_refusal,
+    named_fields,
+    settle,
+    stop,
+    verify,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from zoho_crm.core.entry import Entry
+    from zoho_crm.core.links import Link, Relation
+
+LINKED_AFTER_AMBIGUITY = "found linked after a request that was not clearly answered"
+
+
+def judge_relink(
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    relation: Relation,
+    link: Link,
+    attributes: Collection[str] = (),
+) -> Verdict:
+    """
+    Judge the answer to putting one link back; see the table above.
+
+    :param status: HTTP status
+    :param headers: response headers; the lookup must ignore case
+    :param body: the body as it came
+    :param relation: the relation the link belongs to; its field names tell which id an error is about
+    :param link: the link that was sent
+    :param attributes: names of the attributes that were sent with it
+    """
+    entry = clear_entry(status, headers, body)
+    if isinstance(entry, Verdict):
+        return entry
+    wait_s = retry_after_s(headers)
+    if not entry.says_success:
+        return _judge_error(status, entry, relation, attributes, wait_s)
+    named = entry.details.get(relation.related_external_field)
+    if named is not None and named != link.related_external_id:
+        return verify(status, entry, "a success of another link", wait_s)
+    return settle(status, entry, Outcome.RELINKED)
+
+
+def _judge_error(
+    status: int, entry: Entry, relation: Relation, attributes: Collection[str], wait_s: float | None
+) -> Verdict:
+    named = named_fields(entry.details)
+    ids = {"data", "id", relation.external_field, relation.related_external_field}
+    if entry.code == "MANDATORY_NOT_FOUND":
+        api_name = entry.details.get("api_name")
+        if isinstance(api_name, str) and api_name not in ids:
+            return settle(status, entry, Outcome.REJECTED)
+        # The body named the related record: Zoho saw less of it than was sent.
+        return stop(status, entry)
+    is_about_attributes = ids.isdisjoint(named) and not named.isdisjoint(attributes)
+    if entry.code == "INVALID_DATA" and not entry.is_about_the_relation and is_about_attributes:
+        return settle(status, entry, Outcome.REJECTED)
+    return judge_refusal(status, entry, relation, wait_s)
