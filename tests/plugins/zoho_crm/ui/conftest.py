@@ -1,0 +1,127 @@
+"""The pages over a small audit database. Airflow's own part, who may see what, is proved on a real API server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ledger.samples import JOB, MOMENT, ORIGIN, TARGET, result, run_start
+from zoho_crm.core.links import Relation
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+JOBS = Path(__file__).parents[4] / "include" / "jobs"
+DAG_ID = f"zoho_delink__{JOB}"
+RUN_ID = "scheduled__2026-07-01T00:00:00+00:00"
+RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
+SCRIPT = "<script>alert('x')</script>"
+
+
+@dataclass
+class Everybody:
+    """Stands in for Airflow's auth manager: says who may read and trigger which Dags."""
+
+    refused: set[tuple[str, str]] = field(default_factory=set)
+
+    def may(self, method: str, dag_id: str) -> bool:
+        return (method, dag_id) not in self.refused
+
+
+@dataclass(frozen=True)
+class Pages:
+    """The application with an audit database, and a browser that is signed in."""
+
+    app: FastAPI
+    client: TestClient
+    ledger: Ledger
+    rights: Everybody
+
+    def run(self, **changes: Any) -> str:
+        """Address of the sample run."""
+        return f"/dags/{DAG_ID}/runs/{RUN_ID}"
+
+    def store(
+        self,
+        rows: list[tuple[object, object]],
+        outcomes: dict[tuple[str, str], Outcome] | None = None,
+        *,
+        run_key: str = "a-run",
+        finished: str | None = None,
+        job: str = JOB,
+        chunk_size: int = 10,
+        told: dict[str, Any] | None = None,
+        **start: Any,
+    ) -> None:
+        """Store a run and what came of some of its links."""
+        origin = replace(ORIGIN, dag_id=f"zoho_delink__{job}", dag_run_id=start.pop("run_id", RUN_ID))
+        origin = replace(origin, dag_id=start.pop("dag_id", origin.dag_id))
+        target = replace(
+            TARGET, relation=RELATION, dry_run=start.get("mode") == "dry_run", **start.pop("target", {})
+        )
+        self.ledger.start_run(run_start(run_key, job=job, origin=origin, target=target, **start))
+        plan = self.ledger.plan_run(
+            run_key, RELATION, rows, chunk_size=chunk_size, max_chunks=100, origin=origin, target=target
+        )
+        for chunk in plan.chunks if outcomes else ():
+            claim = self.ledger.claim_chunk(run_key, chunk["chunk_no"], "a try")
+            links = self.ledger.take(claim, 1_000, in_flight=not target.dry_run)
+            results = [
+                result(
+                    link,
+                    outcomes[link.link.external_id, link.link.related_external_id],
+                    sent_at=MOMENT - timedelta(milliseconds=120),
+                    **{"http_status": 200, "attempts": 1, **(told or {})},
+                )
+                for link in links
+                if (link.link.external_id, link.link.related_external_id) in outcomes
+            ]
+            self.ledger.settle(
+                claim, results, origin=origin, target=target, job=job, in_flight=not target.dry_run
+            )
+        if finished:
+            self.ledger.finish_run(
+                run_key, status=finished, detail=None, finished_at=MOMENT + timedelta(minutes=3)
+            )
+
+
+@pytest.fixture(scope="session")
+def _empty_audit(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("pages") / "empty.db"
+    ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
+    ledger.ensure_schema()
+    ledger.close()
+    return path.read_bytes()
+
+
+@pytest.fixture
+def pages(tmp_path: Path, _empty_audit: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
+    from fastapi.testclient import TestClient
+
+    from zoho_crm.ui import auth
+    from zoho_crm.ui.app import create_app
+    from zoho_crm.ui.sources import Sources
+
+    path = tmp_path / "audit.db"
+    path.write_bytes(_empty_audit)
+    ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
+    rights = Everybody()
+    monkeypatch.setattr(auth.Reader, "_may", lambda _, method, dag_id: rights.may(method, dag_id))
+    app = create_app(Sources(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{path}"))))
+    for dependency in (auth.SIGNED_IN, auth.READ_RUN):
+        app.dependency_overrides[dependency] = lambda: None
+    app.dependency_overrides[auth.reader_of] = lambda: auth.Reader(None)
+    yield Pages(app, TestClient(app, headers={"accept": "text/html"}), ledger, rights)
+    for source in app.state.sources.readable():
+        source.ledger.close()
+    ledger.close()

@@ -1,0 +1,139 @@
+"""What holds for every answer of the pages: who gets one, and the headers it carries."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ui.conftest import JOBS
+from zoho_crm.ledger import tables
+from zoho_crm.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.plugins.zoho_crm.ui.conftest import Pages
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Using `httpx`")
+
+ADDRESSES = [
+    "/",
+    "/links",
+    "/links/" + "0" * 64,
+    "/dags/a/runs/b",
+    "/dags/a/runs/b/progress",
+    "/dags/a/runs/b/links.csv",
+    "/dags/a/runs/b/links.jsonl",
+    "/dags/a/runs/b/plan.csv",
+    "/dags/a/runs/b/again/zoho_relink",
+    "/static/app.js",
+    "/static/chart.umd.min.js",
+    "/docs",
+    "/openapi.json",
+    "/nothing/here",
+]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
+def test_nobody_without_a_session_gets_anything(pages: Pages, method: str):
+    pages.app.dependency_overrides.clear()
+
+    for address in ADDRESSES:
+        answer = pages.client.request(method, address)
+
+        assert answer.status_code == 401, address
+        assert answer.json() == {"detail": "Not authenticated"}
+
+
+def test_every_route_asks_airflow_first(pages: Pages):
+    from zoho_crm.ui import auth
+
+    for route in pages.app.routes:
+        first = route.dependant.dependencies[0].call  # type: ignore[attr-defined]
+        assert first in {auth.SIGNED_IN, auth.READ_RUN}, route
+        if "{dag_id}" in route.path:  # type: ignore[attr-defined]
+            assert first is auth.READ_RUN
+
+
+@pytest.mark.parametrize("query", ["", "?job=x&days=x"])
+def test_every_answer_carries_the_headers(pages: Pages, query: str):
+    for address in ADDRESSES:
+        answer = pages.client.get(address + query)
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'self'" in policy
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        kept = "private, max-age=3600" if answer.is_success and "/static/" in address else "no-store"
+        assert answer.headers["cache-control"] == kept
+
+
+def test_pages_hold_no_script_and_no_style_of_their_own(pages: Pages):
+    pages.store([("c-1", "d-1")])
+
+    for address in ("/", "/links", pages.run(), "/nothing"):
+        text = pages.client.get(address).text
+        assert "</script>" in text
+        assert text.count("<script") == text.count('<script src="/static/')
+        for inline in ("<style", "style=", "onclick", "onload", "javascript:"):
+            assert inline not in text
+
+
+def test_only_the_files_of_the_pages_are_served(pages: Pages):
+    for name in ("../app.py", "..%2Fapp.py", "app.css.map", ".", "%2e%2e"):
+        assert pages.client.get(f"/static/{name}").status_code in {400, 404}
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [(1, "the next run of a job brings it forward"), (99, "install the newer package")],
+)
+def test_database_of_another_version_is_told_and_left_alone(pages: Pages, version: int, said: str):
+    with pages.ledger.engine.begin() as connection:
+        connection.execute(sa.update(tables.versions).values(version=version))
+
+    page = pages.client.get("/")
+
+    assert page.status_code == 200
+    assert said in page.text
+
+
+def test_database_that_is_away_is_told_without_its_address(tmp_path: Path, pages: Pages):
+    from zoho_crm.ui.sources import Sources
+
+    nowhere = tmp_path / "nowhere" / "secret-host.db"
+    pages.app.state.sources = Sources(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{nowhere}")))
+
+    page = pages.client.get("/")
+
+    assert page.status_code == 200
+    assert "it cannot be opened" in page.text
+    assert "secret-host" not in page.text
+
+
+def test_database_that_goes_away_meanwhile_gives_503(pages: Pages):
+    pages.client.get("/")
+    with pages.ledger.engine.begin() as connection:
+        connection.execute(sa.text("DROP TABLE zoho_delink_run"))
+
+    page = pages.client.get("/")
+
+    assert page.status_code == 503
+    assert "does not answer" in page.text
+
+
+def test_addresses_follow_the_path_that_airflow_is_served_below(pages: Pages):
+    from fastapi import FastAPI
+    from fastapi.testclient import TestClient
+
+    pages.store([("c-1", "d-1")])
+    airflow = FastAPI(root_path="/team/airflow")
+    airflow.mount("/zoho-delinks", pages.app)
+
+    text = TestClient(airflow).get(f"/team/airflow/zoho-delinks{pages.run()}").text
+
+    assert 'href="/team/airflow/zoho-delinks/"' in text
+    assert 'src="/team/airflow/zoho-delinks/static/theme.js' in text
+    assert 'href="/team/airflow/dags/zoho_delink__contacts_deals/runs/scheduled__' in text

@@ -1,0 +1,309 @@
+"""What the pages show, and that they show nothing else."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
+from zoho_crm.core.links import pair_key
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger.tables import runs
+
+if TYPE_CHECKING:
+    from tests.plugins.zoho_crm.ui.conftest import Pages
+
+# Airflow's own imports of its API server.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Using `httpx`")
+
+LINKS: list[tuple[object, object]] = [(f"c-{number:02}", f"d-{number:02}") for number in range(12)]
+ALL_REMOVED = {(f"c-{number:02}", f"d-{number:02}"): Outcome.REMOVED for number in range(12)}
+
+
+def ids(text: str) -> list[str]:
+    """The external ids of a page's table of links."""
+    return re.findall(r'<th scope="row"><a href="/links/[0-9a-f]{64}">([^<]*)</a>', text)
+
+
+def test_overview_lists_runs_newest_first_with_their_counts(pages: Pages):
+    pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
+    pages.store(LINKS[:3], run_key="second", run_id="two", mode="dry_run", reason="a try")
+    with pages.ledger.engine.begin() as connection:
+        connection.execute(
+            sa.update(runs)
+            .where(runs.c.run_key == "first")
+            .values(started_at=datetime.now(UTC) - timedelta(hours=1))
+        )
+
+    page = pages.client.get("/")
+
+    assert page.status_code == 200
+    rows = re.findall(r"runs/(one|two)\?job=contacts_deals", page.text)
+    assert rows == ["two", "one"]
+    assert "dry run" in page.text
+    chart = json.loads(
+        re.search(r'data-chart="([^"]*)"', page.text)[1].replace("&#34;", '"')  # type: ignore[index]
+    )
+    assert chart["series"] == [{"outcome": "removed", "counts": [0] * 29 + [12]}]
+    assert len(chart["days"]) == 30
+
+
+@pytest.mark.parametrize(
+    ("query", "shown"),
+    [
+        ("job=contacts_deals", ["one"]),
+        ("job=campaigns_leads", ["two"]),
+        ("status=failed", ["two"]),
+        ("mode=dry_run", []),
+        ("operation=relink", []),
+        ("since=2020-01-01", ["one", "two"]),
+        ("until=2020-01-01", []),
+        ("job=nobody", []),
+    ],
+)
+def test_overview_filters(pages: Pages, query: str, shown: list[str]):
+    pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
+    pages.store(LINKS, ALL_REMOVED, run_key="second", run_id="two", finished="failed", job="campaigns_leads")
+
+    page = pages.client.get(f"/?{query}")
+
+    assert sorted(re.findall(r"runs/(one|two)\?job=", page.text)) == shown
+
+
+@pytest.mark.parametrize(
+    "query", ["since=yesterday", "until=2026-13-01", "after=x", "after=2026-01-01~k", "days=8"]
+)
+def test_overview_refuses_what_it_cannot_read(pages: Pages, query: str):
+    page = pages.client.get(f"/?{query}")
+
+    assert page.status_code == 400
+    assert "This cannot be shown" in page.text
+
+
+def test_overview_pages_through_all_runs_once(pages: Pages):
+    for number in range(120):
+        pages.store([], run_key=f"run-{number:03}", run_id=f"id-{number:03}")
+    # Some of them at the same moment.
+    with pages.ledger.engine.begin() as connection:
+        connection.execute(
+            sa.update(runs)
+            .where(runs.c.run_key < "run-070")
+            .values(started_at=datetime(2026, 1, 1, tzinfo=UTC))
+        )
+    seen: list[str] = []
+    address = "/"
+    while address:
+        page = pages.client.get(address).text
+        seen += re.findall(r"runs/(id-\d+)\?job=", page)
+        found = re.search(r'href="(\?[^"]*)" rel="next"', page)
+        address = "/" + found[1].replace("&amp;", "&") if found else ""
+
+    assert len(seen) == 120
+    assert len(set(seen)) == 120
+
+
+def test_overview_leaves_out_what_the_user_may_not_read(pages: Pages):
+    pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
+    pages.store(LINKS, ALL_REMOVED, run_key="other", run_id="two", finished="failed", job="campaigns_leads")
+    pages.store(LINKS, run_key="again", run_id="three", dag_id="zoho_delink_redrive", job="campaigns_leads")
+    pages.rights.refused.add(("GET", "zoho_delink__campaigns_leads"))
+
+    page = pages.client.get("/").text
+
+    assert re.findall(r"runs/(one|two|three)\?job=", page) == ["one"]
+    assert "[12]" not in page
+    assert pages.client.get("/dags/zoho_delink_redrive/runs/three").status_code == 404
+
+
+def test_run_page_tells_progress_guard_and_what_to_do(pages: Pages):
+    outcomes = dict(ALL_REMOVED) | {("c-03", "d-03"): Outcome.REJECTED}
+    pages.store(
+        [*LINKS, ("", "d-99")],
+        outcomes,
+        finished="partial",
+        reason="clean up",
+        told={"zoho_code": "RECORD_LOCKED", "zoho_message": "record is locked"},
+    )
+    pages.ledger.record_guard("a-run", "passed: 13 links planned, 100 allowed")
+    pages.ledger.record_approval(
+        "a-run", approval="approved", approved_by="anna", approved_at=datetime.now(UTC)
+    )
+
+    text = pages.client.get(pages.run()).text
+
+    assert "passed: 13 links planned, 100 allowed" in text
+    assert "approved, by anna" in text
+    assert "clean up" in text
+    assert "unlock it" in text
+    assert "mend it in the warehouse" in text
+    assert "data-poll" not in text
+    assert ids(text) == [*(each for each, _ in LINKS), "(blank)"]
+
+
+def test_run_that_goes_on_is_asked_for_its_progress(pages: Pages):
+    half = {pair: outcome for pair, outcome in ALL_REMOVED.items() if pair[0] < "c-05"}
+    pages.store(LINKS, half, chunk_size=5)
+
+    page = pages.client.get(pages.run()).text
+    assert (
+        f'data-poll="/dags/{DAG_ID}/runs/scheduled__2026-07-01T00%3A00%3A00%2B00%3A00/progress?job=' in page
+    )
+
+    told = pages.client.get(f"{pages.run()}/progress").json()
+    assert told["done"] == 5
+    assert told["planned"] == 12
+    assert (told["chunks"], told["chunks_done"]) == (3, 1)
+    assert told["by_outcome"] == {"removed": 5}
+    assert told["finished"] is False
+
+
+def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pages: Pages):
+    rows: list[tuple[object, object]] = [(f"c-{number:03}", f"d-{number % 7}") for number in range(150)]
+    outcomes = {
+        (f"c-{n:03}", f"d-{n % 7}"): Outcome.FAILED if n % 50 == 1 else Outcome.REMOVED for n in range(150)
+    }
+    pages.store([*rows, ("..", "d-bad"), ("c-01\x00", "d-bad")], outcomes, finished="failed")
+
+    def search(**form: str) -> list[str]:
+        page = pages.client.post(pages.run(), data=form)
+        assert page.status_code == 200
+        return ids(page.text)
+
+    assert search(external_id="c-01") == [*(f"c-0{number}" for number in range(10, 20)), "c-01\\u0000"]
+    assert search(external_id="c-149") == ["c-149"]
+    assert search(external_id="c-9") == []
+    assert search(external_id="C-01") == []
+    assert search(external_id="%") == []
+    assert search(related_external_id="d-3") == [f"c-{number:03}" for number in range(150) if number % 7 == 3]
+    assert search(outcome="failed") == ["c-001", "c-051", "c-101"]
+    assert search(outcome="failed", external_id="c-0") == ["c-001", "c-051"]
+    assert search(outcome="failed", related_external_id="d-1") == ["c-001"]
+    assert search(outcome="open") == []
+    first = search()
+    assert len(first) == 50
+    assert search(after="49") == [f"c-{number:03}" for number in range(50, 100)]
+
+
+@pytest.mark.parametrize("form", [{"outcome": "gone"}, {"after": "x"}, {"after": "9" * 30}, {"after": "-1"}])
+def test_search_refuses_what_it_cannot_read(pages: Pages, form: dict[str, str]):
+    pages.store(LINKS)
+
+    assert pages.client.post(pages.run(), data=form).status_code == 400
+
+
+def test_form_that_is_too_long_is_refused(pages: Pages):
+    pages.store(LINKS)
+
+    assert pages.client.post(pages.run(), data={"external_id": "x" * 10_000}).status_code == 413
+
+
+def test_nothing_that_comes_from_outside_becomes_markup(pages: Pages):
+    pair = (SCRIPT, f"{SCRIPT}2")
+    pages.store(
+        [pair],
+        {pair: Outcome.REJECTED},
+        finished="failed",
+        reason=SCRIPT,
+        told={"zoho_message": SCRIPT, "zoho_code": SCRIPT, "detail": SCRIPT, "zoho_record_id": SCRIPT},
+    )
+    with pages.ledger.engine.begin() as connection:
+        columns = ("triggered_by", "detail", "stop_reason", "guard_decision", "approval", "approved_by")
+        connection.execute(sa.update(runs).values(dict.fromkeys(columns, SCRIPT)))
+    key = pair_key(RELATION, *pair)
+
+    addresses = ["/", pages.run(), f"/links/{key}"]
+    texts = [pages.client.get(address).text for address in addresses]
+    texts.append(pages.client.post(pages.run(), data={"external_id": SCRIPT}).text)
+    texts.append(pages.client.post("/links", data={"job": SCRIPT, "external_id": SCRIPT}).text)
+    texts.append(pages.client.get(f"/?job={SCRIPT}").text)
+    texts.append(pages.client.get(f"/dags/{DAG_ID}/runs/{SCRIPT.replace('/', '')}").text)
+
+    for text in texts:
+        assert "&lt;script&gt;alert" in text
+        assert "<script>alert" not in text
+
+
+def test_story_tells_all_runs_of_a_link_the_last_first(pages: Pages):
+    pair = ("c-1", "d-1")
+    pages.store([pair], {pair: Outcome.WOULD_REMOVE}, run_key="r1", run_id="one", mode="dry_run")
+    pages.store([pair], {pair: Outcome.REMOVED}, run_key="r2", run_id="two", reason="clean up")
+    pages.store([pair], {pair: Outcome.ALREADY_ABSENT}, run_key="r3", run_id="three")
+
+    found = pages.client.post(
+        "/links",
+        data={"job": "contacts_deals", "external_id": "c-1", "related_external_id": "d-1"},
+        follow_redirects=False,
+    )
+    assert found.status_code == 303
+    assert found.headers["location"] == f"/links/{pair_key(RELATION, *pair)}"
+    text = pages.client.get(found.headers["location"]).text
+
+    assert re.findall(r"runs/(one|two|three)\?job=", text) == ["three", "two", "one"]
+    assert "Reason: clean up." in text
+    pages.rights.refused.add(("GET", DAG_ID))
+    assert pages.client.get(found.headers["location"]).status_code == 404
+
+
+def test_addresses_hold_no_external_ids(pages: Pages):
+    pages.store(
+        [("anna@example.com", "d-1")], {("anna@example.com", "d-1"): Outcome.REMOVED}, finished="succeeded"
+    )
+
+    text = pages.client.post(pages.run(), data={"external_id": "anna"}).text
+
+    assert ids(text) == ["anna@example.com"]
+    assert not [link for link in re.findall(r'(?:href|action)="([^"]*)"', text) if "anna" in link]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_download_holds_every_link_once_with_its_last_answer(pages: Pages, kind: str):
+    rows: list[tuple[object, object]] = [(f"c-{number:04}", "=1+1") for number in range(4_321)]
+    outcomes = {
+        (f"c-{n:04}", "=1+1"): Outcome.FAILED if n % 9 == 0 else Outcome.REMOVED for n in range(4_321)
+    }
+    pages.store(rows, outcomes, chunk_size=1_000, finished="failed", told={"zoho_message": "@import"})
+
+    file = pages.client.get(f"{pages.run()}/links.{kind}")
+    failed = pages.client.get(f"{pages.run()}/links.{kind}?outcome=failed")
+
+    assert file.headers["content-disposition"].endswith(f'.{kind}"')
+    if kind == "csv":
+        lines = list(csv.DictReader(io.StringIO(file.text)))
+        assert {line["related_external_id"] for line in lines} == {"'=1+1"}
+        assert {line["zoho_message"] for line in lines} == {"'@import"}
+        assert len(list(csv.DictReader(io.StringIO(failed.text)))) == 481
+    else:
+        lines = [json.loads(line) for line in file.text.splitlines()]
+        assert {line["related_external_id"] for line in lines} == {"=1+1"}
+        assert len(failed.text.splitlines()) == 481
+    assert [line["external_id"] for line in lines] == [each for each, _ in rows]
+
+
+def test_buttons_are_for_those_who_may_trigger(pages: Pages):
+    outcomes = dict(ALL_REMOVED) | {("c-03", "d-03"): Outcome.FAILED}
+    pages.store(LINKS, outcomes, finished="failed")
+
+    assert pages.client.get(pages.run()).text.count("/again/") == 2
+    form = pages.client.get(f"{pages.run()}/again/zoho_delink_redrive").text
+    assert 'value="contacts_deals" readonly' in form
+    assert f'value="{RUN_ID}" readonly' in form
+    assert form.count('name="outcomes"') == 3
+
+    pages.rights.refused |= {("POST", "zoho_delink_redrive"), ("POST", "zoho_relink")}
+    assert "/again/" not in pages.client.get(pages.run()).text
+    assert pages.client.get(f"{pages.run()}/again/zoho_delink_redrive").status_code == 403
+    assert pages.client.get(f"{pages.run()}/again/somebodys_dag").status_code == 400
+
+
+def test_dag_run_without_a_run_says_so(pages: Pages):
+    page = pages.client.get(f"/dags/somebodys_dag/runs/{RUN_ID}")
+
+    assert page.status_code == 404
+    assert "has no run in the audit" in page.text
