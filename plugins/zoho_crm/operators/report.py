@@ -79,7 +79,7 @@ class ReportOperator(JobTask):
             )
             run = ledger.get_run(key)
             assert run is not None  # noqa: S101 - for the type checker: it has a plan
-            seal = ledger.seal_run(key).head if hasattr(ledger, "seal_run") else None
+            seal = ledger.seal_run(key).head
             outcomes = {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
             _tell(ledger, job, context, run, status, outcomes)
         finally:

@@ -185,3 +185,11 @@ def test_a_question_that_nobody_has_answered_is_no_rejection(audit: Audit, chunk
     assert audit.run()["detail"] == (
         "a person was asked to approve the run, and has not done so; 10 not_attempted"
     )
+
+
+def test_a_run_is_sealed_as_it_is_reported(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 10)
+    heads = {report()["seal"] for _ in range(2)}
+    (seal,) = audit.rows("zoho_delink_seal", "seal_no")
+    assert heads == {seal["head"]}
+    assert (seal["run_key"], seal["audit_rows"]) == (chunk["run_key"], 10)
