@@ -23,7 +23,7 @@ from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd
 from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.runs import LinkState
-from zoho_crm.ledger.tables import chunks, links
+from zoho_crm.ledger.tables import chunks, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +72,9 @@ def claim_chunk(engine: sa.Engine, run_key: str, chunk_no: int, holder: str, now
     """
     Claim a chunk, fencing out whoever has claimed it before.
 
-    :raises PlanError: the plan has no such chunk
+    :raises PlanError: the plan has no such chunk, or the run's ids have been replaced by hashes
     """
+    replaced_at = sa.select(runs.c.pseudonymised_at).where(runs.c.run_key == run_key).scalar_subquery()
     mine = sa.and_(chunks.c.run_key == run_key, chunks.c.chunk_no == chunk_no)
     with engine.begin() as connection:
         claimed = connection.execute(
@@ -91,9 +92,19 @@ def claim_chunk(engine: sa.Engine, run_key: str, chunk_no: int, holder: str, now
         # The update holds the row: nobody else's number can be read here.
         row = connection.execute(
             sa.select(
-                chunks.c.claim_no, chunks.c.links, chunks.c.first_seq, chunks.c.chain_no, chunks.c.chain_hash
+                chunks.c.claim_no,
+                chunks.c.links,
+                chunks.c.first_seq,
+                chunks.c.chain_no,
+                chunks.c.chain_hash,
+                replaced_at.label("replaced_at"),
             ).where(mine)
         ).one()
+        if row.replaced_at is not None:
+            raise PlanError(
+                f"run {run_key!r} was pseudonymised at {row.replaced_at:%Y-%m-%d %H:%M} UTC: the ids of its links "
+                "are gone; start a new run"
+            )
     chain = ChainEnd(row.chain_no, row.chain_hash or "")
     return Claim(run_key, chunk_no, row.claim_no, holder, row.links, row.first_seq, chain)
 

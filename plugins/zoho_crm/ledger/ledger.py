@@ -16,6 +16,7 @@ from zoho_crm.ledger import (
     history,
     past_runs,
     plans,
+    retention,
     runs,
     schema,
     seals,
@@ -370,6 +371,25 @@ class Ledger:
         :param run_key: verify this run alone; None for all
         """
         return verify.verify(self._engine, run_key)
+
+    # -- retention
+
+    def runs_to_pseudonymise(self, job: str, before: datetime) -> list[str]:
+        """
+        Return the keys of a job's runs whose ids are to be replaced, oldest first; those left half done among them.
+
+        :param before: runs that finished before this time
+        """
+        return retention.runs_to_pseudonymise(self._engine, job, before)
+
+    def pseudonymise(self, run_key: str) -> int:
+        """
+        Replace the external ids of a finished run by their hashes, in batches. Nobody can drive the run any more.
+
+        :return: how many audit rows were changed; a call that was cut short is finished by the next
+        :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
+        """
+        return retention.pseudonymise(self._engine, run_key, self._now())
 
     # -- slots of the organisation
 
