@@ -16,7 +16,7 @@ from zoho_crm.ledger.tables import audit, chunks, links
 if TYPE_CHECKING:
     from zoho_crm.ledger.runs import StoredRun
 
-LOOKED_AT = 1_000
+LOOKED_AT = 500
 """Links of each outcome that :func:`reasons` looks at."""
 
 _NO_TROUBLE = {
@@ -120,12 +120,16 @@ def _counts(connection: sa.Connection, run: StoredRun, *, mostly_done: bool) -> 
     return +by_outcome
 
 
-def reasons(engine: sa.Engine, run: StoredRun, limit: int = 10) -> list[Reason]:
-    """Return the most frequent reasons of a run's troubles, each outcome's first links looked at."""
+def reasons(engine: sa.Engine, run: StoredRun, far: Progress, limit: int = 10) -> list[Reason]:
+    """
+    Return the most frequent reasons of a run's troubles, each outcome's first links looked at.
+
+    :param far: how far the run is: tells which troubles there are
+    """
     counted: Counter[tuple[Outcome, str | None, str | None]] = Counter()
     looked_at: Counter[Outcome] = Counter()
     with reading(engine).begin() as connection:
-        for outcome in TROUBLE:
+        for outcome in filter(far.by_outcome.get, TROUBLE):
             for row in connection.execute(_told(run.run_key, outcome)):
                 counted[(outcome, row.zoho_code, row.zoho_message or row.detail)] += row.links
                 looked_at[outcome] += row.links

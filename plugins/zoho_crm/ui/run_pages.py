@@ -164,7 +164,7 @@ def _shown(
     rows = page_of_links(found.engine, run, wanted, after=after, limit=PAGE_LINKS + 1)
     far = progress(found.engine, run)
     possible = RELINK_OUTCOMES if run.operation == RELINK else DELINK_OUTCOMES
-    told = [(reason, advice(reason.outcome, reason.zoho_code)) for reason in reasons(found.engine, run)]
+    told = [(reason, advice(reason.outcome, reason.zoho_code)) for reason in reasons(found.engine, run, far)]
     return page(
         request,
         "run.html",

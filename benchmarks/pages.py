@@ -1,0 +1,183 @@
+"""
+How long the pages of the Airflow UI take over an audit of a million rows: ``python -m benchmarks.pages``.
+
+Each page is asked for as a browser would, Airflow's own checks left out, over SQLite and over PostgreSQL. The first
+answer and the slowest of the others are told: what is read for the first time comes from disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from benchmarks.pages_world import DAG_ID, LARGE_KEY, LARGE_RUN, RELATION, fill
+from zoho_crm.core.links import pair_key
+from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.ledger.tables import chunks, links, runs
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fastapi.testclient import TestClient
+
+ALLOWED_MS = 300
+_JOBS = Path(__file__).parents[1] / "include" / "jobs"
+_TIMES = 6
+_RUN = f"/dags/{DAG_ID}/runs/{quote(LARGE_RUN, safe='')}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print a line for each page, and return 1 if one takes longer than allowed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
+    parser.add_argument("--links", type=int, default=1_000_000)
+    parser.add_argument("--url", action="append", help="a database that is filled already")
+    options = parser.parse_args(argv)
+    slowest = 0.0
+    with ExitStack() as stack:
+        urls = [sa.make_url(url) for url in options.url or ()] or _databases(stack, options.links)
+        for url in urls:
+            slowest = max(slowest, _measure(url))
+    return int(slowest > ALLOWED_MS)
+
+
+def _databases(stack: ExitStack, link_count: int) -> list[sa.URL]:
+    """Make both databases."""
+    from tests.postgres import running_postgres
+
+    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zoho-pages-"))
+    server = stack.enter_context(running_postgres())
+    urls = [sa.URL.create("sqlite", database=f"{folder}/audit.db"), server.url("postgres")]
+    for url in urls:
+        began = time.perf_counter()
+        ledger = Ledger(sa.create_engine(url))
+        fill(ledger, link_count)
+        ledger.close()
+        _say(
+            f"{url.get_backend_name()}: filled with {link_count:,} links in {time.perf_counter() - began:.0f} s"
+        )
+    return urls
+
+
+def _measure(url: sa.URL) -> float:
+    """Ask for every page, and return the slowest in milliseconds."""
+    from fastapi.testclient import TestClient
+
+    from zoho_crm.ui import auth
+    from zoho_crm.ui.app import create_app
+    from zoho_crm.ui.sources import Sources
+
+    app = create_app(Sources(_JOBS, lambda _: Ledger(sa.create_engine(url))))
+    for dependency in (auth.SIGNED_IN, auth.READ_RUN):
+        app.dependency_overrides[dependency] = lambda: None
+    app.dependency_overrides[auth.reader_of] = _Everything
+    client = TestClient(app, headers={"accept": "text/html"})
+    slowest = 0.0
+    for name, ask in _pages(client).items():
+        slowest = max(slowest, _timed(f"{url.get_backend_name()}: {name}", ask))
+    with _going_on(url):
+        slowest = max(slowest, _timed("… while the run goes on, half done", lambda: client.get(_RUN)))
+        slowest = max(slowest, _timed("… its progress", lambda: client.get(f"{_RUN}/progress")))
+    began = time.perf_counter()
+    size = len(client.get(f"{_RUN}/links.csv?outcome=already_absent").content)
+    _say(f"    CSV of 25,000 links, {size / 1e6:.1f} MB: {time.perf_counter() - began:.1f} s")
+    return slowest
+
+
+def _pages(client: TestClient) -> dict[str, Callable[[], object]]:
+    def search(**form: str) -> Callable[[], object]:
+        return lambda: client.post(_RUN, data=form)
+
+    link = pair_key(RELATION, "contact-0123456", "deal-00370370")
+    return {
+        "overview": lambda: client.get("/"),
+        "overview, one job, 90 days": lambda: client.get("/?job=campaigns_leads&days=90"),
+        "run": lambda: client.get(_RUN),
+        "run, failed links": lambda: client.get(f"{_RUN}?outcome=failed"),
+        "run, links after the 900,000th": search(after="900000"),
+        "run, id begins with contact-01": search(external_id="contact-01"),
+        "run, id is contact-0123456": search(external_id="contact-0123456"),
+        "run, id begins with contact-01 and unknown": search(external_id="contact-01", outcome="unknown"),
+        "run, related id": search(related_external_id="deal-00777777"),
+        "run, id that is nowhere": search(external_id="zzz"),
+        "link": lambda: client.get(f"/links/{link}"),
+    }
+
+
+def _timed(name: str, ask: Callable[[], object]) -> float:
+    """Return how many milliseconds the median of the later answers took."""
+    took = []
+    for _ in range(_TIMES):
+        began = time.perf_counter()
+        ask()
+        took.append(1000 * (time.perf_counter() - began))
+    later = sorted(took[1:])
+    _say(
+        f"{name:55s} first {took[0]:6.0f} ms, median {later[len(later) // 2]:6.0f}, slowest {later[-1]:6.0f}"
+    )
+    return later[len(later) // 2]
+
+
+class _going_on:  # noqa: N801 - reads like a function
+    """Make the large run look half done, and finished again."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._engine = sa.create_engine(url)
+
+    def __enter__(self) -> None:
+        with self._engine.begin() as connection:
+            self._finished_at = connection.scalar(
+                sa.select(runs.c.finished_at).where(runs.c.run_key == LARGE_KEY)
+            )
+            planned = connection.scalar(sa.select(runs.c.planned).where(runs.c.run_key == LARGE_KEY)) or 0
+            self._set(connection, None)
+            second_half = sa.and_(links.c.run_key == LARGE_KEY, links.c.seq >= planned // 2)
+            connection.execute(
+                sa.update(links).where(second_half).values(fault=links.c.outcome, outcome=None)
+            )
+            later = sa.and_(chunks.c.run_key == LARGE_KEY, chunks.c.first_seq >= planned // 2)
+            connection.execute(sa.update(chunks).where(later).values(claim_no=0))
+
+    def __exit__(self, *_: object) -> None:
+        with self._engine.begin() as connection:
+            self._set(connection, self._finished_at)
+            connection.execute(
+                sa.update(links).where(links.c.fault.is_not(None)).values(outcome=links.c.fault, fault=None)
+            )
+            connection.execute(sa.update(chunks).values(claim_no=1))
+        self._engine.dispose()
+
+    @staticmethod
+    def _set(connection: sa.Connection, finished_at: object) -> None:
+        connection.execute(sa.update(runs).where(runs.c.run_key == LARGE_KEY).values(finished_at=finished_at))
+
+
+class _Everything:
+    """A reader who may see all."""
+
+    def may_read(self, _dag_id: str, _job: str) -> bool:
+        return True
+
+    def may_trigger(self, _dag_id: str) -> bool:
+        return True
+
+    def visible(self, pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+        return pairs
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+    sys.exit(main())
