@@ -51,7 +51,7 @@ class Part:
 
 PARTS = (
     Part(
-        "dry",
+        "manual__2026-11-20",
         0,
         {
             ("c-1", "d-1"): (Outcome.WOULD_REMOVE, {}),
@@ -81,7 +81,7 @@ PARTS = (
         run_type="scheduled",
     ),
     Part(
-        "again",
+        "manual__2026-11-22",
         2,
         {("c-5", "d-5"): (Outcome.REMOVED, REMOVED), ("c-6", "d-6"): (Outcome.ALREADY_ABSENT, GONE)},
         "succeeded",
@@ -90,7 +90,7 @@ PARTS = (
         reason="Zoho was down",
     ),
     Part(
-        "back",
+        "manual__2026-11-23",
         3,
         {("c-1", "d-1"): (Outcome.RELINKED, BACK)},
         "succeeded",
@@ -100,7 +100,7 @@ PARTS = (
         reason="a mistake of sales",
     ),
     Part(
-        "cut_short",
+        "manual__2026-11-24",
         4,
         {("c-20", "d-20"): (Outcome.REMOVED, REMOVED)},
         None,  # and never reported on

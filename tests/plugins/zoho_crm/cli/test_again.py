@@ -36,7 +36,7 @@ def leave_failed(audit: Audit) -> None:
     with audit.engine.begin() as connection:
         for table in ("audit", "link", "run"):
             connection.exec_driver_sql(
-                f"DELETE FROM zoho_delink_{table} WHERE run_key = 'contacts_deals:again'"  # noqa: S608
+                f"DELETE FROM zoho_delink_{table} WHERE run_key = 'contacts_deals:manual__2026-11-22'"  # noqa: S608
             )
 
 

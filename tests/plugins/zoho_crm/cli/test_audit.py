@@ -54,13 +54,13 @@ def test_the_history_of_a_link_says_who_removed_it(cli: Cli, any_story: Audit) -
     args = ("audit", "show", "--link", "c-1", "d-1")
     by_ids = cli.document(*args)["history"]
     assert [(event["outcome"], event["dag_run_id"], event["triggered_by"]) for event in by_ids] == [
-        ("would_remove", "dry", "ada"),
+        ("would_remove", "manual__2026-11-20", "ada"),
         ("removed", REAL, None),
-        ("relinked", "back", "grace"),
+        ("relinked", "manual__2026-11-23", "grace"),
     ]
     assert by_ids[2]["reason"] == "a mistake of sales"
     assert cli.document(*args, "--job", "contacts_deals")["history"] == by_ids
-    assert "Last relinked by back (manual, grace)." in cli(*args).stdout
+    assert "Last relinked by manual__2026-11-23 (manual, grace)." in cli(*args).stdout
 
 
 def test_a_link_that_no_run_knows_ends_with_1(cli: Cli, story: Audit) -> None:
@@ -70,8 +70,12 @@ def test_a_link_that_no_run_knows_ends_with_1(cli: Cli, story: Audit) -> None:
 
 def test_the_last_runs_of_a_job_come_newest_first(cli: Cli, any_story: Audit) -> None:
     shown = cli.document("audit", "show", "--job", "contacts_deals", "--limit", 3)["runs"]
-    assert [run["dag_run_id"] for run in shown] == ["cut_short", "back", "again"]
-    assert [run["dag_run_id"] for run in cli.document("audit", "show")["runs"]][-1] == "dry"
+    assert [run["dag_run_id"] for run in shown] == [
+        "manual__2026-11-24",
+        "manual__2026-11-23",
+        "manual__2026-11-22",
+    ]
+    assert [run["dag_run_id"] for run in cli.document("audit", "show")["runs"]][-1] == "manual__2026-11-20"
     assert cli("audit", "show").stdout.splitlines()[0].split("\t")[:3] == ["started_at", "job", "dag_run_id"]
 
 
@@ -145,7 +149,7 @@ def test_an_altered_row_is_named_and_ends_with_1(cli: Cli, any_story: Audit) -> 
     result = cli("audit", "verify", REAL)
     assert result.exit_code == 1
     assert "wrong: 1 findings" in result.stdout
-    assert cli("audit", "verify", "again").exit_code == 0
+    assert cli("audit", "verify", "manual__2026-11-22").exit_code == 0
 
 
 def test_job_files_that_name_two_audits_need_an_option(cli: Cli, story: Audit, jobs: Jobs) -> None:
