@@ -382,6 +382,14 @@ class Ledger:
         """
         return retention.runs_to_pseudonymise(self._engine, job, before)
 
+    def runs_left_open(self, job: str, before: datetime) -> list[str]:
+        """
+        Return the keys of a job's runs that keep their ids because they never ended, oldest first.
+
+        :param before: runs that started before this time
+        """
+        return retention.runs_left_open(self._engine, job, before)
+
     def pseudonymise(self, run_key: str) -> int:
         """
         Replace the external ids of a finished run by their hashes, in batches. Nobody can drive the run any more.

@@ -244,7 +244,7 @@ async def test_a_refused_token_is_replaced() -> None:
 
 @pytest.mark.parametrize(
     "script",
-    [[BAD_TOKEN, BAD_TOKEN], [MISSING, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]],
+    [[BAD_TOKEN, BAD_TOKEN, BAD_TOKEN], [MISSING, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]],
     ids=["first-look", "put"],
 )
 async def test_tokens_that_are_all_refused_stop(script: list[Any]) -> None:
