@@ -78,46 +78,49 @@ def progress(engine: sa.Engine, run: StoredRun) -> Progress:
     if run.finished_at is not None:
         by_outcome = Counter({outcome: getattr(run, outcome.value) or 0 for outcome in Outcome})
         return Progress(planned, by_outcome.total(), all_chunks, all_chunks, +by_outcome)
+    hoped_for = _HOPED_FOR[run.operation, run.dry_run]
     with reading(engine).begin() as connection:
-        claimed, done = connection.execute(_chunks(run.run_key)).one()
-        by_outcome = _counts(connection, run, mostly_done=2 * claimed > all_chunks)
-    return Progress(planned, by_outcome.total(), all_chunks, done, by_outcome)
+        claimed = connection.execute(_claimed_chunks(run.run_key)).all()
+        by_outcome = Counter(
+            {Outcome(name): count for name, count in connection.execute(_others(run.run_key, hoped_for))}
+        )
+    done = sum(chunk.links - chunk.still_open for chunk in claimed) + (run.invalid or 0)
+    by_outcome[hoped_for] = max(0, done - by_outcome.total())
+    chunks_done = sum(1 for chunk in claimed if not chunk.still_open)
+    return Progress(planned, by_outcome.total(), all_chunks, chunks_done, +by_outcome)
 
 
-def _chunks(run_key: str) -> sa.Select[tuple[int, int]]:
-    """Return the query for the numbers of chunks that a try has claimed, and that have no open link."""
+def _claimed_chunks(run_key: str) -> sa.Select[tuple[int, int]]:
+    """Return the query for the chunks that a try has claimed: how many links each has, and how many are still open."""
     # The links of a chunk that can be sent follow each other without gaps.
-    an_open_link = sa.exists().where(
-        links.c.run_key == chunks.c.run_key,
-        links.c.outcome.is_(None),
-        links.c.seq.between(chunks.c.first_seq, chunks.c.first_seq + chunks.c.links - 1),
+    still_open = (
+        sa.select(sa.func.count())
+        .select_from(links)
+        .where(
+            links.c.run_key == chunks.c.run_key,
+            links.c.outcome.is_(None),
+            links.c.seq.between(chunks.c.first_seq, chunks.c.first_seq + chunks.c.links - 1),
+        )
+        .correlate(chunks)
+        .scalar_subquery()
     )
-    done = sa.case((an_open_link, 0), else_=1)
-    return sa.select(sa.func.count(), sa.func.coalesce(sa.func.sum(done), 0)).where(
+    return sa.select(chunks.c.links, still_open.label("still_open")).where(
         chunks.c.run_key == run_key, chunks.c.claim_no > 0
     )
 
 
-def _counts(connection: sa.Connection, run: StoredRun, *, mostly_done: bool) -> Counter[Outcome]:
+def _others(run_key: str, hoped_for: Outcome) -> sa.Select[tuple[str, int]]:
     """
-    Return how many links have each outcome.
+    Return the query for how many links have each outcome but the one that is hoped for.
 
-    Most links have no outcome at first, and the one that is hoped for in the end. Neither crowd is counted while it is
-    the large one: that would read the whole run.
+    Most links have that one, or none yet: to count either would be to read the whole run.
     """
-    hoped_for = _HOPED_FOR[run.operation, run.dry_run]
-    counted = [outcome for outcome in Outcome if not mostly_done or outcome is not hoped_for]
-    per_outcome = (
+    counted = [outcome.value for outcome in Outcome if outcome is not hoped_for]
+    return (
         sa.select(links.c.outcome, sa.func.count())
-        .where(links.c.run_key == run.run_key, links.c.outcome.in_([each.value for each in counted]))
+        .where(links.c.run_key == run_key, links.c.outcome.in_(counted))
         .group_by(links.c.outcome)
     )
-    by_outcome = Counter({Outcome(name): count for name, count in connection.execute(per_outcome)})
-    if mostly_done:
-        without = sa.select(sa.func.count()).where(links.c.run_key == run.run_key, links.c.outcome.is_(None))
-        rest = (run.planned or 0) - by_outcome.total() - (connection.scalar(without) or 0)
-        by_outcome[hoped_for] = max(0, rest)
-    return +by_outcome
 
 
 def reasons(engine: sa.Engine, run: StoredRun, far: Progress, limit: int = 10) -> list[Reason]:
