@@ -26,7 +26,7 @@ from tests.plugins.zoho_crm.operators.world import (
 )
 from zoho_crm.errors import LinksLeftError, RunStoppedError
 from zoho_crm.ledger import tables
-from zoho_crm.operators.links_task import _span
+from zoho_crm.operators.stored_plan import span as written
 
 if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
@@ -295,4 +295,4 @@ def test_an_old_dry_run_is_driven(zoho: LocalZoho, audit: Audit) -> None:
     ],
 )
 def test_durations_are_written_for_people(span: timedelta, text: str) -> None:
-    assert _span(span) == text
+    assert written(span) == text
