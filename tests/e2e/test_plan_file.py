@@ -58,7 +58,7 @@ def test_nobody_without_a_session_gets_a_byte_of_it(world: World, address: str):
         assert answer.headers["content-type"] == "application/json"
         assert "c-0001" not in answer.text
     for page in ("docs", "redoc", "openapi.json", ""):
-        assert get(world, f"/zoho-delinks/{page}").status_code == 404
+        assert get(world, f"/zoho-delinks/{page}").status_code == 401
 
 
 @pytest.mark.parametrize("user", ["admin", "viewer"])

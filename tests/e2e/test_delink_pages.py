@@ -1,0 +1,88 @@
+"""Who gets the pages about delinks from a real API server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+import requests
+
+if TYPE_CHECKING:
+    from tests.e2e._world import World
+
+pytest_plugins = ["tests.e2e._world"]
+
+BY_HAND = "zoho_delink__by_hand"
+LINKS = [["who-may-see", "a-deal"]]
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+@pytest.fixture(scope="module")
+def run_address(world: World) -> str:
+    run_id = world.runs.trigger(BY_HAND, {"links": LINKS})
+    world.runs.finish(BY_HAND, run_id)
+    return f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id, safe='')}"
+
+
+@pytest.fixture(scope="module")
+def addresses(run_address: str) -> list[str]:
+    own = ("", "/progress", "/links.csv", "/links.jsonl", "/plan.csv")
+    others = ("/zoho-delinks/", "/zoho-delinks/links", "/zoho-delinks/static/app.js")
+    return [*(run_address + each for each in own), *others]
+
+
+def ask(world: World, method: str, address: str, **options: object) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(
+            method,
+            f"{world.airflow.url}{address}",
+            timeout=30,
+            allow_redirects=False,
+            **options,  # type: ignore[arg-type]
+        )
+
+
+def cookie_of(world: World, user: str) -> dict[str, str]:
+    login = {"username": user, "password": world.airflow.passwords[user]}
+    return {"_token": world.airflow.api("POST", "/auth/token", login, user=None)["access_token"]}
+
+
+@pytest.mark.parametrize("cookies", [{}, {"_token": "nonsense"}], ids=["no session", "a made-up one"])
+def test_nobody_without_a_session_gets_a_byte(world: World, addresses: list[str], cookies: dict[str, str]):
+    for address in [*addresses, "/zoho-delinks/openapi.json", "/zoho-delinks/docs", "/zoho-delinks/nothing"]:
+        for method in ("GET", "POST", "DELETE"):
+            answer = ask(world, method, address, cookies=cookies)
+            assert answer.status_code in {401, 403}, (method, address)
+            assert set(answer.json()) == {"detail"}
+            assert "who-may-see" not in answer.text
+            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_viewer_may_look_and_may_not_start_anything(world: World, addresses: list[str], run_address: str):
+    cookies = cookie_of(world, "viewer")
+    for address in addresses:
+        answer = ask(world, "GET", address, cookies=cookies)
+        assert answer.status_code == 200, address
+    assert "who-may-see" in ask(world, "GET", run_address, cookies=cookies).text
+    found = ask(world, "POST", run_address, cookies=cookies, data={"external_id": "who-"})
+    assert "who-may-see" in found.text
+
+    again = ask(world, "GET", f"{run_address}/again/zoho_relink", cookies=cookies)
+    assert again.status_code == 403
+    conf = {"logical_date": None, "conf": {"job": "by_hand", "run": "x"}}
+    started = ask(world, "POST", "/api/v2/dags/zoho_relink/dagRuns", cookies=cookies, json=conf)
+    assert started.status_code == 403
+
+
+def test_pages_are_in_the_navigation_and_on_runs(world: World):
+    plugins = {each["name"]: each for each in world.airflow.api("GET", "/api/v2/plugins")["plugins"]}
+    views = {each["destination"]: each for each in plugins["zoho_delinks"]["external_views"]}
+
+    assert views["nav"]["href"] == "zoho-delinks/"
+    assert views["dag_run"]["href"] == "zoho-delinks/dags/{DAG_ID}/runs/{RUN_ID}"
