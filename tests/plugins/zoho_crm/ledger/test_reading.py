@@ -72,15 +72,13 @@ def found(ledger: Ledger, **wanted: Any) -> list[str]:
     return [row.external_id for row in rows]
 
 
-@pytest.mark.parametrize(
-    "prefix", ["a", "A", "ab", "a%", "a_", "_", "é", "z", "Z", "1", "10", "..", " ", "b", "\U0001f600"]
-)
-def test_links_are_found_by_how_their_id_begins_in_every_alphabet(ledger: Ledger, prefix: str):
+def test_links_are_found_by_how_their_id_begins_in_every_alphabet(ledger: Ledger):
     planned(ledger, [(each, "d") for each in IDS])
     everything = found(ledger)
-
-    assert found(ledger, external_id=prefix) == [each for each in everything if each.startswith(prefix)]
     assert len(everything) == len(IDS)
+
+    for prefix in ["a", "A", "ab", "a%", "a_", "_", "é", "z", "Z", "1", "10", "..", " ", "b", "\U0001f600"]:
+        assert found(ledger, external_id=prefix) == [each for each in everything if each.startswith(prefix)]
 
 
 def test_links_are_paged_filtered_and_streamed_without_loss(ledger: Ledger):
