@@ -21,7 +21,14 @@ from tests.plugins.zoho_crm.ledger.samples import (
     settle,
 )
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.ledger import staging, tables
+from zoho_crm.ledger import (
+    reading_links,
+    reading_progress,
+    reading_runs,
+    reading_story,
+    staging,
+    tables,
+)
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.schema import CreateView
 
@@ -114,6 +121,7 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.store_snapshots(claim, {link.seq: "{}" for link in ledger.without_snapshot(claim, 1)})
     settle(ledger, claim, ledger.take(claim, 1), Outcome.FAILED, take=2)
     drive(ledger, 1)
+    _look_at_everything(ledger)
     ledger.lease_slots("zoho", "a", wanted=2, limit=3, lease_s=30)
     ledger.lease_slots("zoho", "a", wanted=1, limit=3, lease_s=30)
     ledger.renew_slots("zoho", "a", 30)
@@ -128,3 +136,22 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.runs_to_pseudonymise(JOB, MOMENT)
     ledger.runs_left_open(JOB, MOMENT)
     ledger.pseudonymise(RUN)
+
+
+def _look_at_everything(ledger: Ledger) -> None:
+    engine, run = ledger.engine, ledger.get_run(RUN)
+    assert run is not None
+    visible = reading_runs.dags_and_jobs(engine)
+    wanted = reading_runs.RunFilter(job=JOB, status="running", mode="apply", since=MOMENT, until=MOMENT)
+    place = reading_runs.RunPlace.of(run)
+    reading_runs.page_of_runs(engine, wanted, visible=visible, after=place)
+    reading_runs.outcomes_by_day(engine, wanted, visible=visible)
+    reading_runs.runs_of_dag_run(engine, run.dag_id, run.dag_run_id)
+    reading_runs.taken_up_by(engine, run)
+    far = reading_progress.progress(engine, run)
+    assert reading_progress.reasons(engine, run, far)
+    every = reading_links.LinkFilter(outcome="failed", external_id="c", related_external_id="d-000000")
+    for links_wanted in (every, reading_links.LinkFilter(outcome=reading_links.OPEN)):
+        reading_links.page_of_links(engine, run, links_wanted)
+    (first, *_) = reading_links.stream_links(engine, run)
+    assert reading_story.story(engine, first.pair_key, visible=visible)
