@@ -12,7 +12,6 @@ import sqlalchemy as sa
 
 from tests.plugins.zoho_crm.ledger.samples import JOB, MOMENT, ORIGIN, TARGET, result, run_start
 from zoho_crm.core.links import Relation
-from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
 
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
+
+    from zoho_crm.core.outcomes import Outcome
 
 JOBS = Path(__file__).parents[4] / "include" / "jobs"
 DAG_ID = f"zoho_delink__{JOB}"
