@@ -86,7 +86,7 @@ def page_of_links(
     """
     Return links in the order of the plan.
 
-    A run whose ids were replaced by hashes is no longer sorted by them: there ``external_id`` finds nothing.
+    A run whose ids were replaced by hashes has no plan any more, and so no links here.
 
     :param after: ``seq`` of the last link of the page before
     """
@@ -127,7 +127,7 @@ def _conditions(
     if wanted.related_external_id:
         conditions.append(links.c.related_external_id == wanted.related_external_id)
     if wanted.external_id:
-        if run.planned is None or run.pseudonymised_at is not None:
+        if run.planned is None:
             return None
         ranges = _ranges(connection, run, wanted.external_id)
         if not ranges:

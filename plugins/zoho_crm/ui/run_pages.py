@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
+from zoho_crm.core.approval import ASKED
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
 from zoho_crm.core.records import RELINK
 from zoho_crm.ledger.reading_links import OPEN, LinkFilter, page_of_links, stream_links
@@ -21,7 +22,7 @@ from zoho_crm.ui.asked import FormDep, asked_outcome, asked_seq
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
 from zoho_crm.ui.downloads import csv_pieces, file_name, json_lines
 from zoho_crm.ui.rendering import Addresses, page
-from zoho_crm.ui.sources import Sources, SourcesDep
+from zoho_crm.ui.sources import SourcesDep
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
@@ -95,7 +96,7 @@ def run_page(
             request, "no_run.html", status_code=404, dag_id=dag_id, dag_run_id=dag_run_id, faults=faults
         )
     wanted = LinkFilter(outcome=asked_outcome(outcome))
-    return _shown(request, found, reader, sources, wanted, asked_seq(after))
+    return _shown(request, found, reader, wanted, asked_seq(after))
 
 
 @router.post("", response_class=HTMLResponse)
@@ -103,7 +104,6 @@ def search(
     request: Request,
     found: Annotated[Found, Depends(needed_run)],
     reader: ReaderDep,
-    sources: SourcesDep,
     form: FormDep,
 ) -> HTMLResponse:
     """Show a run and the links that a search finds; ids come in a form, so that no log holds them."""
@@ -112,7 +112,7 @@ def search(
         external_id=form.get("external_id") or None,
         related_external_id=form.get("related_external_id") or None,
     )
-    return _shown(request, found, reader, sources, wanted, asked_seq(form.get("after")))
+    return _shown(request, found, reader, wanted, asked_seq(form.get("after")))
 
 
 @router.get("/progress")
@@ -157,9 +157,7 @@ def again(
     return page(request, "again.html", run=found.run, again_dag=again_dag, at_stake=at_stake)
 
 
-def _shown(
-    request: Request, found: Found, reader: Reader, sources: Sources, wanted: LinkFilter, after: int
-) -> HTMLResponse:
+def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, after: int) -> HTMLResponse:
     run, at = found.run, Addresses.of(request)
     rows = page_of_links(found.engine, run, wanted, after=after, limit=PAGE_LINKS + 1)
     far = progress(found.engine, run)
@@ -185,7 +183,7 @@ def _shown(
             each for each in taken_up_by(found.engine, run) if reader.may_read(each.dag_id, each.job)
         ],
         origin=_origin(found, reader),
-        job_known=sources.job(run.job) is not None,
+        waits_for_person=run.approval == ASKED and run.finished_at is None,
     )
 
 

@@ -128,13 +128,17 @@ def test_link_is_told_with_its_last_try(ledger: Ledger):
     ]
 
 
-def test_hashed_ids_are_not_searched_by_their_beginning(ledger: Ledger):
-    planned(ledger, [("c-1", "d-1")])
-    with ledger.engine.begin() as connection:
-        connection.execute(sa.update(runs).values(pseudonymised_at=MOMENT))
+def test_run_whose_ids_were_replaced_has_counts_and_no_links(ledger: Ledger):
+    planned(ledger, [("c-1", "d-1"), ("..", "d-1")])
+    drive(ledger)
+    ledger.finish_run(RUN, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.pseudonymise(RUN)
+    run = stored(ledger)
 
-    assert found(ledger, external_id="c") == []
-    assert found(ledger) == ["c-1"]
+    assert found(ledger) == found(ledger, external_id="c") == found(ledger, outcome="removed") == []
+    far = progress(ledger.engine, run)
+    assert dict(far.by_outcome) == {"removed": 1, "invalid": 1}
+    assert reasons(ledger.engine, run, far) == []
 
 
 def test_progress_counts_links_and_chunks_while_a_run_goes_on(ledger: Ledger):

@@ -35,12 +35,9 @@ def ids(text: str) -> list[str]:
 def test_overview_lists_runs_newest_first_with_their_counts(pages: Pages):
     pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
     pages.store(LINKS[:3], run_key="second", run_id="two", mode="dry_run", reason="a try")
+    started = datetime.now(UTC) - timedelta(hours=1)
     with pages.ledger.engine.begin() as connection:
-        connection.execute(
-            sa.update(runs)
-            .where(runs.c.run_key == "first")
-            .values(started_at=datetime.now(UTC) - timedelta(hours=1))
-        )
+        connection.execute(sa.update(runs).where(runs.c.run_key == "first").values(started_at=started))
 
     page = pages.client.get("/")
 
@@ -51,8 +48,10 @@ def test_overview_lists_runs_newest_first_with_their_counts(pages: Pages):
     chart = json.loads(
         re.search(r'data-chart="([^"]*)"', page.text)[1].replace("&#34;", '"')  # type: ignore[index]
     )
-    assert chart["series"] == [{"outcome": "removed", "counts": [0] * 29 + [12]}]
-    assert len(chart["days"]) == 30
+    (removed,) = chart["series"]
+    assert removed["outcome"] == "removed"
+    assert dict(zip(chart["days"], removed["counts"], strict=True))[f"{started:%Y-%m-%d}"] == 12
+    assert (len(chart["days"]), sum(removed["counts"])) == (30, 12)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +144,15 @@ def test_run_page_tells_progress_guard_and_what_to_do(pages: Pages):
     assert "mend it in the warehouse" in text
     assert "data-poll" not in text
     assert ids(text) == [*(each for each, _ in LINKS), "(blank)"]
+
+
+def test_run_that_waits_for_a_person_leads_to_the_question(pages: Pages):
+    pages.store(LINKS)
+    pages.ledger.ask_approval("a-run")
+
+    page = pages.client.get(pages.run()).text
+
+    assert f'href="/dags/{DAG_ID}/runs/scheduled__2026-07-01T00%3A00%3A00%2B00%3A00/required_actions"' in page
 
 
 def test_run_that_goes_on_is_asked_for_its_progress(pages: Pages):
