@@ -37,7 +37,8 @@ class Source:
     One audit database.
 
     :param conn_id: the connection that job files name it by
-    :param ledger: None if it cannot be read, and ``fault`` says why
+    :param ledger: None if it cannot be read
+    :param fault: why it cannot be read; None too while no run has made its tables
     """
 
     conn_id: str
@@ -96,22 +97,23 @@ class Sources:
                     # Requests that still read through it open a connection of their own once more.
                     source.ledger.close()
                 source = self._open(conn_id)
-                kept_s = _LEDGER_KEPT_S if source.fault is None else _FAULT_KEPT_S
+                kept_s = _LEDGER_KEPT_S if source.ledger is not None else _FAULT_KEPT_S
                 self._kept[conn_id] = (time.monotonic() + kept_s, source)
             return source
 
     def _open(self, conn_id: str) -> Source:
-        ledger = None
+        ledger = version = None
         try:
             ledger = self._open_ledger(conn_id)
             ledger.check_connection()
             with reading(ledger.engine).begin() as connection:
-                fault = _fault_of_version(stored_version(connection))
+                version = stored_version(connection)
+            fault = _fault_of_version(version)
         except Exception as error:
             # Whoever looks at a page need not know hosts and users; and anything may be wrong with a connection.
             log.warning("The audit database of connection %s cannot be opened: %s", conn_id, error)
             fault = "it cannot be opened: the log of the API server says why"
-        if fault is None:
+        if version == SCHEMA_VERSION:
             return Source(conn_id, ledger)
         if ledger is not None:
             ledger.close()
@@ -120,7 +122,7 @@ class Sources:
 
 def _fault_of_version(version: int | None) -> str | None:
     if version is None:
-        return "it holds no runs yet: the first run of a job makes its tables"
+        return None
     if version < SCHEMA_VERSION:
         return (
             f"it is at schema version {version}, and version {SCHEMA_VERSION} is needed: the next run of a job "

@@ -100,6 +100,19 @@ def test_database_of_another_version_is_told_and_left_alone(pages: Pages, versio
     assert said in page.text
 
 
+def test_database_without_tables_has_no_runs_yet(tmp_path: Path, pages: Pages):
+    from zoho_crm.ui.sources import Sources
+
+    empty = f"sqlite:///{tmp_path / 'empty.db'}"
+    pages.app.state.sources = Sources(JOBS, lambda _: Ledger(sa.create_engine(empty)))
+
+    page = pages.client.get("/")
+
+    assert page.status_code == 200
+    assert "There are no runs yet" in page.text
+    assert "left out" not in page.text
+
+
 def test_database_that_is_away_is_told_without_its_address(tmp_path: Path, pages: Pages):
     from zoho_crm.ui.sources import Sources
 
