@@ -178,6 +178,7 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         wanted=wanted,
         after=after,
         open_filter=OPEN,
+        searched=request.method == "POST",
         again=_offers(run, reader),
         taken_up_by=[
             each for each in taken_up_by(found.engine, run) if reader.may_read(each.dag_id, each.job)

@@ -187,5 +187,7 @@ function startRuns(form) {
 }
 
 document.querySelectorAll("canvas[data-chart]").forEach(drawChart);
+// What a search has found is what its reader wants to see.
+document.querySelector("[data-look]")?.scrollIntoView();
 document.querySelectorAll("[data-poll]").forEach(follow);
 document.querySelectorAll("form[data-trigger]").forEach(startRuns);
