@@ -31,7 +31,6 @@ def test_links_are_removed_once_a_person_approves(world: World, page: Page, pict
     run_id = ask(world, links, "they moved on")
 
     page.goto("/required_actions")
-    picture("required-actions")
     page.get_by_role("link", name="Remove 3 links of asks?").click()
     page.wait_for_url("**/tasks/approve/**")
     expect(page.get_by_text("3 links planned, 2 allowed").first).to_be_visible()

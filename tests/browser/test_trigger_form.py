@@ -52,7 +52,6 @@ def test_links_pasted_as_columns_are_planned_and_nothing_is_removed(
 
     world.runs.finish(BY_HAND, run_id)
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
-    picture("dry-run")
     planned = dict.fromkeys([("c-0001", "d-0001"), ("c-0002", "d-0002")], "would_remove")
     run = world.check_run(BY_HAND, run_id, planned, since=before)
     assert (run["mode"], run["status"], run["triggered_by"]) == ("dry_run", "succeeded", "admin")
