@@ -1,0 +1,207 @@
+"""The pages about delinks inside Airflow: found, read, searched, downloaded, and used to put links back."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote, unquote
+
+import pytest
+from playwright.sync_api import expect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import FrameLocator, Page
+
+    from tests.e2e._world import Pair, World
+
+pytest_plugins = ["tests.e2e._world"]
+
+BY_HAND = "zoho_delink__by_hand"
+RELINK = "zoho_relink"
+MARKUP = "<img src=x onerror=document.title='taken'>"
+SEEN: list[Pair] = [(f"pages-{number // 2}", f"pages-deal-{number}") for number in range(6)]
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+@pytest.fixture(scope="module")
+def run_id(world: World) -> str:
+    """A run that has removed six links, found one gone, and met two that are no links of the CRM."""
+    for parent, related in SEEN:
+        world.zoho.state.link("Contacts", parent, "Deals", related)
+    others = [
+        ("pages-0", "pages-deal-3"),
+        ("nobody-here", "pages-deal-0"),
+        (MARKUP, "pages-deal-0"),
+        ("", "blank"),
+    ]
+    conf = {"mode": "apply", "reason": "they moved on", "links": [list(pair) for pair in SEEN + others]}
+    started = world.runs.trigger(BY_HAND, conf)
+    world.runs.finish(BY_HAND, started)
+    return started
+
+
+@pytest.fixture(autouse=True)
+def complaints(page: Page) -> Iterator[list[str]]:
+    """What the browser holds against a page; the policy keeps everything out that is not the page's own."""
+    told: list[str] = []
+    page.on("pageerror", lambda error: told.append(str(error)))
+    page.on(
+        "console",
+        lambda message: told.append(message.text) if "Content Security Policy" in message.text else None,
+    )
+    yield told
+    assert [each for each in told if "zoho-delinks" in each or "Security" in each] == []
+
+
+def frame_of(page: Page) -> FrameLocator:
+    return page.frame_locator("iframe[title='Zoho delinks']")
+
+
+def open_run(page: Page, run_id: str) -> FrameLocator:
+    page.goto(f"/dags/{BY_HAND}/runs/{quote(run_id)}")
+    page.get_by_role("link", name="Zoho delinks").click()
+    frame = frame_of(page)
+    expect(frame.get_by_role("heading", name="by_hand")).to_be_visible()
+    return frame
+
+
+def test_navigation_leads_over_the_runs_to_the_story_of_a_link(
+    page: Page, run_id: str, picture: Callable[[str], None]
+):
+    page.goto("/")
+    page.get_by_role("button", name="Browse").click()
+    page.get_by_role("menuitem", name="Zoho delinks").click()
+    frame = frame_of(page)
+    expect(frame.get_by_role("heading", name="Zoho delinks")).to_be_visible()
+    frame.get_by_label("Job").select_option("by_hand")
+    frame.get_by_role("button", name="Show").click()
+    expect(frame.get_by_role("link", name="Clear")).to_be_visible()
+    expect(frame.locator("canvas")).to_be_visible()
+    picture("delinks-overview")
+
+    frame.locator(f"a[title='{run_id}']").click()
+    outcomes = frame.locator("table.outcomes")
+    for outcome, count in (
+        ("removed", "6"),
+        ("already absent", "1"),
+        ("parent not found", "2"),
+        ("invalid", "1"),
+    ):
+        expect(outcomes.get_by_role("row", name=outcome)).to_contain_text(count)
+    expect(frame.get_by_text("they moved on")).to_be_visible()
+    expect(frame.get_by_text("No record has that external id").first).to_be_visible()
+    expect(frame.get_by_text(MARKUP, exact=True)).to_be_visible()
+    assert page.title() != "taken"
+    picture("delinks-run")
+
+    # Airflow keeps its own address in step with the frame's.
+    page.wait_for_url("**/plugin/zoho-delinks/zoho-delinks/dags/**")
+    frame.get_by_label("External id begins with").fill("pages-1")
+    frame.get_by_role("button", name="Show").press("Enter")
+    expect(frame.get_by_role("link", name="pages-1")).to_have_count(2)
+    expect(frame.get_by_role("link", name="pages-0")).to_have_count(0)
+    assert "pages-1" not in page.url
+    frame.get_by_role("link", name="pages-1").first.click()
+    expect(frame.get_by_role("heading", name="Its story")).to_be_visible()
+    expect(frame.locator("ol.story li")).to_have_count(1)
+    expect(frame.locator("ol.story li")).to_contain_text("started by admin")
+    picture("delinks-link")
+
+    frame.get_by_role("link", name="Find a link").click()
+    frame.get_by_label("Job").select_option("by_hand")
+    frame.get_by_label("External id", exact=True).fill("pages-2")
+    frame.get_by_label("Related external id").fill("pages-deal-5")
+    frame.get_by_role("button", name="Find").click()
+    expect(frame.locator("dl.facts")).to_contain_text("pages-deal-5")
+
+
+def test_tab_of_a_run_gives_its_links_as_a_file(page: Page, run_id: str):
+    frame = open_run(page, run_id)
+
+    with page.expect_download() as download:
+        frame.get_by_role("link", name="CSV").click()
+
+    with Path(download.value.path()).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert download.value.suggested_filename.endswith(".csv")
+    assert {
+        (row["external_id"], row["related_external_id"]) for row in rows if row["outcome"] == "removed"
+    } == set(SEEN)
+    assert len(rows) == 10
+
+
+def test_page_is_light_or_dark_as_airflow_is(page: Page, run_id: str, picture: Callable[[str], None]):
+    page.add_init_script("localStorage.setItem('theme', 'dark')")
+    frame = open_run(page, run_id)
+    expect(frame.locator("html[data-theme=dark]")).to_have_count(1)
+    picture("delinks-run-dark")
+
+    page.evaluate("document.documentElement.classList.replace('dark', 'light')")
+
+    expect(frame.locator("html[data-theme=light]")).to_have_count(1)
+
+
+def test_pages_fit_a_phone_and_work_with_the_keyboard(
+    page: Page, world: World, run_id: str, picture: Callable[[str], None]
+):
+    page.set_viewport_size(PHONE)
+    run = f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id)}"
+    for address in ("/zoho-delinks/", "/zoho-delinks/links", run, f"{run}/again/{RELINK}"):
+        page.goto(address)
+        width = page.evaluate("document.documentElement.scrollWidth")
+        assert width <= PHONE["width"], address
+    page.goto(run)
+    picture("delinks-phone")
+
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    page.get_by_role("combobox", name="Outcome").focus()
+    page.keyboard.type("rem")
+    page.keyboard.press("Tab")
+    page.keyboard.type("pages-2")
+    page.keyboard.press("Enter")
+    expect(page.locator("tbody th a[href*='/zoho-delinks/links/']")).to_have_count(2)
+
+
+def test_removed_links_are_put_back_from_the_page_of_their_run_and_the_page_follows(
+    page: Page, world: World, run_id: str, picture: Callable[[str], None]
+):
+    assert not any(world.zoho.state.linked("Contacts", one, "Deals", other) for one, other in SEEN)
+    world.runs.switch_on(RELINK)
+    world.runs.switch_off(RELINK)
+    frame = open_run(page, run_id)
+    frame.get_by_role("link", name="Put removed links back").click()
+    expect(frame.get_by_label("Job")).to_have_value("by_hand")
+    expect(frame.get_by_label("Run", exact=True)).to_have_value(run_id)
+    expect(frame.get_by_label("switch it on")).to_be_checked()
+    frame.get_by_label("Mode").select_option("apply")
+    frame.get_by_label("Reason").fill("it was a mistake")
+    picture("delinks-put-back")
+
+    frame.get_by_role("button", name="Start").click()
+
+    page.wait_for_url(f"**/dags/{RELINK}/runs/**")
+    again = unquote(page.url.partition("/runs/")[2].partition("?")[0].partition("/")[0])
+    query = "SELECT 1 FROM zoho_delink_run WHERE dag_run_id = %s"
+    world.runs.until(lambda: bool(world.audit.rows(query, again)), "the new run's row", poll_s=0.05)
+    page.goto(f"/zoho-delinks/dags/{RELINK}/runs/{quote(again)}")
+    expect(page.locator("[data-poll]")).to_have_count(1)
+    expect(page.locator(".status.succeeded")).to_be_visible(timeout=120_000)
+    expect(page.locator("tr[data-outcome=relinked]")).to_contain_text("6")
+    world.runs.finish(RELINK, again)
+    assert all(world.zoho.state.linked("Contacts", one, "Deals", other) for one, other in SEEN)
+    stored = world.audit.run(RELINK, again)
+    assert (stored["operation"], stored["reason"], stored["relinked"]) == ("relink", "it was a mistake", 6)
+
+    frame = open_run(page, run_id)
+    expect(frame.get_by_text("Taken up by")).to_be_visible()
