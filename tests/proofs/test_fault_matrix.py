@@ -214,6 +214,9 @@ def test_outcome_of_one_link_is_true(matrix: Seen, case: Case) -> None:
     result, why = matrix.single[case]
     is_linked = case.pair in matrix.after
     check_outcome(case.pair, result.outcome, was_linked=case.linked, is_linked=is_linked)
+    if result.ambiguous and not case.may_be_applied:
+        # Only a connection that the machine has lost makes such a request ambiguous: another fault than the case's.
+        return
     assert result.outcome is expected_outcome(case)
     assert is_linked is (case.linked and case.times is None and case.when == "before")
     assert 1 <= result.attempts <= max(BRIEF.sends, BRIEF.waits + 1)
