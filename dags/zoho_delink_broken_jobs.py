@@ -6,15 +6,15 @@ Airflow stops scheduling every Dag of a file that raises, so the error is raised
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from airflow.sdk import get_parsing_context
 
 from zoho_crm.core.job_files import JobFileError, load_jobs
+from zoho_crm.operators.dag_parts import jobs_folder
 from zoho_crm.operators.schedule import schedule_of
 
-JOBS = Path(os.environ.get("ZOHO_CRM_JOBS_FOLDER") or Path(__file__).parents[1] / "include" / "jobs")
+JOBS = jobs_folder(Path(__file__).parents[1])
 
 if get_parsing_context().dag_id is None:
     jobs, errors = load_jobs(JOBS)
