@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_migrations", "test_plans", "test_schema"}
+"""Where much is written at once, or by several at once; elsewhere one driver of PostgreSQL speaks for both."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    here = __name__.rpartition(".")[0]
+    kept, left_out = [], []
+    for item in items:
+        folder, _, module = item.module.__name__.rpartition(".")  # type: ignore[attr-defined]
+        repeats = folder == here and "psycopg2" in item.name and module not in DRIVERS_DIFFER_IN
+        (left_out if repeats else kept).append(item)
+    items[:] = kept
+    config.hook.pytest_deselected(items=left_out)
+
 
 @pytest.fixture(
     params=[
