@@ -55,7 +55,11 @@ def listeners_of(pids: Iterable[int]) -> list[Listener]:
     """Return what these processes listen on (Linux only)."""
     inodes = set()
     for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+        except FileNotFoundError:  # the process has ended meanwhile
+            continue
+        for descriptor in descriptors:
             try:
                 target = str(descriptor.readlink())
             except OSError:  # closed meanwhile
