@@ -8,6 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+TABLE_OPTIONS = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+"""For every table: rows that can be locked, and all of Unicode, whatever the server's defaults are."""
+
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """

@@ -261,7 +261,7 @@ def _read_only(engine: sa.Engine, statement: sa.Select[Any]) -> Sequence[sa.Row[
         try:
             if is_sqlite:
                 connection.exec_driver_sql("PRAGMA query_only = ON")
-            elif connection.dialect.name == "postgresql":
+            else:
                 connection.exec_driver_sql("SET TRANSACTION READ ONLY")
             return connection.execute(statement).all()
         except sa.exc.DBAPIError as error:

@@ -1,4 +1,4 @@
-"""The same ledger tests on every database: a SQLite file, and PostgreSQL with both of its drivers."""
+"""The same ledger tests on every database: a SQLite file, PostgreSQL with both of its drivers, and MariaDB."""
 
 from __future__ import annotations
 
@@ -20,11 +20,15 @@ if TYPE_CHECKING:
         "sqlite",
         pytest.param("psycopg", marks=pytest.mark.integration),
         pytest.param("psycopg2", marks=pytest.mark.integration),
+        pytest.param("mariadb", marks=[pytest.mark.integration, pytest.mark.mariadb]),
     ]
 )
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> sa.URL:
     if request.param == "sqlite":
         return sa.URL.create("sqlite", database=str(tmp_path / "ledger.db"))
+    if request.param == "mariadb":
+        mariadb_url: sa.URL = request.getfixturevalue("mariadb_url")
+        return mariadb_url
     postgres_url: sa.URL = request.getfixturevalue("postgres_url")
     return postgres_url.set(drivername=f"postgresql+{request.param}")
 
