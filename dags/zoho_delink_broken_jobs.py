@@ -12,8 +12,16 @@ from pathlib import Path
 from airflow.sdk import get_parsing_context
 
 from zoho_crm.core.job_files import JobFileError, load_jobs
+from zoho_crm.operators.schedule import schedule_of
 
 JOBS = Path(os.environ.get("ZOHO_CRM_JOBS_FOLDER") or Path(__file__).parents[1] / "include" / "jobs")
 
-if get_parsing_context().dag_id is None and (errors := load_jobs(JOBS)[1]):
-    raise JobFileError("\n".join(str(error) for error in errors))
+if get_parsing_context().dag_id is None:
+    jobs, errors = load_jobs(JOBS)
+    for job in jobs:
+        try:
+            schedule_of(job)
+        except JobFileError as error:
+            errors.append(error)
+    if errors:
+        raise JobFileError("\n".join(str(error) for error in errors))

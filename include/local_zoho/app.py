@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from include.local_zoho import router, spoil
 from include.local_zoho.admin import admin_app
-from include.local_zoho.wire import Call, Reply, send_reply
+from include.local_zoho.answers import success
+from include.local_zoho.wire import Call, Reply, json_reply, send_reply
 
 if TYPE_CHECKING:
     from include.local_zoho.faults import FaultRule
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from include.local_zoho.wire import Receive, Send
 
 ADMIN_PREFIX = b"/_local"
+
+PRETENDED = {"PUT": "relation added"}
+"""What a fault that spoils an answer spoils, when the call has not arrived."""
 
 
 class LocalZohoApp:
@@ -66,10 +70,7 @@ class LocalZohoApp:
         """Do what the call asks, unless a fault keeps it from arriving."""
         if rule is not None and rule.when == "before" and rule.do != "delay":
             call.kind = "faulted"
-            return Reply(
-                200,
-                b'{"data":[{"code":"SUCCESS","details":{},"message":"relation removed","status":"success"}]}',
-            )
+            return json_reply(200, {"data": [success(PRETENDED.get(call.method, "relation removed"), {})]})
         return router.answer(self.state, call)
 
     async def _hold_back(self, *, is_api: bool, status: int) -> None:

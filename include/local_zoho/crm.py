@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from include.local_zoho.links import Attributes, Links
+from include.local_zoho.roles import Roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +29,7 @@ class Crm:
     def __init__(self, modules: Iterable[Module]) -> None:
         self.modules = {module.api_name: module for module in modules}
         self.locked: set[str] = set()
+        self.roles = Roles()
         self._records: dict[str, dict[str, Record]] = {name: {} for name in self.modules}
         self._by_external: dict[tuple[str, str], dict[str, str]] = {}
         self._links: dict[str, Links] = {}
@@ -129,12 +131,13 @@ class Crm:
         """
         Link two records; a record that does not exist yet is added, with its key as external value.
 
-        :param attributes: of the link, such as ``{"Contact_Role": "Decision Maker"}``.
+        :param attributes: of the link, such as ``{"Contact_Role": "Decision Maker"}``; a role that is new is added.
         """
         listed = self._list(module, related_list)
         parent_id = self._find_or_add(module, key)
         related_id = self._find_or_add(listed.module or "", related_key)
-        self.links_of(listed).add(parent_id, related_id, attributes or {}, inverse=listed.inverse)
+        shown = self.roles.shown(attributes or {})
+        self.links_of(listed).add(parent_id, related_id, shown, inverse=listed.inverse)
 
     def unlink(self, module: str, key: str, related_list: str, related_key: str) -> bool:
         """Remove a link behind the back of the API; False when there is none."""

@@ -29,7 +29,7 @@ class Match:
 
     :param method: HTTP method.
     :param path: regular expression, searched in the path as sent (percent-encoded).
-    :param external_id: a decoded path segment, or one of the values in ``ids``.
+    :param external_id: a decoded path segment, one of the values in ``ids``, or a value in a row of the body.
     :param nth: pass over the matching requests before this one, counted from 1.
     """
 
@@ -46,7 +46,16 @@ class Match:
             return False
         if self.external_id is None or self.external_id in call.segments:
             return True
-        return self.external_id in call.query.get("ids", "").split(",")
+        return self.external_id in call.query.get("ids", "").split(",") or self.external_id in _body_values(
+            call
+        )
+
+
+def _body_values(call: Call) -> list[object]:
+    try:
+        return [value for row in json.loads(call.body)["data"] for value in row.values()]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return []
 
 
 @dataclass(slots=True)

@@ -29,9 +29,9 @@ class Harm(NamedTuple):
     """
     One call that a careful client would not make.
 
-    :param kind: ``record_delete``, ``child_delete`` (notes, attachments, locks), ``unqualified_value`` (a
-        non-numeric value that X-EXTERNAL does not explain) or ``secret_in_query``.
-    :param detail: what was hit: ids that are gone, or the name of the parameter.
+    :param kind: ``record_delete``, ``record_update``, ``child_delete`` (notes, attachments, locks),
+        ``unqualified_value`` (a non-numeric value that X-EXTERNAL does not explain) or ``secret_in_query``.
+    :param detail: what was hit: ids that are gone or changed, or the name of the parameter.
     """
 
     time: float

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from include.local_zoho import answers, paging, targets
+from include.local_zoho.records import read_rows
+from include.local_zoho.roles import CONTACT_ROLE
 from include.local_zoho.wire import Reply, json_reply
 
 if TYPE_CHECKING:
@@ -84,39 +85,51 @@ def _put(state: LocalState, call: Call, place: Place, parent: str, related: str 
     """
     Link records: ``{"data": [{"id" or external field: value, attributes...}]}``, one entry without id for one record.
 
-    Answers "relation added" with the id, and the external value when X-EXTERNAL names the field.
+    Answers "relation added", or "relation updated" where they were linked, with the id, and the external value when
+    X-EXTERNAL names the field. A row that names no record is MANDATORY_NOT_FOUND, a wrong id INVALID_DATA.
     """
-    rows = _read_rows(call)
+    rows = read_rows(call)
     parent_id = targets.need(state, call, place.module, parent, targets.PARENT_INDEX)
-    field = targets.external_field(state, call, place.related)
-    entries: list[answers.Entry] = []
-    for row in rows if related is None else rows[:1]:
-        value = related if related is not None else str(row.get(field or "id", ""))
-        if related is not None:
-            related_id: str | None = targets.need(state, call, place.related, related, targets.RELATED_INDEX)
-        else:
-            related_id = targets.find(state, call, place.related, value)
-        if related_id is None:
-            missing = answers.entry("INVALID_DATA", answers.INVALID_PARENT, {"id": value})
-            entries.append(answers.wrong_external_id(field) if field else missing)
-            continue
-        attributes = {name: held for name, held in row.items() if name not in {"id", field}}
-        place.links.add(parent_id, related_id, attributes, inverse=place.listed.inverse)
-        details = targets.details_of(state, call, place.related, related_id, always=True)
-        entries.append(answers.success("relation added", details))
+    if related is not None:
+        related_id = targets.need(state, call, place.related, related, targets.RELATED_INDEX)
+        entries = [_add(state, call, place, (parent_id, related_id), rows[0])]
+    else:
+        entries = [_add_listed(state, call, place, parent_id, row) for row in rows]
     return answers.listed(entries, state.settings.partial_status)
 
 
-def _read_rows(call: Call) -> list[dict[str, Any]]:
-    try:
-        rows = json.loads(call.body)["data"]
-    except (ValueError, KeyError, TypeError):
-        rows = None
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        raise answers.refuse(
-            400, "INVALID_DATA", "invalid data", {"api_name": "data", "expected_data_type": "jsonarray"}
-        )
-    return rows
+def _add_listed(
+    state: LocalState, call: Call, place: Place, parent_id: str, row: dict[str, Any]
+) -> answers.Entry:
+    """Link the record that a row of the body names."""
+    field = targets.external_field(state, call, place.related)
+    value = row.get(field or "id")
+    if value in {None, ""}:
+        return answers.entry("MANDATORY_NOT_FOUND", "required field not found", {"api_name": field or "id"})
+    related_id = targets.find(state, call, place.related, str(value))
+    if related_id is None:
+        missing = answers.entry("INVALID_DATA", answers.INVALID_PARENT, {"id": value})
+        return answers.wrong_external_id(field) if field else missing
+    return _add(state, call, place, (parent_id, related_id), row)
+
+
+def _add(
+    state: LocalState, call: Call, place: Place, ends: tuple[str, str], row: dict[str, Any]
+) -> answers.Entry:
+    """Link two records, or change the attributes of their link, and describe what happened."""
+    parent_id, related_id = ends
+    if state.crm.locked.intersection(ends):
+        return answers.entry("RECORD_LOCKED", "record is locked", {"id": related_id})
+    field = targets.external_field(state, call, place.related)
+    attributes = {name: held for name, held in row.items() if name not in {"id", field}}
+    if attributes.get(CONTACT_ROLE) is not None:
+        attributes[CONTACT_ROLE] = state.crm.roles.find(attributes[CONTACT_ROLE])
+        if attributes[CONTACT_ROLE] is None:
+            return answers.entry("INVALID_DATA", "invalid data", {"api_name": CONTACT_ROLE})
+    there = place.links.has(parent_id, related_id, inverse=place.listed.inverse)
+    place.links.add(parent_id, related_id, attributes, inverse=place.listed.inverse)
+    details = targets.details_of(state, call, place.related, related_id, always=True)
+    return answers.success("relation updated" if there else "relation added", details)
 
 
 def _delete(state: LocalState, call: Call, place: Place, parent: str, related: str | None) -> Reply:

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
     from include.stack import LocalAirflow
 
+pytest_plugins = ["tests.e2e._stack"]
+
 _INCLUDE = Path(__file__).parents[2] / "include"
 _DAYS_BACK = 5
 

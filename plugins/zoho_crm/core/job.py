@@ -10,6 +10,7 @@ import math
 import re
 from datetime import UTC, date, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from croniter import CroniterBadDateError, croniter
@@ -18,7 +19,9 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
@@ -96,7 +99,15 @@ class Source(_Model):
 
 
 class RelationModel(_Model):
-    """The relation the links belong to, in Zoho's API names; ``related_module`` defaults to ``related_list``."""
+    """
+    The relation the links belong to, in Zoho's API names.
+
+    :param module: the parents' module, e.g. ``Contacts``
+    :param external_field: the parents' external field
+    :param related_list: the related list on the parent
+    :param related_module: the related records' module; by default the list's name
+    :param related_external_field: the related records' external field
+    """
 
     module: str
     external_field: str
@@ -125,6 +136,29 @@ class AssetSchedule(_Model):
 
     asset: str = Field(min_length=1, max_length=1500)
     uri: str | None = Field(default=None, min_length=1, max_length=1500)
+
+    @field_validator("asset")
+    @classmethod
+    def _check_asset(cls, value: str) -> str:
+        if value.isspace() or value in {"self", "context"}:
+            raise ValueError(f"{value!r} is not a name that Airflow allows")
+        return value
+
+    @field_validator("uri")
+    @classmethod
+    def _check_uri(cls, value: str | None) -> str | None:
+        parts = urlsplit(value or "")
+        if value is not None and (value.isspace() or parts.scheme.lower() == "airflow"):
+            raise ValueError("is not a URI that Airflow allows")
+        if parts.username or parts.password:
+            raise ValueError("holds a user or a password: leave them out, everybody can read it")
+        return value
+
+
+Schedule = Annotated[
+    Annotated[str, Tag("cron")] | Annotated[AssetSchedule, Tag("asset")],
+    Discriminator(lambda value: "asset" if isinstance(value, dict | AssetSchedule) else "cron"),
+]
 
 
 class Guards(_Model):
@@ -214,18 +248,20 @@ class Job(_Model):
     :param retries: tries after the first, for each task
     :param retry_delay_seconds: pause before the second try; each further one is twice as long
     :param task_timeout_minutes: a mapped task is stopped after that long; what it settled stays settled
+    :param guards: limits that are checked between planning and sending
     :param failure_tolerance: share (0 to 1) of the planned links that may fail without failing the run
     :param snapshot: read the attributes of each link (such as ``Contact_Role``) before it is taken out, so that it can
         be put back with them; costs one more call a link
     :param snapshot_fields: which attributes; by default those that Zoho documents for the relation
     :param retention_days: days after which the external ids of a run are replaced by their hashes; null: never
     :param notify: whom to tell when the job changes for the worse or the better
+    :param tags: tags of the Dag, beside ``zoho`` and ``delink``
     """
 
     name: str
     description: str = ""
     owner: str = "airflow"
-    schedule: str | AssetSchedule | None = None
+    schedule: Schedule | None = None
     timezone: str = "UTC"
     start_date: datetime
     source: Source
@@ -343,6 +379,11 @@ class Job(_Model):
     def cron(self) -> str | None:
         """``schedule``, where it is a cron expression."""
         return self.schedule if isinstance(self.schedule, str) else None
+
+    @property
+    def asset(self) -> AssetSchedule | None:
+        """``schedule``, where it is an asset."""
+        return self.schedule if isinstance(self.schedule, AssetSchedule) else None
 
     @property
     def dag_id(self) -> str:

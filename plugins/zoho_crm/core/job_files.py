@@ -125,16 +125,18 @@ def find_sql(jobs_folder: Path, sql_file: str, field: str) -> Path:
 
 class _Loader(yaml.SafeLoader):
     """
-    YAML without two of its traps.
+    YAML without three of its traps.
 
     A key that is there twice would silently lose one of its values, say a limit. A date that cannot be is left to the
-    job's model, which names the field.
+    job's model, which names the field. And the key ``on`` is a word, not the truth value that YAML 1.1 takes it for.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         written: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
+                if key.tag == "tag:yaml.org,2002:bool":
+                    key.tag = "tag:yaml.org,2002:str"
                 if key.value in written:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"{key.value}: is there twice", key.start_mark

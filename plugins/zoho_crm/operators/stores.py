@@ -7,7 +7,7 @@ import time
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LEASE_S = 90.0
 """Seconds a slot of the org stays with a task that no longer renews it."""
@@ -51,7 +53,7 @@ class ClaimedChunk:
 
         :raises ClaimLostError: a newer try has taken the chunk over
         """
-        return _while_database_is_away(
+        return while_database_is_away(
             lambda: self.ledger.settle(
                 self.claim,
                 results,
@@ -181,7 +183,8 @@ def _as_text(value: object) -> str:
         return storable_text(value)
 
 
-def _while_database_is_away(call: tenacity.WrappedFn) -> list[PlannedLink]:
+def while_database_is_away(call: Callable[[], T]) -> T:
+    """Make a call to the audit database, again and again for a while if it is away."""
     from sqlalchemy.exc import InterfaceError, OperationalError
 
     retrying = tenacity.Retrying(
@@ -191,5 +194,4 @@ def _while_database_is_away(call: tenacity.WrappedFn) -> list[PlannedLink]:
         before_sleep=tenacity.before_sleep_log(log, logging.WARNING),
         reraise=True,
     )
-    result: list[PlannedLink] = retrying(call)
-    return result
+    return retrying(call)

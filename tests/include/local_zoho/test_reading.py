@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -91,25 +90,3 @@ def test_header_with_a_field_that_is_not_external_is_refused(client: Any) -> Non
     answer = client.crm("GET", "/Deals/d-1", "Deals.Deal_Name")
 
     assert (answer.status, answer.json["details"]) == (400, {"api_name": "Deal_Name"})
-
-
-@pytest.mark.parametrize("related", ["/d-9", ""], ids=["one", "many"])
-def test_put_links_with_attributes(zoho: Any, client: Any, both: str, related: str) -> None:
-    row = {"Contact_Role": "Decision Maker"} | ({} if related else {"External_Deal_ID": "d-9"})
-
-    answer = client.crm("PUT", f"/Contacts/c-2/Deals{related}", both, body=json.dumps({"data": [row]}))
-
-    deal = zoho.state.crm.find("Deals", "d-9")
-    details = {"External_Deal_ID": "d-9", "id": deal}
-    assert answer.json["data"] == [
-        {"code": "SUCCESS", "details": details, "message": "relation added", "status": "success"}
-    ]
-    role = client.crm("GET", "/Deals/d-9/Contact_Roles/c-2?fields=Contact_Role", both)
-    assert role.json["data"][0]["Contact_Role"] == "Decision Maker"
-
-
-@pytest.mark.parametrize("body", ["", "[]", '{"data": []}', '{"data": [1]}'])
-def test_put_without_rows_is_invalid(client: Any, both: str, body: str) -> None:
-    answer = client.crm("PUT", "/Contacts/c-1/Deals", both, body=body)
-
-    assert (answer.status, answer.json["code"]) == (400, "INVALID_DATA")

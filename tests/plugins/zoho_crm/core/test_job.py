@@ -119,6 +119,28 @@ FAULTS = {
         {"audit_conn_id": "a b"},
         "audit_conn_id: not a connection id: letters, digits, '_', '-' and '.'",
     ),
+    "asset without a name": ({"schedule": {"uri": "s3://x"}}, "schedule.asset.asset: Field required"),
+    "asset with a stray key": (
+        {"schedule": {"asset": "a", "urn": "x"}},
+        "schedule.asset.urn: Extra inputs are not permitted",
+    ),
+    "asset of a word that Airflow keeps": (
+        {"schedule": {"asset": "self"}},
+        "schedule.asset.asset: 'self' is not a name that Airflow allows",
+    ),
+    "blank asset": (
+        {"schedule": {"asset": " "}},
+        "schedule.asset.asset: ' ' is not a name that Airflow allows",
+    ),
+    "asset of Airflow's own scheme": (
+        {"schedule": {"asset": "a", "uri": "airflow://x"}},
+        "schedule.asset.uri: is not a URI that Airflow allows",
+    ),
+    "asset with a password": (
+        {"schedule": {"asset": "a", "uri": "postgres://me:secret@host/db/schema/table"}},
+        "schedule.asset.uri: holds a user or a password: leave them out, everybody can read it",
+    ),
+    "schedule of another type": ({"schedule": 5}, "schedule.cron: Input should be a valid string"),
     "cron that is never due": ({"schedule": "0 0 31 2 *"}, "schedule: '0 0 31 2 *' is never due"),
     "cron at random": (
         {"schedule": "R R * * *"},

@@ -19,9 +19,10 @@ from tests.plugins.zoho_crm.ledger.samples import (
     result,
     rows_of,
     settle,
+    states,
 )
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.errors import ClaimLostError, PlanError, ZohoConfigError
 from zoho_crm.ledger import tables
 
 if TYPE_CHECKING:
@@ -70,12 +71,14 @@ def finish(ledger: Ledger) -> None:
         pytest.param(lambda ledger: ledger.set_org_id(RUN, "1"), id="org"),
     ],
 )
-@pytest.mark.parametrize("state", ["planned", "in flight"])
+@pytest.mark.parametrize("state", ["planned", "claimed", "in flight"])
 def test_another_run_with_the_same_links_stays_as_it_is(
     ledger: Ledger, engine: sa.Engine, act: Callable[[Ledger], object], state: str
 ) -> None:
     for run_key in (RUN, OTHER):
         planned(ledger, [*pairs(5), ("c-1", "")], run_key=run_key, chunk_size=3)
+    if state == "claimed":
+        ledger.claim_chunk(OTHER, 0, "a try")
     if state == "in flight":
         crash(ledger, OTHER)
     before, mine = all_of(engine, OTHER), all_of(engine, RUN)
@@ -84,6 +87,39 @@ def test_another_run_with_the_same_links_stays_as_it_is(
 
     assert all_of(engine, OTHER) == before
     assert all_of(engine, RUN) != mine
+
+
+def test_another_chunk_of_the_run_stays_as_it_is(ledger: Ledger, engine: sa.Engine) -> None:
+    planned(ledger, pairs(6), chunk_size=3)
+    mine = ledger.claim_chunk(RUN, 0, "mine")
+    theirs = ledger.claim_chunk(RUN, 1, "theirs")
+    before = rows_of(engine, tables.chunks)[1], rows_of(engine, tables.links)[3:]
+
+    settle(ledger, mine, ledger.take(mine, 9))
+
+    assert (rows_of(engine, tables.chunks)[1], rows_of(engine, tables.links)[3:]) == before
+    assert len(ledger.take(theirs, 9)) == 3
+
+
+def test_a_zombie_that_has_written_nothing_is_fenced_out_as_well(ledger: Ledger) -> None:
+    planned(ledger, pairs(2))
+    zombie = ledger.claim_chunk(RUN, 0, "a zombie")
+    newer = ledger.claim_chunk(RUN, 0, "a newer try")
+
+    with pytest.raises(ClaimLostError, match="of a zombie"):
+        ledger.take(zombie, 1)
+    assert len(ledger.take(newer, 9)) == 2
+
+
+def test_a_settled_link_between_two_others_stays_settled(ledger: Ledger, engine: sa.Engine) -> None:
+    planned(ledger, pairs(3))
+    claim = ledger.claim_chunk(RUN, 0, "a try")
+    settle(ledger, claim, ledger.take(claim, 3)[1:2])
+
+    taken = ledger.take(ledger.claim_chunk(RUN, 0, "another try"), 3)
+
+    assert [link.seq for link in taken] == [0, 2]
+    assert states(engine) == [("in_flight", None), ("settled", "removed"), ("in_flight", None)]
 
 
 def test_figures_are_of_one_run_alone(ledger: Ledger) -> None:

@@ -41,6 +41,7 @@ from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError, ZohoConf
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
+from zoho_crm.operators.links_task import LinksTask
 from zoho_crm.operators.plan import PlanOperator
 
 if TYPE_CHECKING:
@@ -145,7 +146,8 @@ def test_partial_defaults_like_the_constructor_and_leaves_other_operators_alone(
     mapped: Any = dag.get_task("delink")
     assert mapped.unmap({"links": [LINK]}).task_concurrency == delink(links=[LINK]).task_concurrency
     assert "partial" not in vars(PlanOperator)
-    assert vars(BaseOperator)["partial"] is not vars(DeleteRelatedByExternalIdOperator)["partial"]
+    assert "partial" in vars(LinksTask)
+    assert vars(BaseOperator)["partial"] is not vars(LinksTask)["partial"]
 
 
 @reads_a_dag_back
@@ -450,7 +452,7 @@ def test_a_dry_run_with_a_ledger_sends_no_request(zoho: LocalZoho, audit: Audit,
 def test_a_dry_run_of_many_links_settles_each_once(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoho_crm.operators.delete_related.DRY_RUN_BATCH", 4)
+    monkeypatch.setattr("zoho_crm.operators.links_task.DRY_RUN_BATCH", 4)
     (chunk,) = planned(audit, pairs(11), mode="dry_run")
     assert delink(chunk=chunk, audit_conn_id=AUDIT).execute(context()) == outcomes(would_remove=11)
     assert len(audit.events()) == 11

@@ -1,0 +1,176 @@
+"""``zoho-delink check-connection``: whether a Zoho connection works, and is enough for a job."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoho_crm.cli.exits import Exit, exit_of
+from zoho_crm.cli.options import command, job_named, jobs_folder_option, json_option
+from zoho_crm.core.records import DELINK, RELINK
+from zoho_crm.errors import ZohoError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoho_crm.cli.output import Output
+    from zoho_crm.core.job import Job
+    from zoho_crm.hooks.metadata import Org
+    from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+
+EDITION_CONCURRENCY = {
+    "free": 5,
+    "standard": 10,
+    "professional": 15,
+    "enterprise": 20,
+    "zohoone": 20,
+    "ultimate": 25,
+    "crmplus": 25,
+}
+"""
+Requests that Zoho lets an organisation have in flight, by edition.
+
+Source: https://www.zoho.com/crm/developer/docs/api/v7/api-limits.html
+"""
+
+
+@click.command("check-connection")
+@click.argument("conn_id", required=False)
+@click.option("--job", "job_name", help="Check what this job needs of the connection as well.")
+@click.option("--relink", is_flag=True, help="With --job: check what putting its links back needs.")
+@jobs_folder_option
+@json_option
+@command
+def check_connection(
+    conn_id: str | None, job_name: str | None, relink: bool, jobs_folder: Path, out: Output
+) -> Exit:
+    """
+    Get an access token and ask Zoho for the organisation, without touching a record.
+
+    CONN_ID is zoho_crm_default, or the connection of the job, unless it is given. Takes one of the ten tokens that Zoho
+    hands out in ten minutes; the token is forgotten afterwards.
+    """
+    from zoho_crm.cli.connections import zoho_hook
+
+    job = job_named(jobs_folder, job_name) if job_name else None
+    conn_id = conn_id or (job.zoho_conn_id if job else "zoho_crm_default")
+    hook = zoho_hook(conn_id)
+    report: dict[str, Any] = {"conn_id": conn_id, "job": job.name if job else None}
+    faults: list[str] = []
+    advice: list[str] = []
+    try:
+        _ask(hook, job, RELINK if relink else DELINK, report, faults, advice)
+    except ZohoError as error:
+        if exit_of(error) is Exit.UNREACHABLE:
+            raise
+        faults.append(str(error))
+    _tell(out, {"fine": not faults, **report, "faults": faults, "advice": advice})
+    return Exit.NOT_FINE if faults else Exit.FINE
+
+
+def _ask(
+    hook: ZohoCRMHook,
+    job: Job | None,
+    operation: str,
+    report: dict[str, Any],
+    faults: list[str],
+    advice: list[str],
+) -> None:
+    """Fill the report bit by bit, so that it says how far the check came."""
+    from zoho_crm.hooks.preflight import environment_fault
+
+    connection = hook.connection
+    report |= {
+        "data_center": connection.data_center,
+        "environment": connection.environment,
+        "api_version": connection.api_version,
+        "address": connection.base_url,
+        "local": connection.is_local,
+        "max_concurrency": connection.max_concurrency,
+    }
+    _use_own_token(hook)
+    report["scopes"] = sorted(hook.granted_scopes())
+    org = hook.get_org()
+    report["org"] = _describe(org)
+    if fault := environment_fault(connection, org):
+        faults.append(fault)
+    allowed = EDITION_CONCURRENCY.get(report["org"]["edition"].lower().replace(" ", "").replace("_", ""))
+    report["org"]["max_concurrency"] = allowed
+    if allowed is not None and connection.max_concurrency > allowed:
+        advice.append(
+            f"max_concurrency is {connection.max_concurrency}, and Zoho lets this edition have {allowed} requests in "
+            "flight: it would refuse some, which are then sent again; set it lower."
+        )
+    if job:
+        found = hook.check_relation(job.relation.as_relation(), operation)
+        faults += [fault for fault in found if fault not in faults]
+
+
+def _use_own_token(hook: ZohoCRMHook) -> None:
+    """Give a hook a fresh token of its own: one from the store would hide that the refresh token is revoked."""
+    from zoho_crm.hooks.access_token import TokenSource
+    from zoho_crm.hooks.oauth import fetch_token
+    from zoho_crm.hooks.token_store import Stored
+
+    class Nowhere:
+        def load(self) -> Stored:
+            return Stored()
+
+        def save(self, stored: Stored) -> None:
+            pass
+
+    hook.token_source = TokenSource(
+        hook.connection,
+        fetch=lambda: fetch_token(
+            hook.connection,
+            hook.network,
+            timeout_s=(hook.connect_timeout_s, min(hook.read_timeout_s, 30.0)),
+            sleep=time.sleep,
+        ),
+        store=Nowhere(),
+    )
+    hook.token_source.get()
+
+
+def _describe(org: Org) -> dict[str, Any]:
+    from zoho_crm.hooks.metadata import edition_of
+
+    return {
+        "name": org.get("company_name"),
+        "id": org.get("zgid") or org.get("id"),
+        "type": org.get("type"),
+        "edition": edition_of(org),
+    }
+
+
+def _tell(out: Output, report: dict[str, Any]) -> None:
+    if out.as_json:
+        out.document(report)
+        return
+    org = report.get("org") or {}
+    out.title(f"Connection {report['conn_id']}")
+    out.facts(
+        {
+            "organisation": f"{org['name']} ({org['id']}, {org['type']})" if org else None,
+            "edition": org.get("edition"),
+            "data center": report.get("data_center"),
+            "environment": report.get("environment"),
+            "API": f"{report['api_version']} at {report['address']}" if "address" in report else None,
+            "requests in flight": _limits(report) if "address" in report else None,
+            "scopes": (", ".join(report["scopes"]) or "not told by Zoho") if "scopes" in report else None,
+            "job": report["job"],
+        }
+    )
+    for advice in report["advice"]:
+        out.say(advice)
+    for fault in report["faults"]:
+        out.wrong(fault)
+    if report["fine"]:
+        out.fine("the connection works" + (f", and is enough for {report['job']}" if report["job"] else ""))
+
+
+def _limits(report: dict[str, Any]) -> str:
+    allowed = (report.get("org") or {}).get("max_concurrency")
+    return f"{report['max_concurrency']}" + (f" (the edition allows {allowed})" if allowed else "")

@@ -1,0 +1,206 @@
+"""``zoho-delink check-job``: whether a job file can be used, and when it would run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoho_crm.cli.exits import Exit
+from zoho_crm.cli.options import command, json_option
+from zoho_crm.cli.output import duration
+from zoho_crm.errors import PlanError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from zoho_crm.cli.output import Output
+    from zoho_crm.core.job import Job
+
+
+@click.command("check-job")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option(
+    "--explain",
+    is_flag=True,
+    help="Ask the warehouse how it would run the SQL, without running it (PostgreSQL, MySQL, SQLite).",
+)
+@json_option
+@command
+def check_job(file: Path, explain: bool, out: Output) -> Exit:
+    """
+    Check a job file and its SQL, and show what it says.
+
+    The SQL files are looked for where Airflow would look: in the folder sql beside the folder of FILE.
+    """
+    from zoho_crm.core.job_files import JobFileError, load_job
+
+    try:
+        job = load_job(file)
+    except JobFileError as error:
+        return _tell(out, {"file": file, "faults": str(error).splitlines()})
+    from zoho_crm.cli.schedule import current_time
+
+    now = current_time()
+    report = _describe(job, file, now)
+    report["faults"] = _schedule_faults(job) + _sql_faults(job, file.parent)
+    if explain:
+        report["plans"] = _plans(job, file.parent, now, report["faults"])
+    return _tell(out, report)
+
+
+def _describe(job: Job, file: Path, now: datetime) -> dict[str, Any]:
+    from zoho_crm.cli.schedule import next_windows
+
+    windows = next_windows(job, now)
+    return {
+        "file": file,
+        "job": job.name,
+        "dag": job.dag_id,
+        "description": job.description or None,
+        "owner": job.owner,
+        "relation": str(job.relation.as_relation()),
+        "source": {"conn_id": job.source.conn_id, "sql_file": job.source.sql_file},
+        "zoho_conn_id": job.zoho_conn_id,
+        "audit_conn_id": job.audit_conn_id,
+        "strategy": job.strategy,
+        "schedule": _schedule(job),
+        "next_windows": [{"window_start": start, "window_end": end} for start, end in windows],
+        "guards": {
+            name: duration(value) if name in {"max_source_age", "max_plan_age", "approval_timeout"} else value
+            for name, value in job.guards
+            if value is not None and value != ()
+        },
+        "failure_tolerance": job.failure_tolerance,
+        "snapshot": list(job.snapshot_attributes),
+        "retention_days": job.retention_days,
+        "notify": [notice.notifier for notice in job.notify],
+    }
+
+
+def _schedule(job: Job) -> str:
+    if job.cron:
+        return f"{job.cron} ({job.timezone})"
+    if job.asset:
+        return f"whenever the asset {job.asset.asset!r} is updated"
+    return "none: by hand and by backfill only"
+
+
+def _schedule_faults(job: Job) -> list[str]:
+    """Ask Airflow where it alone can tell: about assets, and about changes of the clocks."""
+    from zoho_crm.core.job_files import JobFileError
+
+    if job.asset is None and (job.cron is None or job.timezone == "UTC"):
+        return []
+    from zoho_crm.operators.schedule import schedule_of
+
+    try:
+        schedule_of(job)
+    except JobFileError as error:
+        return [str(error)]
+    return []
+
+
+def _sql_files(job: Job) -> dict[str, tuple[str, str]]:
+    """Return file and connection of each SQL that the job names, by the field that names it."""
+    named = {
+        "source.sql_file": job.source.sql_file,
+        "guards.baseline_sql_file": job.guards.baseline_sql_file,
+        "guards.freshness_sql_file": job.guards.freshness_sql_file,
+    }
+    return {field: (file, job.source.conn_id) for field, file in named.items() if file is not None}
+
+
+def _sql_faults(job: Job, jobs_folder: Path) -> list[str]:
+    from zoho_crm.core.job_files import find_sql
+    from zoho_crm.source import check_sql
+
+    faults = []
+    for field, (file, _) in _sql_files(job).items():
+        try:
+            check_sql(find_sql(jobs_folder, file, field).read_text(encoding="utf-8"), field)
+        except PlanError as error:
+            faults.append(str(error))
+        except UnicodeDecodeError:
+            faults.append(f"{field}: {file} is not UTF-8 text")
+    return faults
+
+
+def _plans(job: Job, jobs_folder: Path, now: datetime, faults: list[str]) -> list[dict[str, Any]]:
+    """Ask for the plan of each SQL; what the database refuses is added to the faults."""
+    from zoho_crm.cli.connections import open_engine
+    from zoho_crm.cli.explain import explain
+    from zoho_crm.cli.schedule import last_window
+    from zoho_crm.core.job_files import find_sql
+
+    window = last_window(job, now)
+    plans = []
+    with open_engine(job.source.conn_id, "source.conn_id") as engine:
+        for field, (file, _) in _sql_files(job).items():
+            sql = find_sql(jobs_folder, file, field).read_text(encoding="utf-8", errors="replace")
+            try:
+                lines = explain(engine, sql, window)
+            except PlanError as error:
+                faults.append(f"{field}: {file}: {error}")
+                continue
+            plans.append({"field": field, "file": file, "dialect": engine.dialect.name, "lines": lines})
+    return plans
+
+
+def _tell(out: Output, report: dict[str, Any]) -> Exit:
+    faults: list[str] = report["faults"]
+    if out.as_json:
+        out.document({"fine": not faults, **report})
+        return Exit.NOT_FINE if faults else Exit.FINE
+    if "job" in report:
+        _show(out, report)
+    for fault in faults:
+        out.wrong(fault)
+    if not faults:
+        out.fine(f"{report['file']} can be used")
+    return Exit.NOT_FINE if faults else Exit.FINE
+
+
+def _word(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _show(out: Output, report: dict[str, Any]) -> None:
+    source, guards = report["source"], dict(report["guards"])
+    approval = f", an answer within {guards.pop('approval_timeout')}"
+    on_breach = guards.pop("on_breach")
+    out.title(report["dag"])
+    out.facts(
+        {
+            "description": report["description"],
+            "owner": report["owner"],
+            "relation": report["relation"],
+            "links from": f"connection {source['conn_id']}, {source['sql_file']}",
+            "Zoho": f"connection {report['zoho_conn_id']}, strategy {report['strategy']}",
+            "audit": f"connection {report['audit_conn_id']}",
+            "schedule": report["schedule"],
+            "guards": ", ".join(f"{name} {_word(value)}" for name, value in guards.items()) or "no limits",
+            "on a breach": f"a person is asked{approval}" if on_breach == "approve" else "the run stops",
+            "snapshot": ", ".join(report["snapshot"]) or None,
+            "retention": f"{days} days" if (days := report["retention_days"]) else None,
+            "tells": ", ".join(report["notify"]) or None,
+        }
+    )
+    if report["next_windows"]:
+        out.title("Next runs")
+        out.table(
+            ("due", "window start", "window end (not included)"),
+            [
+                (window["window_end"], window["window_start"], window["window_end"])
+                for window in report["next_windows"]
+            ],
+        )
+    for plan in report.get("plans", []):
+        out.title(f"How the warehouse would run {plan['file']}")
+        if plan["lines"] is None:
+            out.say(f"We know no way to ask {plan['dialect']} for a plan without running the statement.")
+        for line in plan["lines"] or []:
+            out.say(line)

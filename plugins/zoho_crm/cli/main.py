@@ -1,0 +1,50 @@
+"""
+The program ``zoho-delink``: its commands, each in a module of its own that is imported when it is needed.
+
+Airflow takes seconds to import, so that only commands that need a connection do so.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import cast
+
+import click
+
+from zoho_crm import __version__
+
+COMMANDS = {
+    "check-connection": "zoho_crm.cli.check_connection:check_connection",
+    "check-job": "zoho_crm.cli.check_job:check_job",
+    "job-reference": "zoho_crm.cli.job_reference:job_reference",
+    "plan": "zoho_crm.cli.plan:plan",
+}
+
+EPILOG = """\
+Exit codes: 0 fine; 1 what was checked is not fine; 2 wrong use or configuration; 3 a service cannot be reached.
+"""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands."""
+        return sorted(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None if there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        return cast(click.Command, getattr(import_module(module), name))
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="zoho-delink")
+def main() -> None:
+    """Check, plan, audit and take up again what the delink Dags do."""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""
+What a command prints: rich text on a terminal, plain text in a pipe, one JSON document with ``--json``.
+
+Nothing that comes from elsewhere (ids, answers of Zoho) can steer the terminal: control characters are escaped.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import unicodedata
+from datetime import UTC, date, datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+_HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+
+
+class Output:
+    """
+    Print the result of one command to standard output.
+
+    :param as_json: print the one document of :meth:`document`, and nothing else
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+        self._rich = self._console.is_terminal and not as_json
+
+    def document(self, content: Mapping[str, Any]) -> None:
+        """Print a JSON document; on its own line end, so that a reader may read lines."""
+        sys.stdout.write(json.dumps(content, default=_as_json, ensure_ascii=False, indent=2) + "\n")
+
+    def title(self, text: str) -> None:
+        """Print a heading."""
+        if self._rich:
+            self._console.print()
+            self._console.print(Text(shown(text), style="bold"))
+        else:
+            self._line(f"# {shown(text)}")
+
+    def facts(self, facts: Mapping[str, object]) -> None:
+        """Print names and values, one pair a line; a value of None is left out."""
+        present = {name: shown(value) for name, value in facts.items() if value is not None}
+        if not self._rich:
+            for name, value in present.items():
+                self._line(f"{name}: {value}")
+            return
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, value in present.items():
+            grid.add_row(name, Text(value))
+        self._console.print(grid)
+
+    def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+        """Print a table: in a pipe a line of names and a line for each row, with tabs between the values."""
+        if not self._rich:
+            self._line("\t".join(columns))
+            for row in rows:
+                self._line("\t".join(shown(value) for value in row))
+            return
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        for row in rows:
+            numbers = [isinstance(value, int) and not isinstance(value, bool) for value in row]
+            table.add_row(
+                *(
+                    Text(shown(value), justify="right" if number else "left")
+                    for value, number in zip(row, numbers, strict=True)
+                )
+            )
+        self._console.print(table)
+
+    def fine(self, text: str) -> None:
+        """Say that something is as it should be."""
+        self._mark("✓", "ok", "green", text)
+
+    def wrong(self, text: str) -> None:
+        """Say that something is not as it should be."""
+        self._mark("✗", "wrong", "red", text)
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        if self._rich:
+            self._console.print(Text(shown(text)))
+        else:
+            self._line(shown(text))
+
+    def _mark(self, sign: str, word: str, colour: str, text: str) -> None:
+        if self._rich:
+            self._console.print(Text.assemble((f"{sign} ", colour), shown(text)))
+        else:
+            self._line(f"{word}: {shown(text)}")
+
+    @staticmethod
+    def _line(text: str) -> None:
+        sys.stdout.write(text + "\n")
+
+
+def shown(value: object) -> str:
+    """Return a value as one line of text that cannot steer a terminal."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    text = str(_as_json(value)) if not isinstance(value, str | int | float) else str(value)
+    return "".join(f"\\u{ord(char):04x}" if unicodedata.category(char) in _HIDDEN else char for char in text)
+
+
+def duration(value: timedelta) -> str:
+    """Return a duration as a job file would have it."""
+    seconds = int(value.total_seconds())
+    for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
+        if seconds % length == 0:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _as_json(value: object) -> Any:
+    match value:
+        case Enum():
+            return value.value
+        case datetime():
+            moment = value.astimezone(UTC) if value.tzinfo else value
+            return moment.isoformat().replace("+00:00", "Z")
+        case date() | Path():
+            return str(value)
+        case timedelta():
+            return duration(value)
+        case set() | frozenset() | tuple():
+            return sorted(map(str, value)) if isinstance(value, set | frozenset) else list(value)
+    return str(value)

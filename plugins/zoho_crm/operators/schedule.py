@@ -1,0 +1,100 @@
+"""When a job's Dag runs: by a cron expression with data intervals, by updates of an asset, or by hand only."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+from zoneinfo import ZoneInfo
+
+from airflow.sdk import Asset, CronDataIntervalTimetable
+from croniter import croniter
+
+from zoho_crm.core.job_files import JobFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from zoho_crm.core.job import Job
+
+_HOUR = timedelta(hours=1)
+_NEAR = 2 * _HOUR
+
+
+def schedule_of(job: Job) -> CronDataIntervalTimetable | list[Asset] | None:
+    """
+    Return what a Dag takes as its schedule.
+
+    :raises JobFileError: Airflow cannot use the asset (some kinds of URI have rules of their own), or would leave
+        out a stretch of time when the clocks change
+    """
+    if job.cron is not None:
+        _check_changes_of_clocks(job, job.cron)
+        # A cron expression alone would have intervals without length since Airflow 3.
+        return CronDataIntervalTimetable(job.cron, timezone=job.timezone)
+    if job.asset is None:
+        return None
+    asset, uri = job.asset.asset, job.asset.uri
+    try:
+        return [Asset(asset) if uri is None else Asset(asset, uri)]
+    except ValueError as error:
+        raise JobFileError(f"{job.name}.yaml: schedule: {error}") from None
+
+
+def schedule_text(job: Job) -> str:
+    """Say in Markdown when a job runs."""
+    if job.cron is not None:
+        return f"`{job.cron}` ({job.timezone})"
+    if job.asset is not None:
+        return f"whenever the asset `{job.asset.asset}` is updated"
+    return "none: by hand only"
+
+
+def _check_changes_of_clocks(job: Job, cron: str) -> None:
+    """
+    Refuse a schedule that is due several times in an hour that a change of the clocks leaves out.
+
+    Airflow 3.3 then finds other times forwards than backwards, and one interval begins after the one before it has
+    ended: links marked in between would belong to no run. Schedules of every hour are counted in another way.
+    """
+    if croniter(cron).expanded[1] == ["*"]:
+        return
+    for change in _changes(job):
+        if any(end != start for end, start in _seams(job, cron, change)):
+            raise JobFileError(
+                f"{job.name}.yaml: schedule: {cron!r} leaves out a stretch of time when the clocks of "
+                f"{job.timezone} change, near {change:%Y-%m-%d %H:%M} UTC; take other hours, or timezone: UTC"
+            )
+
+
+def _changes(job: Job) -> Iterator[datetime]:
+    """Yield the instants at which the clocks change in the first year of a job, to the hour."""
+    zone = ZoneInfo(job.timezone)
+    start = job.start.astimezone(ZoneInfo("UTC")).replace(minute=0, second=0, microsecond=0)
+    for day in range(366):
+        first = start + timedelta(days=day)
+        if first.astimezone(zone).utcoffset() != (first + 24 * _HOUR).astimezone(zone).utcoffset():
+            yield next(
+                first + hour * _HOUR
+                for hour in range(1, 25)
+                if (first + hour * _HOUR).astimezone(zone).utcoffset() != first.astimezone(zone).utcoffset()
+            )
+
+
+def _seams(job: Job, cron: str, change: datetime) -> Iterator[tuple[datetime, datetime]]:
+    """Yield where each data interval ends and where the next begins, for those around a change of the clocks."""
+    import pendulum
+    from airflow.timetables.base import TimeRestriction
+    from airflow.timetables.interval import CronDataIntervalTimetable as Timetable
+
+    timetable = Timetable(cron, job.timezone)
+    # Where the scheduler would be by then: the last interval that is over.
+    last = timetable.infer_manual_data_interval(run_after=pendulum.instance(change - _NEAR))
+    while last.end < change + _NEAR:
+        found = timetable.next_dagrun_info(
+            last_automated_data_interval=last, restriction=TimeRestriction(None, None, catchup=True)
+        )
+        if found is None or found.data_interval is None:
+            return
+        yield last.end, found.data_interval.start
+        last = found.data_interval

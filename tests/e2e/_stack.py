@@ -1,0 +1,46 @@
+"""
+One running Airflow for all tests of a session that need one, started by the first that asks.
+
+A pytest plugin of the test modules that use it, in whatever folder they lie. They belong to one group of
+`--dist loadgroup` (see conftest.py), so that there is one Airflow.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from include.stack import LocalAirflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_KEPT_LOGS = Path(__file__).parents[2] / ".cache" / "e2e-logs"
+
+
+@pytest.fixture(scope="session")
+def stack_env() -> dict[str, str]:
+    """Return further environment of Airflow's processes, such as connections; override it to add some."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def airflow_stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stack_env: dict[str, str]
+) -> Iterator[LocalAirflow]:
+    """Yield a healthy Airflow with the Dags of this repository; its logs stay in .cache/e2e-logs when a test fails."""
+    home = tmp_path_factory.mktemp("airflow")
+    failed = True
+    try:
+        with LocalAirflow(home, env=stack_env) as airflow:
+            airflow.wait_until_healthy(timeout_s=240)
+            yield airflow
+        failed = bool(request.session.testsfailed)
+    finally:
+        if failed and (home / "logs").exists():
+            shutil.rmtree(_KEPT_LOGS, ignore_errors=True)
+            shutil.copytree(home / "logs", _KEPT_LOGS, symlinks=True)
+        shutil.rmtree(home, ignore_errors=True)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+
+from tests.plugins.zoho_crm.operators.world import ZOHO, set_connection, zoho_connection
+
+if TYPE_CHECKING:
+    import pytest
+    from include.local_zoho import LocalZoho
+    from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
+
+
+def tokens_asked_for(zoho: LocalZoho) -> int:
+    return sum(request.path == "/oauth/v2/token" for request in zoho.state.journal.requests)
+
+
+def test_a_connection_that_works_is_described(cli: Cli, zoho: LocalZoho) -> None:
+    document = cli.document("check-connection")
+    assert document["fine"] is True
+    assert document["org"]["id"]
+    assert document["org"]["edition"]
+    assert document["environment"] == document["org"]["type"] == "production"
+    assert document["scopes"]
+    assert document["max_concurrency"] == 10
+    assert document["local"] is True
+    assert tokens_asked_for(zoho) == 1
+
+
+def test_what_is_shown_holds_no_secret(cli: Cli, zoho: LocalZoho) -> None:
+    for args in (["check-connection"], ["check-connection", "--json"]):
+        result = cli(*args)
+        assert result.exit_code == 0
+        for secret in ("local-secret", "local-refresh-token", "1000."):
+            assert secret not in result.output
+    assert "ok: the connection works" in cli("check-connection").stdout
+
+
+def test_a_job_has_its_metadata_checked_with_the_same_token(cli: Cli, zoho: LocalZoho, jobs: Jobs) -> None:
+    document = cli.document("check-connection", "--job", "contacts_deals")
+    assert document["job"] == "contacts_deals"
+    assert tokens_asked_for(zoho) == 1
+    assert any("/settings/related_lists" in request.path for request in zoho.state.journal.requests)
+
+
+def test_what_a_job_lacks_is_told_and_ends_with_1(cli: Cli, zoho: LocalZoho, jobs: Jobs) -> None:
+    jobs.write(
+        relation={
+            "module": "Contacts",
+            "external_field": "No_Such_Field",
+            "related_list": "Deals",
+            "related_external_field": "External_Deal_ID",
+        }
+    )
+    document = cli.document("check-connection", "--job", "contacts_deals", code=1)
+    assert document["fine"] is False
+    (fault,) = document["faults"]
+    assert "No_Such_Field" in fault
+
+
+def test_a_revoked_token_ends_with_1_although_a_good_one_is_stored(
+    cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = zoho_connection(zoho)
+    connection["extra"]["refresh_token"] = "a-revoked-one"
+    set_connection(monkeypatch, ZOHO, **connection)
+    document = cli.document("check-connection", code=1)
+    assert "revoked" in document["faults"][0]
+    assert document["data_center"] == "us"
+    assert "org" not in document
+    result = cli("check-connection")
+    assert result.exit_code == 1
+    assert "wrong: " in result.stdout
+    assert "a-revoked-one" not in result.output
+
+
+def test_a_connection_that_holds_something_unknown_ends_with_1(
+    cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, ZOHO, **zoho_connection(zoho, proxy="http://elsewhere"))
+    assert "unknown extra 'proxy'" in cli.document("check-connection", code=1)["faults"][0]
+
+
+def test_more_requests_than_the_edition_allows_are_advised_against(
+    cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, ZOHO, **zoho_connection(zoho, max_concurrency=25))
+    monkeypatch.setattr(
+        "zoho_crm.hooks.metadata.edition_of", lambda _org: "Zoho One"
+    )  # the local Zoho is of one edition only
+    document = cli.document("check-connection")
+    assert document["org"]["max_concurrency"] == 20
+    assert "set it lower" in document["advice"][0]
+
+
+def test_a_connection_that_is_not_there_is_wrong_use(cli: Cli) -> None:
+    result = cli("check-connection", "nobody_has_this")
+    assert result.exit_code == 2
+    assert "AIRFLOW_CONN_NOBODY_HAS_THIS" in result.stderr
+    assert "no tables" in result.stderr or "none of that name" in result.stderr
+
+
+def test_a_connection_that_cannot_be_read_is_wrong_use_and_not_shown(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", '{"password": "local-secret", ')
+    result = cli("check-connection")
+    assert result.exit_code == 2
+    assert "local-secret" not in result.output
+
+
+def test_a_zoho_that_is_away_ends_with_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)
+    values: dict[str, Any] = {
+        "conn_type": "zoho_crm",
+        "schema": "http",
+        "host": "127.0.0.1",
+        "port": 9,
+        "login": "local-client",
+        "password": "local-secret",
+        "extra": {"refresh_token": "local-refresh-token"},
+    }
+    set_connection(monkeypatch, ZOHO, **values)
+    result = cli("check-connection", "--json")
+    assert result.exit_code == 3, result.output
+    assert json.loads(result.stdout)["exit_code"] == 3
