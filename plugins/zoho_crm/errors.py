@@ -13,6 +13,7 @@ What can go wrong, and what the caller can do next.
     ├── ZohoNotSentError       no connection: nothing was sent, trying again is safe
     ├── ZohoUnansweredError    sent, no answer: it may have been applied, so verify before believing either
     ├── ClaimLostError         a newer try has taken this chunk over: stop, it carries on
+    ├── AuditAlteredError      the audit is not what was written: verify it before relying on it
     ├── GuardError             the plan passes a limit of the job: nothing was sent
     ├── LinksLeftError         links are left to be tried again: retry or clear the task
     └── RunStoppedError        an answer that waits for every link: mend its cause, then clear the task
@@ -95,6 +96,10 @@ class ZohoUnansweredError(ZohoError):
 
 class ClaimLostError(ZohoError):
     """A newer try has taken this chunk over and carries on with it."""
+
+
+class AuditAlteredError(ZohoError):
+    """The audit is not what was written: verify it before relying on it."""
 
 
 class GuardError(ZohoError):

@@ -7,9 +7,11 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ from include.demo.world import connections, fill_crm
 from include.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from airflow.sdk import DAG
 
 PROJECT = Path(__file__).parents[2]
@@ -82,7 +86,9 @@ def test_tasks_follow_each_other(dag: DAG) -> None:
     assert {task_id: task.downstream_task_ids for task_id, task in dag.task_dict.items()} == {
         "preflight": {"plan"},
         "plan": {"guard", "delink"},
-        "guard": {"delink"},
+        "guard": {"approve"},
+        # Only what would send is skipped by a refusal: the report always runs.
+        "approve": {"delink"},
         "delink": {"report"},
         "report": set(),
     }
@@ -120,12 +126,19 @@ def test_every_class_of_the_retry_policy_is_there(dag: DAG) -> None:
 def test_the_form_has_safe_defaults(dag: DAG) -> None:
     assert {name: dag.params[name] for name in dag.params} == {
         "mode": "auto",
+        "reason": None,
+        "max_links": None,
+        "verify": False,
         "window_start": None,
         "window_end": None,
         "links": None,
-        "max_links": None,
-        "reason": None,
     }
+
+
+def test_each_dag_has_a_form_of_its_own(dag_bag: DagBag) -> None:
+    """Airflow keeps values in a field: one that two Dags share would carry them over."""
+    fields = [id(dag.params.get_param(name)) for dag in dag_bag.dags.values() for name in dag.params]
+    assert len(fields) == len(set(fields))
 
 
 def test_a_dag_tells_people_about_itself(dag: DAG) -> None:
@@ -165,32 +178,88 @@ def test_a_broken_job_file_is_an_import_error_and_takes_no_job_down(jobs: Path, 
     assert says in found.import_errors["zoho_delink_broken_jobs.py"]
 
 
+ASSET = {"asset": "links_to_remove", "uri": "postgres://warehouse/crm/public/links"}
+
+
+def test_an_asset_starts_a_job_that_names_it(jobs: Path) -> None:
+    content = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
+    (jobs / "contacts_deals.yaml").write_text(yaml.safe_dump({**content, "schedule": ASSET}))
+    dag = read_dags().dags[CONTACTS_DEALS]
+    # A URI of a kind that Airflow knows comes back as Airflow writes it.
+    started_by = [(asset.name, asset.uri) for asset in dag.timetable.asset_condition.objects]
+    assert started_by == [("links_to_remove", "postgres://warehouse:5432/crm/public/links")]
+    assert "| schedule | whenever the asset `links_to_remove` is updated |" in str(dag.doc_md)
+
+
+def test_an_asset_that_airflow_refuses_takes_no_other_job_down(jobs: Path) -> None:
+    content = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
+    (jobs / "by_asset.yaml").write_text(
+        yaml.safe_dump({**content, "schedule": {**ASSET, "uri": "postgres://warehouse/crm"}})
+    )
+    found = read_dags()
+    assert set(found.dags) == {CONTACTS_DEALS}
+    assert list(found.import_errors) == ["zoho_delink_broken_jobs.py"]
+    assert "by_asset.yaml: schedule: " in found.import_errors["zoho_delink_broken_jobs.py"]
+
+
 def test_a_pool_of_the_job_is_passed_on(jobs: Path) -> None:
     content = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
     (jobs / "contacts_deals.yaml").write_text(yaml.safe_dump({**content, "pool": "zoho"}))
     assert read_dags().dags[CONTACTS_DEALS].get_task("delink").partial_kwargs["pool"] == "zoho"
 
 
+TOLD = {
+    "notifier": "airflow.providers.apprise.notifications.apprise.AppriseNotifier",
+    "args": {"title": "{{ zoho.job }} {{ zoho.event }}", "body": "{{ zoho.text }}"},
+}
 RUNS = f"""
 import sys
 from airflow.dag_processing.dagbag import DagBag
-for job, conf in (
-    ("nothing", {{"mode": "apply"}}),
-    ("guarded", {{"mode": "apply"}}),
-    ("contacts_deals", {{"mode": "apply"}}),
-):
+for job, done_by_hand in (("nothing", None), ("guarded", None), ("asked", "approve"), ("contacts_deals", None)):
     dag = DagBag(dag_folder={str(PROJECT / "dags")!r}).dags["zoho_delink__" + job]
-    print(job, dag.test(run_conf=conf).state.value, flush=True)
+    run = dag.test(run_conf={{"mode": "apply"}}, mark_success_pattern=done_by_hand)
+    print(job, run.state.value, flush=True)
 """
 
 
+@pytest.fixture
+def inbox() -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """The port of a real HTTP server, and what it gets."""
+    got: list[dict[str, Any]] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            got.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    yield server.server_port, got
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
 @pytest.mark.integration
-def test_whole_runs_end_as_they_must(jobs: Path, tmp_path: Path) -> None:
-    """Three runs in one process, which costs less than three: an empty plan, a breached limit, more chunks than fit."""
+def test_whole_runs_end_as_they_must(
+    jobs: Path, tmp_path: Path, inbox: tuple[int, list[dict[str, Any]]]
+) -> None:
+    """
+    Four runs in one process, which costs less than four.
+
+    An empty plan; a breached limit; one about which a person is asked, whose task somebody marks as done without an
+    answer; more chunks than fit.
+    """
     sample = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
     for name, changes in {
         "nothing": {"source": {"conn_id": "warehouse", "sql_file": "nothing.sql"}},
-        "guarded": {"guards": {"max_links": 5}},
+        "guarded": {"guards": {"max_links": 5}, "notify": [TOLD]},
+        "asked": {"guards": {"max_links": 5, "on_breach": "approve"}, "retries": 0, "notify": [TOLD]},
         "contacts_deals": {"chunk_size": 2},
     }.items():
         (jobs / f"{name}.yaml").write_text(yaml.safe_dump({**sample, **changes}))
@@ -211,6 +280,9 @@ def test_whole_runs_end_as_they_must(jobs: Path, tmp_path: Path) -> None:
         env = {
             **os.environ,
             **connections(zoho.port, warehouse, audit),
+            "AIRFLOW_CONN_APPRISE_DEFAULT": json.dumps(
+                {"conn_type": "apprise", "extra": {"config": {"path": f"json://127.0.0.1:{inbox[0]}"}}}
+            ),
             "AIRFLOW_HOME": str(tmp_path),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": "4",
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}?timeout=60",
@@ -228,9 +300,10 @@ def test_whole_runs_end_as_they_must(jobs: Path, tmp_path: Path) -> None:
         )
         after = zoho.state.links("Contacts", "Deals")
     states = dict(line.split() for line in done.stdout.splitlines() if line.count(" ") == 1)
-    assert {name: states.get(name) for name in ("nothing", "guarded", "contacts_deals")} == {
+    assert {name: states.get(name) for name in ("nothing", "guarded", "asked", "contacts_deals")} == {
         "nothing": "success",
         "guarded": "failed",
+        "asked": "failed",
         "contacts_deals": "success",
     }, done.stdout[-3000:] + done.stderr[-3000:]
     assert before - after == {(f"c-{number:04}", f"d-{number:04}") for number in range(30)}
@@ -241,10 +314,14 @@ def test_whole_runs_end_as_they_must(jobs: Path, tmp_path: Path) -> None:
                 "SELECT job, status, planned, removed, not_attempted, chunks, guard_decision FROM zoho_delink_run"
             )
         }
-        guarded = connection.execute(
-            "SELECT outcome, attempts, count(*) FROM zoho_delink_audit WHERE job = 'guarded' GROUP BY 1, 2"
+        not_sent = connection.execute(
+            "SELECT job, outcome, attempts, count(DISTINCT seq) FROM zoho_delink_audit WHERE job <> 'contacts_deals' "
+            "GROUP BY 1, 2, 3 ORDER BY 1"
         ).fetchall()
     assert runs["nothing"] == ("succeeded", 0, 0, 0, 0, "passed: 0 links planned, 10000 allowed")
     assert runs["guarded"] == ("stopped", 30, 0, 30, 1, "breached: 30 links planned, 5 allowed")
     assert runs["contacts_deals"] == ("succeeded", 30, 30, 0, 4, "passed: 30 links planned, 10000 allowed")
-    assert guarded == [("not_attempted", 0, 30)]
+    assert runs["asked"] == ("stopped", 30, 0, 30, 1, "breached: 30 links planned, 5 allowed")
+    assert not_sent == [("asked", "not_attempted", 0, 30), ("guarded", "not_attempted", 0, 30)]
+    # The guards' stop is told by the report; a question at once, and then that nobody has answered it.
+    assert [message["title"] for message in inbox[1]] == ["guarded breach", "asked breach", "asked stopped"]

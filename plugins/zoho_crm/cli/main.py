@@ -14,6 +14,7 @@ import click
 from zoho_crm import __version__
 
 COMMANDS = {
+    "audit": "zoho_crm.cli.audit:audit",
     "check-connection": "zoho_crm.cli.check_connection:check_connection",
     "check-job": "zoho_crm.cli.check_job:check_job",
     "job-reference": "zoho_crm.cli.job_reference:job_reference",

@@ -32,6 +32,12 @@ jobs_folder_option = click.option(
     help="Folder of the job files.",
 )
 
+audit_conn_option = click.option(
+    "--audit-conn-id",
+    metavar="CONN_ID",
+    help="Connection of the audit database; by default the one that the job names, or all jobs do.",
+)
+
 
 class CommandError(click.ClickException):
     """
@@ -87,6 +93,29 @@ def job_named(jobs_folder: Path, name: str) -> Job:
     from zoho_crm.core.job_files import named_job
 
     return named_job(jobs_folder, name)
+
+
+def audit_conn_of(jobs_folder: Path, job: Job | None, audit_conn_id: str | None) -> str:
+    """
+    Return the connection of the audit database that is meant.
+
+    :param job: the job that was named, or None
+    :param audit_conn_id: the connection that was named, or None
+    :raises CommandError: none was named, and the job files do not agree on one
+    """
+    from zoho_crm.core.job_files import load_jobs
+
+    if audit_conn_id or job:
+        return audit_conn_id or (job.audit_conn_id if job else "")
+    found = sorted({one.audit_conn_id for one in load_jobs(jobs_folder)[0]})
+    if len(found) != 1:
+        told = (
+            f"the job files in {jobs_folder} name {', '.join(found)}"
+            if found
+            else f"no job file in {jobs_folder}"
+        )
+        wrong_use(f"Name the job with --job, or the audit database with --audit-conn-id: {told}.")
+    return found[0]
 
 
 def wrong_use(message: str) -> NoReturn:

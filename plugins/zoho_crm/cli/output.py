@@ -128,6 +128,16 @@ def duration(value: timedelta) -> str:
     return f"{seconds}s"
 
 
+def plain_value(value: object) -> Any:
+    """Return a value of a database as text or number that a file can hold; None stays None."""
+    return value if value is None or isinstance(value, str | int | float) else _as_json(value)
+
+
+def json_line(content: Mapping[str, Any]) -> str:
+    """Return a JSON document on one line."""
+    return json.dumps(content, default=_as_json, ensure_ascii=False, separators=(",", ":"))
+
+
 def _as_json(value: object) -> Any:
     match value:
         case Enum():

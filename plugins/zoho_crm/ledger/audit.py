@@ -1,11 +1,13 @@
-"""Audit rows: append-only, one for each link and try."""
+"""Audit rows: append-only, one for each link and try, those of a chunk in a chain."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from zoho_crm.ledger.chain import ChainEnd, RowHashes, common_of, own_of
 from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.event_ids import new_event_id
 from zoho_crm.ledger.runs import origin_columns, target_columns
@@ -18,25 +20,39 @@ if TYPE_CHECKING:
     from zoho_crm.core.records import LinkResult, Origin, Target
 
 
-def append(
-    connection: sa.Connection,
+@dataclass(frozen=True, slots=True)
+class AuditRows:
+    """
+    Rows to be appended to the chain of one chunk.
+
+    :param end: where the chain ends once they are written
+    """
+
+    rows: list[dict[str, Any]]
+    end: ChainEnd
+
+
+def audit_rows(
     run_key: str,
     results: Sequence[LinkResult],
     *,
+    chunk_no: int,
     claim_no: int,
+    after: ChainEnd,
     origin: Origin,
     target: Target,
     job: str,
-) -> None:
+) -> AuditRows:
     """
-    Write one audit row for each result, in their order.
+    Make one audit row for each result, in their order.
 
+    :param chunk_no: the links' chunk; :data:`~zoho_crm.ledger.chain.CHUNK_OF_PLAN` for what the plan itself decides
     :param claim_no: the claim the links were taken under; 0 for what the plan itself decides
+    :param after: where the chunk's chain ends now
     """
-    if not results:
-        return
     shared = {
         "run_key": run_key,
+        "chunk_no": chunk_no,
         "claim_no": claim_no,
         "map_index": origin.map_index,
         "try_number": origin.try_number,
@@ -44,7 +60,19 @@ def append(
         **origin_columns(origin, job),
         **target_columns(target),
     }
-    connection.execute(sa.insert(audit), [{**shared, **_row(result)} for result in results])
+    common, hashes = common_of(shared), RowHashes()
+    rows, row_hash = [], after.row_hash
+    for chain_no, result in enumerate(results, start=after.chain_no + 1):
+        row = {**shared, **_row(result), "chain_no": chain_no}
+        row["row_hash"] = row_hash = hashes.of(row_hash, common, own_of(row))
+        rows.append(row)
+    return AuditRows(rows, ChainEnd(after.chain_no + len(rows), row_hash))
+
+
+def append(connection: sa.Connection, audit_rows: AuditRows) -> None:
+    """Write rows. Whoever does it holds their chunk, and writes the new end of its chain as well."""
+    if audit_rows.rows:
+        connection.execute(sa.insert(audit), audit_rows.rows)
 
 
 def _row(result: LinkResult) -> dict[str, Any]:

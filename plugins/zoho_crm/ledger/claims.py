@@ -20,9 +20,10 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
+from zoho_crm.ledger.chain import ChainEnd
 from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.runs import LinkState
-from zoho_crm.ledger.tables import chunks, links
+from zoho_crm.ledger.tables import chunks, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +41,8 @@ class Claim:
     :param claim_no: the claim with the highest number of its chunk is the only one that may write
     :param holder: who holds it, for people who read the table
     :param links: links in the chunk, settled ones included
+    :param chain: where the chain of the chunk's audit rows ends
+    :param last_read: place of the last link that was handed out to have its attributes read
     """
 
     run_key: str
@@ -48,6 +51,8 @@ class Claim:
     holder: str
     links: int
     first_seq: int = field(repr=False)
+    chain: ChainEnd = field(default=ChainEnd(), repr=False)
+    last_read: int = field(default=-1, repr=False)
     _last_taken: int = field(default=-1, repr=False)
     _batches: int = field(default=0, repr=False)
     _open: dict[int, PlannedLink] = field(default_factory=dict, repr=False)
@@ -57,17 +62,19 @@ class Claim:
         """The place in the plan right after the chunk's last link."""
         return self.first_seq + self.links
 
-    def count_write(self) -> None:
-        """Note that a write under this claim has been committed."""
+    def count_write(self, chain: ChainEnd | None = None) -> None:
+        """Note that a write under this claim has been committed, and where it has left the chain."""
         self._batches += 1
+        self.chain = chain or self.chain
 
 
 def claim_chunk(engine: sa.Engine, run_key: str, chunk_no: int, holder: str, now: datetime) -> Claim:
     """
     Claim a chunk, fencing out whoever has claimed it before.
 
-    :raises PlanError: the plan has no such chunk
+    :raises PlanError: the plan has no such chunk, or the run's ids have been replaced by hashes
     """
+    replaced_at = sa.select(runs.c.pseudonymised_at).where(runs.c.run_key == run_key).scalar_subquery()
     mine = sa.and_(chunks.c.run_key == run_key, chunks.c.chunk_no == chunk_no)
     with engine.begin() as connection:
         claimed = connection.execute(
@@ -84,9 +91,22 @@ def claim_chunk(engine: sa.Engine, run_key: str, chunk_no: int, holder: str, now
             raise PlanError(f"run {run_key!r} has no chunk {chunk_no}: plan the run before driving it")
         # The update holds the row: nobody else's number can be read here.
         row = connection.execute(
-            sa.select(chunks.c.claim_no, chunks.c.links, chunks.c.first_seq).where(mine)
+            sa.select(
+                chunks.c.claim_no,
+                chunks.c.links,
+                chunks.c.first_seq,
+                chunks.c.chain_no,
+                chunks.c.chain_hash,
+                replaced_at.label("replaced_at"),
+            ).where(mine)
         ).one()
-    return Claim(run_key, chunk_no, row.claim_no, holder, row.links, row.first_seq)
+        if row.replaced_at is not None:
+            raise PlanError(
+                f"run {run_key!r} was pseudonymised at {row.replaced_at:%Y-%m-%d %H:%M} UTC: the ids of its links "
+                "are gone; start a new run"
+            )
+    chain = ChainEnd(row.chain_no, row.chain_hash or "")
+    return Claim(run_key, chunk_no, row.claim_no, holder, row.links, row.first_seq, chain)
 
 
 def settle(
@@ -109,20 +129,13 @@ def settle(
     :raises PlanError: a result is for a link that was not taken under this claim, or was settled under it before
     """
     _check_results(claim, results)
+    rows = audit_rows(claim, results, origin=origin, target=target, job=job)
     with engine.begin() as connection:
-        fence(connection, claim)
+        fence(connection, claim, rows.end)
         _write_states(connection, claim, results, in_flight=in_flight)
-        audit.append(
-            connection,
-            claim.run_key,
-            results,
-            claim_no=claim.claim_no,
-            origin=origin,
-            target=target,
-            job=job,
-        )
+        audit.append(connection, rows)
         taken = _take(connection, claim, take, in_flight=in_flight)
-    _advance(claim, results, taken)
+    _advance(claim, results, taken, rows.end)
     return taken
 
 
@@ -136,8 +149,24 @@ def take(engine: sa.Engine, claim: Claim, limit: int, *, in_flight: bool) -> lis
     with engine.begin() as connection:
         fence(connection, claim)
         taken = _take(connection, claim, limit, in_flight=in_flight)
-    _advance(claim, (), taken)
+    _advance(claim, (), taken, claim.chain)
     return taken
+
+
+def audit_rows(
+    claim: Claim, results: Sequence[LinkResult], *, origin: Origin, target: Target, job: str
+) -> audit.AuditRows:
+    """Make the audit rows of results under a claim; :func:`fence` writes where they leave the chain."""
+    return audit.audit_rows(
+        claim.run_key,
+        results,
+        chunk_no=claim.chunk_no,
+        claim_no=claim.claim_no,
+        after=claim.chain,
+        origin=origin,
+        target=target,
+        job=job,
+    )
 
 
 def _check_results(claim: Claim, results: Sequence[LinkResult]) -> None:
@@ -152,12 +181,14 @@ def _check_results(claim: Claim, results: Sequence[LinkResult]) -> None:
         seen.add(seq)
 
 
-def fence(connection: sa.Connection, claim: Claim) -> None:
+def fence(connection: sa.Connection, claim: Claim, chain: ChainEnd | None = None) -> None:
     """
     Begin a write under a claim; count it with :meth:`Claim.count_write` once it is committed.
 
+    :param chain: where the write leaves the chain, if it appends audit rows
     :raises ClaimLostError: a newer claim exists, or this very write is committed already
     """
+    chain = chain or claim.chain
     fenced = connection.execute(
         sa.update(chunks)
         .where(
@@ -166,7 +197,7 @@ def fence(connection: sa.Connection, claim: Claim) -> None:
             chunks.c.claim_no == claim.claim_no,
             chunks.c.batches == claim._batches,
         )
-        .values(batches=claim._batches + 1)
+        .values(batches=claim._batches + 1, chain_no=chain.chain_no, chain_hash=chain.row_hash or None)
     )
     if fenced.rowcount == 0:
         raise ClaimLostError(
@@ -267,9 +298,11 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
     return taken
 
 
-def _advance(claim: Claim, results: Sequence[LinkResult], taken: Sequence[PlannedLink]) -> None:
+def _advance(
+    claim: Claim, results: Sequence[LinkResult], taken: Sequence[PlannedLink], chain: ChainEnd
+) -> None:
     """Note in the claim what has been committed."""
-    claim.count_write()
+    claim.count_write(chain)
     for result in results:
         del claim._open[result.planned.seq]
     for planned in taken:

@@ -25,6 +25,7 @@ BATCH_ROWS = 1_000
 
 _NEVER_SENT = sa.and_(links.c.state == LinkState.PLANNED.value, links.c.outcome.is_(None))
 _UNANSWERED = sa.and_(links.c.state == LinkState.IN_FLIGHT.value, links.c.outcome.is_(None))
+_CLOSED_AS = {Outcome.NOT_ATTEMPTED: _NEVER_SENT, Outcome.UNKNOWN: _UNANSWERED}
 _DETAIL = {
     Outcome.NOT_ATTEMPTED: "the run ended before it was sent",
     Outcome.UNKNOWN: "the run ended while it was in flight",
@@ -49,6 +50,7 @@ def close_open_links(engine: sa.Engine, run_key: str, *, origin: Origin, now: da
         strategy=run.strategy,
         org_id=run.org_id,
         dry_run=run.dry_run,
+        operation=run.operation,
     )
     closed = 0
     for chunk_no in _open_chunks(engine, run_key):
@@ -78,30 +80,25 @@ def _close_batch(
 ) -> int:
     """Close some links of a claimed chunk in one transaction; 0 when none is left."""
     with engine.begin() as connection:
-        claims.fence(connection, claim)
-        count = 0
-        for condition, outcome in ((_NEVER_SENT, Outcome.NOT_ATTEMPTED), (_UNANSWERED, Outcome.UNKNOWN)):
-            results = _results(connection, claim, condition, outcome, now)
-            if not results:
-                continue
-            first, last = results[0].planned.seq, results[-1].planned.seq
-            connection.execute(
-                sa.update(links)
-                .where(links.c.run_key == claim.run_key, links.c.seq.between(first, last), condition)
-                .values(outcome=outcome.value)
-            )
-            audit.append(
-                connection,
-                claim.run_key,
-                results,
-                claim_no=claim.claim_no,
-                origin=origin,
-                target=target,
-                job=job,
-            )
-            count += len(results)
-    claim.count_write()
-    return count
+        # Read before the fence, which writes what the rows do to the chain: nobody but the claim's owner writes here.
+        found = {
+            outcome: _results(connection, claim, condition, outcome, now)
+            for outcome, condition in _CLOSED_AS.items()
+        }
+        results = [result for part in found.values() for result in part]
+        rows = claims.audit_rows(claim, results, origin=origin, target=target, job=job)
+        claims.fence(connection, claim, rows.end)
+        for outcome, condition in _CLOSED_AS.items():
+            if part := found[outcome]:
+                first, last = part[0].planned.seq, part[-1].planned.seq
+                connection.execute(
+                    sa.update(links)
+                    .where(links.c.run_key == claim.run_key, links.c.seq.between(first, last), condition)
+                    .values(outcome=outcome.value)
+                )
+        audit.append(connection, rows)
+    claim.count_write(rows.end)
+    return len(results)
 
 
 def _results(
@@ -112,7 +109,9 @@ def _results(
     now: datetime,
 ) -> list[LinkResult]:
     statement = (
-        sa.select(links.c.seq, links.c.external_id, links.c.related_external_id, links.c.pair_key)
+        sa.select(
+            links.c.seq, links.c.external_id, links.c.related_external_id, links.c.pair_key, links.c.snapshot
+        )
         .where(
             links.c.run_key == claim.run_key,
             links.c.seq >= claim.first_seq,
@@ -124,7 +123,12 @@ def _results(
     )
     return [
         LinkResult(
-            PlannedLink(row.seq, Link(row.external_id, row.related_external_id), row.pair_key),
+            PlannedLink(
+                row.seq,
+                Link(row.external_id, row.related_external_id),
+                row.pair_key,
+                snapshot=row.snapshot,
+            ),
             outcome,
             now,
             detail=_DETAIL[outcome],

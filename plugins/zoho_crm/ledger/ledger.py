@@ -10,18 +10,34 @@ import sqlalchemy as sa
 
 from zoho_crm.core.approval import ASKED
 from zoho_crm.errors import ZohoError
-from zoho_crm.ledger import claims, closing, history, past_runs, plans, runs, schema, selection, slots
+from zoho_crm.ledger import (
+    claims,
+    closing,
+    history,
+    past_runs,
+    plans,
+    retention,
+    runs,
+    schema,
+    seals,
+    selection,
+    slots,
+    snapshots,
+    verify,
+)
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.outcomes import Outcome
     from zoho_crm.core.records import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
+    from zoho_crm.ledger.checking import Finding
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.ledger.seals import Seal
     from zoho_crm.ledger.selection import OpenLink, RemovedLink
 
 
@@ -322,6 +338,58 @@ class Ledger:
     def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
         """Yield the stored plan of a run in its order, some rows at a time."""
         return selection.plan_pages(self._engine, run_key)
+
+    def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
+        """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
+        return snapshots.without_snapshot(self._engine, claim, limit)
+
+    def store_snapshots(self, claim: Claim, texts: Mapping[int, str]) -> None:
+        """
+        Store what links have of their own, in one transaction.
+
+        :param texts: JSON text by the link's place in the plan
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
+        """
+        snapshots.store_snapshots(self._engine, claim, texts)
+
+    # -- proof
+
+    def seal_run(self, run_key: str) -> Seal:
+        """
+        Seal a run as its audit is now, or return its last seal if nothing has been added since.
+
+        :raises PlanError: there is no such run
+        :raises AuditAlteredError: the last audit rows are not those that were written
+        """
+        return seals.seal_run(self._engine, run_key, self._now())
+
+    def verify(self, run_key: str | None = None) -> Iterator[Finding]:
+        """
+        Yield what is wrong with the audit; nothing if all of it is as it was written. Memory stays flat.
+
+        :param run_key: verify this run alone; None for all
+        """
+        return verify.verify(self._engine, run_key)
+
+    # -- retention
+
+    def runs_to_pseudonymise(self, job: str, before: datetime) -> list[str]:
+        """
+        Return the keys of a job's runs whose ids are to be replaced, oldest first; those left half done among them.
+
+        :param before: runs that finished before this time
+        """
+        return retention.runs_to_pseudonymise(self._engine, job, before)
+
+    def pseudonymise(self, run_key: str) -> int:
+        """
+        Replace the external ids of a finished run by their hashes, in batches. Nobody can drive the run any more.
+
+        :return: how many audit rows were changed; a call that was cut short is finished by the next
+        :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
+        """
+        return retention.pseudonymise(self._engine, run_key, self._now())
 
     # -- slots of the organisation
 

@@ -13,6 +13,7 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import ChunkRef, LinkResult, Origin, PlannedLink, PlanSummary, Target
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger import audit
+from zoho_crm.ledger.chain import CHUNK_OF_PLAN, ChainEnd
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.runs import LinkState, StoredRun, existing_run, get_run
 from zoho_crm.ledger.staging import BATCH_ROWS, begin_attempt, end_attempt, stage
@@ -175,12 +176,21 @@ def _publish(
             return
         connection.execute(_insert_links(run.run_key, attempt, size))
         connection.execute(_insert_chunks(run.run_key))
-        first, end = figures.valid, figures.distinct
+        first, end, chain = figures.valid, figures.distinct, ChainEnd()
         for start in range(first, end, BATCH_ROWS):
             invalid = _invalid_links(connection, run.run_key, start, min(start + BATCH_ROWS, end), now)
-            audit.append(
-                connection, run.run_key, invalid, claim_no=0, origin=origin, target=target, job=run.job
+            rows = audit.audit_rows(
+                run.run_key,
+                invalid,
+                chunk_no=CHUNK_OF_PLAN,
+                claim_no=0,
+                after=chain,
+                origin=origin,
+                target=target,
+                job=run.job,
             )
+            audit.append(connection, rows)
+            chain = rows.end
 
 
 def _figures(engine: sa.Engine, attempt: str) -> _Figures:

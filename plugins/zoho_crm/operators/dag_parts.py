@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
+from zoho_crm.core.job_files import load_jobs
+
 if TYPE_CHECKING:
     from zoho_crm.core.job import Job
 
@@ -36,6 +38,12 @@ RETRY_POLICY = ExceptionRetryPolicy(
     ]
 )
 
+AGAIN_MAPPING: dict[str, Any] = {
+    "max_active_tis_per_dagrun": 2,
+    "map_index_template": "{{ task.chunk['label'] }}",
+}
+"""What Airflow must know of the mapped task of a Dag on past runs before a job is named."""
+
 
 def jobs_folder(project: Path) -> Path:
     """
@@ -44,6 +52,11 @@ def jobs_folder(project: Path) -> Path:
     :param project: folder that holds ``include/jobs``
     """
     return Path(os.environ.get(JOBS_FOLDER_VARIABLE) or project / "include" / "jobs")
+
+
+def job_names(folder: Path) -> list[str]:
+    """Return the names of the jobs whose files can be used; none where there is no such folder."""
+    return [job.name for job in load_jobs(folder)[0]]
 
 
 def task_defaults(

@@ -2,62 +2,171 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from zoho_crm.core.run_request import read_run_request
-from zoho_crm.errors import GuardError, PlanError
-from zoho_crm.operators.context import data_interval_of, run_type_of
+from zoho_crm.core.approval import Question, plan_url
+from zoho_crm.core.guards import BASELINE, FRESHNESS, Facts, Override, judge, read_count, read_time
+from zoho_crm.core.job_files import find_sql
+from zoho_crm.core.records import RELINK
+from zoho_crm.databases import engine_of
+from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
+from zoho_crm.operators import notify
 from zoho_crm.operators.job_task import JobTask
+from zoho_crm.source import single_value
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from zoho_crm.core.guards import Decision
+    from zoho_crm.core.job import Job
+    from zoho_crm.core.records import PlanSummary
+    from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.ledger.runs import StoredRun
+
+
+class GuardResult(TypedDict):
+    """
+    What ``approve`` needs to know.
+
+    ``decision``: as it stands on the run row; ``ask``: whether a person decides; ``subject`` and ``body``: what they
+    are asked, as Markdown; None if nobody is asked.
+    """
+
+    decision: str
+    ask: bool
+    subject: str | None
+    body: str | None
+
 
 class GuardOperator(JobTask):
     """
-    Stop a run whose plan is larger than the job allows.
+    Hold a plan against the job's limits; beyond one, stop the run or have a person asked.
 
-    The trigger form's ``max_links``, given with a reason, takes the place of the job's. A dry run sends nothing, so
-    that it only says what would happen.
+    The trigger form's ``max_links``, given with a reason, takes the place of the job's. Links that another run has
+    left or removed are judged by their number alone. A dry run sends nothing, so that it only says what would happen.
 
-    :return: the decision as it stands on the run row
-    :raises GuardError: the plan passes the limit
+    :return: the decision, and the question for ``approve``
+    :raises GuardError: the plan passes a limit, and ``on_breach`` is ``stop``
+    :raises PlanError: the run has no plan, or the SQL of a guard does not yield what it must
     """
 
-    def execute(self, context: Context) -> str:
-        """Decide, write the decision onto the run row, and stop the run if need be."""
+    def execute(self, context: Context) -> GuardResult:
+        """Decide, write facts and decision onto the run row, and stop the run if need be."""
         from zoho_crm.ledger.ledger import Ledger
 
         job, key = self.job_of(context), self.run_key_of(context)
-        request = read_run_request(
-            context["params"],
-            run_type=run_type_of(context),
-            run_after=context["dag_run"].run_after,
-            data_interval=data_interval_of(context),
-        )
-        limit = job.guards.max_links if request.max_links is None else request.max_links
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             run, plan = ledger.get_run(key), ledger.plan_of(key)
             if run is None or plan is None:
                 raise PlanError("The run has no plan")
-            breach = limit is not None and plan.planned > limit
-            decision = _decision(
-                plan.planned, limit, request.reason if request.max_links is not None else None
-            )
-            ledger.record_guard(key, decision)
-            if breach and not run.dry_run:
-                raise GuardError(
-                    f"{decision}. Nothing was sent. To let it pass, start a run with a larger max_links and a reason"
-                )
+            facts, decision = self._judge(ledger, job, run, plan)
+            ledger.record_guard(key, decision.text)
+            self.log.info("%s", decision.text)
+            if not decision.breaches or run.dry_run:
+                return GuardResult(decision=decision.text, ask=False, subject=None, body=None)
+            if job.guards.on_breach == "stop":
+                raise GuardError(f"{decision.text}. Nothing was sent. {decision.way_on}")
+            ledger.ask_approval(key)
+            question = _question(ledger, job, run, plan, facts, decision)
+            self._tell(ledger, job, context, run, plan, decision)
         finally:
             ledger.close()
-        return decision
+        return GuardResult(decision=decision.text, ask=True, subject=question.subject, body=question.body)
+
+    def _judge(self, ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary) -> tuple[Facts, Decision]:
+        # Without a job of its own, the Dag takes up what other runs have left.
+        count_only = run.operation == RELINK or run.origin_run_key is not None or self.job is None
+        asked: dict[str, Any] = {} if count_only else self._ask_source(job, run)
+        ledger.record_facts(
+            run.run_key, known_links=asked.get("known_links"), source_as_of=asked.get("source_as_of")
+        )
+        facts = Facts(
+            planned=plan.planned,
+            now=datetime.now(UTC),
+            recent_planned=ledger.recent_planned(job.name, run.run_key),
+            **asked,
+        )
+        return facts, judge(facts, job.guards, _override(run), count_only=count_only)
+
+    def _ask_source(self, job: Job, run: StoredRun) -> dict[str, Any]:
+        """Run the SQL of the guards; nothing is asked for that no limit needs."""
+        guards = job.guards
+        asked = (
+            ("known_links", BASELINE, guards.baseline_sql_file, read_count),
+            (
+                "source_as_of",
+                FRESHNESS,
+                guards.freshness_sql_file,
+                read_time,
+            ),
+        )
+        if not any(sql_file for _, _, sql_file, _ in asked):
+            return {}
+        assert run.window_start is not None  # noqa: S101 - for the type checker: a run of a job has a window
+        assert run.window_end is not None  # noqa: S101 - as above
+        found: dict[str, Any] = {}
+        engine = engine_of(job.source.conn_id)
+        try:
+            for fact, field, sql_file, read in asked:
+                if sql_file is not None:
+                    sql = find_sql(self.jobs_folder, sql_file, field).read_text(encoding="utf-8")
+                    found[fact] = read(
+                        single_value(engine, sql, run.window_start, run.window_end, name=field)
+                    )
+        finally:
+            engine.dispose()
+        return found
+
+    def _tell(
+        self,
+        ledger: Ledger,
+        job: Job,
+        context: Context,
+        run: StoredRun,
+        plan: PlanSummary,
+        decision: Decision,
+    ) -> None:
+        """Tell people at once that somebody is asked: the run waits for them."""
+        notify.tell_change(
+            ledger,
+            job,
+            context,
+            run,
+            state=notify.BREACH,
+            text=f"{job.name} asks for approval: {'; '.join(decision.breaches)}",
+            counts={"planned": plan.planned, "duplicates": plan.duplicates, "invalid": plan.invalid},
+            status=run.status,
+        )
 
 
-def _decision(planned: int, limit: int | None, reason: str | None) -> str:
-    if limit is None:
-        return f"passed: {planned} links planned, no limit set"
-    verdict = "breached" if planned > limit else "passed"
-    overridden = f" (limit set for this run: {reason})" if reason else ""
-    return f"{verdict}: {planned} links planned, {limit} allowed{overridden}"
+def _override(run: StoredRun) -> Override | None:
+    """Return what the trigger form set in place of the job's limit: the form of the run's first try."""
+    max_links = run.params.get("max_links")
+    if max_links is None or max_links == "":
+        return None
+    if not run.reason:
+        raise ZohoConfigError("reason: say why, when max_links overrides the job's limit")
+    return Override(int(max_links), run.reason)
+
+
+def _question(
+    ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary, facts: Facts, decision: Decision
+) -> Question:
+    age, planned_at = job.guards.max_plan_age, run.planned_at
+    return Question(
+        job=job.name,
+        operation=run.operation,
+        mode=run.mode,
+        relation=str(run.relation),
+        window=(run.window_start, run.window_end),
+        plan=plan,
+        breaches=decision.breaches,
+        sample=ledger.sample(run.run_key),
+        plan_url=plan_url(notify.base_url(), run.dag_id, run.dag_run_id, job.name),
+        known_links=facts.known_links,
+        reason=run.reason,
+        origin_run_key=run.origin_run_key,
+        send_until=planned_at + age if age and planned_at else None,
+    )

@@ -101,11 +101,15 @@ class LinksTask(LoopTask):
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
-        """Prepare the mapping, as for any operator; Airflow refuses one argument's name, once its own."""
+        """Prepare the mapping, as for any operator, but so that each argument may come from either call."""
+        # Airflow refuses this argument's name, once its own.
         given = {name: kwargs.pop(name) for name in ("task_concurrency",) if name in kwargs}
         inherited = vars(BaseOperator)["partial"].__get__(None, cls)
         operator_partial: OperatorPartial = inherited(**kwargs)
         operator_partial.kwargs.update(given)
+        if operator_partial.kwargs.get("execution_timeout") is None:
+            # Airflow takes its own default for given, and refuses the argument in expand_kwargs.
+            operator_partial.kwargs.pop("execution_timeout", None)
         return operator_partial
 
     def __init__(

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from zoho_crm.core.job_files import sql_path
+from zoho_crm.core.guards import BASELINE, FRESHNESS
+from zoho_crm.core.job_files import find_sql, sql_path
 from zoho_crm.core.records import DELINK
 from zoho_crm.databases import source_engine_of
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import request_of
 from zoho_crm.operators.job_task import JobTask
+from zoho_crm.operators.notify import notifier_faults
 from zoho_crm.operators.stores import one_slot
 from zoho_crm.operators.token_lock import refresh_lock
 from zoho_crm.source import check_sql
@@ -29,8 +31,8 @@ class PreflightOperator(JobTask):
     """
     Check everything a run depends on, and leave a fresh access token behind for its tasks.
 
-    Checked are the trigger form, the job's SQL, the audit database and its tables, the warehouse, the Zoho
-    connection and its scopes, and that module, related list and external fields are what the job takes them for.
+    Checked are the trigger form, the job's SQL and notifiers, the audit database and its tables, the warehouse, the
+    Zoho connection and its scopes, and that module, related list and external fields are what the job takes them for.
 
     :return: ``org_id``, ``data_center`` and ``api_version`` for the audit
     :raises AirflowFailException: something has to be changed first; the message says what
@@ -51,6 +53,8 @@ class PreflightOperator(JobTask):
         self.check_form(context)
         job = self.job_of(context)
         self.check_sql(job)
+        if faults := notifier_faults(job):
+            raise ZohoConfigError(". ".join(faults))
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id(job.audit_conn_id)
@@ -69,8 +73,15 @@ class PreflightOperator(JobTask):
         request_of(context)
 
     def check_sql(self, job: Job) -> None:
-        """Check what can be checked of the job's SQL without a database."""
+        """Check what can be checked of the job's SQL, and of its guards', without a database."""
         check_sql(sql_path(job, self.jobs_folder).read_text(encoding="utf-8"))
+        guards = job.guards
+        for field, sql_file in (
+            (BASELINE, guards.baseline_sql_file),
+            (FRESHNESS, guards.freshness_sql_file),
+        ):
+            if sql_file is not None:
+                check_sql(find_sql(self.jobs_folder, sql_file, field).read_text(encoding="utf-8"), field)
 
     def check_source(self, job: Job) -> None:
         """Check that the warehouse can be reached."""

@@ -8,57 +8,97 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
-from zoho_crm.errors import PlanError
-from zoho_crm.operators.context import origin_of
+from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.operators import notify
+from zoho_crm.operators.context import origin_of, request_of, run_type_of
 from zoho_crm.operators.job_task import JobTask
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from zoho_crm.core.job import Job
     from zoho_crm.core.records import Origin
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.ledger.runs import StoredRun
+
+_NOTHING_SENT = {Outcome.NOT_ATTEMPTED, Outcome.INVALID}
 
 
 class ReportOperator(JobTask):
     """
     Close a run: give every link without an outcome one, write the run row, and fail if too much is left.
 
-    :return: job, run, mode, status and number of links by outcome
+    People are told if the job stands otherwise than before. A run that a person has rejected does not fail.
+
+    :return: job, run, mode, status, number of links by outcome, and the head of the seal over its audit rows
     :raises AirflowFailException: more links failed than the job tolerates, or what happened to one is unknown
     :raises PlanError: the run has no plan
     """
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Close the run and return its summary."""
+        job = self.job_of(context)
+        try:
+            summary = self._close(job, context)
+        except PlanError:
+            raise
+        except Exception as error:
+            if _is_last_try(context) and _applies(context):
+                text = f"{job.name} failed, and its report as well: {type(error).__name__}"
+                notify.tell_failure(None, job, context, self.run_key_of(context), text)
+            raise
+        self.log.info(
+            "Run %s of %s: %s %s, sealed as %s",
+            summary["run_key"],
+            job.name,
+            summary["status"],
+            summary["outcomes"],
+            summary["seal"],
+        )
+        if summary["status"] in {"failed", "stopped"}:
+            raise AirflowFailException(
+                f"The run {summary['status']}: {summary['outcomes']}. Clear its failed tasks to go on with it"
+            )
+        return summary
+
+    def _close(self, job: Job, context: Context) -> dict[str, Any]:
         from zoho_crm.ledger.ledger import Ledger
 
-        job, key = self.job_of(context), self.run_key_of(context)
+        key = self.run_key_of(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             # A first run that fails before its plan meets a database without tables.
             ledger.ensure_schema()
             if ledger.plan_of(key) is None:
+                self._tell_of_no_plan(ledger, job, context)
                 raise PlanError("The run has no plan; the log of the task that failed before says why")
             status, counts = close_run(
                 ledger, key, origin=origin_of(context), tolerance=job.failure_tolerance
             )
             run = ledger.get_run(key)
+            assert run is not None  # noqa: S101 - for the type checker: it has a plan
+            seal = ledger.seal_run(key).head
+            outcomes = {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
+            _tell(ledger, job, context, run, status, outcomes)
         finally:
             ledger.close()
-        summary = {
+        return {
             "job": job.name,
             "run_key": key,
-            "mode": run.mode if run else None,
+            "mode": run.mode,
             "status": status,
-            "outcomes": {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]},
+            "outcomes": outcomes,
+            "seal": seal,
         }
-        self.log.info("Run %s of %s: %s %s", key, job.name, status, summary["outcomes"])
-        if status in {"failed", "stopped"}:
-            raise AirflowFailException(
-                f"The run {status}: {summary['outcomes']}. Clear its failed tasks to go on with it"
-            )
-        return summary
+
+    def _tell_of_no_plan(self, ledger: Ledger, job: Job, context: Context) -> None:
+        key = self.run_key_of(context)
+        run = ledger.get_run(key)
+        if _applies(context) if run is None else not run.dry_run:
+            text = f"{job.name} failed before anything was planned; the log of the task that failed says why"
+            notify.tell_failure(ledger, job, context, key, text)
 
 
 def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> tuple[str, Counter[Outcome]]:
@@ -70,7 +110,8 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
     """
     ledger.close_open_links(key, origin=origin)
     counts = Counter(ledger.counts(key))
-    status = run_status(counts, tolerance)
+    run = ledger.get_run(key)
+    status = run_status(counts, tolerance, rejected=run is not None and is_rejected(run.approval))
     left = [
         f"{counts[outcome]} {outcome.value}"
         for outcome in Outcome
@@ -81,16 +122,49 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
     return status, counts
 
 
-def run_status(counts: Counter[Outcome], tolerance: float) -> str:
+def run_status(counts: Counter[Outcome], tolerance: float, *, rejected: bool = False) -> str:
     """
     Decide how a run ended.
 
-    ``stopped``: links were not attempted; ``failed``: one is unknown, or more failed than tolerated; ``partial``:
-    some failed, but no more than tolerated; ``succeeded``: every link has an outcome that is final.
+    ``failed``: what happened to a link is unknown, or more failed than tolerated; ``stopped``: links were not
+    attempted; ``rejected``: they were not since a person has refused the run, or nobody has answered in time;
+    ``partial``: some failed, but no more than tolerated; ``succeeded``: every link has an outcome that is final.
+
+    :param rejected: whether the run was refused
     """
     planned = sum(counts.values())
     if counts[Outcome.UNKNOWN] or counts[Outcome.FAILED] > tolerance * planned:
         return "failed"
+    if rejected and (counts[Outcome.NOT_ATTEMPTED] or set(+counts) <= _NOTHING_SENT):
+        return "rejected"
     if counts[Outcome.NOT_ATTEMPTED]:
         return "stopped"
     return "partial" if counts[Outcome.FAILED] else "succeeded"
+
+
+def _tell(
+    ledger: Ledger, job: Job, context: Context, run: StoredRun, status: str, outcomes: dict[str, int]
+) -> None:
+    """Tell people how the job stands after the run, if that is a change."""
+    done = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "no links"
+    state, text = status, f"{job.name}: the run {status}: {done}"
+    if status in {"succeeded", "partial"}:
+        state = notify.OK
+    elif status == "stopped" and run.approval is None and str(run.guard_decision).startswith("breached"):
+        state, text = notify.BREACH, f"{job.name} was stopped before the first link: {run.guard_decision}"
+    elif run.detail:
+        text += f" ({run.detail})"
+    notify.tell_change(ledger, job, context, run, state=state, text=text, counts=outcomes, status=status)
+
+
+def _applies(context: Context) -> bool:
+    """Whether a run without a row was to send anything; where its form cannot be read, its kind must tell."""
+    try:
+        return request_of(context).mode == "apply"
+    except ZohoConfigError:
+        return run_type_of(context) != "manual"
+
+
+def _is_last_try(context: Context) -> bool:
+    task_instance = context["ti"]
+    return task_instance.try_number > task_instance.max_tries

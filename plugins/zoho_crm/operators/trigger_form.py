@@ -65,8 +65,8 @@ def job_form() -> dict[str, Param]:
             None, type=["null", "integer"], minimum=0, title="Most links", description_md=_MAX_LINKS
         ),
         "verify": Param(False, type="boolean", title="Ask Zoho about each link", description_md=_VERIFY),
-        "window_start": _instant("Window start", _WINDOW_START),
-        "window_end": _instant("Window end", _WINDOW_END),
+        "window_start": instant_field("Window start", _WINDOW_START),
+        "window_end": instant_field("Window end", _WINDOW_END),
         "links": links_field(_LINKS),
     }
 
@@ -82,7 +82,8 @@ def links_field(description_md: str) -> Param:
     )
 
 
-def _instant(title: str, description_md: str) -> Param:
+def instant_field(title: str, description_md: str) -> Param:
+    """Return a field for one end of a window."""
     return Param(
         None,
         type=["null", "string"],

@@ -3,11 +3,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-
 from tests.plugins.zoho_crm.operators.world import ZOHO, set_connection, zoho_connection
 
 if TYPE_CHECKING:
     import pytest
+
     from include.local_zoho import LocalZoho
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
 

@@ -13,6 +13,7 @@ from zoho_crm.core.records import Origin, RunStart, Target
 
 if TYPE_CHECKING:
     from pathlib import Path
+
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
 
 DAY = ("2026-11-21T00:00", "2026-11-22T00:00")

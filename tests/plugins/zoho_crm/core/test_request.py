@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import posixpath
+from typing import Any
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 import pytest
@@ -21,6 +23,7 @@ from zoho_crm.core.request import (
     get_related,
     get_setting,
     list_related,
+    put_related,
     refuse_changed_request,
 )
 from zoho_crm.errors import UnsafeRequestError, ZohoConfigError
@@ -491,3 +494,109 @@ def test_no_edit_of_the_address_passes(start: int, dropped: int, added: str) -> 
     if edited != url:
         with pytest.raises(UnsafeRequestError):
             refuse_changed_request(DELETE, BASE, method="DELETE", url=edited, headers=HEADERS)
+
+
+# -- putting a link back
+
+PUT = put_related("v7", RELATION, Link("c/1", "d 1"), {"Contact_Role": "7"})
+PUT_PATH = "/crm/v7/Contacts/c%2F1/Deals"
+
+
+def prepared(request: ZohoRequest, **changes: Any) -> None:
+    given = {
+        "method": request.method,
+        "url": BASE + request.target,
+        "headers": request.headers,
+        "body": request.body,
+        **changes,
+    }
+    refuse_changed_request(request, BASE, **given)
+
+
+def test_a_relink_is_this_call() -> None:
+    assert (PUT.method, PUT.target) == ("PUT", PUT_PATH)
+    assert PUT.body == b'{"data":[{"External_Deal_ID":"d 1","Contact_Role":"7"}]}'
+    assert PUT.headers == {
+        "X-EXTERNAL": "Contacts.External_Contact_ID,Deals.External_Deal_ID",
+        "Content-Type": "application/json",
+    }
+    prepared(PUT)
+
+
+def test_the_body_of_a_relink_is_ascii_and_holds_any_id() -> None:
+    request = put_related("v7", RELATION, Link("ä", '"},{"x🦄\\y'))
+    assert request.body is not None
+    assert request.body.isascii()
+    assert json.loads(request.body) == {"data": [{"External_Deal_ID": '"},{"x🦄\\y'}]}
+
+
+@pytest.mark.parametrize("name", ["id", "External_Deal_ID", "External_Contact_ID"])
+def test_an_attribute_cannot_take_the_place_of_an_id(name: str) -> None:
+    with pytest.raises(UnsafeRequestError, match="name of an id"):
+        put_related("v7", RELATION, Link("c-1", "d-1"), {name: "other"})
+
+
+@pytest.mark.parametrize(
+    ("parent", "related"), [("..", "d"), ("c", ".."), ("", "d"), ("c", ""), ("c", "d/.."), ("c\n", "d")]
+)
+def test_a_relink_with_an_id_that_cannot_be_sent_is_not_built(parent: str, related: str) -> None:
+    with pytest.raises(UnsafeRequestError, match="Nothing was sent"):
+        put_related("v7", RELATION, Link(parent, related))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        pytest.param({"method": "POST"}, "in: method", id="method"),
+        pytest.param({"url": f"{BASE}{PUT_PATH}/d"}, "address, path segments", id="longer-path"),
+        pytest.param({"url": f"{BASE}/crm/v7/Contacts/c%2F1"}, "address, path segments", id="a-record"),
+        pytest.param({"url": f"https://www.zohoapis.invalid{PUT_PATH}"}, "in: address", id="host"),
+        pytest.param({"headers": {}}, "X-EXTERNAL header", id="no-header"),
+        pytest.param(
+            {"headers": {"X-EXTERNAL": "Contacts.External_Contact_ID"}},
+            "X-EXTERNAL header",
+            id="half-a-header",
+        ),
+        pytest.param({"body": b""}, "in: body", id="no-body"),
+        pytest.param({"body": None}, "in: body", id="body-none"),
+        pytest.param({"body": (PUT.body or b"") + b" "}, "in: body", id="longer-body"),
+        pytest.param({"body": "text"}, "in: body", id="body-as-text"),
+    ],
+)
+def test_a_relink_that_was_changed_is_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UnsafeRequestError, match=says):
+        prepared(PUT, **changes)
+
+
+@pytest.mark.parametrize(
+    "segments",
+    [
+        ("crm", "v7", "Contacts"),
+        ("crm", "v7", "Contacts", "c-1"),
+        ("crm", "v7", "Contacts", "c-1", "Deals", "d-1"),
+    ],
+    ids=["records", "a-record", "a-related-record"],
+)
+def test_a_put_that_is_none_of_a_list_of_links_is_refused(segments: tuple[str, ...]) -> None:
+    with pytest.raises(UnsafeRequestError, match="number of path segments"):
+        prepared(ZohoRequest("PUT", segments, RELATION.x_external, body=b"{}"))
+
+
+def test_a_put_without_a_body_or_with_a_query_is_refused() -> None:
+    path = ("crm", "v7", "Contacts", "c-1", "Deals")
+    for request in (ZohoRequest("PUT", path), ZohoRequest("PUT", path, query=(("ids", "1"),), body=b"{}")):
+        with pytest.raises(UnsafeRequestError, match="number of path segments"):
+            prepared(request)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "HEAD", "put", ""])
+def test_no_other_kind_of_request_leaves(method: str) -> None:
+    with pytest.raises(UnsafeRequestError, match="kind of request"):
+        prepared(ZohoRequest(method, ("crm", "v7", "Contacts", "c-1", "Deals"), body=b"{}"))
+
+
+def test_a_read_can_ask_for_attributes() -> None:
+    request = get_related("v7", RELATION, Link("c-1", "d-1"), ("id", "Contact_Role"))
+    assert request.target == "/crm/v7/Contacts/c-1/Deals/d-1?fields=id%2CContact_Role"
+    with pytest.raises(ZohoConfigError, match="not an API name"):
+        get_related("v7", RELATION, Link("c-1", "d-1"), ("id", "a,b"))

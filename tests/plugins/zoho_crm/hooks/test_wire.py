@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import string
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from zoho_crm.core.links import Link
-from zoho_crm.core.request import delete_related
+from zoho_crm.core.request import delete_related, put_related
 from zoho_crm.errors import UnsafeRequestError
 
 if TYPE_CHECKING:
@@ -95,6 +96,42 @@ def test_any_ids(zoho: Any, send: Callable[[Any], Answer], relation: Relation) -
         assert seen.line == f"DELETE {expected} HTTP/1.1"
         assert seen.header("X-EXTERNAL") == relation.x_external
         assert seen.header("Host") == f"127.0.0.1:{zoho.port}"
+
+    check()
+    assert len(zoho.seen) > 10
+
+
+ATTRIBUTES = st.dictionaries(
+    st.sampled_from(["Contact_Role", "Member_Status"]), st.one_of(st.none(), st.booleans(), IDS), max_size=2
+)
+
+
+def test_any_ids_and_attributes_of_a_link_that_is_put_back(
+    zoho: Any, send: Callable[[Any], Answer], relation: Relation
+) -> None:
+    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(external_id=IDS, related_external_id=IDS, attributes=ATTRIBUTES)
+    @example("..", "d-1", {})
+    @example("c-1", "..", {})
+    @example("c-1/Deals/d-1", "d-1", {})
+    @example("c-1", "d-1?x#y", {"Contact_Role": "7\r\nX-EXTERNAL: Deals.id"})
+    @example("ä" * 255, "🦄" * 255, {"Contact_Role": "\ud800"})
+    def check(external_id: str, related_external_id: str, attributes: dict[str, Any]) -> None:
+        before = len(zoho.seen)
+        try:
+            one = put_related("v7", relation, Link(external_id, related_external_id), attributes)
+        except UnsafeRequestError:
+            assert len(zoho.seen) == before
+            return
+        assert send(one).status == 200
+        (seen,) = zoho.seen[before:]
+        assert seen.line == f"PUT /crm/v7/Contacts/{percent_encoded(external_id)}/Deals HTTP/1.1"
+        assert seen.header("X-EXTERNAL") == relation.x_external
+        assert seen.header("Content-Type") == "application/json"
+        assert seen.header("Host") == f"127.0.0.1:{zoho.port}"
+        assert seen.header("Content-Length") == str(len(seen.body))
+        assert seen.body == one.body
+        assert json.loads(seen.body) == {"data": [{"External_Deal_ID": related_external_id, **attributes}]}
 
     check()
     assert len(zoho.seen) > 10

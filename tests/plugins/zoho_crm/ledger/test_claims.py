@@ -112,7 +112,12 @@ def test_audit_row_says_all_that_is_known(ledger: Ledger, engine: sa.Engine, cla
     (row,) = rows_of(engine, tables.audit)
     event = uuid.UUID(row.pop("event_id"))
     assert event.version == 7
+    assert len(row.pop("row_hash")) == 64
     assert row == {
+        "chunk_no": 0,
+        "chain_no": 1,
+        "operation": "delink",
+        "snapshot": None,
         "run_key": RUN,
         "job": JOB,
         "dag_id": ORIGIN.dag_id,

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from tests.plugins.zoho_crm.ledger.samples import (
+    JOB,
     MOMENT,
     ORIGIN,
     RUN,
@@ -110,6 +111,7 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.record_guard(RUN, "goes on")
     ledger.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
     claim = ledger.claim_chunk(RUN, 0, "a try")
+    ledger.store_snapshots(claim, {link.seq: "{}" for link in ledger.without_snapshot(claim, 1)})
     settle(ledger, claim, ledger.take(claim, 1), Outcome.FAILED, take=2)
     drive(ledger, 1)
     ledger.lease_slots("zoho", "a", wanted=2, limit=3, lease_s=30)
@@ -121,3 +123,7 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.stop_reason(RUN)
     ledger.close_open_links(RUN, origin=ORIGIN)
     ledger.finish_run(RUN, status="partial", detail=None, finished_at=MOMENT)
+    ledger.seal_run(RUN)
+    list(ledger.verify())
+    ledger.runs_to_pseudonymise(JOB, MOMENT)
+    ledger.pseudonymise(RUN)

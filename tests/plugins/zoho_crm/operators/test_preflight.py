@@ -195,3 +195,29 @@ def test_a_warehouse_that_is_no_database_is_told(
     set_connection(monkeypatch, WAREHOUSE, conn_type="http", host="127.0.0.1")
     with pytest.raises(AirflowFailException, match="'warehouse' is not one to a SQL database"):
         check(make_job(), sql_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        (
+            {"notify": [{"notifier": "no.such.Notifier"}]},
+            r"^notify\.0\.notifier: 'no\.such\.Notifier' cannot be used",
+        ),
+        (
+            {"guards": {"max_share": 0.1, "baseline_sql_file": "guard.sql"}},
+            r"^guards\.baseline_sql_file uses :day; a run has only",
+        ),
+        (
+            {"guards": {"max_source_age": "6h", "freshness_sql_file": "guard.sql"}},
+            r"^guards\.freshness_sql_file uses :day; a run has only",
+        ),
+    ],
+)
+@pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
+def test_guards_and_notifiers_that_cannot_be_used_stop_the_run_before_it_plans(
+    audit: Audit, sql_path: Path, changes: dict[str, Any], says: str
+) -> None:
+    (sql_path.parent / "guard.sql").write_text("SELECT :day")
+    with pytest.raises(AirflowFailException, match=says):
+        check(make_job(**changes), sql_path)

@@ -51,6 +51,29 @@ def test_status_follows_outcomes_and_tolerance(counts: dict[str, int], tolerance
     assert run_status(by_outcome, tolerance) == status
 
 
+@pytest.mark.parametrize(
+    ("counts", "status"),
+    [
+        pytest.param({"not_attempted": 10}, "rejected", id="nothing was sent"),
+        pytest.param(
+            {"not_attempted": 8, "invalid": 2}, "rejected", id="nothing was sent, some could not be"
+        ),
+        pytest.param({}, "rejected", id="nothing was planned"),
+        pytest.param({"invalid": 2}, "rejected", id="nothing could be sent"),
+        pytest.param({"removed": 4, "not_attempted": 6}, "rejected", id="some were sent before"),
+        pytest.param({"removed": 10}, "succeeded", id="all were sent before"),
+        pytest.param({"removed": 4, "unknown": 1, "not_attempted": 5}, "failed", id="one is unknown"),
+        pytest.param({"removed": 4, "failed": 1, "not_attempted": 5}, "failed", id="one failed"),
+    ],
+)
+def test_a_refused_run_is_rejected_unless_something_worse_happened(
+    counts: dict[str, int], status: str
+) -> None:
+    by_outcome = Counter({Outcome(outcome): count for outcome, count in counts.items()})
+    by_outcome[Outcome.REMOVED] += 0
+    assert run_status(by_outcome, 0.0, rejected=True) == status
+
+
 @pytest.fixture
 def chunk(audit: Audit, warehouse: Warehouse, sql_path: Path) -> ChunkRef:
     """Ten links, planned in one chunk."""
@@ -141,3 +164,32 @@ def test_why_a_run_was_stopped_stands_on_its_row_and_a_clear_may_go_on(audit: Au
 def test_a_run_without_a_plan_is_told(audit: Audit) -> None:
     with pytest.raises(PlanError, match="no plan"):
         report()
+
+
+def test_a_rejected_run_ends_as_such_and_not_as_a_failure(audit: Audit, chunk: ChunkRef) -> None:
+    key = chunk["run_key"]
+    audit.ledger().record_approval(key, approval="rejected", approved_by="ada", approved_at=NOW)
+    for _ in range(2):
+        summary = report()
+        assert (summary["status"], summary["outcomes"]) == ("rejected", {"not_attempted": 10})
+    run = audit.run()
+    assert (run["status"], run["detail"]) == ("rejected", "the run was rejected; 10 not_attempted")
+    assert (run["approval"], run["approved_by"]) == ("rejected", "ada")
+    assert len(audit.events()) == 10
+
+
+def test_a_question_that_nobody_has_answered_is_no_rejection(audit: Audit, chunk: ChunkRef) -> None:
+    audit.ledger().ask_approval(chunk["run_key"])
+    with pytest.raises(AirflowFailException, match="stopped"):
+        report()
+    assert audit.run()["detail"] == (
+        "a person was asked to approve the run, and has not done so; 10 not_attempted"
+    )
+
+
+def test_a_run_is_sealed_as_it_is_reported(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 10)
+    heads = {report()["seal"] for _ in range(2)}
+    (seal,) = audit.rows("zoho_delink_seal", "seal_no")
+    assert heads == {seal["head"]}
+    assert (seal["run_key"], seal["audit_rows"]) == (chunk["run_key"], 10)

@@ -84,12 +84,13 @@ def context(
     params: dict[str, Any] | None = None,
     interval: tuple[datetime, datetime] | None = None,
     preflight: dict[str, Any] | None = None,
+    guard: dict[str, Any] | None = None,
+    max_tries: int = 1,
 ) -> Any:
     """Airflow's context of a task, as far as the operators look at it."""
 
     def xcom_pull(*, task_ids: str) -> dict[str, Any] | None:
-        assert task_ids == "preflight"
-        return preflight
+        return {"preflight": preflight, "guard": guard}[task_ids]
 
     made: dict[str, Any] = {
         "dag_run": SimpleNamespace(
@@ -101,6 +102,7 @@ def context(
             task_id=task_id,
             map_index=map_index,
             try_number=try_number,
+            max_tries=max_tries,
             xcom_pull=xcom_pull,
         ),
         "params": params or {},

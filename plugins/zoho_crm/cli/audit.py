@@ -1,0 +1,213 @@
+"""``zoho-delink audit``: what happened, to take along, and whether anybody has changed it since."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import click
+
+from zoho_crm.cli.exits import Exit
+from zoho_crm.cli.options import (
+    audit_conn_of,
+    audit_conn_option,
+    command,
+    job_named,
+    jobs_folder_option,
+    json_option,
+    wrong_use,
+)
+from zoho_crm.cli.output import json_line, plain_value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from zoho_crm.cli.output import Output
+
+job_option = click.option("--job", "job_name", metavar="JOB", help="Name of the job.")
+
+
+@click.group("audit")
+def audit() -> None:
+    """Show, export and verify what happened to every link."""
+
+
+@audit.command("show")
+@click.argument("run", required=False)
+@click.option(
+    "--link", nargs=2, metavar="ID RELATED_ID", help="Tell the history of one link, by its external ids."
+)
+@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Runs of a job to show.")
+@job_option
+@audit_conn_option
+@jobs_folder_option
+@json_option
+@command
+def show(
+    run: str | None,
+    link: tuple[str, str] | None,
+    limit: int,
+    job_name: str | None,
+    audit_conn_id: str | None,
+    jobs_folder: Path,
+    out: Output,
+) -> Exit:
+    """
+    Show one run, the history of one link, or the last runs.
+
+    RUN is Airflow's run id, or the run_key of the run's row. Without RUN and --link, the last runs are shown: those of
+    --job, or of all jobs. Ends with 1 if the link that is asked for is in no run.
+    """
+    from zoho_crm.cli import audit_view
+    from zoho_crm.cli.audit_reading import link_history, named_run, run_report, runs_of
+    from zoho_crm.cli.connections import open_ledger
+
+    if run and link:
+        wrong_use("Give a run or --link, but not both.")
+    job = job_named(jobs_folder, job_name) if job_name else None
+    with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
+        if link:
+            history = link_history(ledger, *link, job.relation.as_relation() if job else None)
+            audit_view.show_history(out, link, history)
+            return Exit.FINE if history else Exit.NOT_FINE
+        if run:
+            found = named_run(ledger, run, job_name)
+            audit_view.show_run(out, run_report(ledger, found))
+        else:
+            audit_view.show_runs(out, runs_of(ledger, job_name, limit))
+    return Exit.FINE
+
+
+@audit.command("export")
+@click.argument("run")
+@click.option(
+    "--format", "kind", type=click.Choice(["csv", "jsonl"]), help="By default csv; jsonl with --json."
+)
+@click.option("--latest", is_flag=True, help="Only the last row of each link, which tells what came of it.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write, in place of the output.",
+)
+@job_option
+@audit_conn_option
+@jobs_folder_option
+@json_option
+@command
+def export(
+    run: str,
+    kind: str | None,
+    latest: bool,
+    output: Path | None,
+    job_name: str | None,
+    audit_conn_id: str | None,
+    jobs_folder: Path,
+    out: Output,
+) -> None:
+    """
+    Write the audit rows of a run, one a line, in the order of its plan.
+
+    A cell of CSV that a spreadsheet would take for a formula gets an apostrophe first; JSON lines hold the values as
+    they are. The rows hold external ids: a file is made readable by you alone.
+    """
+    from zoho_crm.cli.audit_reading import audit_rows, named_run
+    from zoho_crm.cli.connections import open_ledger
+
+    job = job_named(jobs_folder, job_name) if job_name else None
+    write = _write_jsonl if (kind or ("jsonl" if out.as_json else "csv")) == "jsonl" else _write_csv
+    with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
+        found = named_run(ledger, run, job_name)
+        with _opened(output) as stream:
+            count = write(stream, audit_rows(ledger, found.run_key, only_latest=latest))
+    click.echo(f"{count} rows of {found.run_key}" + (f" in {output}" if output else ""), err=True)
+
+
+@audit.command("verify")
+@click.argument("run", required=False)
+@click.option(
+    "--limit", type=click.IntRange(1), default=1000, show_default=True, help="Findings to tell at most."
+)
+@job_option
+@audit_conn_option
+@jobs_folder_option
+@json_option
+@command
+def verify(
+    run: str | None,
+    limit: int,
+    job_name: str | None,
+    audit_conn_id: str | None,
+    jobs_folder: Path,
+    out: Output,
+) -> Exit:
+    """
+    Recompute the hashes of the audit rows, of one run or of all, and compare them with the chains and the seals.
+
+    Ends with 1 if a row was altered, added or is missing, or if a seal is broken or does not cover all rows.
+    """
+    from zoho_crm.cli.audit_reading import named_run
+    from zoho_crm.cli.connections import open_ledger
+
+    job = job_named(jobs_folder, job_name) if job_name else None
+    with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
+        key = named_run(ledger, run, job_name).run_key if run else None
+        findings = list(islice(ledger.verify(key), limit + 1))
+    more, findings = len(findings) > limit, findings[:limit]
+    rows = [
+        {"run_key": one.run_key, "kind": str(one.kind), "event_id": one.event_id, "detail": one.detail}
+        for one in findings
+    ]
+    if out.as_json:
+        out.document({"fine": not rows, "run_key": key, "findings": rows, "more": more})
+    elif rows:
+        out.table(("kind", "run", "event", "detail"), [tuple(row[name] for name in _ORDER) for row in rows])
+        out.wrong(f"{'more than ' if more else ''}{len(rows)} findings: the audit is not as it was written")
+    else:
+        out.fine("the audit is as it was written" + (f": {key}" if key else ""))
+    return Exit.NOT_FINE if rows else Exit.FINE
+
+
+_ORDER = ("kind", "run_key", "event_id", "detail")
+
+
+@contextmanager
+def _opened(output: Path | None) -> Iterator[IO[str]]:
+    if output is None:
+        yield sys.stdout
+        return
+    try:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    except OSError as error:
+        wrong_use(f"{output} cannot be written: {error.strerror}")
+    with open(descriptor, "w", encoding="utf-8", newline="") as stream:  # noqa: PTH123 - a descriptor has no path
+        yield stream
+
+
+def _write_csv(stream: IO[str], rows: Iterator[Mapping[str, Any]]) -> int:
+    from zoho_crm.core.csv_cells import safe_cell
+    from zoho_crm.ledger.tables import audit as table
+
+    columns = [column.name for column in table.c]
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(columns)
+    count = 0
+    for row in rows:
+        values = (plain_value(row[name]) for name in columns)
+        # Numbers are no text that anybody has written, and a minus may stand before them.
+        writer.writerow([value if isinstance(value, int) else safe_cell(value) for value in values])
+        count += 1
+    return count
+
+
+def _write_jsonl(stream: IO[str], rows: Iterator[Mapping[str, Any]]) -> int:
+    count = 0
+    for row in rows:
+        stream.write(json_line(row) + "\n")
+        count += 1
+    return count

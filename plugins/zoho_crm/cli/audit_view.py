@@ -1,0 +1,115 @@
+"""How runs and links of the audit are shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from zoho_crm.cli.output import Output
+
+
+def show_run(out: Output, run: Mapping[str, Any]) -> None:
+    """Show one run: what it was, what came of its links, and why links came out badly."""
+    if out.as_json:
+        out.document(run)
+        return
+    out.title(f"{run['job']}: {run['dag_run_id']}")
+    out.facts(
+        {
+            "run_key": run["run_key"],
+            "Dag": run["dag_id"],
+            "does": f"{run['operation']}, {run['mode']}",
+            "takes up": run["origin_run_key"],
+            "started by": f"{run['run_type']}, {run['triggered_by'] or 'nobody named'}",
+            "reason": run["reason"],
+            "window": _window(run),
+            "status": run["status"],
+            "detail": run["detail"],
+            "stopped": run["stop_reason"],
+            "guards": run["guard_decision"],
+            "approval": _approval(run),
+            "started": run["started_at"],
+            "finished": run["finished_at"],
+            "pseudonymised": run["pseudonymised_at"],
+            "rows, duplicates": None
+            if run["source_rows"] is None
+            else f"{run['source_rows']}, {run['duplicates']}",
+            "links planned": run["planned"],
+            "links open": run["open_links"],
+        }
+    )
+    if run["outcomes"]:
+        out.title("What came of the links")
+        out.table(("outcome", "links"), list(run["outcomes"].items()))
+    if run["reasons"]:
+        out.title("Why")
+        names = ("outcome", "zoho_code", "zoho_message", "detail", "links")
+        out.table(names, [[reason[name] for name in names] for reason in run["reasons"]])
+
+
+def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
+    """Show some runs, one a line."""
+    if out.as_json:
+        out.document({"runs": list(found)})
+        return
+    if not found:
+        out.say("There are no runs.")
+        return
+    names = (
+        "started_at",
+        "job",
+        "dag_run_id",
+        "operation",
+        "mode",
+        "status",
+        "planned",
+        "removed",
+        "relinked",
+    )
+    also = ("failed", "unknown", "not_attempted")
+    out.table((*names, *also), [[run[name] for name in (*names, *also)] for run in found])
+
+
+def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[str, Any]]) -> None:
+    """Show what happened to one link over all runs, and who removed it."""
+    if out.as_json:
+        out.document({"external_id": link[0], "related_external_id": link[1], "history": list(history)})
+        return
+    if not history:
+        out.wrong("no run has ever had this link in its plan and come to it")
+        return
+    names = (
+        "finished_at",
+        "operation",
+        "outcome",
+        "dry_run",
+        "job",
+        "dag_run_id",
+        "run_type",
+        "triggered_by",
+    )
+    also = ("reason", "zoho_message", "detail")
+    out.table((*names, *also), [[event[name] for name in (*names, *also)] for event in history])
+    changes = [
+        event for event in history if event["outcome"] in {"removed", "relinked"} and not event["dry_run"]
+    ]
+    if changes:
+        last = changes[-1]
+        out.say(
+            f"Last {last['outcome']} by {last['dag_run_id']} ({last['run_type']}, "
+            f"{last['triggered_by'] or 'nobody named'})."
+        )
+
+
+def _window(run: Mapping[str, Any]) -> str | None:
+    if run["window_start"] is None:
+        return None
+    return f"{run['window_start']:%Y-%m-%d %H:%M:%S} to {run['window_end']:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _approval(run: Mapping[str, Any]) -> str | None:
+    if run["approval"] is None or run["approved_by"] is None:
+        return None if run["approval"] is None else str(run["approval"])
+    return f"{run['approval']}, by {run['approved_by']}, {run['approved_at']:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,89 @@
+"""Ask a person where the guards say so."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+from zoho_crm.core.approval import APPROVED, REJECTED
+from zoho_crm.core.guards import spell
+from zoho_crm.errors import PlanError
+from zoho_crm.operators.job_task import JobTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+
+
+class ApproveOperator(JobTask, ApprovalOperator):
+    """
+    Wait for a person's yes if the guards ask for one; else succeed at once.
+
+    While it waits it holds no worker. No answer within the job's ``approval_timeout`` is a refusal. A refusal skips
+    the task after this one, and is no failure. A clear of the task asks again.
+
+    :return: ``approval``, ``by`` and ``at`` as they stand on the run row; None if nobody was asked
+    :raises PlanError: the guards have left no decision
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(subject="May this run go on?", defaults=ApprovalOperator.REJECT, **kwargs)
+
+    def execute(self, context: Context) -> Any:
+        """Ask, unless there is nothing to ask."""
+        asked: dict[str, Any] | None = context["ti"].xcom_pull(task_ids="guard")
+        if asked is None:
+            # Somebody has marked it as done: that is no decision.
+            raise PlanError("The task guard has left no decision; clear it, so that it decides")
+        if not asked["ask"]:
+            self.log.info("Nobody is asked: %s", asked["decision"])
+            return None
+        from zoho_crm.ledger.ledger import Ledger
+
+        job = self.job_of(context)
+        # Set here, past the rendering of templates: the question holds ids of others.
+        self.subject, self.body = asked["subject"], asked["body"]
+        self.response_timeout = job.guards.approval_timeout
+        self.assigned_users = [{"id": user, "name": user} for user in job.guards.approvers] or None
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
+        try:
+            ledger.ask_approval(self.run_key_of(context))
+        finally:
+            ledger.close()
+        return super().execute(context)
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Write the answer onto the run row, then let the run go on or skip what would send."""
+        from zoho_crm.ledger.ledger import Ledger
+
+        if "error" in event:
+            return super().execute_complete(context, event)
+        job = self.job_of(context)
+        timed_out = bool(event.get("timedout"))
+        approval = APPROVED
+        if timed_out or event["chosen_options"] != [self.APPROVE]:
+            # Whatever is not a plain yes is a no, for Airflow as well.
+            approval, event = REJECTED, {**event, "chosen_options": [self.REJECT]}
+        if timed_out:
+            approval += f": nobody answered in {spell(job.guards.approval_timeout)}"
+        by = None if timed_out else _name_of(event.get("responded_by_user"))
+        at = datetime.fromtimestamp(event["responded_at"].timestamp(), UTC)
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
+        try:
+            ledger.record_approval(
+                self.run_key_of(context), approval=approval, approved_by=by, approved_at=at
+            )
+        finally:
+            ledger.close()
+        super().execute_complete(context, event)
+        return {"approval": approval, "by": by, "at": at.isoformat()}
+
+
+def _name_of(user: Mapping[str, str] | None) -> str | None:
+    """Return a user as people know them, with Airflow's id where that is another."""
+    if not user:
+        return None
+    return user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"

@@ -1,0 +1,165 @@
+"""
+Tell people how a job does: once for each change of its state, by the notifiers that its file names.
+
+A job is ``ok``, or in the state of what people were last told of it. Dry runs change no state and tell nobody.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import threading
+from copy import deepcopy
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseNotifier
+
+from zoho_crm.operators.context import origin_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from airflow.sdk import Context
+
+    from zoho_crm.core.job import Job, Notice
+    from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.ledger.runs import StoredRun
+
+log = logging.getLogger(__name__)
+
+OK = "ok"
+BREACH = "breach"
+RECOVERED = "recovered"
+
+PATIENCE_S = 60.0
+"""How long a notifier may take: one that hangs must not keep the run from ending."""
+
+
+def tell_change(
+    ledger: Ledger,
+    job: Job,
+    context: Context,
+    run: StoredRun,
+    *,
+    state: str,
+    text: str,
+    counts: Mapping[str, int],
+    status: str,
+) -> None:
+    """
+    Note how a job stands, and tell people if that is a change.
+
+    :param state: ``ok`` or the event that made it worse
+    :param text: a sentence for people, without external ids
+    :param counts: what the run did to how many links
+    :param status: the run's
+    """
+    if run.dry_run:
+        return
+    window = f"{run.window_start} to {run.window_end}" if run.window_start and run.window_end else None
+    _note_and_tell(
+        ledger,
+        job,
+        context,
+        run.run_key,
+        {"state": state, "text": text, "counts": dict(counts), "status": status, "window": window},
+    )
+
+
+def tell_failure(ledger: Ledger | None, job: Job, context: Context, run_key: str, text: str) -> None:
+    """
+    Tell people that a run failed which has no plan, or whose plan nobody can read.
+
+    :param ledger: None if the audit database cannot be used: then nobody knows whether people know it already
+    """
+    news: dict[str, Any] = {"state": "failed", "text": text, "counts": {}, "status": "failed", "window": None}
+    if ledger is None:
+        _tell(job, context, {**news, "event": "failed", "run_key": run_key})
+    else:
+        _note_and_tell(ledger, job, context, run_key, news)
+
+
+def event_of(before: str | None, state: str) -> str | None:
+    """
+    Return what people are told of when a job comes into a state.
+
+    :param before: its state before; "" if it had none, None if it was in this state already
+    :return: an event of :data:`zoho_crm.core.job.Event`, None if there is nothing to tell
+    """
+    if before is None:
+        return None
+    if state != OK:
+        return state
+    return RECOVERED if before not in {"", OK} else None
+
+
+def notifier_faults(job: Job) -> list[str]:
+    """Return a sentence for each notifier of a job that cannot be used, with its field in the job file."""
+    faults = []
+    for place, notice in enumerate(job.notify):
+        try:
+            signature = inspect.signature(_notifier_class(notice.notifier))
+        except Exception as error:
+            faults.append(f"notify.{place}.notifier: {notice.notifier!r} cannot be used: {error}")
+            continue
+        try:
+            signature.bind(**notice.args)
+        except TypeError as error:
+            faults.append(f"notify.{place}.args: {notice.notifier!r} does not take them: {error}")
+    return faults
+
+
+def base_url() -> str | None:
+    """Return the address of Airflow's UI, if its configuration says one."""
+    from airflow.sdk import conf
+
+    url = conf.get("api", "base_url", fallback=None)
+    return str(url) if url else None
+
+
+def _note_and_tell(ledger: Ledger, job: Job, context: Context, run_key: str, news: dict[str, Any]) -> None:
+    event = event_of(ledger.change_state(job.name, news["state"], run_key), news["state"])
+    if event:
+        _tell(job, context, {**news, "event": event, "run_key": run_key})
+
+
+def _tell(job: Job, context: Context, news: dict[str, Any]) -> None:
+    origin = origin_of(context)
+    link = f"{(base_url() or '').rstrip('/')}/dags/{origin.dag_id}/runs/{origin.dag_run_id}"
+    told = {"job": job.name, "link": link, **news}
+    for notice in job.notify:
+        if {news["event"], news["status"]} & set(notice.on):
+            _send(notice, {**context, "zoho": told}, news["event"])
+
+
+def _send(notice: Notice, context: dict[str, Any], event: str) -> None:
+    """Run one notifier. Whatever goes wrong with it is logged by its kind alone: its message may hold a secret."""
+    failures: list[BaseException] = []
+
+    def send() -> None:
+        try:
+            notifier = _notifier_class(notice.notifier)(**deepcopy(notice.args))
+            # Not notifier(context): that logs the error with its message.
+            notifier.render_template_fields(context)  # type: ignore[arg-type]
+            notifier.notify(context)  # type: ignore[arg-type]
+        except BaseException as error:
+            failures.append(error)
+
+    sender = threading.Thread(target=send, name="notify", daemon=True)
+    sender.start()
+    sender.join(PATIENCE_S)
+    if sender.is_alive():
+        log.warning("%s has not told anybody of %s in %g s", notice.notifier, event, PATIENCE_S)
+    elif failures:
+        log.warning("%s could not tell of %s: %s", notice.notifier, event, type(failures[0]).__name__)
+    else:
+        log.info("%s has told of %s", notice.notifier, event)
+
+
+def _notifier_class(path: str) -> type[BaseNotifier]:
+    module, _, name = path.rpartition(".")
+    found = getattr(import_module(module), name)
+    if not (isinstance(found, type) and issubclass(found, BaseNotifier)):
+        raise TypeError("it is no notifier: not a class that derives from Airflow's BaseNotifier")
+    return found

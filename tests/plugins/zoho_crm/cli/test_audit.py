@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.plugins.zoho_crm.cli.conftest import check_golden
+from tests.plugins.zoho_crm.cli.story import tell
+from tests.plugins.zoho_crm.operators.world import AUDIT, Audit, set_connection
+from zoho_crm.ledger.tables import audit as audit_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
+
+REAL = "scheduled__2026-11-21"
+
+
+@pytest.fixture
+def story(audit: Audit, jobs: Jobs) -> Iterator[Audit]:
+    ledger = tell(audit.engine)
+    yield audit
+    ledger.close()
+
+
+@pytest.mark.parametrize("name", [REAL, f"contacts_deals:{REAL}"], ids=["run id", "run key"])
+def test_a_run_is_told_whole(cli: Cli, story: Audit, name: str) -> None:
+    run = cli.document("audit", "show", name)
+    assert run["run_key"] == f"contacts_deals:{REAL}"
+    assert run["status"] == "failed"
+    assert run["outcomes"] == {
+        "removed": 2,
+        "already_absent": 1,
+        "rejected": 2,
+        "failed": 1,
+        "unknown": 1,
+        "invalid": 1,
+    }
+    assert run["open_links"] == 2
+    first = run["reasons"][0]
+    assert (first["outcome"], first["zoho_code"], first["links"]) == ("rejected", "RECORD_LOCKED", 2)
+    assert run["window_start"] == "2026-11-20T02:00:00Z"
+
+
+def test_the_terminal_shows_a_run(cli: Cli, story: Audit) -> None:
+    check_golden("audit_show.terminal.txt", cli("audit", "show", REAL, terminal=True).stdout)
+
+
+def test_what_zoho_said_cannot_steer_the_terminal(cli: Cli, story: Audit) -> None:
+    shown = cli("audit", "show", REAL).stdout
+    assert "\x1b" not in shown
+    assert "=internal\\u001b[31m error" in shown
+
+
+def test_the_history_of_a_link_says_who_removed_it(cli: Cli, story: Audit) -> None:
+    args = ("audit", "show", "--link", "c-1", "d-1")
+    by_ids = cli.document(*args)["history"]
+    assert [(event["outcome"], event["dag_run_id"], event["triggered_by"]) for event in by_ids] == [
+        ("would_remove", "dry", "ada"),
+        ("removed", REAL, None),
+        ("relinked", "back", "grace"),
+    ]
+    assert by_ids[2]["reason"] == "a mistake of sales"
+    assert cli.document(*args, "--job", "contacts_deals")["history"] == by_ids
+    assert "Last relinked by back (manual, grace)." in cli(*args).stdout
+
+
+def test_a_link_that_no_run_knows_ends_with_1(cli: Cli, story: Audit) -> None:
+    assert cli.document("audit", "show", "--link", "c-1", "d-2", code=1)["history"] == []
+    assert "no run has ever had this link" in cli("audit", "show", "--link", "c-1", "d-2").stdout
+
+
+def test_the_last_runs_of_a_job_come_newest_first(cli: Cli, story: Audit) -> None:
+    shown = cli.document("audit", "show", "--job", "contacts_deals", "--limit", 3)["runs"]
+    assert [run["dag_run_id"] for run in shown] == ["cut_short", "back", "again"]
+    assert [run["dag_run_id"] for run in cli.document("audit", "show")["runs"]][-1] == "dry"
+    assert cli("audit", "show").stdout.splitlines()[0].split("\t")[:3] == ["started_at", "job", "dag_run_id"]
+
+
+def test_a_run_that_is_not_there_is_wrong_use(cli: Cli, story: Audit) -> None:
+    result = cli("audit", "show", "nothing")
+    assert result.exit_code == 2
+    assert "holds no run 'nothing'" in result.stderr
+
+
+def test_csv_holds_every_row_and_no_formula(cli: Cli, story: Audit) -> None:
+    result = cli("audit", "export", REAL)
+    assert result.exit_code == 0
+    rows = list(csv.DictReader(io.StringIO(result.stdout)))
+    events = [row for row in story.events() if row["dag_run_id"] == REAL]
+    assert len(rows) == len(events) == 8
+    assert {row["event_id"] for row in rows} == {event["event_id"] for event in events}
+    assert list(rows[0]) == [column.name for column in audit_table.c]
+    (formula,) = (row for row in rows if row["related_external_id"] == "d-7")
+    assert formula["external_id"] == "'=1+1"
+    for row in rows:
+        for name, cell in row.items():
+            assert not cell.startswith(("=", "+", "@", "\t", "\r")), name
+            assert not cell.startswith("-") or name in {"map_index", "chunk_no"}
+    assert f"8 rows of contacts_deals:{REAL}" in result.stderr
+
+
+def test_json_lines_hold_the_values_as_they_are(cli: Cli, story: Audit) -> None:
+    for args in (["--json"], ["--format", "jsonl"]):
+        lines = cli("audit", "export", REAL, *args).stdout.splitlines()
+        rows = [json.loads(line) for line in lines]
+        assert [row["seq"] for row in rows] == list(range(8))
+        assert "=1+1" in {row["external_id"] for row in rows}
+        assert rows[0]["finished_at"] == "2026-11-21T02:00:05Z"
+
+
+def test_only_the_latest_rows_are_one_for_each_link(cli: Cli, story: Audit) -> None:
+    lines = cli("audit", "export", REAL, "--latest", "--json").stdout.splitlines()
+    assert len({json.loads(line)["pair_key"] for line in lines}) == len(lines) == 8
+
+
+def test_a_file_is_readable_by_its_owner_alone(cli: Cli, story: Audit, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    result = cli("audit", "export", REAL, "-o", path)
+    assert result.stdout == ""
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116 - the mode, as the system has it
+    assert path.read_text(encoding="utf-8") == cli("audit", "export", REAL).stdout
+    assert cli("audit", "export", REAL, "-o", tmp_path / "no" / "rows.csv").exit_code == 2
+
+
+def test_an_audit_that_nobody_touched_is_verified(cli: Cli, story: Audit) -> None:
+    assert cli.document("audit", "verify", REAL) == {
+        "fine": True,
+        "run_key": f"contacts_deals:{REAL}",
+        "findings": [],
+        "more": False,
+    }
+    assert cli("audit", "verify").stdout == "ok: the audit is as it was written\n"
+
+
+def test_an_altered_row_is_named_and_ends_with_1(cli: Cli, story: Audit) -> None:
+    event = next(row for row in story.events() if row["outcome"] == "rejected")
+    with story.engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE zoho_delink_audit SET outcome = 'removed' WHERE event_id = '{event['event_id']}'"  # noqa: S608
+        )
+    document = cli.document("audit", "verify", code=1)
+    assert document["fine"] is False
+    assert [(one["kind"], one["event_id"]) for one in document["findings"]] == [
+        ("altered", event["event_id"])
+    ]
+    result = cli("audit", "verify", REAL)
+    assert result.exit_code == 1
+    assert "wrong: 1 findings" in result.stdout
+    assert cli("audit", "verify", "again").exit_code == 0
+
+
+def test_job_files_that_name_two_audits_need_an_option(cli: Cli, story: Audit, jobs: Jobs) -> None:
+    other = jobs.file.with_name("other.yaml")
+    other.write_text(jobs.file.read_text().replace(f"audit_conn_id: {AUDIT}", "audit_conn_id: elsewhere"))
+    result = cli("audit", "show")
+    assert result.exit_code == 2
+    assert f"name {AUDIT}, elsewhere" in result.stderr
+    assert cli("audit", "show", "--audit-conn-id", AUDIT).exit_code == 0
+    assert cli("audit", "show", "--job", "contacts_deals").exit_code == 0
+
+
+def test_a_database_without_an_audit_says_so_and_stays_as_it_is(cli: Cli, audit: Audit, jobs: Jobs) -> None:
+    audit.engine.connect().close()
+    result = cli("audit", "show")
+    assert result.exit_code == 2
+    assert "holds no audit yet" in result.stderr
+    with pytest.raises(Exception, match="zoho_delink_run"):
+        audit.runs()
+
+
+def test_an_audit_database_that_is_away_ends_with_3(
+    cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    set_connection(monkeypatch, AUDIT, conn_type="postgres", host=str(tmp_path), schema="x", login="x")
+    result = cli("audit", "show", "--json")
+    assert result.exit_code == 3
+    assert "cannot be reached" in json.loads(result.stdout)["error"]

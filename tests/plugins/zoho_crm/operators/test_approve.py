@@ -1,0 +1,206 @@
+"""Asking a person: who is asked what, what the answer does, and what stands on the run row."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk import DAG, BaseOperator
+from airflow.sdk.exceptions import TaskAwaitingInput
+from airflow.sdk.execution_time import task_runner
+from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
+
+from tests.plugins.zoho_crm.operators.world import (
+    Audit,
+    Warehouse,
+    context,
+    jobs_folder,
+    make_job,
+    pairs,
+)
+from zoho_crm.errors import PlanError
+from zoho_crm.operators.approve import ApproveOperator
+from zoho_crm.operators.guard import GuardOperator
+from zoho_crm.operators.plan import PlanOperator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ANSWERED = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
+ASKING = {"max_links": 5, "on_breach": "approve", "approvers": ["ada", "7"], "approval_timeout": "36h"}
+
+
+# What the ledger does with an approval is tested on every database beside it.
+pytestmark = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
+
+
+class Comms:
+    """What the task says to Airflow."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, msg: Any) -> None:
+        # Reading a connection makes Airflow speak of its secrets as well.
+        if isinstance(msg, CreateHITLDetailPayload):
+            self.sent.append(msg)
+
+
+@pytest.fixture
+def comms(monkeypatch: pytest.MonkeyPatch) -> Comms:
+    comms = Comms()
+    monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", comms, raising=False)
+    return comms
+
+
+@pytest.fixture
+def asked(audit: Audit, warehouse: Warehouse, sql_path: Path) -> dict[str, Any]:
+    """What guard leaves for a run of ten links of which five are allowed."""
+    audit.ledger()
+    warehouse.add(pairs(10))
+    job, params = make_job(guards=ASKING), {"mode": "apply"}
+    folder = jobs_folder(sql_path)
+    PlanOperator(task_id="plan", job=job, jobs_folder=folder).execute(context("plan", params=params))
+    found = GuardOperator(task_id="guard", job=job, jobs_folder=folder).execute(
+        context("guard", params=params)
+    )
+    return dict(found)
+
+
+def task(sql_path: Path) -> ApproveOperator:
+    with DAG("zoho_delink__contacts_deals", schedule=None):
+        made = ApproveOperator(
+            task_id="approve", job=make_job(guards=ASKING), jobs_folder=jobs_folder(sql_path)
+        )
+        made >> BaseOperator(task_id="delink") >> BaseOperator(task_id="report")
+    return made
+
+
+def ask(sql_path: Path, guard: dict[str, Any] | None) -> Any:
+    made = context("approve", guard=guard)
+    made["task_instance"] = made["ti"]
+    made["ti"].id = "018f0000-0000-7000-8000-000000000000"
+    return task(sql_path).execute(made)
+
+
+def answer(sql_path: Path, option: str, **changes: Any) -> tuple[Any, list[Any]]:
+    """Resume the task as Airflow does after an answer; return its result and what it skipped."""
+    approve = task(sql_path)
+    made = context("approve")
+    pushed: list[Any] = []
+    made["ti"].xcom_push = lambda key, value: pushed.append(value)
+    made["task"] = approve
+    event = {
+        "chosen_options": [option],
+        "params_input": {},
+        "responded_at": ANSWERED,
+        "responded_by_user": {"id": "ada", "name": "ada"},
+        "timedout": False,
+        **changes,
+    }
+    return approve.execute_complete(made, event), pushed
+
+
+def test_without_a_question_it_succeeds_at_once(audit: Audit, sql_path: Path, comms: Comms) -> None:
+    nothing = {"decision": "passed: 1 links planned, 5 allowed", "ask": False, "subject": None, "body": None}
+    assert ask(sql_path, nothing) is None
+    assert comms.sent == []
+
+
+def test_a_guard_that_was_marked_as_done_is_no_decision(audit: Audit, sql_path: Path) -> None:
+    with pytest.raises(PlanError, match="guard has left no decision"):
+        ask(sql_path, None)
+
+
+def test_the_job_says_who_is_asked_and_how_long_and_no_answer_means_no(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
+) -> None:
+    with pytest.raises(TaskAwaitingInput) as waits:
+        ask(sql_path, asked)
+    assert waits.value.timeout == timedelta(hours=36)
+    (request,) = comms.sent
+    assert (request.subject, request.body) == (asked["subject"], asked["body"])
+    assert (request.options, request.defaults) == (["Approve", "Reject"], ["Reject"])
+    assert [user.id for user in request.assigned_users] == ["ada", "7"]
+    assert audit.run()["approval"] == "asked"
+
+
+def test_a_question_is_not_read_as_a_template(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
+) -> None:
+    hostile = {**asked, "body": "{{ conn.zoho_crm_default.password }} {% raw %}"}
+    with pytest.raises(TaskAwaitingInput):
+        ask(sql_path, hostile)
+    assert comms.sent[0].body == hostile["body"]
+
+
+@pytest.mark.parametrize(
+    ("user", "by"),
+    [
+        ({"id": "ada", "name": "ada"}, "ada"),
+        ({"id": "7", "name": "Ada Lovelace"}, "Ada Lovelace (7)"),
+        (None, None),
+    ],
+)
+def test_a_yes_stands_on_the_run_row_and_lets_it_go_on(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], user: Any, by: str | None
+) -> None:
+    result, skipped = answer(sql_path, "Approve", responded_by_user=user)
+    assert result == {"approval": "approved", "by": by, "at": "2026-11-22T09:30:00+00:00"}
+    assert skipped == []
+    run = audit.ledger().get_run(audit.run()["run_key"])
+    assert run is not None
+    assert (run.approval, run.approved_by, run.approved_at) == ("approved", by, ANSWERED)
+    assert audit.ledger().stop_reason(run.run_key) is None
+
+
+@pytest.fixture
+def skips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tasks that Airflow is told to skip."""
+    told: list[str] = []
+    monkeypatch.setattr(
+        ApproveOperator, "skip", lambda self, ti, tasks: told.extend(one.task_id for one in tasks)
+    )
+    return told
+
+
+def test_a_no_skips_what_would_send_and_stands_on_the_run_row(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], skips: list[str]
+) -> None:
+    result, _ = answer(sql_path, "Reject")
+    assert (result["approval"], result["by"]) == ("rejected", "ada")
+    assert skips == ["delink"]
+    run = audit.run()
+    assert (run["approval"], run["approved_by"]) == ("rejected", "ada")
+    assert audit.ledger().stop_reason(run["run_key"]) == "the run was rejected"
+
+
+def test_no_answer_in_time_is_a_no_of_nobody(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], skips: list[str]
+) -> None:
+    answer(sql_path, "Reject", responded_by_user=None, timedout=True)
+    run = audit.run()
+    assert (run["approval"], run["approved_by"]) == ("rejected: nobody answered in 1 day 12 hours", None)
+    assert run["approved_at"] is not None
+    assert skips == ["delink"]
+
+
+def test_a_clear_asks_again_and_takes_the_answer_back(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
+) -> None:
+    answer(sql_path, "Approve")
+    with pytest.raises(TaskAwaitingInput):
+        ask(sql_path, asked)
+    run = audit.run()
+    assert (run["approval"], run["approved_by"], run["approved_at"]) == ("asked", None, None)
+    assert "has not done so" in str(audit.ledger().stop_reason(run["run_key"]))
+
+
+@pytest.mark.parametrize("options", [[], ["Approve", "Reject"], ["approve"]])
+def test_whatever_is_not_a_plain_yes_is_a_no(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], skips: list[str], options: list[str]
+) -> None:
+    result, _ = answer(sql_path, "", chosen_options=options)
+    assert result["approval"] == audit.run()["approval"] == "rejected"
+    assert skips == ["delink"]
