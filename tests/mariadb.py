@@ -125,7 +125,10 @@ def running_mariadb() -> Iterator[MariaDbServer]:
         options = [f"--{option}={value}" for option, value in {**own, **_SETTINGS}.items()]
         command = [*prefix, str(mariadbd), "--no-defaults", "--skip-name-resolve", "--skip-log-bin", *options]
         log = folder / "log"
-        with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd="/") as run:
+        with (
+            log.open("wb") as output,
+            subprocess.Popen(command, stdout=output, stderr=output, cwd="/") as run,
+        ):
             try:
                 with stopped_with_its_owner(run.pid, name, signal.SIGTERM):
                     _wait_for(server, run, log)
@@ -135,7 +138,11 @@ def running_mariadb() -> Iterator[MariaDbServer]:
 
 
 def _install(command: list[str], folder: Path) -> None:
-    options = [f"--datadir={folder / 'data'}", f"--tmpdir={folder}", "--auth-root-authentication-method=socket"]
+    options = [
+        f"--datadir={folder / 'data'}",
+        f"--tmpdir={folder}",
+        "--auth-root-authentication-method=socket",
+    ]
     made = subprocess.run(
         [*command, "--no-defaults", "--skip-test-db", "--skip-name-resolve", *options],
         check=False,

@@ -48,14 +48,19 @@ def source_engine_of(conn_id: str) -> Engine:
     engine, why = _sqlalchemy_engine(hook, {})
     if engine is not None and engine.dialect.driver not in _READS_ALL_AT_ONCE:
         return engine
+    from sqlalchemy.exc import SQLAlchemyError
+
     from zoho_crm.dbapi_engine import dbapi_engine
 
     try:
         return dbapi_engine(hook.get_conn)
-    except NotImplementedError as error:
+    except SQLAlchemyError:
+        raise
+    except Exception as error:  # whatever a hook says of a driver that is not there, or not set right
         raise ZohoConfigError(
-            f"Connection {conn_id!r} can be used neither through SQLAlchemy ({why}) nor by itself ({error})"
-        ) from None
+            f"Connection {conn_id!r} can be used neither through SQLAlchemy ({why or 'no streaming'}) nor through its "
+            f"hook: {' '.join(str(error).split())}"
+        ) from error
 
 
 def refused(error: DBAPIError) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
+    from sqlalchemy.engine.interfaces import DBAPIModule, ExecutionContext
+
 _DATABASES = {
     "duckdb": "duckdb",
     "_duckdb": "duckdb",
@@ -36,8 +38,15 @@ def dbapi_engine(connect: Callable[[], Any]) -> sa.Engine:
 
     :param connect: makes a DB-API connection
     :raises NotImplementedError: the driver says nowhere in which style it takes parameters
+    :raises sqlalchemy.exc.OperationalError: the driver cannot connect
     """
-    first = [connect()]
+    try:
+        first = [connect()]
+    except Exception as error:
+        if any(kind.__name__ == "Error" for kind in type(error).__mro__):
+            # As an engine of SQLAlchemy's own says it, which connects later.
+            raise sa.exc.OperationalError("connect", None, error) from error
+        raise
     try:
         driver = _driver_of(first[0])
     except NotImplementedError:
@@ -51,8 +60,12 @@ def dbapi_engine(connect: Callable[[], Any]) -> sa.Engine:
         poolclass=sa.NullPool,
         hide_parameters=True,
     )
-    engine.dialect.name = _DATABASES.get(driver.__name__.partition(".")[0], "dbapi")
+    engine.dialect.name = _DATABASES.get(_package(driver), "dbapi")
     return engine
+
+
+def _package(driver: ModuleType | DBAPIModule) -> str:
+    return str(driver.__name__).partition(".")[0]
 
 
 def _driver_of(connection: Any) -> ModuleType:
@@ -68,7 +81,12 @@ def _driver_of(connection: Any) -> ModuleType:
 
 class _Context(DefaultExecutionContext):
     def create_default_cursor(self) -> Any:
-        return _streaming_cursor(self._dbapi_connection)
+        connection = self._dbapi_connection
+        if self.dialect.name == "duckdb":
+            return _DuckDbCursor(connection.driver_connection)
+        if self.execution_options.get("stream_results"):
+            return _streaming_cursor(connection)
+        return connection.cursor()
 
 
 class DbApiDialect(DefaultDialect):
@@ -87,17 +105,21 @@ class DbApiDialect(DefaultDialect):
     def do_rollback(self, dbapi_connection: Any) -> None:
         """Leave nothing behind; a driver without transactions, or with rows not yet read, may refuse."""
         with suppress(self.loaded_dbapi.Error):
-            super().do_rollback(dbapi_connection)
+            dbapi_connection.rollback()
 
     def do_execute(
-        self, cursor: Any, statement: str, parameters: Any, context: DefaultExecutionContext | None = None
+        self, cursor: Any, statement: str, parameters: Any, context: ExecutionContext | None = None
     ) -> None:
-        """Hand a statement over; one without parameters as it was written, for drivers differ in ``%%`` there."""
-        if parameters:
-            cursor.execute(statement, parameters)
-            return
-        doubled = self.paramstyle in {"format", "pyformat"}
-        cursor.execute(statement.replace("%%", "%") if doubled else statement)
+        """
+        Hand a statement over, with ``%`` as the driver wants it.
+
+        The compiler has doubled each of them for drivers that put parameters in by Python's ``%``. Without parameters
+        most of those leave ``%%`` as it is, and mysql-connector-python does so always.
+        """
+        doubled = self.paramstyle in {"format", "pyformat"} and getattr(context, "compiled", None)
+        if doubled and (not parameters or _package(self.loaded_dbapi) == "mysql"):
+            statement = statement.replace("%%", "%")
+        cursor.execute(statement, *([parameters] if parameters else []))
 
 
 class _DuckDbCursor:
@@ -119,12 +141,8 @@ class _DuckDbCursor:
 def _streaming_cursor(connection: Any) -> Any:
     """Return the cursor with which a driver does not take the whole result into memory."""
     driver = type(connection.driver_connection).__module__.partition(".")[0]
-    if driver in {"duckdb", "_duckdb"}:
-        return _DuckDbCursor(connection.driver_connection)
     if driver in {"pymysql", "MySQLdb"}:
         return connection.cursor(sys.modules[f"{driver}.cursors"].SSCursor)
-    if driver in {"psycopg", "psycopg2"}:
-        return connection.cursor(name="zoho_delink")
     if driver == "mysql":
         # Else it refuses to close a cursor whose rows have not all been read.
         connection.driver_connection.can_consume_results = True

@@ -30,7 +30,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         """Return the type with microseconds where a dialect's default drops them."""
         if dialect.name in {"mysql", "mariadb"}:
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
-        return dialect.type_descriptor(sa.DateTime(timezone=True))
+        return super().load_dialect_impl(dialect)
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Turn an aware datetime into UTC; without its zone where the database would only drop it."""

@@ -33,7 +33,7 @@ class ResumedOperations(Operations):
     def create_table(self, table_name: str, *columns: Any, **options: Any) -> Any:
         """Create a table that is not there."""
         if not self._inspector.has_table(table_name):
-            return super().create_table(table_name, *columns, **TABLE_OPTIONS, **options)
+            return super().create_table(table_name, *columns, **{**TABLE_OPTIONS, **options})
         return None
 
     def create_index(self, index_name: str | None, table_name: str, columns: Any, **options: Any) -> None:

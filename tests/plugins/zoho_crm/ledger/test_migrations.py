@@ -180,8 +180,6 @@ def test_old_rows_are_there_if_a_step_fails_and_it_can_be_made_again(
     assert {table.name for table in NEW_TABLES} <= set(sa.inspect(old).get_table_names())
 
 
-
-
 def _described(engine: sa.Engine) -> dict[str, Any]:
     inspector = sa.inspect(engine)
     described: dict[str, Any] = {}
