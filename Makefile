@@ -67,6 +67,22 @@ find_uv() {
   touch .tools/.ready
 }
 
+# A Chromium for the browser tests, from the system's own packages where that may be done; they never download one.
+find_chromium() {
+  for name in chromium chromium-browser google-chrome google-chrome-stable; do
+    if command -v "$$name" >/dev/null; then return; fi
+  done
+  if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
+    say 'No Chromium, so that the browser tests are skipped. Install one (Debian and Ubuntu: apt-get install chromium).'
+    return
+  fi
+  lock
+  say 'Installing Chromium for the browser tests ...'
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >.cache/chromium.log 2>&1 ||
+    say 'Chromium could not be installed; .cache/chromium.log says why.'
+}
+
 is_ready() {
   for input in pyproject.toml requirements-dev.txt requirements-tools.txt; do
     [ $(ready) -nt "$$input" ] || return 1
@@ -92,7 +108,7 @@ set_up() {
   touch $(ready)
 }
 endef
-$(ready) requirements: export SHELL_FUNCTIONS = $(shell_functions)
+$(ready) requirements chromium: export SHELL_FUNCTIONS = $(shell_functions)
 functions = eval "$$SHELL_FUNCTIONS"
 
 # Naming another Python than the one .venv was made with asks for a new .venv.
@@ -105,7 +121,7 @@ endif
 $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 	@$(functions); set_up
 
-.PHONY: help setup demo up test bench lint lint-format lint-rules lint-types format requirements clean other-python
+.PHONY: help setup demo up test screenshots chromium bench lint lint-format lint-rules lint-types format requirements clean other-python
 other-python:
 
 help: ## Show this list
@@ -119,9 +135,15 @@ demo: $(ready) ## Remove links from a local Zoho, and show what happened to each
 up: $(ready) ## Run Airflow and a local Zoho on this machine until Ctrl-C
 	@$(bin)/python -m include.stack
 
-test: $(ready) ## Run all tests; PYTEST_ARGS="-k name" passes options on
+test: $(ready) chromium ## Run all tests; PYTEST_ARGS="-k name" passes options on
 	@mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
 	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+chromium:
+	@$(functions); find_chromium
+
+screenshots: $(ready) chromium ## Take the pictures in docs/images anew
+	@SCREENSHOTS=1 $(MAKE) test PYTEST_ARGS="tests/browser"
 
 bench: $(ready) ## Measure speed and cost beside what people do today, 8 minutes; BENCH_ARGS="--tiny" only tries it
 	@$(bin)/python -m benchmarks $(BENCH_ARGS)

@@ -16,7 +16,7 @@ What can go wrong, and what the caller can do next.
     ├── AuditAlteredError      the audit is not what was written: verify it before relying on it
     ├── GuardError             the plan passes a limit of the job: nothing was sent
     ├── LinksLeftError         links are left to be tried again: retry or clear the task
-    └── RunStoppedError        an answer that waits for every link: mend its cause, then clear the task
+    └── RunStoppedError        an answer that waits for every link, or a plan too old: the message says what to do
 """
 
 from __future__ import annotations
@@ -111,4 +111,4 @@ class LinksLeftError(ZohoError):
 
 
 class RunStoppedError(ZohoError):
-    """Zoho gave an answer that waits for every link: mend its cause, then clear the task."""
+    """Zoho gave an answer that waits for every link, or the plan is too old: the message says what to do next."""

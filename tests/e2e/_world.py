@@ -37,6 +37,8 @@ pytest_plugins = ["tests.e2e._stack"]
 
 _INCLUDE = Path(__file__).parents[2] / "include"
 _DAYS_BACK = 5
+# Which rows of the warehouse a job takes, where it does not take those of its own name.
+_RELATIONS = {"by_hand": "contacts_deals", "week_again": "week"}
 
 Pair = tuple[str, str]
 
@@ -264,8 +266,23 @@ def _write_jobs(include: Path, day_ends: datetime) -> None:
             (include / kind / file.name).write_text(file.read_text())
     sample = yaml.safe_load((_INCLUDE / "jobs" / "contacts_deals.yaml").read_text())
     sql = (_INCLUDE / "sql" / "contacts_deals.sql").read_text()
+    for name, job in _jobs(sample, day_ends).items():
+        relation = _RELATIONS.get(name, name)
+        job["source"] = {**job["source"], "sql_file": f"{relation}.sql"}
+        (include / "sql" / f"{relation}.sql").write_text(sql.replace("contacts_deals", relation))
+        (include / "jobs" / f"{name}.yaml").write_text(yaml.safe_dump(job))
+    (include / "jobs" / "broken.yaml").write_text(BROKEN_JOB)
+
+
+def _jobs(sample: dict[str, Any], day_ends: datetime) -> dict[str, dict[str, Any]]:
     by_hand = {**sample, "schedule": None}
-    jobs = {
+    daily = {
+        **sample,
+        "schedule": f"{day_ends.minute} {day_ends.hour} * * *",
+        "start_date": (day_ends - timedelta(days=_DAYS_BACK)).date(),
+    }
+    week = {**daily, "start_date": (day_ends - timedelta(days=10)).date()}
+    return {
         "by_hand": by_hand,
         "interrupted": {**by_hand, "chunk_size": 100, "retry_delay_seconds": 2},
         "wrong_password": {
@@ -273,15 +290,9 @@ def _write_jobs(include: Path, day_ends: datetime) -> None:
             "zoho_conn_id": "zoho_wrong_password",
             "audit_conn_id": "zoho_delink_unused",
         },
-        "daily": {
-            **sample,
-            "schedule": f"{day_ends.minute} {day_ends.hour} * * *",
-            "start_date": (day_ends - timedelta(days=_DAYS_BACK)).date(),
-        },
+        "daily": daily,
+        "week": week,
+        "week_again": week.copy(),
+        "asks": {**by_hand, "guards": {"max_links": 2, "on_breach": "approve"}},
+        "by_asset": {**sample, "schedule": {"asset": "links_to_remove"}},
     }
-    for name, job in jobs.items():
-        if name != "by_hand":
-            job["source"] = {**job["source"], "sql_file": f"{name}.sql"}
-            (include / "sql" / f"{name}.sql").write_text(sql.replace("contacts_deals", name))
-        (include / "jobs" / f"{name}.yaml").write_text(yaml.safe_dump(job))
-    (include / "jobs" / "broken.yaml").write_text(BROKEN_JOB)

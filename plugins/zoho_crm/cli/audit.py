@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import sys
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -123,7 +122,7 @@ def export(
     write = _write_jsonl if (kind or ("jsonl" if out.as_json else "csv")) == "jsonl" else _write_csv
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         found = named_run(ledger, run, job_name)
-        with _opened(output) as stream:
+        with _opened(output, out) as stream:
             count = write(stream, audit_rows(ledger, found.run_key, only_latest=latest))
     click.echo(f"{count} rows of {found.run_key}" + (f" in {output}" if output else ""), err=True)
 
@@ -177,9 +176,9 @@ _ORDER = ("kind", "run_key", "event_id", "detail")
 
 
 @contextmanager
-def _opened(output: Path | None) -> Iterator[IO[str]]:
+def _opened(output: Path | None, out: Output) -> Iterator[IO[str]]:
     if output is None:
-        yield sys.stdout
+        yield out.stream
         return
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

@@ -41,7 +41,7 @@ def job_reference(out: Output) -> None:
     if out.as_json:
         out.document({"fields": list(fields())})
     else:
-        click.echo(reference(), nl=False)
+        out.stream.write(reference())
 
 
 def reference() -> str:

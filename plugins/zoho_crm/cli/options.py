@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
+from contextlib import redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -67,9 +68,12 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
 
     @wraps(function)
     def run(*, as_json: bool = False, **options: Any) -> None:
-        out = Output(as_json=as_json)
+        out = Output(as_json=as_json, stream=sys.stdout)
+        os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
         try:
-            code = function(out=out, **options)
+            # Airflow logs to standard output, which belongs to the result.
+            with redirect_stdout(sys.stderr):
+                code = function(out=out, **options)
         except click.ClickException as error:
             _tell(out, error.format_message(), error.exit_code)
             raise
@@ -125,4 +129,4 @@ def wrong_use(message: str) -> NoReturn:
 
 def _tell(out: Output, message: str, code: int) -> None:
     if out.as_json:
-        sys.stdout.write(json.dumps({"error": message, "exit_code": int(code)}) + "\n")
+        out.document({"error": message, "exit_code": int(code)})

@@ -7,12 +7,11 @@ Nothing that comes from elsewhere (ids, answers of Zoho) can steer the terminal:
 from __future__ import annotations
 
 import json
-import sys
 import unicodedata
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -27,19 +26,21 @@ _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 
 class Output:
     """
-    Print the result of one command to standard output.
+    Print the result of one command.
 
     :param as_json: print the one document of :meth:`document`, and nothing else
+    :param stream: where to, as a rule standard output
     """
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, stream: IO[str]) -> None:
         self.as_json = as_json
-        self._console = Console(highlight=False, markup=False, emoji=False, soft_wrap=False)
+        self.stream = stream
+        self._console = Console(file=stream, highlight=False, markup=False, emoji=False)
         self._rich = self._console.is_terminal and not as_json
 
     def document(self, content: Mapping[str, Any]) -> None:
-        """Print a JSON document; on its own line end, so that a reader may read lines."""
-        sys.stdout.write(json.dumps(content, default=_as_json, ensure_ascii=False, indent=2) + "\n")
+        """Print a JSON document."""
+        self._line(json.dumps(content, default=_as_json, ensure_ascii=False, indent=2))
 
     def title(self, text: str) -> None:
         """Print a heading."""
@@ -104,9 +105,8 @@ class Output:
         else:
             self._line(f"{word}: {shown(text)}")
 
-    @staticmethod
-    def _line(text: str) -> None:
-        sys.stdout.write(text + "\n")
+    def _line(self, text: str) -> None:
+        self.stream.write(text + "\n")
 
 
 def shown(value: object) -> str:

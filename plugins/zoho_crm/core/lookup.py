@@ -61,12 +61,17 @@ def judge_unclear(status: int, headers: Mapping[str, str], body: bytes) -> Verdi
         if read.action in {Action.STOP, Action.LATER}:
             return read
         if read.action is Action.REFRESH:
-            detail = "refused with a fresh access token as well"
-            return replace(read, action=Action.STOP, stop_reason=StopReason.REFUSED, detail=detail)
+            return _token_refused(read)
         return replace(read, ambiguous=False, outcome=Outcome.FAILED, detail=_unsaid(status))
     if read.says_error and (read.code in RUN_CODES or read.is_about_the_relation):
         return stop(status, read)
-    return _ask_again(status, read)
+    return _token_refused(stop(status, read)) if status == 401 else _ask_again(status, read)
+
+
+def _token_refused(verdict: Verdict) -> Verdict:
+    """Return the verdict on a 401 of which another token has changed nothing."""
+    detail = "refused with a fresh access token as well"
+    return replace(verdict, action=Action.STOP, stop_reason=StopReason.REFUSED, detail=detail)
 
 
 def _ask_again(status: int, entry: Entry) -> Verdict:

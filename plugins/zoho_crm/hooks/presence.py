@@ -212,7 +212,7 @@ class LinkCaller:
 
     async def _look_up(self, request: ZohoRequest) -> tuple[Lookup, Answer | None, Verdict | None]:
         """Send one reading call; the verdict says why an answer is no answer to the question."""
-        for refreshed in (False, True):
+        for refreshes_left in (2, 1, 0):
             try:
                 answer = await self.client.send(request)
             except (ZohoNotSentError, ZohoUnansweredError) as error:
@@ -221,7 +221,7 @@ class LinkCaller:
             self.observe(answer)
             if not answer.token_rejected:
                 break
-            if not refreshed:
+            if refreshes_left:
                 await self.client.replace_token(answer)
         lookup = judge_lookup(answer.status, answer.body)
         if lookup in {Lookup.FOUND, Lookup.MISSING}:

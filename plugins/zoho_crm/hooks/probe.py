@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.records import LinkResult, PlannedLink
     from zoho_crm.core.verdict import StopReason
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -51,6 +54,12 @@ class LinkProber(LinkCaller):
                 planned, verdict = self._kept(planned, sight, verdict)
         except ZohoError as error:
             verdict = judge_error(error)
+        except Exception as error:
+            # Left to the caller it would count as sent, which nothing of a probe ever is.
+            log.exception("A link could not be asked about")
+            verdict = Verdict(
+                Action.SETTLE, outcome=Outcome.FAILED, detail=f"unexpected {type(error).__name__}"
+            )
         result = result_of(planned, verdict, attempts=0, sent_at=None, finished_at=self.now())
         return result, verdict.stop_reason
 

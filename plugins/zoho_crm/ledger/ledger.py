@@ -23,6 +23,7 @@ from zoho_crm.ledger import (
     selection,
     slots,
     snapshots,
+    taken_up,
     verify,
 )
 from zoho_crm.ledger.engine import engine_of, prepared, reading
@@ -333,7 +334,11 @@ class Ledger:
 
     def copy_snapshots(self, run_key: str, origin_run_key: str) -> None:
         """Give each link of a plan the attributes that the run which removed it has read."""
-        selection.copy_snapshots(self._engine, run_key, origin_run_key)
+        taken_up.copy_snapshots(self._engine, run_key, origin_run_key)
+
+    def keep_doubts(self, run_key: str) -> None:
+        """Mark the links of a plan that a request of a past run may have reached: they are asked about first."""
+        taken_up.keep_doubts(self._engine, run_key)
 
     def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
         """Yield the stored plan of a run in its order, some rows at a time."""
@@ -381,6 +386,14 @@ class Ledger:
         :param before: runs that finished before this time
         """
         return retention.runs_to_pseudonymise(self._engine, job, before)
+
+    def runs_left_open(self, job: str, before: datetime) -> list[str]:
+        """
+        Return the keys of a job's runs that keep their ids because they never ended, oldest first.
+
+        :param before: runs that started before this time
+        """
+        return retention.runs_left_open(self._engine, job, before)
 
     def pseudonymise(self, run_key: str) -> int:
         """

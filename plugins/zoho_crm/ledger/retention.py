@@ -48,6 +48,27 @@ def runs_to_pseudonymise(engine: sa.Engine, job: str, before: datetime) -> list[
         return list(connection.execute(statement).scalars())
 
 
+def runs_left_open(engine: sa.Engine, job: str, before: datetime) -> list[str]:
+    """
+    Return the keys of a job's runs that keep their ids because they never ended, oldest first.
+
+    :param before: runs that started before this time
+    """
+    statement = (
+        sa.select(runs.c.run_key)
+        .where(
+            runs.c.job == job,
+            runs.c.pseudonymised_at.is_(None),
+            runs.c.started_at < before,
+            runs.c.planned_at.is_not(None),
+            sa.or_(runs.c.finished_at.is_(None), _OPEN),
+        )
+        .order_by(runs.c.started_at, runs.c.run_key)
+    )
+    with reading(engine).begin() as connection:
+        return list(connection.execute(statement).scalars())
+
+
 def pseudonymise(engine: sa.Engine, run_key: str, now: datetime) -> int:
     """
     Replace what a run knows of people by hashes, in batches. A call that was cut short is finished by the next.

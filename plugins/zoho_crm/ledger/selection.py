@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 PAGE_LINKS = 500
 """Links in one ``IN``, and in one short transaction."""
-COPY_LINKS = 5_000
 
 AUDIT_COLUMNS = tuple(column.name for column in audit.c)
 """Columns of ``zoho_delink_latest``, which a condition may use."""
 
+_OPEN = links.c.state != LinkState.SETTLED.value
 _TELLS_PRESENCE = (Outcome.REMOVED.value, Outcome.RELINKED.value, Outcome.ALREADY_LINKED.value)
 
 
@@ -81,7 +81,7 @@ def last_outcomes(
     keys = [run.run_key for run in past]
     for run_key in keys:
         after = -1
-        while page := _open_page(engine, run_key, after):
+        while page := open_page(engine, run_key, after):
             after = page[-1].seq
             told = _history(engine, [row.pair_key for row in page], org_id)
             for row in page:
@@ -123,38 +123,6 @@ def removed_links(
             yield RemovedLink(Link(row.external_id, row.related_external_id), since)
 
 
-def copy_snapshots(engine: sa.Engine, run_key: str, origin_run_key: str) -> None:
-    """
-    Give each link of a plan the attributes that the run which removed it has read; doing it again changes nothing.
-
-    :param run_key: the run that puts links back
-    :param origin_run_key: the run that removed them
-    """
-    snapshot = (
-        sa.select(sa.func.max(audit.c.snapshot))
-        .where(
-            audit.c.run_key == origin_run_key,
-            audit.c.pair_key == links.c.pair_key,
-            audit.c.outcome == Outcome.REMOVED.value,
-        )
-        .scalar_subquery()
-    )
-    last_seq = sa.select(sa.func.max(links.c.seq)).where(links.c.run_key == run_key)
-    with reading(engine).begin() as connection:
-        end: int = connection.scalar(last_seq) or 0
-    for start in range(0, end + 1, COPY_LINKS):
-        with engine.begin() as connection:
-            connection.execute(
-                sa.update(links)
-                .where(
-                    links.c.run_key == run_key,
-                    links.c.seq.between(start, start + COPY_LINKS - 1),
-                    links.c.snapshot.is_(None),
-                )
-                .values(snapshot=snapshot)
-            )
-
-
 def plan_pages(engine: sa.Engine, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
     """Yield the stored plan of a run in its order, some rows at a time: seq, both ids, state, outcome, fault."""
     columns = ("seq", "external_id", "related_external_id", "state", "outcome", "fault")
@@ -174,10 +142,18 @@ def plan_pages(engine: sa.Engine, run_key: str) -> Iterator[Sequence[sa.Row[Any]
         after = page[-1].seq
 
 
-def _open_page(engine: sa.Engine, run_key: str, after: int) -> Sequence[sa.Row[Any]]:
+def open_page(
+    engine: sa.Engine, run_key: str, after: int, which: sa.ColumnElement[bool] = _OPEN
+) -> Sequence[sa.Row[Any]]:
+    """
+    Return the next links of a plan that are not settled, in their order: seq, pair key and both ids.
+
+    :param after: the place behind which to look
+    :param which: what else they must be
+    """
     statement = (
         sa.select(links.c.seq, links.c.pair_key, links.c.external_id, links.c.related_external_id)
-        .where(links.c.run_key == run_key, links.c.seq > after, links.c.state != LinkState.SETTLED.value)
+        .where(links.c.run_key == run_key, links.c.seq > after, which)
         .order_by(links.c.seq)
         .limit(PAGE_LINKS)
     )
@@ -261,7 +237,7 @@ def _read_only(engine: sa.Engine, statement: sa.Select[Any]) -> Sequence[sa.Row[
         try:
             if is_sqlite:
                 connection.exec_driver_sql("PRAGMA query_only = ON")
-            else:
+            elif connection.dialect.name in {"postgresql", "mysql", "mariadb"}:
                 connection.exec_driver_sql("SET TRANSACTION READ ONLY")
             return connection.execute(statement).all()
         except sa.exc.DBAPIError as error:

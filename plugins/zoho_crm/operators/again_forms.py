@@ -56,15 +56,16 @@ def redrive_form(jobs: Sequence[str]) -> dict[str, Param]:
 
     :param jobs: names of the jobs there are; with none of them any text is taken
     """
+    again = sorted(outcome.value for outcome in DRIVE_AGAIN)
     return {
         "job": _job(jobs),
         "run": Param(None, type=["null", "string"], title="Run", description_md=_RUN),
         **_harm("send the links again; Zoho cannot undo it"),
         "outcomes": Param(
-            sorted(DRIVE_AGAIN),
+            again,
             type="array",
-            items={"type": "string", "enum": sorted(DRIVE_AGAIN)},
-            examples=sorted(DRIVE_AGAIN),
+            items={"type": "string", "enum": again},
+            examples=again,
             title="Outcomes",
             description_md=_OUTCOMES,
         ),

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk.api.datamodels._generated import HITLUser
+from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
 from zoho_crm.core.approval import APPROVED, REJECTED
 from zoho_crm.core.guards import spell
@@ -14,6 +16,7 @@ from zoho_crm.operators.job_task import JobTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from uuid import UUID
 
     from airflow.sdk import Context
 
@@ -53,7 +56,35 @@ class ApproveOperator(JobTask, ApprovalOperator):
             ledger.ask_approval(self.run_key_of(context))
         finally:
             ledger.close()
+        self._check_question(context["ti"].id)
         return super().execute(context)
+
+    def _check_question(self, task_instance_id: UUID) -> None:
+        """
+        Make sure that people are shown this question, and that those who may answer it are asked.
+
+        Airflow 3.3 keeps the first question of a task when it is cleared, and takes away its answer alone.
+
+        :raises PlanError: an earlier question of this run says something else
+        """
+        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+        mine = CreateHITLDetailPayload(
+            ti_id=task_instance_id,
+            options=self.options,
+            subject=self.subject,
+            body=self.body,
+            defaults=self.defaults,
+            multiple=self.multiple,
+            params={},
+            assigned_users=[HITLUser(**user) for user in self.assigned_users or ()],
+        )
+        shown: Any = SUPERVISOR_COMMS.send(mine)
+        if _content(shown) != _content(mine):
+            raise PlanError(
+                "Airflow still shows the first question of this run, and it is no longer true: limits, approvers or "
+                "figures have changed since. Nothing was sent; start a new run"
+            )
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Write the answer onto the run row, then let the run go on or skip what would send."""
@@ -87,3 +118,8 @@ def _name_of(user: Mapping[str, str] | None) -> str | None:
     if not user:
         return None
     return user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
+
+
+def _content(question: Any) -> tuple[str, str | None, list[str]]:
+    """Return what people are shown, and the ids of those who may answer."""
+    return question.subject, question.body, [user.id for user in question.assigned_users or ()]

@@ -91,16 +91,11 @@ class GuardOperator(JobTask):
         return facts, judge(facts, job.guards, _override(run), count_only=count_only)
 
     def _ask_source(self, job: Job, run: StoredRun) -> dict[str, Any]:
-        """Run the SQL of the guards; nothing is asked for that no limit needs."""
+        """Run the SQL of the guards that the job sets."""
         guards = job.guards
         asked = (
             ("known_links", BASELINE, guards.baseline_sql_file, read_count),
-            (
-                "source_as_of",
-                FRESHNESS,
-                guards.freshness_sql_file,
-                read_time,
-            ),
+            ("source_as_of", FRESHNESS, guards.freshness_sql_file, read_time),
         )
         if not any(sql_file for _, _, sql_file, _ in asked):
             return {}

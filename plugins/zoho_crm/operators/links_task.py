@@ -17,13 +17,14 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, RunStart, Target
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
-from zoho_crm.errors import ClaimLostError, PlanError, RunStoppedError
+from zoho_crm.errors import ClaimLostError
 from zoho_crm.hooks.probe import LinkProber
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, FixedSlots, Slots, UnitWorker
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.loop_task import WAITS, LoopTask
 from zoho_crm.operators.report import close_run
+from zoho_crm.operators.stored_plan import refuse_old_plan, run_of
 from zoho_crm.operators.stores import ClaimedChunk, InMemory, LeasedSlots, distinct_links
 from zoho_crm.operators.token_lock import refresh_lock
 
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
 
 DRY_RUN_BATCH = 1_000
 
@@ -267,10 +267,10 @@ class LinksTask(LoopTask):
         origin: Origin,
         waiting_since: datetime | None,
     ) -> dict[str, int]:
-        run = self._run_of(ledger, chunk)
+        run = run_of(ledger, chunk, operation=self.operation, relation=self.relation)
         dry_run = self._is_dry_run or run.mode == DRY_RUN
         if not dry_run:
-            self._refuse_old_plan(ledger, run)
+            refuse_old_plan(ledger, run, self.max_plan_age)
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         claim = ledger.claim_chunk(run.run_key, chunk["chunk_no"], holder)
         store = ClaimedChunk(
@@ -300,32 +300,6 @@ class LinksTask(LoopTask):
         if report.reason in WAITS:
             self.wait(report, waiting_since or datetime.now(UTC))
         return self.conclude(report)
-
-    def _run_of(self, ledger: Ledger, chunk: ChunkRef) -> StoredRun:
-        run = ledger.get_run(chunk["run_key"])
-        if run is None:
-            raise PlanError(f"There is no run {chunk['run_key']!r} in the audit database")
-        if run.operation != self.operation:
-            raise PlanError(
-                f"The plan is of a run that does {run.operation}, this task does {self.operation}. Nothing was sent"
-            )
-        if run.relation != self.relation:
-            raise PlanError(
-                f"The plan is of {run.relation}, this task of {self.relation}: the job was changed after planning. "
-                "Start a new run"
-            )
-        return run
-
-    def _refuse_old_plan(self, ledger: Ledger, run: StoredRun) -> None:
-        """Raise where links that are still to be sent were planned too long ago."""
-        if self.max_plan_age is None or run.planned_at is None:
-            return
-        age = datetime.now(UTC) - run.planned_at
-        if age > self.max_plan_age and ledger.pending(run.run_key):
-            raise RunStoppedError(
-                f"The plan is {_span(age)} old, {_span(self.max_plan_age)} are allowed (max_plan_age). Nothing was "
-                "sent in this try; start a new run"
-            )
 
     def _prober(self, client: AsyncZohoClient) -> UnitWorker:
         return LinkProber(
@@ -360,12 +334,3 @@ def _settle_unasked(store: ClaimedChunk, outcome: Outcome) -> Counter[Outcome]:
             return counts
         now = datetime.now(UTC)
         results = [LinkResult(link, outcome, now) for link in links]
-
-
-def _span(span: timedelta) -> str:
-    """Write a duration in its largest unit, e.g. ``3 days``."""
-    seconds = span.total_seconds()
-    for size, unit in ((86_400, "days"), (3_600, "hours"), (60, "minutes")):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.3g} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -46,6 +46,12 @@ class PlanOperator(JobTask):
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             run = ledger.start_run(self._run_start(context, job, request, preflight))
+            if run.mode != request.mode:
+                self.log.warning(
+                    "Asked for %s, but the run keeps the mode of its first try, %s: start a new run instead",
+                    request.mode,
+                    run.mode,
+                )
             plan = ledger.plan_run(
                 run.run_key,
                 job.relation.as_relation(),

@@ -188,6 +188,12 @@ class PlanRedriveOperator(PlanAgainOperator):
             return Selection(chosen(), counts, origin_run_key=past[0].run_key)
         return Selection(chosen(), counts, window=asked.window)
 
+    def complete(self, ledger: Ledger, key: str) -> None:
+        """Have links asked about first that a request may have reached without an answer."""
+        run = ledger.get_run(key)
+        if run is not None and not run.dry_run:
+            ledger.keep_doubts(key)
+
     def arguments(self, job: Job) -> dict[str, Any]:
         """Return those of the deleting operator."""
         return delink_arguments(job)

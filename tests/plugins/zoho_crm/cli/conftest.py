@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 import yaml
 from click.testing import CliRunner
 
+from tests.plugins.zoho_crm.cli.story import tell
 from tests.plugins.zoho_crm.operators.conftest import audit, clean_process, warehouse, zoho, zoho_server
-from tests.plugins.zoho_crm.operators.world import AUDIT, SQL, WAREHOUSE
+from tests.plugins.zoho_crm.operators.world import AUDIT, SQL, WAREHOUSE, Audit, set_connection
 from zoho_crm.cli.main import main
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from click.testing import Result
 
 __all__ = ["audit", "clean_process", "warehouse", "zoho", "zoho_server"]
@@ -88,6 +93,31 @@ class Cli:
 @pytest.fixture
 def cli() -> Cli:
     return Cli()
+
+
+@pytest.fixture(scope="session")
+def told_story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("story") / "audit.db"
+    engine = sa.create_engine(f"sqlite:///{path}")
+    tell(engine).close()
+    return path
+
+
+@pytest.fixture
+def story(told_story: Path, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
+    """The story of story.py in SQLite, where a test is about something else than the database."""
+    path = shutil.copy(told_story, tmp_path / "audit.db")
+    set_connection(monkeypatch, AUDIT, conn_type="sqlite", host=str(path))
+    audit = Audit(sa.URL.create("sqlite", database=str(path)))
+    yield audit
+    audit.engine.dispose()
+
+
+@pytest.fixture
+def any_story(audit: Audit, jobs: Jobs) -> Audit:
+    """The same story in each kind of database."""
+    tell(audit.engine).close()
+    return audit
 
 
 def check_golden(name: str, shown: str) -> None:

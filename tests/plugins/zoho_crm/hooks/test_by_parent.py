@@ -622,3 +622,49 @@ async def test_results_are_for_the_links_as_they_were_given() -> None:
     assert [result.planned for result, _ in settled] == links
     assert not any(result.planned.ambiguous_before for result, _ in settled)
     assert replace(links[0]) == settled[0][0].planned
+
+
+# -- ending between two calls, and units
+
+
+FOUR = (("c-1", "d-1"), ("c-1", "d-2"), ("c-2", "d-3"), ("c-2", "d-4"))
+
+
+async def stopped_after(deletes: int, fake: FakeZoho, links: list[PlannedLink]) -> dict[str, Outcome]:
+    by_parent = delinker(fake)
+    by_parent.watch(lambda _: None, lambda: len(fake.deletes()) >= deletes)
+    settled = await by_parent.settle_unit(links)
+    return {result.planned.link.related_external_id: result.outcome for result, _ in settled}
+
+
+async def test_a_stopped_run_sends_no_further_call_of_a_page() -> None:
+    fake = FakeZoho({*FOUR, ("c-9", "d-9")})
+    assert await stopped_after(1, fake, page(*FOUR, ("c-9", "d-9"))) == {"d-1": R, "d-2": R}
+    assert len(fake.deletes()) == 1
+
+
+async def test_links_that_go_alone_end_between_two_calls_as_well() -> None:
+    links = [(f"c-{number}", f"d-{number}") for number in range(5)]
+    fake = FakeZoho(set(links))
+    assert await stopped_after(2, fake, page(*links)) == {"d-0": R, "d-1": R}
+    assert len(fake.deletes()) == 2
+
+
+async def test_what_was_sent_and_not_answered_stays_unknown_when_the_run_is_stopped() -> None:
+    fake = FakeZoho(set(FOUR), plural=[ZohoUnansweredError("reset")])
+    assert await stopped_after(1, fake, page(*FOUR)) == {"d-1": Outcome.UNKNOWN, "d-2": Outcome.UNKNOWN}
+    assert len(fake.deletes()) == 1
+
+
+@pytest.mark.parametrize(
+    ("links", "length"),
+    [
+        pytest.param(page(("c-1", "d-1"), ("c-2", "d-1")), 1, id="parents-of-one"),
+        pytest.param(page(*TWO, ambiguous=(0, 1)), 1, id="sent-by-an-earlier-try"),
+        pytest.param(page(("c-1", "d,1"), ("c-1", "d,2")), 1, id="commas"),
+        pytest.param(page(("c-0", "d-1"), *TWO), 3, id="a-parent-of-two"),
+        pytest.param(page(("c-0", "d-1")), 1, id="one"),
+    ],
+)
+def test_links_that_all_go_alone_are_units_of_their_own(links: list[PlannedLink], length: int) -> None:
+    assert delinker(FakeZoho(set())).unit_length(links) == length

@@ -459,9 +459,9 @@ async def test_a_token_refused_during_verification_is_replaced_once() -> None:
 
 
 async def test_tokens_that_are_all_refused_leave_a_verification_unclear() -> None:
-    world = World([UNANSWERED, BAD_TOKEN, BAD_TOKEN], Patience(verifications=1))
+    world = World([UNANSWERED, *[BAD_TOKEN] * 3], Patience(verifications=1))
     assert (await world.delink()).outcome is Outcome.UNKNOWN
-    assert world.seen == [DELETE, "pause", LINKED, "new token", LINKED, "pause"]
+    assert world.seen == [DELETE, "pause", *[LINKED, "new token"] * 2, LINKED, "pause"]
 
 
 async def test_a_missing_scope_for_reading_is_no_reason_for_another_token() -> None:

@@ -123,4 +123,5 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.seal_run(RUN)
     list(ledger.verify())
     ledger.runs_to_pseudonymise(JOB, MOMENT)
+    ledger.runs_left_open(JOB, MOMENT)
     ledger.pseudonymise(RUN)

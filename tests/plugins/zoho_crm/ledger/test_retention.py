@@ -216,6 +216,9 @@ def test_runs_are_found_by_job_and_age(ledger: Ledger) -> None:
 
     assert ledger.runs_to_pseudonymise(JOB, MOMENT - timedelta(days=5)) == ["old", "older"]
     assert ledger.runs_to_pseudonymise("another", MOMENT - timedelta(days=5)) == ["of another job"]
+    in_future = datetime.now(UTC) + timedelta(days=1)
+    assert sorted(ledger.runs_left_open(JOB, in_future)) == ["open", "running"]
+    assert ledger.runs_left_open(JOB, MOMENT) == []
     ledger.pseudonymise("old")
     assert ledger.runs_to_pseudonymise(JOB, MOMENT - timedelta(days=5)) == ["older"]
 

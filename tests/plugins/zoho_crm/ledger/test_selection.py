@@ -16,7 +16,7 @@ from zoho_crm.core.links import Relation, pair_key
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import RELINK
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger import selection, tables
+from zoho_crm.ledger import selection, tables, taken_up
 from zoho_crm.ledger.past_runs import fault_of
 from zoho_crm.ledger.selection import AUDIT_COLUMNS, Since
 
@@ -255,7 +255,7 @@ def test_a_condition_is_read_where_nothing_can_be_written(ledger: Ledger) -> Non
 def test_snapshots_come_from_the_removal_and_no_other_run(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "COPY_LINKS", 2)
+    monkeypatch.setattr(taken_up, "COPY_LINKS", 2)
     outcomes = {pair(n): Outcome.REMOVED for n in range(5)}
     run(ledger, "before", outcomes, snapshot='{"Contact_Role": "old"}')
     run(ledger, "first", outcomes, snapshot='{"Contact_Role": "Buyer"}')
@@ -272,6 +272,32 @@ def test_snapshots_come_from_the_removal_and_no_other_run(
         for key in ("back", "back bare")
     }
     assert stored == {"back": {'{"Contact_Role": "Buyer"}'}, "back bare": {None}}
+
+
+def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "PAGE_LINKS", 2)
+    outcomes = {pair(n): (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED)[n % 3] for n in range(9)}
+    run(ledger, "first", {**outcomes, pair(9): None})
+    run(ledger, "back", dict.fromkeys(outcomes, Outcome.UNKNOWN), target={"operation": RELINK})
+    ledger.start_run(run_start("again"))
+    rows = [*outcomes, pair(9), pair(10)]
+    ledger.plan_run("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET)
+    ledger.keep_doubts("again")
+    claim = ledger.claim_chunk("again", 0, "a try")
+    taken = ledger.take(claim, 20)
+    doubtful = {pair(n) for n in (1, 4, 7, 9)}
+    assert {
+        (link.link.external_id, link.link.related_external_id) for link in taken if link.ambiguous_before
+    } == doubtful
+
+    # Cleared after it was driven: what is known by now stays.
+    results = [result(link, Outcome.FAILED) for link in taken if not link.ambiguous_before]
+    ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+    before = rows_of(ledger.engine, tables.links)
+    ledger.keep_doubts("again")
+    assert rows_of(ledger.engine, tables.links) == before
 
 
 def test_a_run_is_found_by_its_key_and_by_airflows_id(ledger: Ledger) -> None:

@@ -41,10 +41,13 @@ class Comms:
     def __init__(self) -> None:
         self.sent: list[Any] = []
 
-    def send(self, msg: Any) -> None:
+    def send(self, msg: Any) -> Any:
+        """Keep the first question, as Airflow does, and return it."""
         # Reading a connection makes Airflow speak of its secrets as well.
         if isinstance(msg, CreateHITLDetailPayload):
             self.sent.append(msg)
+            return self.sent[0]
+        return None
 
 
 @pytest.fixture
@@ -119,7 +122,7 @@ def test_the_job_says_who_is_asked_and_how_long_and_no_answer_means_no(
     with pytest.raises(TaskAwaitingInput) as waits:
         ask(sql_path, asked)
     assert waits.value.timeout == timedelta(hours=36)
-    (request,) = comms.sent
+    request = comms.sent[0]
     assert (request.subject, request.body) == (asked["subject"], asked["body"])
     assert (request.options, request.defaults) == (["Approve", "Reject"], ["Reject"])
     assert [user.id for user in request.assigned_users] == ["ada", "7"]
@@ -195,6 +198,29 @@ def test_a_clear_asks_again_and_takes_the_answer_back(
     run = audit.run()
     assert (run["approval"], run["approved_by"], run["approved_at"]) == ("asked", None, None)
     assert "has not done so" in str(audit.ledger().stop_reason(run["run_key"]))
+
+
+@pytest.mark.parametrize(
+    "changed", [{"body": "other figures"}, {"subject": "Remove 9 links of contacts_deals?"}]
+)
+def test_a_first_question_that_is_no_longer_true_is_not_asked_again(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms, changed: dict[str, str]
+) -> None:
+    with pytest.raises(TaskAwaitingInput):
+        ask(sql_path, asked)
+    with pytest.raises(PlanError, match="first question of this run, and it is no longer true"):
+        ask(sql_path, {**asked, **changed})
+    assert audit.ledger().stop_reason(audit.run()["run_key"]) is not None
+
+
+def test_people_who_may_no_longer_decide_are_not_asked_again(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TaskAwaitingInput):
+        ask(sql_path, asked)
+    monkeypatch.setitem(ASKING, "approvers", ["ada"])
+    with pytest.raises(PlanError, match="approvers"):
+        ask(sql_path, asked)
 
 
 @pytest.mark.parametrize("options", [[], ["Approve", "Reject"], ["approve"]])

@@ -732,3 +732,49 @@ def test_fixed_slots_never_change() -> None:
     slots.release()
     assert slots.hold() == 7
     assert slots.renew_every_s >= 3600
+
+
+# -- units that a worker makes smaller
+
+
+@dataclass
+class Splitting(FakeDelinker):
+    """Takes links alone, though it could take a page of them."""
+
+    def unit_length(self, links: Sequence[PlannedLink]) -> int:
+        assert 1 <= len(links) <= self.unit_size
+        return 1
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+async def test_links_that_go_alone_are_worked_side_by_side_within_the_slots(concurrency: int) -> None:
+    delinker = Splitting(unit_size=100, gate=lambda: asyncio.sleep(0.002))
+    store = MemoryStore(deque(map(planned, range(40))))
+    report = await run(delinker, store, concurrency=concurrency)
+    assert sorted(delinker.sent) == list(range(40))
+    assert [len(unit) for unit in delinker.units] == [1] * 40
+    assert delinker.most_in_flight == concurrency
+    assert report.counts.total() == 40
+
+
+async def test_a_worker_is_told_whether_the_run_is_stopped() -> None:
+    told: list[bool] = []
+    delinker = FakeDelinker(gate=lambda: asyncio.sleep(0))
+    runs: list[ChunkRun] = []
+
+    def watch(observe: Any, is_stopped: Callable[[], bool]) -> None:
+        delinker.is_stopped = is_stopped  # type: ignore[attr-defined]
+
+    delinker.watch = watch  # type: ignore[method-assign]
+
+    def answer_once(link: PlannedLink) -> Any:
+        told.append(delinker.is_stopped())  # type: ignore[attr-defined]
+        runs[0].stop("enough")
+        told.append(delinker.is_stopped())  # type: ignore[attr-defined]
+        return result(link)
+
+    delinker.answer = answer_once
+    runs.append(ChunkRun(delinker, MemoryStore(deque(map(planned, range(1)))), FixedSlots(1), 1))
+    async with asyncio.timeout(10):
+        await runs[0].run()
+    assert told == [False, True]

@@ -69,15 +69,18 @@ def test_a_window_is_half_open(audit: Audit, warehouse: Warehouse, sql_path: Pat
 
 
 def test_a_second_try_takes_the_plan_as_it_is_stored(
-    audit: Audit, warehouse: Warehouse, sql_path: Path
+    audit: Audit, warehouse: Warehouse, sql_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     warehouse.add(pairs(5))
     first = plan(sql_path, params={"mode": "apply"})
     stored = audit.run()
     warehouse.drop()
     sql_path.write_text("no SQL at all")
-    assert plan(sql_path, params={"mode": "dry_run"}, try_number=2) == first
+    assert plan(sql_path, params={"mode": "apply"}, try_number=2) == first
+    assert "first try" not in capsys.readouterr().out
+    assert plan(sql_path, params={"mode": "dry_run"}, try_number=3) == first
     assert audit.run() == stored
+    assert "Asked for dry_run, but the run keeps the mode of its first try, apply" in capsys.readouterr().out
 
 
 def test_pasted_links_take_the_place_of_the_sql(audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:

@@ -1,0 +1,92 @@
+"""The plan of a run as a file, from a real API server: who gets it, and what is in it."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import pytest
+import requests
+
+if TYPE_CHECKING:
+    from tests.e2e._world import World
+
+pytest_plugins = ["tests.e2e._world"]
+
+BY_HAND = "zoho_delink__by_hand"
+LINKS = [["c-0001", "d-0001"], ["=cmd|' /C calc'!A0", "@SUM(1)"]]
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+@pytest.fixture(scope="module")
+def address(world: World) -> str:
+    """Where the plan of a dry run lies."""
+    run_id = world.runs.trigger(BY_HAND, {"links": LINKS})
+    world.runs.finish(BY_HAND, run_id)
+    return f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id, safe='')}/plan.csv"
+
+
+def get(world: World, path: str, token: str | None = None, **cookies: str) -> requests.Response:
+    with requests.Session() as session:
+        session.trust_env = False
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        return session.get(
+            f"{world.airflow.url}{path}", headers=headers, cookies=cookies, timeout=30, allow_redirects=False
+        )
+
+
+def token_of(world: World, user: str) -> str:
+    login = {"username": user, "password": world.airflow.passwords[user]}
+    token: str = world.airflow.api("POST", "/auth/token", login, user=None)["access_token"]
+    return token
+
+
+def test_nobody_without_a_session_gets_a_byte_of_it(world: World, address: str):
+    nobody, wrong, wrong_cookie = (
+        get(world, address),
+        get(world, address, "nonsense"),
+        get(world, address, _token="nonsense"),
+    )
+    assert nobody.status_code == 401
+    assert {wrong.status_code, wrong_cookie.status_code} <= {401, 403}
+    for answer in (nobody, wrong, wrong_cookie):
+        assert answer.headers["content-type"] == "application/json"
+        assert "c-0001" not in answer.text
+    for page in ("docs", "redoc", "openapi.json", ""):
+        assert get(world, f"/zoho-delinks/{page}").status_code == 404
+
+
+@pytest.mark.parametrize("user", ["admin", "viewer"])
+def test_whoever_may_read_the_runs_of_the_dag_gets_it(world: World, address: str, user: str):
+    token = token_of(world, user)
+    for answer in (get(world, address, token), get(world, f"{address}?job=by_hand", _token=token)):
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == "text/csv; charset=utf-8"
+        assert answer.headers["cache-control"] == "no-store"
+        rows = list(csv.DictReader(answer.text.splitlines()))
+        assert [(row["external_id"], row["related_external_id"], row["outcome"]) for row in rows] == [
+            ("'=cmd|' /C calc'!A0", "'@SUM(1)", "would_remove"),
+            ("c-0001", "d-0001", "would_remove"),
+        ]
+
+
+def test_a_session_gets_no_plan_that_is_not_there(world: World, address: str):
+    token = token_of(world, "viewer")
+    for path in (
+        f"{address}?job=daily",
+        address.replace(BY_HAND, "zoho_delink__nobody"),
+        address.replace("/plan.csv", "0/plan.csv"),
+    ):
+        assert get(world, path, token).status_code == 404
+
+
+def test_airflow_knows_the_plugin(world: World):
+    plugins = {each["name"]: each for each in world.airflow.api("GET", "/api/v2/plugins")["plugins"]}
+    (app,) = plugins["zoho_delinks"]["fastapi_apps"]
+    assert app["url_prefix"] == "/zoho-delinks"
+    assert world.airflow.api("GET", "/api/v2/plugins/importErrors")["import_errors"] == []

@@ -1,0 +1,84 @@
+"""What the pages say about commands, messages and each other is so."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from zoho_crm.cli.main import main
+
+ROOT = Path(__file__).parents[4]
+PAGES = ("cli", "runbook", "job-file", "audit-queries", "jobs")
+PROMPT = re.compile(r"^ *\$ (zoho-delink .*)$", re.MULTILINE)
+LINK = re.compile(r"\]\((?P<page>[\w.-]+\.md)?(?:#(?P<anchor>[\w-]+))?\)")
+
+
+def text_of(page: str) -> str:
+    return (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[str]:
+    return [command for page in PAGES for command in PROMPT.findall(text_of(page))]
+
+
+def anchors_of(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_of_the_pages_is_one_that_can_be_given(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    args = shlex.split(line.split(" | ")[0], comments=True)[1:]
+    group: click.Command = main
+    context = click.Context(main)
+    while isinstance(group, click.Group):
+        name = args.pop(0)
+        found = group.get_command(context, name)
+        assert found is not None, f"there is no command {name}"
+        group = found
+    group.make_context("zoho-delink", args)
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert len(commands()) > 20
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_between_pages_lead_somewhere(page: str) -> None:
+    for match in LINK.finditer(text_of(page)):
+        target = ROOT / "docs" / (match["page"] or f"{page}.md")
+        assert target.is_file(), match[0]
+        assert not match["anchor"] or match["anchor"] in anchors_of(target), match[0]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "outside of a worker",
+        "the org's API credits are used up",
+        "API credits of the org are left",
+        "there is no access token",
+        "the refresh token is revoked or wrong, or belongs to another data center",
+        "Zoho refused further access tokens a short while ago",
+        "Links are left to be tried again",
+        "links failed, were refused or are unknown, above the breaker's share",
+        "Zoho refuses every link with",
+        "the audit database (",
+        "cannot be reached",
+        "asks for approval",
+        "ClaimLostError",
+    ],
+)
+def test_messages_that_the_runbook_quotes_are_those_of_the_code(said: str) -> None:
+    assert said in " ".join(text_of("runbook").split())
+    package = ROOT / "plugins" / "zoho_crm"
+    sources = (
+        path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.parent.name != "cli"
+    )
+    # Text that a line was too short for goes on in the next one.
+    assert any(said in re.sub(r'"\s*\n\s*f?"', "", source) for source in sources)

@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+import requests
+import sqlalchemy as sa
+
+from zoho_crm import errors
+from zoho_crm.cli.exits import Exit, exit_of, message_of
+from zoho_crm.cli.main import COMMANDS, main
+from zoho_crm.cli.output import json_line, shown
+
+if TYPE_CHECKING:
+    from include.local_zoho import LocalZoho
+    from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
+    from tests.plugins.zoho_crm.operators.world import Audit, Warehouse
+
+PROGRAM = Path(sys.executable).with_name("zoho-delink")
+PAGE = Path(__file__).parents[4] / "docs" / "cli.md"
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [PROGRAM, *map(str, args)], capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+def test_the_program_gives_a_pipe_plain_text_and_a_machine_json(jobs: Jobs) -> None:
+    plain = run("check-job", jobs.file)
+    assert plain.returncode == 0
+    assert plain.stdout.startswith("# zoho_delink__contacts_deals\n")
+    assert plain.stdout.isascii()
+    assert plain.stderr == ""
+    assert json.loads(run("check-job", jobs.file, "--json").stdout)["fine"] is True
+
+
+def test_the_program_ends_with_1_2_or_3(
+    jobs: Jobs, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.write(chunk_size=0)
+    assert run("check-job", jobs.file).returncode == 1
+    wrong = run("check-job")
+    assert wrong.returncode == 2
+    assert "Missing argument" in wrong.stderr
+    jobs.write()
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", '{"conn_type": "sqlite", "host": "/nowhere/warehouse.db"}')
+    away = run("plan", "contacts_deals", "--all")
+    assert away.returncode == 3
+    assert away.stderr.startswith("Error: The database of connection 'warehouse'")
+    assert "Traceback" not in away.stderr
+
+
+def test_logs_of_airflow_do_not_mix_with_json(zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")
+    done = run("check-connection", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["fine"] is True
+    assert "Got a new access token" in done.stderr
+    monkeypatch.delenv("AIRFLOW__LOGGING__LOGGING_LEVEL")
+    assert run("check-connection").stderr == ""
+
+
+def test_a_reader_that_goes_away_leaves_no_stack_trace(story: Audit) -> None:
+    command = f"'{PROGRAM}' audit export scheduled__2026-11-21 | true"
+    done = subprocess.run(  # noqa: S602 - a pipe is what this is about
+        command, shell=True, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "args", [["--help"], ["check-job", "FILE"], ["job-reference"], ["audit", "show", "--help"]]
+)
+def test_airflow_is_not_imported_where_no_connection_is_needed(jobs: Jobs, args: list[str]) -> None:
+    args = [str(jobs.file) if arg == "FILE" else arg for arg in args]
+    code = (
+        "import sys; from zoho_crm.cli.main import main\n"
+        f"try: main({args!r})\n"
+        "except SystemExit: pass\n"
+        "print('airflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
+
+
+def test_every_command_can_speak_json_and_is_in_the_docs() -> None:
+    context = click.Context(main)
+    page = PAGE.read_text(encoding="utf-8")
+    for name in COMMANDS:
+        found = main.get_command(context, name)
+        assert found is not None
+        commands = found.commands if isinstance(found, click.Group) else {name: found}
+        for sub_name, command in commands.items():
+            options = {option for parameter in command.params for option in parameter.opts}
+            assert "--json" in options, sub_name
+            assert command.help, sub_name
+            title = name if sub_name == name else f"{name} {sub_name}"
+            assert re.search(rf"^## `{title}`", page, re.MULTILINE), title
+            section = page.split(f"## `{title}`")[1].split("\n## ")[0]
+            for option in options - {"--json", "--jobs-folder", "--audit-conn-id"}:
+                assert option in section or not option.startswith("--"), f"{title} {option}"
+
+
+def test_a_command_that_is_not_there_is_wrong_use(cli: Cli) -> None:
+    result = cli("remove-everything")
+    assert result.exit_code == 2
+    assert "No such command" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.ZohoConfigError("x"), Exit.WRONG_USE),
+        (errors.PlanError("x"), Exit.WRONG_USE),
+        (errors.ZohoAuthError("x"), Exit.NOT_FINE),
+        (errors.ZohoResponseError("x"), Exit.NOT_FINE),
+        (errors.GuardError("x"), Exit.NOT_FINE),
+        (errors.ZohoTokenThrottledError("x", retry_after_s=1), Exit.UNREACHABLE),
+        (errors.ZohoNotSentError("x"), Exit.UNREACHABLE),
+        (errors.ZohoUnansweredError("x"), Exit.UNREACHABLE),
+        (errors.ZohoError("x"), Exit.UNREACHABLE),
+        (sa.exc.OperationalError("SELECT secret", {}, Exception("gone")), Exit.UNREACHABLE),
+        (requests.ConnectionError("x"), None),
+        (ValueError("x"), None),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_each_error_has_its_exit_code(error: Exception, code: Exit | None) -> None:
+    assert exit_of(error) is code
+
+
+def test_a_database_error_is_told_without_its_sql() -> None:
+    error = sa.exc.OperationalError("SELECT secret", {}, Exception("server\nclosed"))
+    assert message_of(error) == "The database cannot be used: server closed"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a\x1b[2Jb", "a\\u001b[2Jb"),
+        ("a\nb\tc", "a\\u000ab\\u0009c"),
+        ("\u202eabc\u2066", "\\u202eabc\\u2066"),
+        ("Zoë [bold]", "Zoë [bold]"),
+        (None, ""),
+        (True, "yes"),
+        (7, "7"),
+    ],
+)
+def test_what_is_shown_is_one_line_without_control_characters(value: object, text: str) -> None:
+    assert shown(value) == text
+
+
+def test_a_json_line_is_one_line() -> None:
+    assert json_line({"a": "x\ny", "b": None}) == '{"a":"x\\ny","b":null}'

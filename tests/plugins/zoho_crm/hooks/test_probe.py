@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.plugins.zoho_crm.hooks.test_delink import (
+    BAD_TOKEN,
+    BROKEN,
+    BUSY,
+    FOUND,
+    HTML,
+    MISSING,
+    OUT_OF_CREDITS,
+    RELATION,
+    SCOPE,
+    UNANSWERED,
+    WRONG_ID,
+    answer,
+)
+from tests.plugins.zoho_crm.hooks.test_relink import LINKED, NOW, PARENT, RELATED, World
+from zoho_crm.core.links import Link
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import PlannedLink
+from zoho_crm.core.verdict import StopReason
+from zoho_crm.errors import ZohoAuthError
+from zoho_crm.hooks.presence import Patience
+from zoho_crm.hooks.probe import LinkProber
+
+ROLES = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id%2CContact_Role%2CNote"
+FIELDS = ("Contact_Role", "Note")
+
+
+class Probing(World):
+    async def probe(self, **arguments: Any) -> Any:
+        from collections import deque
+
+        self._left = deque(self.script)
+        planned = PlannedLink(3, Link("c/1", "d 1"), "key")
+        prober = LinkProber(
+            self, RELATION, "v7", self.patience, sleep=self.sleep, now=lambda: NOW, **arguments
+        )
+        ((result, self.stop_reason),) = await prober.settle_unit([planned])
+        assert not self._left, "the script was not played to its end"
+        assert all(line.startswith("GET ") or " " not in line or line == "new token" for line in self.seen)
+        assert (result.attempts, result.sent_at, result.ambiguous) == (0, None, False)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "seen"),
+    [
+        pytest.param([FOUND], Outcome.WOULD_REMOVE, [LINKED], id="linked"),
+        pytest.param([MISSING, FOUND, FOUND], Outcome.ALREADY_ABSENT, [LINKED, PARENT, RELATED], id="absent"),
+        pytest.param([MISSING, MISSING], Outcome.PARENT_NOT_FOUND, [LINKED, PARENT], id="parent"),
+        pytest.param([WRONG_ID, WRONG_ID], Outcome.PARENT_NOT_FOUND, [LINKED, PARENT], id="parent-400"),
+        pytest.param(
+            [MISSING, FOUND, MISSING], Outcome.RELATED_NOT_FOUND, [LINKED, PARENT, RELATED], id="related"
+        ),
+        pytest.param([BUSY, FOUND], Outcome.WOULD_REMOVE, [LINKED, "pause", LINKED], id="load"),
+        pytest.param([HTML, FOUND], Outcome.WOULD_REMOVE, [LINKED, "pause", LINKED], id="unclear-once"),
+        pytest.param([BAD_TOKEN, FOUND], Outcome.WOULD_REMOVE, [LINKED, "new token", LINKED], id="token"),
+    ],
+)
+async def test_says_what_would_happen(script: list[Any], outcome: Outcome, seen: list[str]) -> None:
+    world = Probing(script)
+    result = await world.probe()
+    assert (result.outcome, world.seen, world.stop_reason) == (outcome, seen, None)
+
+
+async def test_says_what_would_happen_to_a_link_that_is_put_back() -> None:
+    outcomes = {"linked": Outcome.ALREADY_LINKED, "gone": Outcome.WOULD_RELINK}
+    assert (await Probing([FOUND]).probe(**outcomes)).outcome is Outcome.ALREADY_LINKED
+    assert (await Probing([MISSING, FOUND, FOUND]).probe(**outcomes)).outcome is Outcome.WOULD_RELINK
+
+
+@pytest.mark.parametrize("fields", [(), FIELDS], ids=["dry-run", "snapshot"])
+@pytest.mark.parametrize(
+    ("said", "detail"),
+    [
+        pytest.param(BROKEN, "status 500, does not say", id="500"),
+        pytest.param(UNANSWERED, "sent, not answered", id="unanswered"),
+        pytest.param(answer(200, {"data": []}), "status 200, does not say", id="no-record"),
+        pytest.param(answer(302), "status 302, does not say", id="redirect"),
+    ],
+)
+async def test_what_stays_unclear_failed_and_says_why(fields: Any, said: Any, detail: str) -> None:
+    world = Probing([said] * 3, Patience(verifications=3))
+    result = await world.probe(fields=fields)
+    assert result.outcome is Outcome.FAILED
+    assert detail in (result.detail or "")
+    assert result.planned.snapshot is None
+    assert world.stop_reason is None
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "outcome"),
+    [
+        pytest.param(OUT_OF_CREDITS, StopReason.CREDITS, Outcome.NOT_ATTEMPTED, id="credits"),
+        pytest.param(SCOPE, StopReason.REFUSED, Outcome.FAILED, id="scope"),
+    ],
+)
+async def test_what_waits_for_every_link_stops(said: Any, reason: StopReason, outcome: Outcome) -> None:
+    world = Probing([said])
+    result = await world.probe(fields=FIELDS)
+    assert (world.stop_reason, result.outcome, result.planned.snapshot) == (reason, outcome, None)
+
+
+async def test_no_token_stops() -> None:
+    world = Probing([BAD_TOKEN], token_error=ZohoAuthError("revoked"))
+    assert (await world.probe()).outcome is Outcome.FAILED
+    assert world.stop_reason is StopReason.NO_TOKEN
+
+
+@pytest.mark.parametrize(
+    ("record", "kept"),
+    [
+        pytest.param(
+            {"id": "1", "Contact_Role": {"id": "7", "name": "Buyer"}, "Note": None, "Other": 1},
+            {"Contact_Role": {"id": "7", "name": "Buyer"}},
+            id="role",
+        ),
+        pytest.param({"id": "1", "Contact_Role": None, "Note": None}, {}, id="none"),
+    ],
+)
+async def test_reads_the_attributes_of_a_link(record: dict[str, Any], kept: dict[str, Any]) -> None:
+    world = Probing([answer(200, {"data": [record]})])
+    result = await world.probe(fields=FIELDS)
+    assert world.seen == [ROLES]
+    assert json.loads(result.planned.snapshot) == kept
+    assert result.outcome is Outcome.WOULD_REMOVE
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[MISSING], [WRONG_ID, MISSING], [WRONG_ID, FOUND, WRONG_ID]],
+    ids=["gone", "parent-unknown", "related-unknown"],
+)
+async def test_what_is_not_there_has_an_empty_snapshot(script: list[Any]) -> None:
+    world = Probing(script)
+    assert (await world.probe(fields=FIELDS)).planned.snapshot == "{}"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        answer(200, {"data": [{"id": "1", "Contact_Role": "7"}]}),
+        answer(200, {"data": [{"id": "1"}]}),
+        answer(200, {"data": [{"id": "1", "Contact_Role": 1, "Note": 2}] * 2}),
+    ],
+    ids=["a-field-missing", "all-missing", "two-records"],
+)
+async def test_attributes_that_zoho_does_not_show_are_not_taken_for_none(said: Any) -> None:
+    world = Probing([said])
+    result = await world.probe(fields=FIELDS)
+    assert (result.outcome, result.planned.snapshot) == (Outcome.FAILED, None)
+    assert "does not show all" in (result.detail or "")

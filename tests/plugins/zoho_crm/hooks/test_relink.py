@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.plugins.zoho_crm.hooks.test_delink import (
+    BAD_TOKEN,
+    BROKEN,
+    BUSY,
+    FOUND,
+    HTML,
+    LOCKED,
+    MISSING,
+    NOT_SENT,
+    OUT_OF_CREDITS,
+    RELATION,
+    SCOPE,
+    UNANSWERED,
+    UNSAID,
+    WRONG_ID,
+    answer,
+    entry,
+)
+from zoho_crm.core.links import Link
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import PlannedLink
+from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
+from zoho_crm.core.verdict import StopReason
+from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoTokenThrottledError
+from zoho_crm.hooks.presence import Patience
+from zoho_crm.hooks.relink import Relinker
+
+if TYPE_CHECKING:
+    from zoho_crm.core.request import ZohoRequest
+    from zoho_crm.hooks.answer import Answer
+
+PUT = 'PUT /crm/v7/Contacts/c%2F1/Deals {"data":[{"External_Deal_ID":"d 1"}]}'
+LINKED = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id"
+PARENT = "GET /crm/v7/Contacts/c%2F1?fields=id"
+RELATED = "GET /crm/v7/Deals/d%201?fields=id"
+NOW = datetime(2026, 11, 22, 2, tzinfo=UTC)
+
+
+def success(message: str = "relation added") -> Answer:
+    details = {"External_Deal_ID": "d 1", "id": "77"}
+    return answer(
+        200, {"data": [{"code": "SUCCESS", "details": details, "message": message, "status": "success"}]}
+    )
+
+
+def wrong(field_name: str) -> Answer:
+    return entry(400, "INVALID_DATA", "invalid data", api_name=field_name)
+
+
+@dataclass
+class World:
+    """One relinker whose client answers from a script; a request too many is a failure of the test."""
+
+    script: list[Answer | ZohoError]
+    patience: Patience = field(default_factory=Patience)
+    token_error: ZohoError | None = None
+    seen: list[str] = field(default_factory=list)
+
+    async def send(self, request: ZohoRequest) -> Answer:
+        body = f" {request.body.decode()}" if request.body else ""
+        self.seen.append(f"{request.method} {request.target}{body}")
+        said = deque.popleft(self._left)
+        if isinstance(said, Exception):
+            raise said
+        return said
+
+    async def replace_token(self, rejected: Answer) -> None:
+        self.seen.append("new token")
+        if self.token_error:
+            raise self.token_error
+
+    async def sleep(self, _: float) -> None:
+        self.seen.append("pause")
+
+    async def relink(self, *, ambiguous: bool = False, snapshot: str | None = None) -> Any:
+        self._left = deque(self.script)
+        planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous, snapshot=snapshot)
+        relinker = Relinker(self, RELATION, "v7", self.patience, sleep=self.sleep, now=lambda: NOW)
+        ((result, self.stop_reason),) = await relinker.settle_unit([planned])
+        assert result.planned is planned
+        assert not self._left, "the script was not played to its end"
+        return result
+
+
+async def test_asks_first_and_puts_the_link_back() -> None:
+    world = World([MISSING, success()])
+    result = await world.relink()
+    assert world.seen == [LINKED, PUT]
+    assert (result.outcome, result.zoho_code, result.zoho_message) == (
+        Outcome.RELINKED,
+        "SUCCESS",
+        "relation added",
+    )
+    assert (result.attempts, result.sent_at, result.ambiguous, result.detail) == (1, NOW, False, None)
+    assert (result.zoho_record_id, world.stop_reason) == ("77", None)
+
+
+async def test_gives_the_attributes_back() -> None:
+    world = World([MISSING, success()])
+    await world.relink(snapshot='{"Contact_Role":{"name":"Buyer","id":"7"},"id":"8","External_Deal_ID":"x"}')
+    assert world.seen[1] == PUT.replace('"d 1"', '"d 1","Contact_Role":"7"')
+
+
+async def test_a_link_that_is_there_is_left_as_it_is() -> None:
+    world = World([FOUND])
+    result = await world.relink(snapshot='{"Contact_Role":"7"}')
+    assert world.seen == [LINKED]
+    assert (result.outcome, result.attempts, result.sent_at) == (Outcome.ALREADY_LINKED, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "attempts"),
+    [
+        pytest.param([WRONG_ID, MISSING], Outcome.PARENT_NOT_FOUND, 0, id="parent-by-get"),
+        pytest.param([WRONG_ID, FOUND, MISSING], Outcome.RELATED_NOT_FOUND, 0, id="related-by-get"),
+        pytest.param([MISSING, wrong("External_Contact_ID")], Outcome.PARENT_NOT_FOUND, 1, id="parent"),
+        pytest.param([MISSING, wrong("External_Deal_ID")], Outcome.RELATED_NOT_FOUND, 1, id="related"),
+        pytest.param(
+            [MISSING, UNSAID, MISSING, FOUND, MISSING], Outcome.RELATED_NOT_FOUND, 1, id="not-said-which"
+        ),
+        pytest.param([MISSING, LOCKED], Outcome.REJECTED, 1, id="locked"),
+        pytest.param([MISSING, UNSAID, FOUND], Outcome.ALREADY_LINKED, 1, id="linked-by-somebody"),
+    ],
+)
+async def test_clear_answers_settle(script: list[Any], outcome: Outcome, attempts: int) -> None:
+    world = World(script)
+    result = await world.relink()
+    assert (result.outcome, result.attempts, result.ambiguous) == (outcome, attempts, False)
+    assert world.stop_reason is None
+
+
+@pytest.mark.parametrize("unclear", [UNANSWERED, BROKEN, HTML, answer(302), answer(200, b"{}"), answer(204)])
+async def test_an_unclear_answer_is_verified_and_never_believed(unclear: Any) -> None:
+    world = World([MISSING, unclear, FOUND])
+    result = await world.relink()
+    assert world.seen == [LINKED, PUT, "pause", LINKED]
+    assert (result.outcome, result.attempts, result.ambiguous) == (Outcome.RELINKED, 1, True)
+    assert LINKED_AFTER_AMBIGUITY in (result.detail or "")
+
+
+async def test_what_was_not_applied_is_put_again() -> None:
+    world = World([MISSING, UNANSWERED, MISSING, FOUND, FOUND, success("relation updated")])
+    result = await world.relink()
+    assert world.seen == [LINKED, PUT, "pause", LINKED, PARENT, RELATED, PUT]
+    assert (result.outcome, result.attempts) == (Outcome.RELINKED, 2)
+
+
+async def test_what_is_never_applied_fails() -> None:
+    not_there = [MISSING, FOUND, FOUND]
+    world = World([MISSING, BROKEN, *not_there, BROKEN, *not_there], Patience(sends=2))
+    result = await world.relink()
+    assert (result.outcome, result.attempts, result.ambiguous) == (Outcome.FAILED, 2, True)
+    assert (result.detail or "").startswith("still not linked after 2 requests; the last: status 500")
+
+
+async def test_what_cannot_be_verified_is_unknown() -> None:
+    world = World([MISSING, UNANSWERED, BROKEN, BROKEN], Patience(verifications=2))
+    result = await world.relink()
+    assert (result.outcome, result.ambiguous) == (Outcome.UNKNOWN, True)
+
+
+@pytest.mark.parametrize(
+    ("script", "outcome", "seen"),
+    [
+        pytest.param([FOUND], Outcome.RELINKED, [LINKED], id="linked"),
+        pytest.param(
+            [MISSING, FOUND, FOUND, success()],
+            Outcome.RELINKED,
+            [LINKED, PARENT, RELATED, PUT],
+            id="not-linked",
+        ),
+        pytest.param([MISSING, MISSING], Outcome.PARENT_NOT_FOUND, [LINKED, PARENT], id="no-parent"),
+    ],
+)
+async def test_a_link_that_an_earlier_try_may_have_put_back_is_verified_first(
+    script: list[Any], outcome: Outcome, seen: list[str]
+) -> None:
+    world = World(script)
+    result = await world.relink(ambiguous=True)
+    assert (result.outcome, world.seen) == (outcome, seen)
+    if script == [FOUND]:
+        assert LINKED_AFTER_AMBIGUITY in (result.detail or "")
+
+
+async def test_an_unclear_first_look_sends_nothing() -> None:
+    world = World([BROKEN, UNANSWERED, NOT_SENT], Patience(verifications=3))
+    result = await world.relink()
+    assert world.seen == [LINKED, "pause", LINKED, "pause", LINKED]
+    assert (result.outcome, result.attempts, result.ambiguous) == (Outcome.FAILED, 0, False)
+    assert result.detail == "no connection"
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "outcome"),
+    [
+        pytest.param(OUT_OF_CREDITS, StopReason.CREDITS, Outcome.NOT_ATTEMPTED, id="credits"),
+        pytest.param(SCOPE, StopReason.REFUSED, Outcome.FAILED, id="scope"),
+        pytest.param(entry(403, "NO_PERMISSION", "no"), StopReason.REFUSED, Outcome.FAILED, id="permission"),
+        pytest.param(
+            entry(400, "INVALID_DATA", "the relation name given seems to be invalid"),
+            StopReason.REFUSED,
+            Outcome.FAILED,
+            id="list",
+        ),
+    ],
+)
+@pytest.mark.parametrize("first", [[], [MISSING]], ids=["first-look", "put"])
+async def test_what_waits_for_every_link_stops(
+    first: list[Any], said: Answer, reason: StopReason, outcome: Outcome
+) -> None:
+    world = World([*first, said])
+    result = await world.relink()
+    assert (world.stop_reason, result.outcome, result.ambiguous) == (reason, outcome, False)
+
+
+async def test_load_is_waited_for_and_costs_no_put() -> None:
+    world = World([BUSY, MISSING, BUSY, BUSY, success()], Patience(sends=1))
+    result = await world.relink()
+    assert world.seen == [LINKED, "pause", LINKED, PUT, "pause", PUT, "pause", PUT]
+    assert (result.outcome, result.attempts) == (Outcome.RELINKED, 3)
+
+
+@pytest.mark.parametrize("first", [[], [MISSING]], ids=["first-look", "put"])
+async def test_load_without_end_stops(first: list[Any]) -> None:
+    world = World([*first, *[BUSY] * 3], Patience(waits=2))
+    result = await world.relink()
+    assert (world.stop_reason, result.outcome) == (StopReason.CREDITS, Outcome.NOT_ATTEMPTED)
+
+
+async def test_a_refused_token_is_replaced() -> None:
+    world = World([BAD_TOKEN, MISSING, BAD_TOKEN, success()], Patience(sends=1))
+    assert (await world.relink()).outcome is Outcome.RELINKED
+    assert world.seen == [LINKED, "new token", LINKED, PUT, "new token", PUT]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [[BAD_TOKEN, BAD_TOKEN, BAD_TOKEN], [MISSING, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]],
+    ids=["first-look", "put"],
+)
+async def test_tokens_that_are_all_refused_stop(script: list[Any]) -> None:
+    world = World(script)
+    result = await world.relink()
+    assert (world.stop_reason, result.outcome) == (StopReason.REFUSED, Outcome.FAILED)
+    assert result.detail == "refused with a fresh access token as well"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (ZohoTokenThrottledError("throttled", retry_after_s=600.0), StopReason.THROTTLED),
+        (ZohoAuthError("revoked"), StopReason.NO_TOKEN),
+        (ZohoError("the store is away"), None),
+    ],
+    ids=["throttled", "no-token", "passing"],
+)
+async def test_no_token_to_be_had(error: ZohoError, reason: StopReason | None) -> None:
+    world = World([BAD_TOKEN], token_error=error)
+    result = await world.relink()
+    assert (world.stop_reason, result.outcome, result.detail) == (reason, Outcome.FAILED, str(error))
+
+
+async def test_attributes_that_cannot_be_read_send_nothing_but_the_question() -> None:
+    world = World([MISSING])
+    result = await world.relink(snapshot="sha256:0011")
+    assert world.seen == [LINKED]
+    assert (result.outcome, result.attempts) == (Outcome.FAILED, 0)
+    assert "cannot be read" in (result.detail or "")

@@ -1,0 +1,89 @@
+"""What docs/audit.md shows is run, on every database."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ledger.samples import (
+    JOB,
+    MOMENT,
+    ORIGIN,
+    RELATION,
+    RUN,
+    TARGET,
+    pairs,
+    result,
+    rows_of,
+    run_start,
+)
+from zoho_crm.ledger import tables
+
+if TYPE_CHECKING:
+    from zoho_crm.ledger.ledger import Ledger
+
+TEXT = (Path(__file__).parents[4] / "docs" / "audit.md").read_text(encoding="utf-8")
+OF_SEALS, UNSEALED, COUNTED, OF_PERSON, WITH_IDS = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
+(ROW_HASH,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+
+
+def told(engine: sa.Engine, query: str) -> list[tuple[Any, ...]]:
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.exec_driver_sql(query)]
+
+
+def done(ledger: Ledger, run_key: str, links: list[tuple[object, object]]) -> None:
+    """Drive a run to its end; its report has not run."""
+    ledger.start_run(run_start(run_key))
+    ledger.plan_run(run_key, RELATION, links, chunk_size=4, max_chunks=9, origin=ORIGIN, target=TARGET)
+    plan = ledger.plan_of(run_key)
+    assert plan is not None
+    for chunk in plan.chunks:
+        claim = ledger.claim_chunk(run_key, chunk["chunk_no"], "a try")
+        results = [result(link, sent_at=MOMENT, detail="ünlinked") for link in ledger.take(claim, 9)]
+        ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+    ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=MOMENT)
+
+
+def test_hash_is_computed_as_it_says(ledger: Ledger, engine: sa.Engine) -> None:
+    done(ledger, RUN, [*pairs(6), (None, "x")])
+    names: dict[str, Any] = {}
+    exec(ROW_HASH, names)  # noqa: S102 - it is our own page
+    for when in ("written", "pseudonymised"):
+        previous: dict[int, str] = {}
+        rows = rows_of(engine, tables.audit, "chunk_no", "chain_no")
+        assert len(rows) == 7
+        for row in rows:
+            before = previous.get(row["chunk_no"], "")
+            previous[row["chunk_no"]] = row["row_hash"]
+            assert names["row_hash"](row, before) == row["row_hash"], when
+        ledger.pseudonymise(RUN)
+
+
+def test_queries_of_seals_tell_what_they_say(ledger: Ledger, engine: sa.Engine) -> None:
+    for run_key in ("sealed", "not sealed"):
+        done(ledger, run_key, pairs(6))
+    seal = ledger.seal_run("sealed")
+
+    assert [row[:4] for row in told(engine, OF_SEALS)] == [(1, "sealed", 6, seal.head)]
+    assert [row[:2] for row in told(engine, UNSEALED)] == [("not sealed", "succeeded")]
+    assert told(engine, COUNTED) == []
+    with engine.begin() as connection:
+        connection.execute(
+            sa.delete(tables.audit).where(tables.audit.c.run_key == "sealed", tables.audit.c.seq.in_([0, 5]))
+        )
+    assert sorted(told(engine, COUNTED)) == [("sealed", 0, 4, 3), ("sealed", 1, 2, 1)]
+
+
+def test_queries_of_retention_tell_what_they_say(ledger: Ledger, engine: sa.Engine) -> None:
+    for run_key in ("old", "new"):
+        done(ledger, run_key, [("c-1", "d-1"), ("c-2", "d-2")])
+    assert [row[:2] for row in told(engine, WITH_IDS)] == [(JOB, 2)]
+
+    ledger.pseudonymise("old")
+
+    assert [row[:2] for row in told(engine, WITH_IDS)] == [(JOB, 1)]
+    assert [row[:2] for row in told(engine, OF_PERSON)] == [("old", "removed"), ("new", "removed")]

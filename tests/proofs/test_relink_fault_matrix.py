@@ -1,0 +1,253 @@
+"""
+Every fault on putting a link back, before and after Zoho has done its work: the outcome is true of Zoho's state.
+
+All cases are driven at once against one local Zoho, each on a link of its own; a test then looks at each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from include.local_zoho import LocalZoho
+from tests.proofs.harness import (
+    BRIEF,
+    RELATION,
+    X_EXTERNAL,
+    ZOHO,
+    Pair,
+    add_records,
+    check_harmless,
+    link_all,
+    linked,
+    zoho_connection,
+)
+from tests.proofs.test_fault_matrix import FAULTS, NEVER_APPLIED
+from zoho_crm.core.links import Link
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import LinkResult, PlannedLink
+from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
+from zoho_crm.core.verdict import StopReason
+from zoho_crm.hooks import token_store
+from zoho_crm.hooks.relink import Relinker
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from zoho_crm.hooks.async_client import AsyncZohoClient
+
+pytestmark = pytest.mark.integration
+
+ROLE = {"name": "Purchasing", "id": "4876876000000006875"}
+OTHER = {"name": "Decision Maker", "id": "4876876000000006873"}
+SNAPSHOT = json.dumps({"Contact_Role": ROLE})
+BYSTANDER = ("bystander", "bystander")
+"""A link whose attributes a followed redirect would change."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """
+    One fault on the requests of one link.
+
+    :param times: how many requests of it go wrong; None for all
+    :param linked: whether the link is there before
+    :param repeated: whether an earlier try may have put it back
+    :param puts_only: whether the reading calls go well
+    """
+
+    number: int
+    fault: str
+    when: str
+    times: int | None
+    linked: bool
+    repeated: bool
+    puts_only: bool
+
+    @property
+    def pair(self) -> Pair:
+        return (f"c-{self.number:04}", f"d-{self.number:04}")
+
+    @property
+    def may_be_applied(self) -> bool:
+        return self.fault not in NEVER_APPLIED
+
+    def __str__(self) -> str:
+        times = "for-ever" if self.times is None else f"{self.times}-times"
+        there = "linked" if self.linked else "absent"
+        tail = f"{'-repeated' if self.repeated else ''}{'' if self.puts_only else '-blind'}"
+        return f"{self.fault}-{self.when}-{times}-{there}{tail}"
+
+
+def cases() -> list[Case]:
+    """
+    All combinations that can be.
+
+    A link that is there is not put back, so that a fault of PUT alone never comes up; 204 to a reading call is no fault
+    but what Zoho answers where there is nothing.
+    """
+    dimensions = ((1, 2, None), (True, False), (True, False), (True, False))
+    combined = [Case(0, *values) for values in product(FAULTS, ("before", "after"), *dimensions)]
+    possible = [
+        case
+        for case in combined
+        if (case.may_be_applied or case.when == "before")
+        and (case.fault != "204" or case.puts_only)
+        and not (case.linked and case.puts_only)
+    ]
+    return [replace(case, number=number) for number, case in enumerate(possible)]
+
+
+CASES = cases()
+
+
+@dataclass
+class Seen:
+    """What came out of all cases."""
+
+    results: dict[Case, tuple[LinkResult, StopReason | None]]
+    before: set[Pair]
+    after: set[Pair]
+    roles: dict[Pair, Any]
+    puts: dict[Pair, int]
+
+
+@pytest.fixture(scope="module")
+def matrix() -> Iterator[Seen]:
+    settings = {"concurrency_limit": 1_000, "tokens_per_window": 100_000, "max_alive_tokens": 100_000}
+    with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
+        patch.setattr(token_store, "_in_process", {})
+        patch.setattr(token_store, "_told", set())
+        patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
+        prepare(zoho)
+        before = linked(zoho)
+        results = asyncio.run(drive())
+        check_harmless(zoho)
+        yield Seen(results, before, linked(zoho), roles_of(zoho), puts_of(zoho))
+
+
+def prepare(zoho: LocalZoho) -> None:
+    zoho.state.link("Contacts", "bystander", "Deals", "bystander", {"Contact_Role": OTHER})
+    location = f"{zoho.url}/crm/v7/Contacts/bystander/Deals"
+    for case in CASES:
+        if case.linked:
+            zoho.state.link("Contacts", case.pair[0], "Deals", case.pair[1], {"Contact_Role": OTHER})
+        add_records(zoho, [case.pair])
+        link_all(zoho, [(case.pair[0], "stays"), ("stays", case.pair[1])])
+        match: dict[str, Any] = {"path": f"/Contacts/{case.pair[0]}(/|$)"}
+        if case.puts_only:
+            match["method"] = "PUT"
+        fault = {**FAULTS[case.fault], "when": case.when, "times": case.times, "match": match}
+        if fault["do"] == "redirect":
+            fault["location"] = location
+        zoho.state.faults.add(**fault)
+
+
+def roles_of(zoho: LocalZoho) -> dict[Pair, Any]:
+    return {
+        (one["external_id"], one["related_external_id"]): one["attributes"].get("Contact_Role")
+        for one in zoho.state.crm.to_json()
+    }
+
+
+def puts_of(zoho: LocalZoho) -> dict[Pair, int]:
+    """How many PUTs each parent saw; each must be one of a list of links."""
+    counts = {case.pair: 0 for case in CASES}
+    for one in zoho.state.journal.requests:
+        if one.method != "GET" and one.path.startswith("/crm/"):
+            segments = one.path.split("/")[1:]
+            assert one.method == "PUT"
+            assert (len(segments), segments[2], segments[4]) == (5, "Contacts", "Deals"), one
+            assert (one.query, one.external) == ("", X_EXTERNAL), one
+            counts[(segments[3], segments[3].replace("c-", "d-"))] += 1
+    return counts
+
+
+async def drive() -> dict[Case, tuple[LinkResult, StopReason | None]]:
+    """Drive all cases at once; only those that hang have a short time-out."""
+    results: dict[Case, tuple[LinkResult, StopReason | None]] = {}
+    hanging, others = ZohoCRMHook(read_timeout_s=0.5), ZohoCRMHook(read_timeout_s=20.0)
+    async with hanging.async_client(30) as short, others.async_client(30) as long:
+
+        def client(case: Case) -> AsyncZohoClient:
+            return short if case.fault == "hang" else long
+
+        async def one(case: Case) -> None:
+            planned = PlannedLink(
+                case.number, Link(*case.pair), str(case), ambiguous_before=case.repeated, snapshot=SNAPSHOT
+            )
+            results[case] = await Relinker(client(case), RELATION, "v7", BRIEF).relink(planned)
+
+        await asyncio.gather(*map(one, CASES))
+    return results
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_outcome_is_true(matrix: Seen, case: Case) -> None:
+    result, why = matrix.results[case]
+    is_linked = case.pair in matrix.after
+    check_outcome(case, result, is_linked=is_linked)
+    assert result.outcome is expected_outcome(case)
+    stops = {"401": StopReason.REFUSED, "429": StopReason.CREDITS, "429-retry-after": StopReason.CREDITS}
+    # A look that follows an unanswered request does not stop the run: it leaves the link to the next try.
+    blind_repeat = case.repeated and not case.puts_only
+    assert why is (stops.get(case.fault) if case.times is None and not blind_repeat else None)
+    # A request that meets a kept connection just as the server closes it counts as sent, and is never seen.
+    assert result.attempts - 1 <= matrix.puts[case.pair] <= result.attempts
+    if result.outcome is Outcome.RELINKED and case.linked:
+        # The one thing that cannot be known: the detail says so.
+        assert case.repeated
+        assert LINKED_AFTER_AMBIGUITY in (result.detail or "")
+
+
+def check_outcome(case: Case, result: LinkResult, *, is_linked: bool) -> None:
+    match result.outcome:
+        case Outcome.RELINKED | Outcome.ALREADY_LINKED:
+            assert is_linked
+        case Outcome.FAILED | Outcome.NOT_ATTEMPTED:
+            assert is_linked is case.linked, f"{case} is said not to have been applied, and was"
+        case Outcome.UNKNOWN:
+            assert result.ambiguous
+        case _:
+            raise AssertionError((case, result))
+    assert result.attempts <= max(BRIEF.sends, BRIEF.waits + 1) + 1
+
+
+def expected_outcome(case: Case) -> Outcome:
+    """Say what comes out: the most that can be known."""
+    if case.times is None and not case.puts_only:
+        # Nothing can be read, so that nothing is sent; but 204 has no body that could be spoilt.
+        whole_204 = (
+            case.fault in {"200-cut", "closed-in-the-middle"} and case.when == "after" and not case.linked
+        )
+        if case.repeated or whole_204:
+            return Outcome.UNKNOWN
+        return Outcome.NOT_ATTEMPTED if case.fault.startswith("429") else Outcome.FAILED
+    if case.linked:
+        return Outcome.RELINKED if case.repeated else Outcome.ALREADY_LINKED
+    if case.times is None and (case.when == "before" or not case.may_be_applied):
+        if case.fault.startswith("429") and not case.repeated:
+            return Outcome.NOT_ATTEMPTED
+        return Outcome.FAILED
+    return Outcome.RELINKED
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if not case.linked], ids=str)
+def test_attributes_come_back_with_the_link(matrix: Seen, case: Case) -> None:
+    if case.pair in matrix.after:
+        assert matrix.roles[case.pair] == ROLE
+
+
+def test_nothing_else_is_touched(matrix: Seen) -> None:
+    absent = {case.pair for case in CASES if not case.linked}
+    assert matrix.before <= matrix.after <= matrix.before | absent
+    assert all(matrix.roles[case.pair] == OTHER for case in CASES if case.linked)
+    assert matrix.roles[BYSTANDER] == OTHER
+    assert all(matrix.puts[case.pair] == 0 for case in CASES if case.linked)
+    assert len(matrix.results) == len(CASES)
