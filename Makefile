@@ -83,6 +83,20 @@ find_chromium() {
     say 'Chromium could not be installed; .cache/chromium.log says why.'
 }
 
+# A MariaDB for the tests that start one, in the same way.
+find_mariadb() {
+  if PATH="$$PATH:/usr/sbin" command -v mariadbd >/dev/null && command -v mariadb-install-db >/dev/null; then return; fi
+  if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
+    say 'No MariaDB, so that its tests are skipped. Install it (Debian and Ubuntu: apt-get install mariadb-server-core mariadb-client-core).'
+    return
+  fi
+  lock
+  say 'Installing MariaDB for the tests ...'
+  export DEBIAN_FRONTEND=noninteractive
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends mariadb-server-core mariadb-client-core; } \
+    >.cache/mariadb.log 2>&1 || say 'MariaDB could not be installed; .cache/mariadb.log says why.'
+}
+
 is_ready() {
   for input in pyproject.toml requirements-dev.txt requirements-tools.txt; do
     [ $(ready) -nt "$$input" ] || return 1
@@ -108,7 +122,7 @@ set_up() {
   touch $(ready)
 }
 endef
-$(ready) requirements chromium: export SHELL_FUNCTIONS = $(shell_functions)
+$(ready) requirements chromium mariadb: export SHELL_FUNCTIONS = $(shell_functions)
 functions = eval "$$SHELL_FUNCTIONS"
 
 # Naming another Python than the one .venv was made with asks for a new .venv.
@@ -121,7 +135,7 @@ endif
 $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 	@$(functions); set_up
 
-.PHONY: help setup demo up test screenshots chromium bench lint lint-format lint-rules lint-types format requirements clean other-python
+.PHONY: help setup demo up test screenshots chromium mariadb bench lint lint-format lint-rules lint-types format requirements clean other-python
 other-python:
 
 help: ## Show this list
@@ -135,12 +149,15 @@ demo: $(ready) ## Remove links from a local Zoho, and show what happened to each
 up: $(ready) ## Run Airflow and a local Zoho on this machine until Ctrl-C
 	@$(bin)/python -m include.stack
 
-test: $(ready) chromium ## Run all tests; PYTEST_ARGS="-k name" passes options on
+test: $(ready) chromium mariadb ## Run all tests; PYTEST_ARGS="-k name" passes options on
 	@mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
 	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 chromium:
 	@$(functions); find_chromium
+
+mariadb:
+	@$(functions); find_mariadb
 
 screenshots: $(ready) chromium ## Take the pictures in docs/images anew
 	@SCREENSHOTS=1 $(MAKE) test PYTEST_ARGS="tests/browser"
