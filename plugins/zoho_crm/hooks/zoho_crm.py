@@ -116,7 +116,7 @@ class ZohoCRMHook(HttpHook):
         Send one request, whatever it is, and return what Zoho answers, whatever it is.
 
         A refused access token is replaced once: such a request is known not to have been applied. Beyond that a
-        ``GET`` is tried again a few times on passing trouble. A ``DELETE`` is sent once.
+        ``GET`` is tried again a few times on passing trouble. A ``DELETE`` or ``PUT`` is sent once.
 
         :param max_body_bytes: a longer answer counts as not answered
         :raises UnsafeRequestError: the prepared request would be another one; nothing was sent

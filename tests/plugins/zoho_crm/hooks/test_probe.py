@@ -156,3 +156,9 @@ async def test_attributes_that_zoho_does_not_show_are_not_taken_for_none(said: A
     result = await world.probe(fields=FIELDS)
     assert (result.outcome, result.planned.snapshot) == (Outcome.FAILED, None)
     assert "does not show all" in (result.detail or "")
+
+
+async def test_an_unexpected_error_is_no_request_that_may_have_been_applied() -> None:
+    world = Probing([RuntimeError("a mistake of ours")])
+    result = await world.probe()
+    assert (result.outcome, result.detail) == (Outcome.FAILED, "unexpected RuntimeError")

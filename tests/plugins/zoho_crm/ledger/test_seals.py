@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -7,9 +8,17 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import ORIGIN, RUN, drive, pairs, planned, rows_of
+from tests.plugins.zoho_crm.ledger.samples import (
+    ORIGIN,
+    RUN,
+    drive,
+    pairs,
+    planned,
+    rows_of,
+    settle,
+)
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.errors import AuditAlteredError, PlanError
+from zoho_crm.errors import AuditAlteredError, ClaimLostError, PlanError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.chain import digest
 from zoho_crm.ledger.ledger import Ledger
@@ -56,6 +65,39 @@ def test_chunk_knows_the_end_of_its_chain(ledger: Ledger, engine: sa.Engine) -> 
     *_, last = rows_of(engine, tables.audit, "chain_no")
     assert (chunk["chain_no"], chunk["chain_hash"]) == (6, last["row_hash"])
     assert (last["chain_no"], last["chunk_no"]) == (6, 0)
+
+
+def test_chain_costs_no_statement(ledger: Ledger, engine: sa.Engine) -> None:
+    planned(ledger, pairs(4))
+    claim = ledger.claim_chunk(RUN, 0, "a try")
+    links = ledger.take(claim, 2)
+    statements: list[str] = []
+    sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+
+    settle(ledger, claim, links, take=2)
+
+    assert [" ".join(text.split()[:3]) for text in statements if not text.startswith("BEGIN")] == [
+        "UPDATE zoho_delink_chunk SET",
+        "UPDATE zoho_delink_link SET",
+        "INSERT INTO zoho_delink_audit",
+        "SELECT zoho_delink_link.seq, zoho_delink_link.external_id,",
+        "UPDATE zoho_delink_link SET",
+    ]
+
+
+def test_write_whose_answer_was_lost_is_in_the_chain_once(ledger: Ledger, engine: sa.Engine) -> None:
+    planned(ledger, pairs(4))
+    claim = ledger.claim_chunk(RUN, 0, "a try")
+    links = ledger.take(claim, 2)
+    unaware = copy.deepcopy(claim)
+    settle(ledger, claim, links)
+
+    with pytest.raises(ClaimLostError):
+        settle(ledger, unaware, links)
+    drive(ledger)
+
+    assert [row["chain_no"] for row in rows_of(engine, tables.audit, "chain_no")] == [1, 2, 3, 4]
+    assert list(ledger.verify()) == []
 
 
 def test_unchanged_run_gets_no_other_seal(ledger: Ledger, engine: sa.Engine) -> None:

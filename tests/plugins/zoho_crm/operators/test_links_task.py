@@ -157,6 +157,27 @@ def test_links_with_a_plan_of_their_own_are_kept_as_well(zoho: LocalZoho, audit:
     assert [json.loads(text or "") for text in snapshots(audit)] == [{"Contact_Role": ROLE}]
 
 
+@on_sqlite
+def test_a_kill_while_attributes_are_read_sends_nothing(
+    zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link_all(zoho, pairs(5))
+    task = keeping(planned(audit, pairs(5)))
+    read = task.before_sending
+
+    def killed_right_after(drive: Any) -> Any:
+        report = read(drive)
+        task.on_kill()
+        return report
+
+    monkeypatch.setattr(task, "before_sending", killed_right_after)
+    with pytest.raises(LinksLeftError, match="told to end"):
+        task.execute(context())
+    assert (sent(zoho), snapshots(audit)) == ([], ["{}"] * 5)
+    monkeypatch.setattr(task, "before_sending", read)
+    assert task.execute(context(try_number=2)) == outcomes(removed=5)
+
+
 def test_attributes_have_no_place_without_a_ledger() -> None:
     with pytest.raises(ValueError, match="audit_conn_id"):
         delink(links=[("c-1", "d-1")], snapshot_fields=FIELDS)

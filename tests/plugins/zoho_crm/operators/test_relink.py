@@ -210,6 +210,21 @@ def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try(zoho: LocalZoh
 
 
 @on_sqlite
+def test_after_a_crash_what_was_in_flight_is_asked_for_before_anything_is_sent(
+    zoho: LocalZoho, audit: Audit
+) -> None:
+    add_records(zoho, pairs(4))
+    chunk = planned(audit, pairs(4))
+    with audit.engine.begin() as connection:
+        connection.execute(sa.update(tables.links).where(tables.links.c.seq < 2).values(state="in_flight"))
+    zoho.state.link("Contacts", *_middle(pairs(4)[0]), {"Contact_Role": ROLE})
+    assert relink(chunk=chunk, audit_conn_id=AUDIT).execute(context("relink")) == outcomes(relinked=4)
+    assert roles(zoho) == given(pairs(4), {"Contact_Role": ROLE})
+    assert puts(zoho) == 3
+    assert [LINKED_AFTER_AMBIGUITY in (row["detail"] or "") for row in audit.events()].count(True) == 1
+
+
+@on_sqlite
 def test_a_dry_run_sends_nothing(zoho: LocalZoho, audit: Audit) -> None:
     add_records(zoho, pairs(3))
     task = relink(chunk=planned(audit, pairs(3), mode="dry_run"), audit_conn_id=AUDIT)
