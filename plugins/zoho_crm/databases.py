@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
     from sqlalchemy.exc import DBAPIError
 
+LOCKS_ROWS = frozenset({"mariadb", "mysql", "postgresql", "sqlite"})
+"""Databases that hold what a transaction has updated until it ends, which claims and slots rely on."""
+
 _READS_ALL_AT_ONCE = frozenset({"mysqlconnector"})
 """Drivers with which SQLAlchemy has no result that is read as it is asked for, and the driver itself has."""
 
@@ -18,20 +21,28 @@ _REFUSED_BY_MYSQL = frozenset({1052, 1054, 1064, 1111, 1142, 1143, 1146, 1222, 1
 """Unknown, ambiguous or forbidden names and wrong syntax: https://mariadb.com/docs/server/reference/error-codes"""
 
 
-def engine_of(conn_id: str, **options: Any) -> Engine:
+def audit_engine_of(conn_id: str, **options: Any) -> Engine:
     """
-    Return the SQLAlchemy engine of an Airflow connection.
+    Return the SQLAlchemy engine of an Airflow connection, if its database can hold the audit.
 
     Neither the hook nor the engine logs parameters: they are people's data.
 
     :param options: for ``sqlalchemy.create_engine``
-    :raises ZohoConfigError: the connection is not one to a SQL database, or SQLAlchemy cannot speak to that
+    :raises ZohoConfigError: the connection is not one to a SQL database, or to one without row locks
     """
-    engine, why = _sqlalchemy_engine(_hook(conn_id), options)
+    hook = _hook(conn_id)
+    engine, why = _sqlalchemy_engine(hook, options)
     if engine is None:
         raise ZohoConfigError(
             f"Connection {conn_id!r} has no SQLAlchemy engine ({why}): install SQLAlchemy's dialect and driver for it"
-        ) from None
+        )
+    # Airflow's engine for Redshift says that it is one for PostgreSQL.
+    kind = "redshift" if hook.conn_type == "redshift" else engine.dialect.name
+    if kind not in LOCKS_ROWS:
+        raise ZohoConfigError(
+            f"Connection {conn_id!r} is one to {kind}, which cannot hold the audit: that needs row locks and "
+            "transactions. Use PostgreSQL, MySQL, MariaDB or SQLite"
+        )
     return engine
 
 

@@ -8,14 +8,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm import databases
-from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
     from sqlalchemy.pool import ConnectionPoolEntry
 
 SQLITE_BUSY_TIMEOUT_MS = 60_000
-LOCKS_ROWS = frozenset({"mariadb", "mysql", "postgresql", "sqlite"})
-"""Databases that hold what a transaction has updated until it ends, which claims and slots rely on."""
 _READING = "zoho_delink_reading"
 _SET_UP = "zoho_delink_set_up"
 
@@ -28,15 +25,9 @@ def engine_of(audit_conn_id: str) -> sa.Engine:
 
     :raises ZohoConfigError: the connection is not one to a SQL database, or to one that cannot hold the audit
     """
-    engine = databases.engine_of(
+    return databases.audit_engine_of(
         audit_conn_id, max_overflow=3, pool_pre_ping=True, pool_recycle=1800, pool_size=2
     )
-    if engine.dialect.name not in LOCKS_ROWS:
-        raise ZohoConfigError(
-            f"audit_conn_id {audit_conn_id!r} is a connection to {engine.dialect.name}, which cannot hold the audit: "
-            "it needs row locks and transactions. Use PostgreSQL, MySQL, MariaDB or SQLite"
-        )
-    return engine
 
 
 def prepared(engine: sa.Engine) -> sa.Engine:

@@ -16,7 +16,7 @@ import duckdb
 import pytest
 import sqlalchemy as sa
 
-from zoho_crm.databases import engine_of, source_engine_of
+from zoho_crm.databases import source_engine_of
 from zoho_crm.dbapi_engine import DbApiDialect
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger.engine import engine_of as audit_engine_of
@@ -238,14 +238,21 @@ def test_audit_is_kept_where_rows_can_be_locked(warehouse: Warehouse) -> None:
     engine.dispose()
 
 
-def test_audit_in_a_database_without_row_locks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("uri", "conn_type"),
+    [("redshift+psycopg2://u:hunter2@h:1/d", "sqlite"), ("postgresql+psycopg2://u:hunter2@h:1/d", "redshift")],
+    ids=["its own dialect", "as Airflow's hook has it"],
+)
+def test_audit_in_a_database_without_row_locks_is_refused(
+    monkeypatch: pytest.MonkeyPatch, uri: str, conn_type: str
+) -> None:
     from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", '{"conn_type": "sqlite", "host": "x.db"}')
-    redshift = "redshift+psycopg2://u:hunter2@h:1/d"
-    monkeypatch.setattr(SqliteHook, "get_uri", lambda _: redshift)
+    monkeypatch.setattr(SqliteHook, "get_uri", lambda _: uri)
+    monkeypatch.setattr(SqliteHook, "conn_type", conn_type)
     with pytest.raises(
-        ZohoConfigError, match="connection to redshift, which cannot hold the audit"
+        ZohoConfigError, match="one to redshift, which cannot hold the audit"
     ) as caught:
         audit_engine_of(CONN)
     assert "hunter2" not in str(caught.value)
@@ -269,7 +276,7 @@ def test_hook_without_any_way_in_says_what_is_missing(monkeypatch: pytest.Monkey
         source_engine_of(CONN)
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ZohoConfigError, match="has no SQLAlchemy engine"):
-        engine_of(CONN)
+        audit_engine_of(CONN)
 
 
 MANY = 250_000
