@@ -59,14 +59,10 @@ def source_engine_of(conn_id: str) -> Engine:
     engine, why = _sqlalchemy_engine(hook, {})
     if engine is not None and engine.dialect.driver not in _READS_ALL_AT_ONCE:
         return engine
-    from sqlalchemy.exc import SQLAlchemyError
-
     from zoho_crm.dbapi_engine import dbapi_engine
 
     try:
         return dbapi_engine(hook.get_conn)
-    except SQLAlchemyError:
-        raise
     except Exception as error:  # whatever a hook says of a driver that is not there, or not set right
         raise ZohoConfigError(
             f"Connection {conn_id!r} can be used neither through SQLAlchemy ({why or 'no streaming'}) nor through its "

@@ -36,22 +36,24 @@ def dbapi_engine(connect: Callable[[], Any]) -> sa.Engine:
     """
     Return an engine for reading; the first connection is made at once, for its driver's parameter style.
 
+    That the database cannot be reached is said when the engine is used, as with an engine of SQLAlchemy's own.
+
     :param connect: makes a DB-API connection
     :raises NotImplementedError: the driver says nowhere in which style it takes parameters
-    :raises sqlalchemy.exc.OperationalError: the driver cannot connect
     """
+    first: list[Any] = []
     try:
-        first = [connect()]
+        first.append(connect())
     except Exception as error:
-        if any(kind.__name__ == "Error" for kind in type(error).__mro__):
-            # As an engine of SQLAlchemy's own says it, which connects later.
-            raise sa.exc.OperationalError("connect", None, error) from error
-        raise
-    try:
+        driver = _driver_of(error)
+        if driver is None:
+            raise
+    else:
         driver = _driver_of(first[0])
-    except NotImplementedError:
-        first.pop().close()
-        raise
+    if driver is None:
+        connection = first.pop()
+        connection.close()
+        raise NotImplementedError(f"the driver of {type(connection).__module__} has no paramstyle")
     engine = sa.create_engine(
         "dbapi://",
         creator=lambda: first.pop() if first else connect(),
@@ -68,15 +70,16 @@ def _package(driver: ModuleType | DBAPIModule) -> str:
     return str(driver.__name__).partition(".")[0]
 
 
-def _driver_of(connection: Any) -> ModuleType:
-    for kind in type(connection).__mro__:
+def _driver_of(thing: Any) -> ModuleType | None:
+    """Return the module that a driver's connection or error is of, as PEP 249 describes it."""
+    for kind in type(thing).__mro__:
         name = kind.__module__
         while name:
             module = sys.modules.get(name)
             if module and hasattr(module, "paramstyle") and hasattr(module, "Error"):
                 return module
             name = name.rpartition(".")[0]
-    raise NotImplementedError(f"the driver of {type(connection).__module__} has no paramstyle")
+    return None
 
 
 class _Context(DefaultExecutionContext):

@@ -132,6 +132,7 @@ def test_wrong_client_secret_stops_the_run_in_preflight_with_one_sentence(world:
         "preflight": "failed",
         "plan": "upstream_failed",
         "guard": "upstream_failed",
+        "approve": "upstream_failed",
         "delink": "upstream_failed",
         "report": "failed",
     }

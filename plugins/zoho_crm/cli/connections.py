@@ -16,7 +16,7 @@ from zoho_crm.cli.exits import Exit
 from zoho_crm.cli.options import CommandError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Engine
 
@@ -38,11 +38,11 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
     :raises ZohoError: the database cannot be reached
     """
     from zoho_crm.ledger import schema
-    from zoho_crm.ledger.engine import reading
+    from zoho_crm.ledger.engine import engine_of, reading
     from zoho_crm.ledger.ledger import Ledger
 
     require(audit_conn_id, "audit_conn_id")
-    ledger = Ledger.from_conn_id(audit_conn_id)
+    ledger = Ledger(_engine(engine_of, audit_conn_id, "audit_conn_id"))
     try:
         _check_file(ledger.engine, audit_conn_id, "audit_conn_id")
         ledger.check_connection()
@@ -78,7 +78,7 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
     from zoho_crm.databases import source_engine_of
 
     require(conn_id, field)
-    engine = source_engine_of(conn_id)
+    engine = _engine(source_engine_of, conn_id, field)
     try:
         _check_file(engine, conn_id, field)
         try:
@@ -132,6 +132,19 @@ def require(conn_id: str, field: str) -> None:
         raise CommandError(
             f"Connection {conn_id!r} ({field}) cannot be read ({type(error).__name__}): give "
             f"AIRFLOW_CONN_{conn_id.upper()} as a JSON object or an URI.",
+            Exit.WRONG_USE,
+        ) from None
+
+
+def _engine(engine_of: Callable[[str], Engine], conn_id: str, field: str) -> Engine:
+    from airflow.sdk.exceptions import AirflowException
+
+    try:
+        return engine_of(conn_id)
+    except AirflowException as error:
+        raise CommandError(
+            f"Connection {conn_id!r} ({field}) cannot be used: {str(error)[:200]}. Is the provider package of its "
+            "connection type installed here?",
             Exit.WRONG_USE,
         ) from None
 

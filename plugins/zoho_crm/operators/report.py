@@ -45,7 +45,7 @@ class ReportOperator(JobTask):
         except PlanError:
             raise
         except Exception as error:
-            if _is_last_try(context) and _applies(context):
+            if _is_final(error, context) and _applies(context):
                 text = f"{job.name} failed, and its report as well: {type(error).__name__}"
                 notify.tell_failure(None, job, context, self.run_key_of(context), text)
             raise
@@ -147,13 +147,14 @@ def _tell(
 ) -> None:
     """Tell people how the job stands after the run, if that is a change."""
     done = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "no links"
-    state, text = status, f"{job.name}: the run {status}: {done}"
+    state, text = status, f"{job.name}: the run ended as {status}: {done}"
     if status in {"succeeded", "partial"}:
         state = notify.OK
     elif status == "stopped" and run.approval is None and str(run.guard_decision).startswith("breached"):
         state, text = notify.BREACH, f"{job.name} was stopped before the first link: {run.guard_decision}"
     elif run.detail:
-        text += f" ({run.detail})"
+        by = f", by {run.approved_by}" if status == "rejected" and run.approved_by else ""
+        text += f" ({run.detail}{by})"
     notify.tell_change(ledger, job, context, run, state=state, text=text, counts=outcomes, status=status)
 
 
@@ -165,6 +166,7 @@ def _applies(context: Context) -> bool:
         return run_type_of(context) != "manual"
 
 
-def _is_last_try(context: Context) -> bool:
+def _is_final(error: Exception, context: Context) -> bool:
+    """Whether Airflow does not try the task again: it never does after an error of configuration."""
     task_instance = context["ti"]
-    return task_instance.try_number > task_instance.max_tries
+    return isinstance(error, ZohoConfigError) or task_instance.try_number > task_instance.max_tries

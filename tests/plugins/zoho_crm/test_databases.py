@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
+from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from zoho_crm.databases import source_engine_of
 from zoho_crm.dbapi_engine import DbApiDialect
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger.engine import engine_of as audit_engine_of
-from zoho_crm.source import single_value, stream_pairs
+from zoho_crm.source import _bind_window, single_value, stream_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,7 +241,10 @@ def test_audit_is_kept_where_rows_can_be_locked(warehouse: Warehouse) -> None:
 
 @pytest.mark.parametrize(
     ("uri", "conn_type"),
-    [("redshift+psycopg2://u:hunter2@h:1/d", "sqlite"), ("postgresql+psycopg2://u:hunter2@h:1/d", "redshift")],
+    [
+        ("redshift+psycopg2://u:hunter2@h:1/d", "sqlite"),
+        ("postgresql+psycopg2://u:hunter2@h:1/d", "redshift"),
+    ],
     ids=["its own dialect", "as Airflow's hook has it"],
 )
 def test_audit_in_a_database_without_row_locks_is_refused(
@@ -251,9 +255,7 @@ def test_audit_in_a_database_without_row_locks_is_refused(
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", '{"conn_type": "sqlite", "host": "x.db"}')
     monkeypatch.setattr(SqliteHook, "get_uri", lambda _: uri)
     monkeypatch.setattr(SqliteHook, "conn_type", conn_type)
-    with pytest.raises(
-        ZohoConfigError, match="one to redshift, which cannot hold the audit"
-    ) as caught:
+    with pytest.raises(ZohoConfigError, match="one to redshift, which cannot hold the audit") as caught:
         audit_engine_of(CONN)
     assert "hunter2" not in str(caught.value)
 
@@ -277,6 +279,27 @@ def test_hook_without_any_way_in_says_what_is_missing(monkeypatch: pytest.Monkey
     assert "hunter2" not in str(caught.value)
     with pytest.raises(ZohoConfigError, match="has no SQLAlchemy engine"):
         audit_engine_of(CONN)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "start"),
+    [
+        ("snowflake.sqlalchemy:dialect", "%(window_start)s"),
+        ("sqlalchemy_bigquery:dialect", "%(window_start:TIMESTAMP)s"),
+        ("sqlalchemy_redshift.dialect:RedshiftDialect_psycopg2", "%(window_start)s"),
+        ("sqlalchemy.dialects.postgresql.psycopg2:dialect", "%(window_start)s"),
+    ],
+    ids=["snowflake", "bigquery", "redshift", "redshift, as Airflow's hook has it"],
+)
+def test_sql_compiles_for_databases_that_are_not_at_hand(dialect: str, start: str) -> None:
+    module, _, name = dialect.partition(":")
+    made = getattr(import_module(module), name)(paramstyle="pyformat")
+    statement = _bind_window(f"{SQL} WHERE marked_at >= :window_start AND 'a' LIKE 'a%'", START, END, made)
+
+    compiled = statement.compile(dialect=made)
+
+    assert str(compiled) == f"{SQL} WHERE marked_at >= {start} AND 'a' LIKE 'a%%'"
+    assert compiled.params == {"window_start": START}
 
 
 MANY = 120_000

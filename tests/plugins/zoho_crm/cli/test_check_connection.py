@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from tests.plugins.zoho_crm.operators.world import ZOHO, set_connection, zoho_connection
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
     import pytest
@@ -60,11 +61,11 @@ def test_what_a_job_lacks_is_told_and_ends_with_1(cli: Cli, zoho: LocalZoho, job
 
 
 def test_a_revoked_token_ends_with_1_although_a_good_one_is_stored(
-    cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch
+    cli: Cli, zoho: LocalZoho, clean_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connection = zoho_connection(zoho)
-    connection["extra"]["refresh_token"] = "a-revoked-one"
-    set_connection(monkeypatch, ZOHO, **connection)
+    ZohoCRMHook(ZOHO).get_org()
+    assert clean_process
+    monkeypatch.setattr(zoho.state.tokens, "refresh_tokens", frozenset())
     document = cli.document("check-connection", code=1)
     assert "revoked" in document["faults"][0]
     assert document["data_center"] == "us"
@@ -72,7 +73,14 @@ def test_a_revoked_token_ends_with_1_although_a_good_one_is_stored(
     result = cli("check-connection")
     assert result.exit_code == 1
     assert "wrong: " in result.stdout
-    assert "a-revoked-one" not in result.output
+    assert "local-refresh-token" not in result.output
+
+
+def test_the_token_of_a_check_is_stored_nowhere(
+    cli: Cli, zoho: LocalZoho, clean_process: dict[str, str]
+) -> None:
+    assert cli("check-connection").exit_code == 0
+    assert clean_process == {}
 
 
 def test_a_connection_that_holds_something_unknown_ends_with_1(

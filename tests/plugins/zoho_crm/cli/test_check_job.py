@@ -125,6 +125,9 @@ def test_postgresql_is_asked_for_its_plan_and_runs_nothing(
         (plan,) = cli.document("check-job", jobs.file, "--explain")["plans"]
         assert plan["dialect"] == "postgresql"
         assert "Seq Scan on pairs" in "".join(plan["lines"])
+        jobs.write_sql("ANALYZE SELECT nextval('touched')")
+        (fault,) = cli.document("check-job", jobs.file, "--explain", code=1)["faults"]
+        assert fault == "source.sql_file: contacts_deals.sql: it must begin with SELECT or WITH"
         with engine.connect() as connection:
             assert connection.exec_driver_sql("SELECT is_called FROM touched").scalar() is False
         engine.dispose()

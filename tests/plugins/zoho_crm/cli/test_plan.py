@@ -179,3 +179,13 @@ def test_nothing_needs_the_audit_without_a_limit_on_jumps(cli: Cli, jobs: Jobs, 
     warehouse.add(pairs(1))
     jobs.write(audit_conn_id=f"{AUDIT}_that_is_not_there")
     assert cli.document("plan", "contacts_deals", "--window", *DAY)["distinct"] == 1
+
+
+@pytest.mark.parametrize("conn_type", ["unheard_of", "http"])
+def test_a_connection_that_is_no_database_is_wrong_use(
+    cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, conn_type: str
+) -> None:
+    set_connection(monkeypatch, "warehouse", conn_type=conn_type, host="127.0.0.1")
+    result = cli("plan", "contacts_deals", "--all")
+    assert result.exit_code == 2
+    assert "onnection 'warehouse'" in result.stderr

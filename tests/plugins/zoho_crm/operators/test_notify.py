@@ -27,7 +27,7 @@ from tests.plugins.zoho_crm.operators.world import (
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, Target
-from zoho_crm.errors import GuardError, PlanError
+from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.guard import GuardOperator
@@ -176,7 +176,7 @@ def test_people_are_told_of_changes_alone(audit: Audit, sql_path: Path, inbox: l
     run.go("removed", "failed")
     assert titles(inbox) == ["contacts_deals: failed"]
     assert inbox[0]["message"] == (
-        "contacts_deals: the run failed: 1 removed, 1 failed (1 failed) "
+        "contacts_deals: the run ended as failed: 1 removed, 1 failed (1 failed) "
         "/dags/zoho_delink__contacts_deals/runs/manual__2"
     )
     run.go("removed", "already_absent")
@@ -239,7 +239,7 @@ def test_a_question_is_told_at_once_and_then_what_came_of_it(
     ledger.record_approval(key, approval="rejected", approved_by="ada", approved_at=stored.started_at)
     run.end(rejected)
     assert titles(inbox)[2:] == ["contacts_deals: breach", "contacts_deals: rejected"]
-    assert "the run was rejected" in inbox[-1]["message"]
+    assert "the run was rejected; 2 not_attempted, by ada" in inbox[-1]["message"]
 
 
 @pytest.mark.parametrize(
@@ -272,6 +272,15 @@ def test_without_its_database_the_last_try_of_the_report_tells(
         assert type(failed).__name__ == "OperationalError"
         assert titles(inbox) == ["contacts_deals: failed"] * (number - 1)
     assert "its report as well: OperationalError" in inbox[0]["message"]
+
+
+def test_a_database_that_cannot_be_the_right_one_is_told_at_once(
+    audit: Audit, sql_path: Path, inbox: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(audit, sql_path)
+    set_connection(monkeypatch, "audit", conn_type="http", host="example.com")
+    assert isinstance(run.report("scheduled__1", run_type="scheduled"), ZohoConfigError)
+    assert titles(inbox) == ["contacts_deals: failed"]
 
 
 def test_each_notifier_hears_of_its_events_alone(
@@ -371,7 +380,7 @@ def test_mail_reaches_a_real_server(audit: Audit, sql_path: Path, monkeypatch: p
         controller.stop()
     (mail,) = mails
     assert (mail["to"], mail["subject"]) == ("crm@example.com", "contacts_deals failed")
-    assert "the run failed: 1 removed, 1 failed" in mail.get_body(("html",)).get_content()
+    assert "the run ended as failed: 1 removed, 1 failed" in mail.get_body(("html",)).get_content()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,82 @@
+"""Dag runs through `dag.test()` in one process that waits between them: a test can change the world meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PROJECT = Path(__file__).parents[2]
+
+_RUNNER = f"""
+import json, sys
+from airflow.dag_processing.dagbag import DagBag
+out = open(int(sys.argv[1]), "w", buffering=1)
+for line in sys.stdin:
+    wanted = json.loads(line)
+    # Read anew: Airflow keeps the values of one run in the Dag for the next.
+    dag = DagBag(dag_folder={str(PROJECT / "dags")!r}).dags[wanted["dag_id"]]
+    run = dag.test(run_conf=wanted["conf"])
+    print(json.dumps({{"state": run.state.value, "run_id": run.run_id}}), file=out)
+"""
+
+
+class LiveDags:
+    """
+    The Dags of this repository, run on demand.
+
+    :param home: folder for Airflow's database and the log
+    :param env: connections and settings beside those of this process
+    """
+
+    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+        self._log = home / "runs.log"
+        self._env = {
+            **os.environ,
+            **env,
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
+            "NO_PROXY": "127.0.0.1",
+        }
+
+    def __enter__(self) -> Self:
+        airflow = str(Path(sys.executable).with_name("airflow"))
+        subprocess.run(
+            [airflow, "db", "migrate"], env=self._env, check=True, capture_output=True, timeout=120
+        )
+        read_end, write_end = os.pipe()
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-W", "ignore", "-c", _RUNNER, str(write_end)],
+                env=self._env,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(write_end,),
+                text=True,
+            )
+        os.close(write_end)
+        self._answers = os.fdopen(read_end)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._answers.close()
+
+    def run(self, dag_id: str, expected: str = "success", **conf: Any) -> str:
+        """Run a Dag to its end and return the id of the run."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps({"dag_id": dag_id, "conf": conf}) + "\n")
+        self._process.stdin.flush()
+        answer = json.loads(self._answers.readline() or "{}")
+        assert answer.get("state") == expected, self._log.read_text()[-4000:]
+        run_id: str = answer["run_id"]
+        return run_id

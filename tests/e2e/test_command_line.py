@@ -1,0 +1,76 @@
+"""The command line beside a running Airflow: its connections are found, and a run is undone through its REST API."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from tests.e2e._world import World
+
+pytest_plugins = ["tests.e2e._world"]
+
+BY_HAND = "zoho_delink__by_hand"
+RELINK = "zoho_relink"
+LINKS = [("undone-0", "deal-0"), ("undone-1", "deal-1"), ("undone-'2", "deal-2")]
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+def zoho_delink(world: World, *args: str, code: int = 0, user: str = "admin") -> dict[str, Any]:
+    """Run a command with what a person on that machine has: Airflow's settings, and the own credentials."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name("zoho-delink"), *args, "--json"],
+        env={
+            **world.airflow.environment(),
+            "ZOHO_CRM_AIRFLOW_URL": world.airflow.url,
+            "ZOHO_CRM_AIRFLOW_USER": user,
+            "ZOHO_CRM_AIRFLOW_PASSWORD": world.airflow.passwords[user],
+        },
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert world.airflow.passwords[user] not in done.stdout + done.stderr
+    document: dict[str, Any] = json.loads(done.stdout)
+    return document
+
+
+def test_a_run_is_looked_at_and_undone_from_the_command_line(world: World) -> None:
+    for parent, related in LINKS:
+        world.zoho.state.link("Contacts", parent, "Deals", related)
+    before = world.look()
+    run_id = world.runs.trigger(BY_HAND, {"mode": "apply", "reason": "a mistake", "links": LINKS})
+    world.runs.finish(BY_HAND, run_id)
+    assert len(before.links - world.look().links) == len(LINKS)
+
+    # Nothing but Airflow's metadata database knows these connections.
+    assert zoho_delink(world, "check-connection", "--job", "by_hand", "--relink")["fine"] is True
+    run = zoho_delink(world, "audit", "show", run_id, "--job", "by_hand")
+    assert (run["status"], run["outcomes"], run["triggered_by"]) == ("succeeded", {"removed": 3}, "admin")
+
+    counted = zoho_delink(world, "relink", "by_hand", "--run", run_id)
+    assert (counted["counts"]["chosen"], counted["run_id"]) == (3, None)
+
+    world.runs.switch_on(RELINK)
+    undo = ("relink", "by_hand", "--run", run_id, "--apply", "--yes", "--reason", "it was a mistake")
+    assert "does not let you do that" in zoho_delink(world, *undo, code=2, user="viewer")["error"]
+    started = zoho_delink(world, *undo)
+    assert started["link"].startswith(f"{world.airflow.url}/dags/{RELINK}/runs/")
+    world.runs.finish(RELINK, started["run_id"])
+
+    assert world.look().links == before.links
+    (last,) = zoho_delink(world, "audit", "show", "--link", *LINKS[2], "--job", "by_hand")["history"][-1:]
+    assert (last["outcome"], last["reason"]) == ("relinked", "it was a mistake")
+    assert zoho_delink(world, "relink", "by_hand", "--run", run_id)["counts"]["chosen"] == 0
+    assert zoho_delink(world, "audit", "verify", run_id, "--job", "by_hand")["fine"] is True
