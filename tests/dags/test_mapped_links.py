@@ -14,7 +14,7 @@ import pytest
 from include.demo.world import connections
 from include.local_zoho import LocalZoho
 
-DAG = '''
+DAG = """
 from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import dag, task
@@ -74,7 +74,7 @@ def mapped():
     relink = RelinkByExternalIdOperator.partial(task_id="relink", task_concurrency=2, **NAMES).expand(
         chunk=plan("relink", "relink", 0)
     )
-    more = {"strategy": "by_parent", "direct": False}
+    more = {"strategy": "by_parent", "direct": False, "snapshot_fields": ["Contact_Role"]}
     delink_by_kwargs = DeleteRelatedByExternalIdOperator.partial(
         task_id="delink_by_kwargs", map_index_template="{{ task.chunk['label'] }}"
     ).expand_kwargs(arguments(plan("delink_by_kwargs", "delink", 10), more))
@@ -94,7 +94,7 @@ if __name__ == "__main__":
     for one in run.get_task_instances():
         print(one.task_id, one.state, one.rendered_map_index)
     print("run", run.state.value, "-", flush=True)
-'''
+"""
 
 
 @pytest.mark.integration

@@ -293,6 +293,10 @@ def _jobs(sample: dict[str, Any], day_ends: datetime) -> dict[str, dict[str, Any
         "daily": daily,
         "week": week,
         "week_again": week.copy(),
-        "asks": {**by_hand, "guards": {"max_links": 2, "on_breach": "approve"}},
+        "asks": {
+            **by_hand,
+            "guards": {"max_links": 2, "on_breach": "approve"},
+            "retry_delay_seconds": 2,
+        },
         "by_asset": {**sample, "schedule": {"asset": "links_to_remove"}},
     }

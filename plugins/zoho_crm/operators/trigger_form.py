@@ -39,20 +39,19 @@ _WINDOW_END = (
     "Take the links marked before this instant, itself **not** included. Without a time zone it is **UTC**."
 )
 
+# A block of code would stand on one line: Airflow shows it like code within a sentence.
 _LINKS = f"""\
 Take these links **in place of the job's SQL**: two columns with commas, semicolons or tabs between them (as copied \
 from a spreadsheet), with or without a header, or a JSON list. At most {MAX_PASTED_LINKS:,}; the window then plays no \
 part.
 
-```
-external_id,related_external_id
-c-1001,d-2001
-"c-1,002",d-2002
-```
+- `external_id,related_external_id`
+- `c-1001,d-2001`
+- `"c-1,002",d-2002`
 
-```
-[{{"external_id": "c-1001", "related_external_id": "d-2001"}}, ["c-1002", "d-2002"]]
-```
+or
+
+- `[{{"external_id": "c-1001", "related_external_id": "d-2001"}}, ["c-1002", "d-2002"]]`
 """
 
 

@@ -109,8 +109,8 @@ def test_every_field_has_a_title_and_says_what_it_is() -> None:
 
 
 def test_examples_of_the_form_can_be_pasted() -> None:
-    columns, as_json = re.findall(r"```\n(.*?)```", job_form()["links"].schema["description_md"], re.DOTALL)
-    assert submit(links=columns).links == [("c-1001", "d-2001"), ("c-1,002", "d-2002")]
+    *columns, as_json = re.findall("^- `(.*)`$", job_form()["links"].schema["description_md"], re.MULTILINE)
+    assert submit(links="\n".join(columns)).links == [("c-1001", "d-2001"), ("c-1,002", "d-2002")]
     assert submit(links=as_json).links == [("c-1001", "d-2001"), ("c-1002", "d-2002")]
 
 
