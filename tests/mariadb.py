@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pymysql
 import pytest
 import sqlalchemy as sa
 
@@ -74,21 +73,17 @@ class MariaDbServer:
 
     def run(self, statement: str) -> None:
         """Run a statement outside any transaction."""
-        with self._connect() as connection, connection.cursor() as cursor:
-            cursor.execute(statement)
+        engine = sa.create_engine(self.url(), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
 
     def answers(self) -> bool:
         """Tell whether the server takes connections."""
         try:
-            self._connect().close()
-        except pymysql.OperationalError:
+            self.run("DO 0")
+        except sa.exc.OperationalError:
             return False
         return True
-
-    def _connect(self) -> pymysql.Connection[pymysql.cursors.Cursor]:
-        return pymysql.connect(
-            host=LOOPBACK, port=self.port, user=USER, password=self.password, autocommit=True
-        )
 
 
 @contextmanager
