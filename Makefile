@@ -67,20 +67,30 @@ find_uv() {
   touch .tools/.ready
 }
 
-# A Chromium for the browser tests, from the system's own packages where that may be done; they never download one.
-find_chromium() {
-  for name in chromium chromium-browser google-chrome google-chrome-stable; do
-    if command -v "$$name" >/dev/null; then return; fi
-  done
+# The programs that `make test-systems` starts, from the system's own packages where that may be done. One that is
+# not to be had is named, and its tests are skipped.
+find_programs() {
+  export PATH="$$PATH:/usr/sbin"
+  packages=
+  if ! command -v chromium chromium-browser google-chrome google-chrome-stable >/dev/null; then packages=chromium; fi
+  if ! command -v mariadbd >/dev/null || ! command -v mariadb-install-db >/dev/null; then
+    packages="$$packages mariadb-server-core mariadb-client-core"
+  fi
+  if ! command -v redis-server >/dev/null; then packages="$$packages redis-server"; fi
+  if [ -z "$$packages" ]; then return; fi
   if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
-    say 'No Chromium, so that the browser tests are skipped. Install one (Debian and Ubuntu: apt-get install chromium).'
+    say "Tests are skipped for lack of programs. Install them (Debian and Ubuntu: apt-get install $$packages)."
     return
   fi
   lock
-  say 'Installing Chromium for the browser tests ...'
+  say "Installing $$packages for the tests ..."
   export DEBIAN_FRONTEND=noninteractive
-  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; } >.cache/chromium.log 2>&1 ||
-    say 'Chromium could not be installed; .cache/chromium.log says why.'
+  # A policy that refuses every start: the tests start servers of their own, and none may stay behind.
+  policy=/usr/sbin/policy-rc.d
+  if ! [ -e $$policy ]; then printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; trap "rm -f $$policy" EXIT; fi
+  # shellcheck disable=SC2086 # several packages
+  { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$packages; } >.cache/programs.log 2>&1 ||
+    say 'They could not be installed; .cache/programs.log says why.'
 }
 
 is_ready() {
@@ -90,8 +100,13 @@ is_ready() {
   [ "$$($(bin)/python -V 2>/dev/null)" = "$$("$$1" -V)" ]
 }
 
-# Make .venv hold what requirements-dev.txt says, byte-compiled, and this project, editable. Wheels only: a source
+# Make .venv hold what the file of requirements says, byte-compiled, and this project, editable. Wheels only: a source
 # package would run build steps that no hash covers.
+fill() {
+  "$$uv" pip sync --quiet --python $(bin)/python --compile-bytecode --no-build --require-hashes "$$1"
+  "$$uv" pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
+}
+
 set_up() {
   python=$$(find_python)
   lock
@@ -102,13 +117,22 @@ set_up() {
     rm -rf .venv
     "$$uv" venv --quiet --no-project --python "$$python" .venv
   fi
-  rm -f $(ready)
-  "$$uv" pip sync --quiet --python $(bin)/python --compile-bytecode --no-build --require-hashes requirements-dev.txt
-  "$$uv" pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
+  rm -f $(ready) $(ready)-systems
+  fill requirements-dev.txt
   touch $(ready)
 }
+
+# The same with what the tests of whole systems need beside it.
+set_up_systems() {
+  lock
+  find_uv $(bin)/python
+  say 'Adding to .venv what the tests of whole systems need ...'
+  rm -f $(ready)
+  fill requirements-systems.txt
+  touch $(ready) $(ready)-systems
+}
 endef
-$(ready) requirements chromium: export SHELL_FUNCTIONS = $(shell_functions)
+$(ready) $(ready)-systems requirements programs: export SHELL_FUNCTIONS = $(shell_functions)
 functions = eval "$$SHELL_FUNCTIONS"
 
 # Naming another Python than the one .venv was made with asks for a new .venv.
@@ -121,7 +145,10 @@ endif
 $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 	@$(functions); set_up
 
-.PHONY: help setup demo up test screenshots chromium bench lint lint-format lint-rules lint-types format requirements clean other-python
+$(ready)-systems: requirements-systems.txt | $(ready)
+	@$(functions); set_up_systems
+
+.PHONY: help setup demo up test test-systems screenshots programs bench lint lint-format lint-rules lint-types format requirements clean other-python
 other-python:
 
 help: ## Show this list
@@ -135,15 +162,19 @@ demo: $(ready) ## Remove links from a local Zoho, and show what happened to each
 up: $(ready) ## Run Airflow and a local Zoho on this machine until Ctrl-C
 	@$(bin)/python -m include.stack
 
-test: $(ready) chromium ## Run all tests; PYTEST_ARGS="-k name" passes options on
-	@mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
-	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup $(PYTEST_ARGS)
+run_tests = mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
+	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
+test: $(ready) ## Run the tests, 7 minutes; PYTEST_ARGS="-k name" passes options on
+	@$(run_tests) -m 'not systems' $(PYTEST_ARGS)
 
-chromium:
-	@$(functions); find_chromium
+test-systems: $(ready)-systems programs ## Run the tests of whole systems: browser, several workers, other databases
+	@$(run_tests) -m systems $(PYTEST_ARGS)
 
-screenshots: $(ready) chromium ## Take the pictures in docs/images anew
-	@SCREENSHOTS=1 $(MAKE) test PYTEST_ARGS="tests/browser"
+programs:
+	@$(functions); find_programs
+
+screenshots: $(ready)-systems programs ## Take the pictures in docs/images anew
+	@SCREENSHOTS=1 $(run_tests) tests/browser
 
 bench: $(ready) ## Measure speed and cost beside what people do today, 8 minutes; BENCH_ARGS="--tiny" only tries it
 	@$(bin)/python -m benchmarks $(BENCH_ARGS)
@@ -169,6 +200,7 @@ requirements: ## Pin the requirements anew from pyproject.toml; UPGRADE=1 takes 
 	export UV_CUSTOM_COMPILE_COMMAND='make requirements'; \
 	$(compile) --no-annotate --output-file requirements-tools.txt - <<< 'uv'; \
 	$(compile) --extra dev --output-file requirements-dev.txt pyproject.toml; \
+	$(compile) --extra dev --extra systems --constraint requirements-dev.txt --output-file requirements-systems.txt pyproject.toml; \
 	$(compile) --extra postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml
 
 clean: ## Remove all that the other targets made; stop `make up` first

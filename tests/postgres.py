@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -64,11 +65,11 @@ class PostgresServer:
 
 
 _STOP_WITH_ITS_OWNER = """
-import os, shutil, signal, sys, time
+import os, shutil, sys, time
 sys.stdin.read()
-server, folder = int(sys.argv[1]), sys.argv[2]
+server, folder, stop = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 try:
-    os.kill(server, signal.SIGINT)
+    os.kill(server, stop)
     for _ in range(100):
         os.kill(server, 0)
         time.sleep(0.1)
@@ -79,13 +80,15 @@ shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
-def _stopped_with_its_owner(server_pid: int, folder: str) -> Iterator[None]:
+def stopped_with_its_owner(
+    server_pid: int, folder: str, stop: signal.Signals = signal.SIGINT
+) -> Iterator[None]:
     """
     Stop the server even if this process is killed: a watcher waits for the end of a pipe that only we hold.
 
     It has a session of its own, so that a signal to our process group leaves it to do its work.
     """
-    command = [sys.executable, "-c", _STOP_WITH_ITS_OWNER, str(server_pid), folder]
+    command = [sys.executable, "-c", _STOP_WITH_ITS_OWNER, str(server_pid), folder, str(int(stop))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
         try:
             yield
@@ -109,7 +112,7 @@ def running_postgres() -> Iterator[PostgresServer]:
             for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
                 running.run(f"ALTER SYSTEM SET {setting}")
             running.run("SELECT pg_reload_conf()")
-            with _stopped_with_its_owner(info.pid, folder):
+            with stopped_with_its_owner(info.pid, folder):
                 yield running
         finally:
             server.cleanup()

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.databases import refused
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import datetime
 
-    from sqlalchemy import Connection, CursorResult, Engine, TextClause
+    from sqlalchemy import Connection, CursorResult, Dialect, Engine, TextClause
 
 ROWS_AT_A_TIME = 5_000
 COLUMNS = ("external_id", "related_external_id")
 WINDOW_PARAMETERS = frozenset({"window_start", "window_end"})
 _PAIRS_SQL = "The job's SQL"
+_IN_UTC = {
+    "duckdb": "SET TimeZone = 'UTC'",
+    "mariadb": "SET time_zone = '+00:00'",
+    "mysql": "SET time_zone = '+00:00'",
+    "postgresql": "SET timezone TO 'UTC'",
+    "redshift": "SET timezone TO 'UTC'",
+    "snowflake": "ALTER SESSION SET TIMEZONE = 'UTC'",
+}
+"""Makes columns without a time zone mean UTC, as the window does, whatever the server's own zone is."""
+_WITHOUT_ZONES = frozenset({"mariadb", "mysql", "sqlite"})
 
 
 def stream_pairs(
@@ -30,9 +41,8 @@ def stream_pairs(
     :param window_end: bound to ``:window_end``
     :raises PlanError: the warehouse refuses the SQL, it names other parameters, or does not yield the two columns
     """
-    statement = _bind_window(sql, window_start, window_end)
-    options = {"stream_results": True, "yield_per": ROWS_AT_A_TIME}
-    with engine.connect() as connection, _run(connection.execution_options(**options), statement) as result:
+    statement = _bind_window(sql, window_start, window_end, engine.dialect)
+    with engine.connect() as connection, _run(connection, statement, yield_per=ROWS_AT_A_TIME) as result:
         if not result.returns_rows:
             raise PlanError("The job's SQL yields no rows: it must be one SELECT")
         first, second = _positions(list(result.keys()))
@@ -51,7 +61,7 @@ def single_value(
     :param name: what the SQL is called, for errors: its field in the job file
     :raises PlanError: the warehouse refuses the SQL, it names other parameters, or does not yield one value
     """
-    statement = _bind_window(sql, window_start, window_end, name)
+    statement = _bind_window(sql, window_start, window_end, engine.dialect, name)
     with engine.connect() as connection, _run(connection, statement, name) as result:
         if not result.returns_rows:
             raise PlanError(f"{name} yields no rows: it must be one SELECT")
@@ -62,16 +72,19 @@ def single_value(
     return rows[0][0]
 
 
-def _run(connection: Connection, statement: TextClause, name: str = _PAIRS_SQL) -> CursorResult[Any]:
-    from sqlalchemy.exc import OperationalError, ProgrammingError
+def _run(
+    connection: Connection, statement: TextClause, name: str = _PAIRS_SQL, **options: int
+) -> CursorResult[Any]:
+    from sqlalchemy.exc import DBAPIError
 
+    if in_utc := _IN_UTC.get(connection.dialect.name):
+        connection.exec_driver_sql(in_utc).close()
     try:
-        return connection.execute(statement)
-    except (OperationalError, ProgrammingError) as error:
-        said = " ".join(str(error.orig).split())
-        # SQLite has one class of errors for a wrong statement and for a database that cannot be read.
-        if isinstance(error, OperationalError) and not said.startswith(("near ", "no such ")):
+        return connection.execution_options(**options).execute(statement)
+    except DBAPIError as error:
+        if not refused(error):
             raise
+        said = " ".join(str(error.orig).split())
         raise PlanError(f"The warehouse refuses {name[0].lower()}{name[1:]}: {said}") from None
 
 
@@ -99,14 +112,17 @@ def _parameters(sql: str, name: str) -> set[str]:
 
 
 def _bind_window(
-    sql: str, window_start: datetime, window_end: datetime, name: str = _PAIRS_SQL
+    sql: str, window_start: datetime, window_end: datetime, dialect: Dialect, name: str = _PAIRS_SQL
 ) -> TextClause:
     import sqlalchemy as sa
 
-    values: dict[str, Any] = {"window_start": window_start, "window_end": window_end}
+    values = {
+        parameter: moment.astimezone(UTC).replace(tzinfo=None if dialect.name in _WITHOUT_ZONES else UTC)
+        for parameter, moment in (("window_start", window_start), ("window_end", window_end))
+    }
     return sa.text(sql).bindparams(
         *(
-            sa.bindparam(parameter, value=values[parameter], type_=sa.DateTime(timezone=True))
+            sa.bindparam(parameter, value=values[parameter], type_=sa.TIMESTAMP(timezone=True))
             for parameter in sorted(_parameters(sql, name))
         )
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _FOLDER = Path(__file__).parent
 _IMAGES = _FOLDER.parents[1] / "docs" / "images"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-_NONE = "no Chromium: install one (Debian and Ubuntu: apt-get install chromium), or run `make test` as root"
+_NONE = "no Chromium: install one (Debian and Ubuntu: apt-get install chromium), or run `make test-systems` as root"
 _FLAGS = [
     "--disable-gpu",
     "--disable-quic",
@@ -45,6 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(_FOLDER):
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.systems)
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.xdist_group("e2e"))
 

@@ -13,6 +13,8 @@ from include.stack import ApiError
 if TYPE_CHECKING:
     from tests.e2e._world import Pair, World
 
+pytestmark = pytest.mark.systems
+
 pytest_plugins = ["tests.e2e._world"]
 
 ASKS = "zoho_delink__asks"

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from tests.e2e._world import Pair, Sight, World
 
+pytestmark = pytest.mark.systems
+
 pytest_plugins = ["tests.e2e._world"]
 
 WEEK = "zoho_delink__week"

@@ -13,6 +13,8 @@ import pytest
 if TYPE_CHECKING:
     from tests.e2e._world import World
 
+pytestmark = pytest.mark.systems
+
 pytest_plugins = ["tests.e2e._world"]
 
 BY_HAND = "zoho_delink__by_hand"

@@ -8,6 +8,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
+TABLE_OPTIONS = {
+    f"{dialect}_{option}": value
+    for dialect in ("mysql", "mariadb")
+    for option, value in (("engine", "InnoDB"), ("charset", "utf8mb4"), ("collate", "utf8mb4_bin"))
+}
+"""For every table: rows that can be locked, and all of Unicode, whatever the server's defaults are."""
+
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """
@@ -23,7 +30,7 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         """Return the type with microseconds where a dialect's default drops them."""
         if dialect.name in {"mysql", "mariadb"}:
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
-        return dialect.type_descriptor(sa.DateTime(timezone=True))
+        return super().load_dialect_impl(dialect)
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
         """Turn an aware datetime into UTC; without its zone where the database would only drop it."""

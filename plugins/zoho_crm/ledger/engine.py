@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SQLITE_BUSY_TIMEOUT_MS = 60_000
 _READING = "zoho_delink_reading"
+_SET_UP = "zoho_delink_set_up"
 
 
 def engine_of(audit_conn_id: str) -> sa.Engine:
@@ -22,9 +23,9 @@ def engine_of(audit_conn_id: str) -> sa.Engine:
 
     It holds few connections, tries each before use, and keeps parameters (external ids) out of logs and errors.
 
-    :raises ZohoConfigError: the connection is not one to a SQL database
+    :raises ZohoConfigError: the connection is not one to a SQL database, or to one that cannot hold the audit
     """
-    return databases.engine_of(
+    return databases.audit_engine_of(
         audit_conn_id, max_overflow=3, pool_pre_ping=True, pool_recycle=1800, pool_size=2
     )
 
@@ -36,11 +37,18 @@ def prepared(engine: sa.Engine) -> sa.Engine:
     SQLite gives up at once when two connections write, unless each takes the write lock as its transaction begins
     and waits for it: so writing transactions begin with ``BEGIN IMMEDIATE``, and Python's own, late ``BEGIN`` is off.
     Source: "Serializable isolation / Savepoints / Transactional DDL" of SQLAlchemy's page on SQLite.
+
+    MySQL and MariaDB read what others have committed, as PostgreSQL does, rather than lock the gaps between rows;
+    what does not fit into a column is an error there, and text is sent as UTF-8.
     """
     engine.hide_parameters = True
     if engine.dialect.name == "sqlite" and not sa.event.contains(engine, "begin", _begin_sqlite):
         sa.event.listen(engine, "checkout", _set_up_sqlite)
         sa.event.listen(engine, "begin", _begin_sqlite)
+    if engine.dialect.name in {"mysql", "mariadb"} and not sa.event.contains(
+        engine, "checkout", _set_up_mysql
+    ):
+        sa.event.listen(engine, "checkout", _set_up_mysql)
     return engine
 
 
@@ -50,7 +58,7 @@ def reading(engine: sa.Engine) -> sa.Engine:
 
 
 def _set_up_sqlite(connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
-    if entry.info.get(_READING):
+    if entry.info.get(_SET_UP):
         return
     connection.isolation_level = None
     cursor = connection.cursor()
@@ -62,7 +70,20 @@ def _set_up_sqlite(connection: Any, entry: ConnectionPoolEntry, _proxy: object) 
         with suppress(connection.OperationalError):
             cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
-    entry.info[_READING] = True
+    entry.info[_SET_UP] = True
+
+
+def _set_up_mysql(connection: Any, entry: ConnectionPoolEntry, _proxy: object) -> None:
+    if entry.info.get(_SET_UP):
+        return
+    if hasattr(connection, "set_character_set"):
+        # mysqlclient encodes parameters by what it was told here, and is told latin1 unless the URL says otherwise.
+        connection.set_character_set("utf8mb4")
+    cursor = connection.cursor()
+    cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
+    cursor.execute("SET SESSION sql_mode = CONCAT(@@sql_mode, ',STRICT_TRANS_TABLES')")
+    cursor.close()
+    entry.info[_SET_UP] = True
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 def to_version_2(connection: sa.Connection) -> None:
     """Make room for relinking, guards, snapshots, hash chains and seals. Rows of version 1 stay as they are."""
     # Half a second of imports, for what a database needs once.
-    from alembic.operations import Operations
     from alembic.runtime.migration import MigrationContext
 
-    change_to_version_2(Operations(MigrationContext.configure(connection)))
+    from zoho_crm.ledger.resumed import ResumedOperations
+
+    change_to_version_2(ResumedOperations(MigrationContext.configure(connection)))
 
 
 def change_to_version_2(operations: Operations) -> None:

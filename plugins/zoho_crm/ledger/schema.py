@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +15,14 @@ from zoho_crm.ledger import migrations, tables
 from zoho_crm.ledger.engine import reading
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 SCHEMA_VERSION = 2
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: migrations.to_version_2}
 """What brings a database from the version before to the one that is the key. Version 1 was the first."""
 
 _TRIES = 10
+_LOCK_TIMEOUT_S = 60
 
 
 class CreateView(sa.schema.ExecutableDDLElement):
@@ -85,7 +87,7 @@ def ensure_schema(engine: sa.Engine) -> None:
         if version == SCHEMA_VERSION:
             return
         try:
-            with engine.begin() as connection:
+            with engine.begin() as connection, _alone(connection):
                 _advance(connection)
         except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError):
             # Somebody else is creating the same table: they have it, or are about to.
@@ -95,19 +97,62 @@ def ensure_schema(engine: sa.Engine) -> None:
 
 def _advance(connection: sa.Connection) -> None:
     version = stored_version(connection)
+    if version == SCHEMA_VERSION:
+        return
     if version is None:
-        tables.versions.create(connection)
+        tables.versions.create(connection, checkfirst=True)
         tables.metadata.create_all(connection)
-        connection.execute(CreateView(tables.latest.name, tables.LATEST_SELECT))
+        _make_view(connection)
         _note_version(connection, SCHEMA_VERSION)
         return
-    for step in range(version + 1, SCHEMA_VERSION + 1):
+    steps = range(version + 1, SCHEMA_VERSION + 1)
+    note_last = _commits_by_itself(connection)
+    if not note_last:
         # The key comes first: whoever cannot insert it leaves the step to the one who could.
-        _note_version(connection, step)
+        _note_versions(connection, steps)
+    for step in steps:
         MIGRATIONS[step](connection)
-    # It shows all columns of its table, and the ones that were added are not among them.
-    connection.execute(DropView(tables.latest.name))
+    _make_view(connection)
+    if note_last:
+        _note_versions(connection, steps)
+
+
+def _make_view(connection: sa.Connection) -> None:
+    """Make the view anew: it shows all columns of its table, and not those that are added later."""
+    if sa.inspect(connection).has_table(tables.latest.name):
+        connection.execute(DropView(tables.latest.name))
     connection.execute(CreateView(tables.latest.name, tables.LATEST_SELECT))
+
+
+def _commits_by_itself(connection: sa.Connection) -> bool:
+    """Tell whether the database commits whatever changes a table, so that a step cannot be rolled back."""
+    return connection.dialect.name in {"mysql", "mariadb"}
+
+
+@contextmanager
+def _alone(connection: sa.Connection) -> Iterator[None]:
+    """
+    Let one process at a time change tables where that cannot be one transaction; elsewhere the transaction does so.
+
+    Whoever comes after one that died finds the version unchanged, and makes what is missing.
+    """
+    if not _commits_by_itself(connection):
+        yield
+        return
+    lock = sa.func.concat("zoho_delink/", sa.func.md5(sa.func.database()))
+    if connection.scalar(sa.select(sa.func.get_lock(lock, _LOCK_TIMEOUT_S))) != 1:
+        raise ZohoConfigError(
+            f"another process has been changing the audit tables for {_LOCK_TIMEOUT_S} seconds: see what it is"
+        )
+    try:
+        yield
+    finally:
+        connection.execute(sa.select(sa.func.release_lock(lock)))
+
+
+def _note_versions(connection: sa.Connection, versions: Iterable[int]) -> None:
+    for version in versions:
+        _note_version(connection, version)
 
 
 def _note_version(connection: sa.Connection, version: int) -> None:

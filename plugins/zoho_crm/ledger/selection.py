@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
 from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.databases import refused
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.runs import LinkState
@@ -34,7 +35,6 @@ AUDIT_COLUMNS = tuple(column.name for column in audit.c)
 
 _OPEN = links.c.state != LinkState.SETTLED.value
 _TELLS_PRESENCE = (Outcome.REMOVED.value, Outcome.RELINKED.value, Outcome.ALREADY_LINKED.value)
-_REFUSED_BY_SQLITE = ("near ", "no such ", "wrong number ", "misuse ", "row value ", "unrecognized ")
 
 
 class Since(StrEnum):
@@ -243,7 +243,7 @@ def _read_only(engine: sa.Engine, statement: sa.Select[Any]) -> Sequence[sa.Row[
         except sa.exc.DBAPIError as error:
             said = " ".join(str(error.orig).split())
             gone = error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
-            if gone and not (is_sqlite and said.startswith(_REFUSED_BY_SQLITE)):
+            if gone and not refused(error):
                 raise
             raise ZohoConfigError(f"where: the audit database refuses it: {said}") from None
         finally:

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from zoho_crm.core.links import MAX_EXTERNAL_ID_LENGTH
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import DELINK
-from zoho_crm.ledger.columns import UtcDateTime, exact_text, long_text
+from zoho_crm.ledger.columns import TABLE_OPTIONS, UtcDateTime, exact_text, long_text
 
 NAME_LENGTH = 250
 """Characters of a name: Airflow's own limit for ids of Dags, runs and tasks."""
@@ -238,6 +238,9 @@ slot_limits = sa.Table(
     sa.Column("turn", sa.BigInteger, nullable=False, comment="counts up: whoever raises it has the turn"),
     comment="one row per connection: its slots are leased by one process at a time",
 )
+
+for _table in metadata.tables.values():
+    _table.dialect_kwargs.update(TABLE_OPTIONS)
 
 
 def _latest() -> sa.Select[Any]:

@@ -9,7 +9,7 @@ from zoho_crm.core.approval import Question, plan_url
 from zoho_crm.core.guards import BASELINE, FRESHNESS, Facts, Override, judge, read_count, read_time
 from zoho_crm.core.job_files import find_sql
 from zoho_crm.core.records import RELINK
-from zoho_crm.databases import engine_of
+from zoho_crm.databases import source_engine_of
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_task import JobTask
@@ -102,7 +102,7 @@ class GuardOperator(JobTask):
         assert run.window_start is not None  # noqa: S101 - for the type checker: a run of a job has a window
         assert run.window_end is not None  # noqa: S101 - as above
         found: dict[str, Any] = {}
-        engine = engine_of(job.source.conn_id)
+        engine = source_engine_of(job.source.conn_id)
         try:
             for fact, field, sql_file, read in asked:
                 if sql_file is not None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.job_files import sql_path
 from zoho_crm.core.records import RunStart, Target
-from zoho_crm.databases import engine_of
+from zoho_crm.databases import source_engine_of
 from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.job_task import JobTask
 from zoho_crm.source import stream_pairs
@@ -110,7 +110,7 @@ class PlanOperator(JobTask):
             return
         assert run.window_start is not None  # noqa: S101 - for the type checker: start_run has stored both
         assert run.window_end is not None  # noqa: S101 - as above
-        engine = engine_of(job.source.conn_id)
+        engine = source_engine_of(job.source.conn_id)
         try:
             sql = sql_path(job, self.jobs_folder).read_text(encoding="utf-8")
             yield from stream_pairs(engine, sql, run.window_start, run.window_end)

@@ -134,7 +134,8 @@ def test_failed_step_leaves_the_old_version(
         ledger.ensure_schema()
 
     assert [row["version"] for row in rows_of(engine, tables.versions)] == [2]
-    assert not sa.inspect(engine).has_table("half_done")
+    # Where the database commits whatever changes a table by itself, the step goes on from there when it is tried again.
+    assert sa.inspect(engine).has_table("half_done") == (engine.name == "mysql")
 
 
 def test_error_that_does_not_go_away_is_raised(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,8 @@ def audit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     with ExitStack() as stack:
         if request.param == "sqlite":
             url = sa.URL.create("sqlite", database=str(tmp_path / "audit.db"))
+        elif request.param == "mariadb":
+            url = request.getfixturevalue("mariadb_url")
         else:
             # A database of its own: an Airflow connection has no place for a schema's search path.
             server: PostgresServer = request.getfixturevalue("postgres_server")

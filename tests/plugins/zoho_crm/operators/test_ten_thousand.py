@@ -1,4 +1,4 @@
-"""The whole path of a run over ten thousand links, on both databases."""
+"""The whole path of a run over ten thousand links, on each kind of database."""
 
 from __future__ import annotations
 
@@ -35,6 +35,9 @@ LINKS = 10_000
 
 
 @pytest.mark.integration
+@pytest.mark.parametrize(
+    "audit", ["sqlite", "postgres", pytest.param("mariadb", marks=pytest.mark.systems)], indirect=True
+)
 def test_every_link_of_ten_thousand_has_one_story(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

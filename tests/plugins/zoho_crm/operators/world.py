@@ -63,6 +63,16 @@ def connection_to(url: sa.URL) -> dict[str, Any]:
     """An Airflow connection to a database of the tests."""
     if url.get_backend_name() == "sqlite":
         return {"conn_type": "sqlite", "host": url.database}
+    if url.get_backend_name() == "mysql":
+        return {
+            "conn_type": "mysql",
+            "host": url.host,
+            "port": url.port,
+            "login": url.username,
+            "password": url.password,
+            "schema": url.database,
+            "extra": {"client": url.get_driver_name()},
+        }
     query = dict(url.query)
     return {
         "conn_type": "postgres",
