@@ -325,6 +325,27 @@ def test_whole_runs_end_as_they_must(
             "SELECT job, outcome, attempts, count(DISTINCT seq) FROM zoho_delink_audit WHERE job <> 'contacts_deals' "
             "GROUP BY 1, 2, 3 ORDER BY 1"
         ).fetchall()
+    with closing(sqlite3.connect(tmp_path / "airflow.db")) as connection:
+        events = connection.execute(
+            "SELECT asset.name, asset.uri, event.source_dag_id, event.source_task_id, event.extra "
+            "FROM asset_event AS event JOIN asset ON asset.id = event.asset_id ORDER BY event.id"
+        ).fetchall()
+    # A run that stopped or failed updates nothing, and says so to nobody.
+    relation = "zoho://zoho_crm_default/Contacts/Deals"
+    assert [event[:4] for event in events] == [
+        (relation, relation, f"zoho_delink__{name}", "report") for name in ("nothing", "contacts_deals")
+    ]
+    nothing, removed = (json.loads(event[4]) for event in events)
+    assert nothing["outcomes"] == {}
+    assert {name: removed[name] for name in ("job", "operation", "mode", "status", "outcomes")} == {
+        "job": "contacts_deals",
+        "operation": "delink",
+        "mode": "apply",
+        "status": "succeeded",
+        "outcomes": {"removed": 30},
+    }
+    assert removed["window_start"] == "1970-01-01T00:00:00+00:00"
+    assert removed["run_key"].startswith("contacts_deals:")
     assert runs["nothing"] == ("succeeded", 0, 0, 0, 0, "passed: 0 links planned, 10000 allowed")
     assert runs["guarded"] == ("stopped", 30, 0, 30, 1, "breached: 30 links planned, 5 allowed")
     assert runs["contacts_deals"] == ("succeeded", 30, 30, 0, 4, "passed: 30 links planned, 10000 allowed")

@@ -113,6 +113,11 @@ class Relation:
         return f"{self.module}.{self.external_field},{self.related_module}.{self.related_external_field}"
 
     @property
+    def label(self) -> str:
+        """The relation in two names, e.g. ``Contacts.Deals``: what it is called where there is no room for more."""
+        return f"{self.module}.{self.related_list}"
+
+    @property
     def is_documented(self) -> bool:
         """Whether Zoho documents that links of this relation can be taken out."""
         return (self.module, self.related_list) in DOCUMENTED_RELATIONS

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.log import mask_secret
 
+from zoho_crm import metrics
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoError, ZohoTokenThrottledError
 from zoho_crm.hooks.oauth import LIFETIME_S, THROTTLE_S, Token
 from zoho_crm.hooks.token_store import Stored, TokenStore
@@ -139,8 +140,10 @@ class TokenSource:
             try:
                 token = self._fetch()
             except ZohoError as error:
+                metrics.token_asked(self._connection.conn_id, _result(error))
                 self._remember(error, stale)
                 raise
+            metrics.token_asked(self._connection.conn_id, "ok")
             self._store.save(Stored(token))
         log.info("Got a new access token for connection %s", self._connection.conn_id)
         return self._use(token)
@@ -189,6 +192,12 @@ class TokenSource:
 
     def _is_early(self, token: Token) -> bool:
         return self._clock() >= self.use_before(token)
+
+
+def _result(error: ZohoError) -> str:
+    if isinstance(error, ZohoTokenThrottledError):
+        return "throttled"
+    return "refused" if isinstance(error, ZohoAuthError) else "failed"
 
 
 def _same(token: Token, other: Token | None) -> bool:

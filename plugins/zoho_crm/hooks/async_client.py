@@ -13,6 +13,7 @@ from yarl import URL
 from zoho_crm.core.request import ZohoRequest, refuse_changed_request
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.answer import MAX_BODY_BYTES, Answer
+from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import USER_AGENT, Network
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class AsyncZohoClient:
         self._network = network
         self._token_source = token_source
         self._base_url = connection.base_url
+        self._meter = Meter(connection.conn_id)
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(
             total=connect_timeout_s + 2 * read_timeout_s, connect=connect_timeout_s, sock_read=read_timeout_s
@@ -149,16 +151,21 @@ class AsyncZohoClient:
             ) as response:
                 body = await _bounded_body(response)
                 if body is not None:
-                    return Answer(
+                    answer = Answer(
                         response.status, response.headers, body, time.perf_counter() - started, token_used
                     )
+                    self._meter.answered(request.method, answer)
+                    return answer
                 failure = ZohoUnansweredError(
                     f"{request.method} to {self._base_url}: the answer is longer than {MAX_BODY_BYTES} bytes",
                     http_status=response.status,
                     path=request.path,
                 )
+        except ZohoUnansweredError as error:
+            failure = error
         except (aiohttp.ClientError, OSError, TimeoutError, UnicodeError) as exc:
             failure = _failure_of(exc, request, self._base_url)
+        self._meter.failed(request.method, failure, time.perf_counter() - started)
         raise failure
 
 

@@ -12,6 +12,7 @@ from zoho_crm.core.request import ZohoRequest, refuse_changed_request
 from zoho_crm.core.told import retry_after_s
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.answer import MAX_BODY_BYTES, Answer
+from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network, bounded_body, failure_of
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ class Exchange:
     ) -> None:
         self.session = network.open_session()
         self._base_url = connection.base_url
+        self._meter = Meter(connection.conn_id)
         self._timeout_s = timeout_s
         self._sleep = sleep
 
@@ -81,13 +83,15 @@ class Exchange:
             ) as response:
                 body = bounded_body(response, max_body_bytes)
                 if body is not None:
-                    return Answer(
+                    answer = Answer(
                         response.status_code,
                         response.headers,
                         body,
                         time.perf_counter() - started,
                         token.access_token,
                     )
+                    self._meter.answered(request.method, answer)
+                    return answer
                 failure = ZohoUnansweredError(
                     f"{what}: the answer is longer than {max_body_bytes} bytes",
                     http_status=response.status_code,
@@ -95,6 +99,7 @@ class Exchange:
                 )
         except (requests.RequestException, OSError, UnicodeError) as exc:
             failure = failure_of(exc, what=what, path=request.path)
+        self._meter.failed(request.method, failure, time.perf_counter() - started)
         raise failure
 
     def _prepare(self, request: ZohoRequest, token: Token) -> requests.PreparedRequest:

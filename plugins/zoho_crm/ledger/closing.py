@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -32,7 +33,7 @@ _DETAIL = {
 }
 
 
-def close_open_links(engine: sa.Engine, run_key: str, *, origin: Origin, now: datetime) -> int:
+def close_open_links(engine: sa.Engine, run_key: str, *, origin: Origin, now: datetime) -> Counter[Outcome]:
     """
     Give every link without an outcome one: ``not_attempted`` if it was never sent, ``unknown`` if it may have been.
 
@@ -40,7 +41,7 @@ def close_open_links(engine: sa.Engine, run_key: str, *, origin: Origin, now: da
     for a later try, which a clear of the task starts.
 
     :param origin: the task that closes the run, for the audit rows
-    :return: the number of links closed
+    :return: the number of links closed, by outcome
     """
     run = existing_run(engine, run_key)
     target = Target(
@@ -52,11 +53,11 @@ def close_open_links(engine: sa.Engine, run_key: str, *, origin: Origin, now: da
         dry_run=run.dry_run,
         operation=run.operation,
     )
-    closed = 0
+    closed: Counter[Outcome] = Counter()
     for chunk_no in _open_chunks(engine, run_key):
         claim = claims.claim_chunk(engine, run_key, chunk_no, f"{origin.task_id} closes the run", now)
         while batch := _close_batch(engine, claim, origin=origin, target=target, job=run.job, now=now):
-            closed += batch
+            closed.update(batch)
     return closed
 
 
@@ -77,8 +78,8 @@ def _open_chunks(engine: sa.Engine, run_key: str) -> Sequence[int]:
 
 def _close_batch(
     engine: sa.Engine, claim: Claim, *, origin: Origin, target: Target, job: str, now: datetime
-) -> int:
-    """Close some links of a claimed chunk in one transaction; 0 when none is left."""
+) -> Counter[Outcome]:
+    """Close some links of a claimed chunk in one transaction; nothing when none is left."""
     with engine.begin() as connection:
         # Read before the fence, which writes what the rows do to the chain: nobody but the claim's owner writes here.
         found = {
@@ -98,7 +99,7 @@ def _close_batch(
                 )
         audit.append(connection, rows)
     claim.count_write(rows.end)
-    return len(results)
+    return Counter(result.outcome for result in results)
 
 
 def _results(

@@ -29,6 +29,7 @@ from zoho_crm.ledger import (
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from typing import Any
 
@@ -159,13 +160,13 @@ class Ledger:
         """Return how many planned links are not settled: never tried, or to be driven again."""
         return runs.pending(self._engine, run_key)
 
-    def close_open_links(self, run_key: str, *, origin: Origin) -> int:
+    def close_open_links(self, run_key: str, *, origin: Origin) -> Counter[Outcome]:
         """
         Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
 
         A try that still runs somewhere is fenced out. The links stay open for a later try.
 
-        :return: the number of links closed
+        :return: the number of links closed, by outcome
         """
         return closing.close_open_links(self._engine, run_key, origin=origin, now=self._now())
 
@@ -425,6 +426,10 @@ class Ledger:
             lease_s=lease_s,
             now=self._clock(),
         )
+
+    def leased_slots(self, connection: str) -> int:
+        """Return how many slots of a connection are leased now, over all holders."""
+        return slots.leased_slots(self._engine, connection, now=self._clock())
 
     def renew_slots(self, connection: str, holder: str, lease_s: float) -> list[int]:
         """Renew the holder's leases; a slot missing in the result has ended and may be somebody else's."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.errors import ZohoConfigError
+from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.tables import NAME_LENGTH, slot_limits, slots
 
 if TYPE_CHECKING:
@@ -97,6 +98,15 @@ def release_slots(engine: sa.Engine, connection_id: str, holder: str) -> None:
             .where(slots.c.connection == connection_id, slots.c.holder == holder)
             .values(holder=None, lease_end=FREE)
         )
+
+
+def leased_slots(engine: sa.Engine, connection_id: str, *, now: float) -> int:
+    """Return how many leases of the connection are alive, over all holders."""
+    statement = sa.select(sa.func.count()).where(
+        slots.c.connection == connection_id, slots.c.holder.is_not(None), slots.c.lease_end > now
+    )
+    with reading(engine).begin() as connection:
+        return connection.scalar(statement) or 0
 
 
 def _lease_in_turn(engine: sa.Engine, asked: _Asked) -> list[int] | None:

@@ -15,11 +15,14 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+import structlog
+
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.told import credits_remaining
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.operators.pace import Pace
+from zoho_crm.operators.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.answer import Answer
 
 log = logging.getLogger(__name__)
+events = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -193,10 +197,12 @@ class ChunkRun:
         keeper: asyncio.Task[None] | None = None
         try:
             await self._heed_others()
-            await self._first_slots()
-            workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
-            keeper = asyncio.create_task(self._keep_slots())
-            await self._pump()
+            with span("wait_for_slots"):
+                await self._first_slots()
+            with span("send", concurrency=self._concurrency):
+                workers = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
+                keeper = asyncio.create_task(self._keep_slots())
+                await self._pump()
         finally:
             tasks = [*workers, *([keeper] if keeper else [])]
             for task in tasks:
@@ -236,6 +242,14 @@ class ChunkRun:
                 self._counts.update(result.outcome for result in results)
                 self._exhausted |= room > 0 and not taken
                 self._todo.extend(taken)
+                events.debug(
+                    "Batch written",
+                    settled=len(results),
+                    taken=len(taken),
+                    waiting=len(self._todo),
+                    in_flight=self._busy,
+                    allowed=self._allowed(),
+                )
             else:
                 self._done = results + self._done
         async with self._more:

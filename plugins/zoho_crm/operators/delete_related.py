@@ -14,6 +14,7 @@ from zoho_crm.hooks.probe import LinkProber
 from zoho_crm.operators.chunk_run import ChunkReport
 from zoho_crm.operators.links_task import LinksTask
 from zoho_crm.operators.snapshots import OnlyWithSnapshot, SnapshotStore
+from zoho_crm.operators.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -47,6 +48,7 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
 
     operation = DELINK
     outcomes = DELINK_OUTCOMES
+    changing = Outcome.REMOVED
     linked = unasked = Outcome.WOULD_REMOVE
     gone = Outcome.ALREADY_ABSENT
     ui_color = "#f6d5d0"
@@ -82,12 +84,13 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
         """Read and keep the attributes of all links of the chunk that are still to be sent."""
         if not self.snapshot_fields:
             return None
-        report = self.drive(
-            drive.hook,
-            partial(self._snapshotter, fields=tuple(self.snapshot_fields)),
-            SnapshotStore(drive.ledger, drive.claim),
-            drive.slots,
-        )
+        with span("snapshot"):
+            report = self.drive(
+                drive.hook,
+                partial(self._snapshotter, fields=tuple(self.snapshot_fields)),
+                SnapshotStore(drive.ledger, drive.claim),
+                drive.slots,
+            )
         left = sum(report.counts[outcome] for outcome in DRIVE_AGAIN)
         if not report.stopped and not left:
             return None

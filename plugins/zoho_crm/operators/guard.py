@@ -63,7 +63,16 @@ class GuardOperator(JobTask):
                 raise PlanError("The run has no plan")
             facts, decision = self._judge(ledger, job, run, plan)
             ledger.record_guard(key, decision.text)
-            self.log.info("%s", decision.text)
+            self.log.info(
+                "Guard decided",
+                job=job.name,
+                run_key=key,
+                mode=run.mode,
+                planned=plan.planned,
+                breaches=len(decision.breaches),
+                on_breach=job.guards.on_breach,
+                decision=decision.text,
+            )
             if not decision.breaches or run.dry_run:
                 return GuardResult(decision=decision.text, ask=False, subject=None, body=None)
             if job.guards.on_breach == "stop":
@@ -74,6 +83,28 @@ class GuardOperator(JobTask):
         finally:
             ledger.close()
         return GuardResult(decision=decision.text, ask=True, subject=question.subject, body=question.body)
+
+    def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """Return the plan's table, what the guards' SQL reads, and the runs' table."""
+        from zoho_crm.operators.lineage import (
+            PLAN_TABLE,
+            RUN_TABLE,
+            ledger_output,
+            ledger_table,
+            tables_read,
+        )
+
+        asked = [
+            find_sql(self.jobs_folder, sql_file, field).read_text(encoding="utf-8")
+            for field, sql_file in (
+                (BASELINE, job.guards.baseline_sql_file),
+                (FRESHNESS, job.guards.freshness_sql_file),
+            )
+            if sql_file is not None and self.job is not None
+        ]
+        audit = job.audit_conn_id
+        inputs = [ledger_table(audit, PLAN_TABLE), *tables_read(job.source.conn_id, *asked)]
+        return inputs, [ledger_output(audit, RUN_TABLE)]
 
     def _judge(self, ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary) -> tuple[Facts, Decision]:
         # Without a job of its own, the Dag takes up what other runs have left.

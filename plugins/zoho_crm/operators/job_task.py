@@ -26,6 +26,9 @@ class JobTask(BaseOperator):
     :param jobs_folder: folder of the job files, beside which the SQL files lie
     """
 
+    _job: Job | None = None
+    """The job that this try works for, once it is known."""
+
     def __init__(self, *, job: Job | None, jobs_folder: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.job = job
@@ -37,9 +40,27 @@ class JobTask(BaseOperator):
 
         :raises JobFileError: the form names none that can be used; the message says which there are
         """
-        return self.job or named_job(self.jobs_folder, context["params"].get("job"))
+        self._job = self.job or named_job(self.jobs_folder, context["params"].get("job"))
+        return self._job
 
     def run_key_of(self, context: Context) -> str:
         """Return the key of the run: the same in all of its tasks, tries and clears."""
         origin = origin_of(context)
         return run_key(self.job_of(context).name, origin.dag_id, origin.dag_run_id)
+
+    def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """Return the datasets that the task reads and those that it writes, as OpenLineage knows them."""
+        return [], []
+
+    def get_openlineage_facets_on_start(self) -> Any:
+        """Return what is known before the task begins; Airflow's OpenLineage provider calls it."""
+        return self._told(self.job)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return what is known when the task has ended, well or not; Airflow's OpenLineage provider calls it."""
+        return self._told(self.job or self._job)
+
+    def _told(self, job: Job | None) -> Any:
+        from zoho_crm.operators.lineage import told
+
+        return told(*self.lineage(job)) if job else None

@@ -15,17 +15,26 @@ from airflow.sdk.exceptions import TaskDeferred
 
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, RunStart, Target
+from zoho_crm.core.records import RunStart, Target
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.hooks.probe import LinkProber
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, FixedSlots, Slots, UnitWorker
+from zoho_crm.operators.chunk_signals import chunk_told
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.loop_task import WAITS, LoopTask
 from zoho_crm.operators.report import close_run
+from zoho_crm.operators.spans import span
 from zoho_crm.operators.stored_plan import refuse_old_plan, run_of
-from zoho_crm.operators.stores import ClaimedChunk, InMemory, LeasedSlots, distinct_links
+from zoho_crm.operators.stores import (
+    ClaimedChunk,
+    InMemory,
+    LeasedSlots,
+    count_links,
+    distinct_links,
+    settle_unasked,
+)
 from zoho_crm.operators.token_lock import refresh_lock
 
 if TYPE_CHECKING:
@@ -38,8 +47,7 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
-
-DRY_RUN_BATCH = 1_000
+    from zoho_crm.ledger.runs import StoredRun
 
 
 class Drive(NamedTuple):
@@ -91,6 +99,8 @@ class LinksTask(LoopTask):
 
     template_fields: Sequence[str] = ("links", "chunk")
     operation: ClassVar[str]
+    changing: ClassVar[Outcome]
+    """The outcome of a link that was changed in Zoho."""
     linked: ClassVar[Outcome]
     """What a dry run says of a link that is there."""
     gone: ClassVar[Outcome]
@@ -98,6 +108,8 @@ class LinksTask(LoopTask):
     unasked: ClassVar[Outcome]
     """What a dry run says that asks Zoho nothing."""
     strategy: str = "single"
+    _driven: tuple[Target, Counter[Outcome]] | None = None
+    """What this try has worked on and what came of it, for OpenLineage."""
 
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
@@ -195,10 +207,23 @@ class LinksTask(LoopTask):
         """Go on after a wait in the triggerer; Airflow calls it."""
         return self._execute(context, datetime.fromisoformat(waiting_since))
 
+    def get_openlineage_facets_on_start(self) -> Any:
+        """Return what is known before the task begins; Airflow's OpenLineage provider calls it."""
+        return self._lineage()
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
+        """Return what the task has changed, whether it ended well or not; Airflow's OpenLineage provider calls it."""
+        return self._lineage()
+
+    def _lineage(self) -> Any:
+        from zoho_crm.operators.lineage import links_changed
+
+        return links_changed(self.audit_conn_id, self._driven, self.changing)
+
     def _execute(self, context: Context, waiting_since: datetime | None) -> dict[str, int]:
         self.begin()
         if self.audit_conn_id is None:
-            return self._execute_in_memory(ZohoCRMHook(self.zoho_conn_id))
+            return self._execute_in_memory(ZohoCRMHook(self.zoho_conn_id), origin_of(context))
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id(self.audit_conn_id)
@@ -210,18 +235,26 @@ class LinksTask(LoopTask):
         finally:
             ledger.close()
 
-    def _execute_in_memory(self, hook: ZohoCRMHook) -> dict[str, int]:
+    def _execute_in_memory(self, hook: ZohoCRMHook, origin: Origin) -> dict[str, int]:
+        job = _job_of(origin)
         planned, invalid = distinct_links(self._pairs(), self.relation)
-        if self._is_dry_run and not self.verify:
-            return self.summary(Counter({self.unasked: len(planned), Outcome.INVALID: len(invalid)}))
-        store = InMemory(deque(planned))
-        recruit = self._prober if self._is_dry_run else self.worker
-        report = self.drive(hook, recruit, store, FixedSlots(self.task_concurrency))
-        report.counts[Outcome.NOT_ATTEMPTED] += len(store.links)
-        report.counts[Outcome.INVALID] += len(invalid)
-        for link, fault in invalid:
-            self.log.debug("Not sent: %r: %s", link.link, fault)
-        return self.conclude(report)
+        asks = self.verify or not self._is_dry_run
+        target = self._target(hook if asks else None, self.relation, dry_run=self._is_dry_run)
+        with chunk_told(self.log, job, target, links=len(planned) + len(invalid)) as tell:
+            store = InMemory(deque(planned), job, target)
+            if asks:
+                recruit = self._prober if self._is_dry_run else self.worker
+                report = self.drive(hook, recruit, store, FixedSlots(self.task_concurrency))
+            else:
+                report = ChunkReport(settle_unasked(store, self.unasked))
+            for link, fault in invalid:
+                self.log.debug("Not sent: %r: %s", link.link, fault)
+            rest = Counter({Outcome.NOT_ATTEMPTED: len(store.links), Outcome.INVALID: len(invalid)})
+            count_links(rest, job, target)
+            report.counts.update(rest)
+            self._driven = target, report.counts
+            tell(report)
+            return self.conclude(report)
 
     def _execute_links(
         self, hook: ZohoCRMHook, ledger: Ledger, origin: Origin, waiting_since: datetime | None
@@ -229,7 +262,7 @@ class LinksTask(LoopTask):
         """Store a plan of this task's own, then work it off as one chunk."""
         ledger.ensure_schema()
         relation = self.relation
-        job = f"{origin.dag_id}.{origin.task_id}"
+        job = _job_of(origin)
         key = run_key(job, origin.dag_id, origin.dag_run_id, origin.task_id, origin.map_index)
         target = self._target(hook, relation, dry_run=self._is_dry_run)
         ledger.start_run(
@@ -271,18 +304,37 @@ class LinksTask(LoopTask):
         dry_run = self._is_dry_run or run.mode == DRY_RUN
         if not dry_run:
             refuse_old_plan(ledger, run, self.max_plan_age)
+        target = self._target(hook, run.relation, dry_run=dry_run, org_id=run.org_id)
+        with chunk_told(self.log, run.job, target, links=chunk["links"], chunk=chunk) as tell:
+            report = self._drive_chunk(hook, ledger, chunk, run, target, origin)
+            self._driven = target, report.counts
+            tell(report)
+            if report.reason in WAITS:
+                self.wait(report, waiting_since or datetime.now(UTC))
+            return self.conclude(report)
+
+    def _drive_chunk(
+        self,
+        hook: ZohoCRMHook,
+        ledger: Ledger,
+        chunk: ChunkRef,
+        run: StoredRun,
+        target: Target,
+        origin: Origin,
+    ) -> ChunkReport:
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
-        claim = ledger.claim_chunk(run.run_key, chunk["chunk_no"], holder)
+        with span("claim"):
+            claim = ledger.claim_chunk(run.run_key, chunk["chunk_no"], holder)
         store = ClaimedChunk(
             ledger=ledger,
             claim=claim,
             origin=origin,
-            target=self._target(hook, run.relation, dry_run=dry_run, org_id=run.org_id),
+            target=target,
             job=run.job,
-            in_flight=not dry_run,
+            in_flight=not target.dry_run,
         )
-        if dry_run and not (self.verify or run.params.get("verify") is True):
-            return self.summary(_settle_unasked(store, self.unasked))
+        if target.dry_run and not (self.verify or run.params.get("verify") is True):
+            return ChunkReport(settle_unasked(store, self.unasked))
         slots = LeasedSlots(
             ledger=ledger,
             connection=self.zoho_conn_id,
@@ -290,16 +342,11 @@ class LinksTask(LoopTask):
             wanted=self.task_concurrency,
             limit=hook.connection.max_concurrency,
         )
-        if dry_run:
-            report = self.drive(hook, self._prober, store, slots)
-        else:
-            ledger.mark_running(run.run_key)
-            report = self.before_sending(Drive(hook, ledger, claim, slots)) or self.drive(
-                hook, self.worker, store, slots
-            )
-        if report.reason in WAITS:
-            self.wait(report, waiting_since or datetime.now(UTC))
-        return self.conclude(report)
+        if target.dry_run:
+            return self.drive(hook, self._prober, store, slots)
+        ledger.mark_running(run.run_key)
+        refusal = self.before_sending(Drive(hook, ledger, claim, slots))
+        return refusal or self.drive(hook, self.worker, store, slots)
 
     def _prober(self, client: AsyncZohoClient) -> UnitWorker:
         return LinkProber(
@@ -307,12 +354,12 @@ class LinksTask(LoopTask):
         )
 
     def _target(
-        self, hook: ZohoCRMHook, relation: Relation, *, dry_run: bool, org_id: str | None = None
+        self, hook: ZohoCRMHook | None, relation: Relation, *, dry_run: bool, org_id: str | None = None
     ) -> Target:
         return Target(
             relation=relation,
-            data_center=hook.connection.data_center,
-            api_version=hook.connection.api_version,
+            data_center=hook.connection.data_center if hook else "",
+            api_version=hook.connection.api_version if hook else "",
             strategy=self.strategy,
             org_id=org_id,
             dry_run=dry_run,
@@ -323,14 +370,6 @@ class LinksTask(LoopTask):
         return pasted_links(self.links) or []
 
 
-def _settle_unasked(store: ClaimedChunk, outcome: Outcome) -> Counter[Outcome]:
-    """Settle a whole chunk as a dry run that asks Zoho nothing."""
-    counts: Counter[Outcome] = Counter()
-    results: list[LinkResult] = []
-    while True:
-        links = store.settle(results, DRY_RUN_BATCH)
-        counts[outcome] += len(results)
-        if not links:
-            return counts
-        now = datetime.now(UTC)
-        results = [LinkResult(link, outcome, now) for link in links]
+def _job_of(origin: Origin) -> str:
+    """Return what stands for a job where there is none: the task itself."""
+    return f"{origin.dag_id}.{origin.task_id}"

@@ -130,8 +130,7 @@ class LoopTask(BaseAsyncOperator):
         return summary
 
     def summary(self, counts: Counter[Outcome]) -> dict[str, int]:
-        """Return and log the number of links by outcome."""
-        self.log.info("Links of this try by outcome: %s", _sentence(counts))
+        """Return the number of links by outcome."""
         return {outcome.value: counts[outcome] for outcome in self.outcomes}
 
 

@@ -9,6 +9,7 @@ from zoho_crm.core.records import RunStart, Target
 from zoho_crm.databases import source_engine_of
 from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.job_task import JobTask
+from zoho_crm.operators.plan_signals import tell_plan
 from zoho_crm.source import stream_pairs
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.records import ChunkRef, PlanSummary
     from zoho_crm.core.run_request import RunRequest
     from zoho_crm.ledger.runs import StoredRun
 
@@ -33,6 +34,9 @@ class PlanOperator(JobTask):
     :raises ZohoConfigError: a field of the trigger form is wrong; the message names it
     :raises PlanError: the SQL cannot be used
     """
+
+    _plan: PlanSummary | None = None
+    _reads_source = False
 
     def execute(self, context: Context) -> list[ChunkRef]:
         """Store the plan and return its chunks."""
@@ -52,7 +56,8 @@ class PlanOperator(JobTask):
                     request.mode,
                     run.mode,
                 )
-            plan = ledger.plan_run(
+            is_new = ledger.plan_of(run.run_key) is None
+            plan = self._plan = ledger.plan_run(
                 run.run_key,
                 job.relation.as_relation(),
                 self._rows(job, request, run),
@@ -63,19 +68,16 @@ class PlanOperator(JobTask):
             )
         finally:
             ledger.close()
-        self.log.info(
-            "%s of %s: %s links in %s chunks, %s of them cannot be sent; %s rows, %s duplicates; window %s to %s",
-            run.mode,
-            job.name,
-            plan.planned,
-            len(plan.chunks),
-            plan.invalid,
-            plan.source_rows,
-            plan.duplicates,
-            run.window_start,
-            run.window_end,
-        )
+        tell_plan(self.log, run, plan, is_new=is_new)
         return plan.chunks
+
+    def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """Return the warehouse's tables, once they are read, and the plan's; pasted links are of no table."""
+        from zoho_crm.operators.lineage import PLAN_TABLE, ledger_output, tables_read
+
+        sql = sql_path(job, self.jobs_folder).read_text(encoding="utf-8") if self._reads_source else ""
+        rows = self._plan.planned if self._plan else None
+        return tables_read(job.source.conn_id, sql), [ledger_output(job.audit_conn_id, PLAN_TABLE, rows)]
 
     def _run_start(
         self, context: Context, job: Job, request: RunRequest, preflight: dict[str, Any]
@@ -108,6 +110,7 @@ class PlanOperator(JobTask):
         if request.links is not None:
             yield from request.links
             return
+        self._reads_source = True
         assert run.window_start is not None  # noqa: S101 - for the type checker: start_run has stored both
         assert run.window_end is not None  # noqa: S101 - as above
         engine = source_engine_of(job.source.conn_id)

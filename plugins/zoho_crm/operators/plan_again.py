@@ -16,6 +16,7 @@ from zoho_crm.errors import ZohoConfigError
 from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.dag_parts import delink_arguments, relink_arguments
 from zoho_crm.operators.job_task import JobTask
+from zoho_crm.operators.plan_signals import tell_plan
 from zoho_crm.operators.preflight import PreflightOperator
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class PlanAgainOperator(JobTask):
     """
 
     operation: ClassVar[str]
+    _planned: PlanSummary | None = None
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store the plan and return what is mapped over."""
@@ -100,12 +102,23 @@ class PlanAgainOperator(JobTask):
         job, key = self.job_of(context), self.run_key_of(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            plan = ledger.plan_of(key) or self._plan(ledger, job, key, context)
+            stored = ledger.plan_of(key)
+            plan = self._planned = stored or self._plan(ledger, job, key, context)
             self.complete(ledger, key)
+            run = ledger.get_run(key)
         finally:
             ledger.close()
-        self.log.info("%s of %s: %s links in %s chunks", key, job.name, plan.planned, len(plan.chunks))
+        assert run is not None  # noqa: S101 - for the type checker: it has a plan
+        tell_plan(self.log, run, plan, is_new=stored is None)
         return [{**self.arguments(job), "chunk": chunk} for chunk in plan.chunks]
+
+    def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """Return the audit of past runs, and the plan's table."""
+        from zoho_crm.operators.lineage import AUDIT_TABLE, PLAN_TABLE, ledger_output, ledger_table
+
+        rows = self._planned.planned if self._planned else None
+        audit = job.audit_conn_id
+        return [ledger_table(audit, AUDIT_TABLE)], [ledger_output(audit, PLAN_TABLE, rows)]
 
     @abstractmethod
     def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
@@ -148,7 +161,7 @@ class PlanAgainOperator(JobTask):
             target=target,
         )
         counts = dict(sorted(selection.counts.items()))
-        self.log.info("%s of %s: links found: %s", run.mode, job.name, counts)
+        self.log.info("Links found", job=job.name, run_key=key, mode=run.mode, **counts)
         context["ti"].xcom_push(key="counts", value=counts)
         return plan
 

@@ -32,6 +32,7 @@ class RelinkByExternalIdOperator(LinksTask):
 
     operation = RELINK
     outcomes = RELINK_OUTCOMES
+    changing = Outcome.RELINKED
     linked = Outcome.ALREADY_LINKED
     gone = unasked = Outcome.WOULD_RELINK
     ui_color = "#d5ecd4"

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from zoho_crm import metrics
 from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators import notify
+from zoho_crm.operators.assets import relation_asset, tell_update
 from zoho_crm.operators.context import origin_of, request_of, run_type_of
 from zoho_crm.operators.job_task import JobTask
 
@@ -49,19 +51,20 @@ class ReportOperator(JobTask):
                 text = f"{job.name} failed, and its report as well: {type(error).__name__}"
                 notify.tell_failure(None, job, context, self.run_key_of(context), text)
             raise
-        self.log.info(
-            "Run %s of %s: %s %s, sealed as %s",
-            summary["run_key"],
-            job.name,
-            summary["status"],
-            summary["outcomes"],
-            summary["seal"],
-        )
+        facts = {name: value for name, value in summary.items() if name != "outcomes"}
+        self.log.info("Run closed", **facts, **summary["outcomes"])
         if summary["status"] in {"failed", "stopped"}:
             raise AirflowFailException(
                 f"The run {summary['status']}: {summary['outcomes']}. Clear its failed tasks to go on with it"
             )
         return summary
+
+    def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """Return the audit's table, and the runs'."""
+        from zoho_crm.operators.lineage import AUDIT_TABLE, RUN_TABLE, ledger_output, ledger_table
+
+        audit = job.audit_conn_id
+        return [ledger_table(audit, AUDIT_TABLE)], [ledger_output(audit, RUN_TABLE)]
 
     def _close(self, job: Job, context: Context) -> dict[str, Any]:
         from zoho_crm.ledger.ledger import Ledger
@@ -82,6 +85,8 @@ class ReportOperator(JobTask):
             seal = ledger.seal_run(key).head
             outcomes = {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
             _tell(ledger, job, context, run, status, outcomes)
+            asset = relation_asset(job.zoho_conn_id, run.relation)
+            tell_update(self.outlets, context, asset, run, status, outcomes)
         finally:
             ledger.close()
         return {
@@ -108,7 +113,7 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
     :param tolerance: share of the planned links that may have failed
     :return: the run's status, and its links by latest outcome
     """
-    ledger.close_open_links(key, origin=origin)
+    closed = ledger.close_open_links(key, origin=origin)
     counts = Counter(ledger.counts(key))
     run = ledger.get_run(key)
     status = run_status(counts, tolerance, rejected=run is not None and is_rejected(run.approval))
@@ -119,6 +124,11 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
     ]
     detail = "; ".join(filter(None, (ledger.stop_reason(key), ", ".join(left))))
     ledger.finish_run(key, status=status, detail=detail or None, finished_at=datetime.now(UTC))
+    if run is not None:
+        metrics.links_settled(
+            closed, job=run.job, relation=run.relation, operation=run.operation, dry_run=run.dry_run
+        )
+        metrics.run_closed(run.job, run.operation, status, dry_run=run.dry_run)
     return status, counts
 
 

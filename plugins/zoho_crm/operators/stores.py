@@ -5,25 +5,33 @@ from __future__ import annotations
 import logging
 import time
 import uuid
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
+from zoho_crm import metrics
 from zoho_crm.core.links import Link, PairKeys, Relation, as_external_id, link_fault, storable_text
 from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from zoho_crm.core.outcomes import Outcome
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.operators.chunk_run import Store
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+DRY_RUN_BATCH = 1_000
+"""Links of one transaction where nothing is sent."""
 
 LEASE_S = 90.0
 """Seconds a slot of the org stays with a task that no longer renews it."""
@@ -53,7 +61,7 @@ class ClaimedChunk:
 
         :raises ClaimLostError: a newer try has taken the chunk over
         """
-        return while_database_is_away(
+        taken = while_database_is_away(
             lambda: self.ledger.settle(
                 self.claim,
                 results,
@@ -64,6 +72,8 @@ class ClaimedChunk:
                 in_flight=self.in_flight,
             )
         )
+        _count(results, self.job, self.target)
+        return taken
 
     def stop_reason(self) -> str | None:
         """Return why another task has stopped the run, if one has."""
@@ -79,11 +89,14 @@ class InMemory:
     """A list of links without a ledger: what happened to them is known to the task's log and summary alone."""
 
     links: deque[PlannedLink]
+    job: str
+    target: Target
     results: list[LinkResult] = field(default_factory=list)
 
     def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
         """Keep outcomes and hand out further links."""
         self.results.extend(results)
+        _count(results, self.job, self.target)
         return [self.links.popleft() for _ in range(min(take, len(self.links)))]
 
     def stop_reason(self) -> str | None:
@@ -117,11 +130,40 @@ class LeasedSlots:
         held = self.ledger.lease_slots(
             self.connection, self.holder, wanted=self.wanted, limit=self.limit, lease_s=LEASE_S
         )
+        self._measure()
         return len(held)
 
     def release(self) -> None:
         """Give the slots back."""
         self.ledger.release_slots(self.connection, self.holder)
+        self._measure()
+
+    def _measure(self) -> None:
+        metrics.slots_leased(self.connection, self.ledger.leased_slots(self.connection), self.limit)
+
+
+def count_links(counts: Mapping[Outcome, int], job: str, target: Target) -> None:
+    """Count links whose outcome has been written."""
+    metrics.links_settled(
+        counts, job=job, relation=target.relation, operation=target.operation, dry_run=target.dry_run
+    )
+
+
+def settle_unasked(store: Store, outcome: Outcome) -> Counter[Outcome]:
+    """Settle all links of a store as a dry run that asks Zoho nothing; return their number."""
+    counts: Counter[Outcome] = Counter()
+    results: list[LinkResult] = []
+    while True:
+        links = store.settle(results, DRY_RUN_BATCH)
+        counts[outcome] += len(results)
+        if not links:
+            return counts
+        now = datetime.now(UTC)
+        results = [LinkResult(link, outcome, now) for link in links]
+
+
+def _count(results: Sequence[LinkResult], job: str, target: Target) -> None:
+    count_links(Counter(result.outcome for result in results), job, target)
 
 
 @contextmanager

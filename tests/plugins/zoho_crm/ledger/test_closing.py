@@ -36,7 +36,7 @@ def test_link_without_an_outcome_gets_the_one_that_is_true_of_it(ledger: Ledger,
     first, *_ = ledger.take(claim, 2)
     settle(ledger, claim, [first])
 
-    assert ledger.close_open_links(RUN, origin=REPORT) == 5
+    assert ledger.close_open_links(RUN, origin=REPORT).total() == 5
 
     assert ledger.counts(RUN) == {
         Outcome.REMOVED: 1,
@@ -62,7 +62,7 @@ def test_link_that_has_an_outcome_keeps_it(ledger: Ledger) -> None:
     drive(ledger, 0, Outcome.FAILED)
     drive(ledger, 1, Outcome.UNKNOWN)
 
-    assert ledger.close_open_links(RUN, origin=REPORT) == 0
+    assert ledger.close_open_links(RUN, origin=REPORT).total() == 0
     assert ledger.counts(RUN) == {Outcome.FAILED: 3, Outcome.UNKNOWN: 3}
 
 
@@ -74,7 +74,7 @@ def test_link_that_failed_after_a_try_nobody_knows_the_end_of_is_verified_before
     drive(ledger, 0, Outcome.FAILED)
 
     # The failed try has seen it linked.
-    assert ledger.close_open_links(RUN, origin=REPORT) == 0
+    assert ledger.close_open_links(RUN, origin=REPORT).total() == 0
     assert ledger.counts(RUN) == {Outcome.FAILED: 1}
     (again,) = ledger.take(ledger.claim_chunk(RUN, 0, "after a clear"), 1)
     assert again.ambiguous_before
@@ -85,7 +85,7 @@ def test_link_that_failed_and_was_taken_again_by_a_try_that_dies_is_unknown(ledg
     drive(ledger, 0, Outcome.FAILED)
     ledger.take(ledger.claim_chunk(RUN, 0, "a try that dies"), 1)
 
-    assert ledger.close_open_links(RUN, origin=REPORT) == 1
+    assert ledger.close_open_links(RUN, origin=REPORT).total() == 1
     assert ledger.counts(RUN) == {Outcome.UNKNOWN: 1}
 
 
@@ -94,7 +94,7 @@ def test_closing_again_changes_nothing(ledger: Ledger, engine: sa.Engine) -> Non
     ledger.close_open_links(RUN, origin=REPORT)
     before = rows_of(engine, tables.audit)
 
-    assert ledger.close_open_links(RUN, origin=REPORT) == 0
+    assert ledger.close_open_links(RUN, origin=REPORT).total() == 0
     assert rows_of(engine, tables.audit) == before
 
 
@@ -130,7 +130,7 @@ def test_many_links_are_closed_in_batches(
     planned(ledger, pairs(30), chunk_size=15)
     ledger.take(ledger.claim_chunk(RUN, 1, "a try that dies"), 7)
 
-    assert ledger.close_open_links(RUN, origin=REPORT) == 30
+    assert ledger.close_open_links(RUN, origin=REPORT).total() == 30
 
     assert ledger.counts(RUN) == {Outcome.NOT_ATTEMPTED: 23, Outcome.UNKNOWN: 7}
     assert len(rows_of(engine, tables.audit)) == 30

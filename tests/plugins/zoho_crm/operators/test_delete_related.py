@@ -452,7 +452,7 @@ def test_a_dry_run_with_a_ledger_sends_no_request(zoho: LocalZoho, audit: Audit,
 def test_a_dry_run_of_many_links_settles_each_once(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoho_crm.operators.links_task.DRY_RUN_BATCH", 4)
+    monkeypatch.setattr("zoho_crm.operators.stores.DRY_RUN_BATCH", 4)
     (chunk,) = planned(audit, pairs(11), mode="dry_run")
     assert delink(chunk=chunk, audit_conn_id=AUDIT).execute(context()) == outcomes(would_remove=11)
     assert len(audit.events()) == 11

@@ -157,7 +157,7 @@ def test_any_other_error_is_raised_at_once(audit: Audit, waits: list[float], fai
 
 def test_memory_hands_out_every_link_once_and_keeps_outcomes() -> None:
     links, _ = distinct_links([("c", str(n)) for n in range(5)], RELATION)
-    store = InMemory(deque(links))
+    store = InMemory(deque(links), "a job", Target(RELATION, "us", "v7"))
     first = store.settle([], 3)
     second = store.settle([removed(one) for one in first], 9)
     assert [*first, *second] == links
