@@ -103,9 +103,7 @@ class LocalAirflow:
         self.home.mkdir(parents=True, exist_ok=True)
         self._take_lock()
         (self.home / "tmp").mkdir(exist_ok=True)
-        self.postgres = LocalPostgres(self.home / "postgres", self._keeper)
-        self.postgres.start()
-        self.postgres.create_database("airflow")
+        self._start_services()
         self._secrets = Secrets.keep(self.home)
         self._layout = Layout(
             home=self.home,
@@ -128,19 +126,8 @@ class LocalAirflow:
             timeout_s=_MIGRATE_TIMEOUT_S,
         )
         self._started_at = datetime.now(UTC)
-        # The servers of task logs would listen on all interfaces; without them the API server reads the files.
-        for name, *options in [
-            ["api-server"],
-            ["scheduler", "--skip-serve-logs"],
-            ["dag-processor"],
-            *([["triggerer", "--skip-serve-logs"]] if self._triggerer else []),
-        ]:
-            self._keeper.start(
-                name,
-                [*airflow, name, *options],
-                env=environment,
-                log=logs / f"{name}.log",
-            )
+        for name, argv in self._programs().items():
+            self._keeper.start(name, [*airflow, *argv], env=environment, log=logs / f"{name}.log")
 
     def stop(self) -> None:
         """Stop every process that was started, PostgreSQL last, and return when none is left."""
@@ -250,6 +237,24 @@ class LocalAirflow:
                     f"Waited {timeout_s:g} s, and still: {waiting_for()}. Logs: {self.home / 'logs'}"
                 )
             time.sleep(_POLL_S)
+
+    def _start_services(self) -> None:
+        """Start what Airflow itself needs, and return when it answers."""
+        self.postgres = LocalPostgres(self.home / "postgres", self._keeper)
+        self.postgres.start()
+        self.postgres.create_database("airflow")
+
+    def _programs(self) -> dict[str, list[str]]:
+        """Return the arguments of each of Airflow's processes, by its name."""
+        # The servers of task logs would listen on all interfaces; without them the API server reads the files.
+        programs = {
+            "api-server": ["api-server"],
+            "scheduler": ["scheduler", "--skip-serve-logs"],
+            "dag-processor": ["dag-processor"],
+        }
+        if self._triggerer:
+            programs["triggerer"] = ["triggerer", "--skip-serve-logs"]
+        return programs
 
     @property
     def _pid_file(self) -> Path:

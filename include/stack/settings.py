@@ -69,6 +69,13 @@ class Layout:
         return f"http://{LOOPBACK}:{self.port}"
 
 
+def keep_password(file: Path) -> str:
+    """Return the password kept in a file, made at the first call; only its owner can read the file."""
+    if not file.exists():
+        _write_private(file, secrets.token_urlsafe(24))
+    return file.read_text()
+
+
 def passwords_file(home: Path) -> Path:
     """Return where Airflow's simple auth manager reads the users' passwords."""
     return home / "passwords.json"

@@ -133,3 +133,20 @@ def test_run_forgets_a_program_that_ended(tmp_path):
 
         keeper.check()
         assert keeper.components == []
+
+
+def test_kill_leaves_nothing_of_one_process_and_the_others_alone(tmp_path):
+    with Keeper() as keeper:
+        _start(keeper, tmp_path, _STUBBORN)
+        _wait_for_text(tmp_path / "it.log", "ready")
+        (doomed,) = keeper.components
+        family = keeper.living()
+        other = keeper.start("other", ["sleep", "60"], env=dict(os.environ), log=tmp_path / "other.log")
+
+        killed = keeper.kill(doomed)
+
+        assert killed == family
+        assert len(killed) == 2
+        assert doomed.process.poll() == -signal.SIGKILL
+        assert keeper.living() == {other.process.pid}
+        keeper.check()
