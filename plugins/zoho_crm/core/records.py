@@ -116,6 +116,21 @@ class LinkResult:
 
 
 @dataclass(frozen=True, slots=True)
+class CreditReading:
+    """
+    What Zoho has said that an organisation has left of its API credits.
+
+    :param connection: id of the Zoho connection
+    :param org_id: Zoho's id of the organisation, where it is known
+    """
+
+    connection: str
+    org_id: str | None
+    credits_left: int
+    seen_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class RunStart:
     """
     What is known of a run before its plan is made. Times are aware and in UTC.
@@ -126,6 +141,8 @@ class RunStart:
     :param window_start: start of the half-open window the links are from, or None if there is no window
     :param params: the trigger form's values, kept for the auditor
     :param origin_run_key: the earlier run whose links this one takes up; None if it has a source of its own
+    :param environment: ``production``, ``sandbox``, ``developer`` or ``local``; None where nobody has said so
+    :param check_credits: API credits that checks have used before there was a run
     """
 
     run_key: str
@@ -138,6 +155,8 @@ class RunStart:
     reason: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     origin_run_key: str | None = None
+    environment: str | None = None
+    check_credits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

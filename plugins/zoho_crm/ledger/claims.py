@@ -17,11 +17,12 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
+from zoho_crm.core.records import CreditReading, LinkResult, Origin, PlannedLink, Target
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd
 from zoho_crm.ledger.columns import fitted
+from zoho_crm.ledger.credits import append_reading
 from zoho_crm.ledger.runs import LinkState
 from zoho_crm.ledger.tables import chunks, links, runs
 
@@ -119,21 +120,27 @@ def settle(
     job: str,
     take: int,
     in_flight: bool,
+    credits_used: int = 0,
+    reading: CreditReading | None = None,
 ) -> list[PlannedLink]:
     """
     Write results and take the next links, in one transaction.
 
     :param take: how many links to take at most
     :param in_flight: whether requests follow, and so whether links are marked before they are returned
+    :param credits_used: API credits since the last write under this claim
+    :param reading: how many of them Zoho says are left
     :raises ClaimLostError: a newer claim exists, and nothing was written
     :raises PlanError: a result is for a link that was not taken under this claim, or was settled under it before
     """
     _check_results(claim, results)
     rows = audit_rows(claim, results, origin=origin, target=target, job=job)
     with engine.begin() as connection:
-        fence(connection, claim, rows.end)
+        fence(connection, claim, rows.end, credits_used)
         _write_states(connection, claim, results, in_flight=in_flight)
         audit.append(connection, rows)
+        if reading is not None:
+            append_reading(connection, claim.run_key, reading)
         taken = _take(connection, claim, take, in_flight=in_flight)
     _advance(claim, results, taken, rows.end)
     return taken
@@ -181,11 +188,14 @@ def _check_results(claim: Claim, results: Sequence[LinkResult]) -> None:
         seen.add(seq)
 
 
-def fence(connection: sa.Connection, claim: Claim, chain: ChainEnd | None = None) -> None:
+def fence(
+    connection: sa.Connection, claim: Claim, chain: ChainEnd | None = None, credits_used: int = 0
+) -> None:
     """
     Begin a write under a claim; count it with :meth:`Claim.count_write` once it is committed.
 
     :param chain: where the write leaves the chain, if it appends audit rows
+    :param credits_used: API credits since the last write under this claim
     :raises ClaimLostError: a newer claim exists, or this very write is committed already
     """
     chain = chain or claim.chain
@@ -197,7 +207,12 @@ def fence(connection: sa.Connection, claim: Claim, chain: ChainEnd | None = None
             chunks.c.claim_no == claim.claim_no,
             chunks.c.batches == claim._batches,
         )
-        .values(batches=claim._batches + 1, chain_no=chain.chain_no, chain_hash=chain.row_hash or None)
+        .values(
+            batches=claim._batches + 1,
+            chain_no=chain.chain_no,
+            chain_hash=chain.row_hash or None,
+            credits=chunks.c.credits + credits_used,
+        )
     )
     if fenced.rowcount == 0:
         raise ClaimLostError(

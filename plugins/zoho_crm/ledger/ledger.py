@@ -13,6 +13,7 @@ from zoho_crm.errors import ZohoError
 from zoho_crm.ledger import (
     claims,
     closing,
+    credits,
     history,
     past_runs,
     plans,
@@ -35,7 +36,15 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.outcomes import Outcome
-    from zoho_crm.core.records import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
+    from zoho_crm.core.records import (
+        CreditReading,
+        LinkResult,
+        Origin,
+        PlannedLink,
+        PlanSummary,
+        RunStart,
+        Target,
+    )
     from zoho_crm.ledger.checking import Finding
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
@@ -196,6 +205,10 @@ class Ledger:
         """Note Zoho's id of the organisation."""
         self._set(run_key, org_id=org_id)
 
+    def add_check_credits(self, run_key: str, used: int) -> None:
+        """Count API credits that a task has used which works on no chunk; nothing happens while there is no run."""
+        credits.add_check_credits(self._engine, run_key, used)
+
     def record_facts(self, run_key: str, *, known_links: int | None, source_as_of: datetime | None) -> None:
         """Note what the job's SQL says of its source: how many links there are, and how fresh it is."""
         self._set(run_key, known_links=known_links, source_as_of=source_as_of)
@@ -271,6 +284,8 @@ class Ledger:
         job: str,
         take: int = 0,
         in_flight: bool = True,
+        credits_used: int = 0,
+        reading: CreditReading | None = None,
     ) -> list[PlannedLink]:
         """
         Write results with their audit rows and take the next links, in one transaction.
@@ -278,6 +293,8 @@ class Ledger:
         :param results: one for each link at most; links without one stay as they are
         :param take: how many links to take at most
         :param in_flight: False for a dry run, as in :meth:`take`
+        :param credits_used: API credits since the last write under this claim
+        :param reading: how many of them Zoho says are left
         :raises ClaimLostError: a newer claim exists, and nothing was written
         :raises PlanError: a result is for a link that this claim has not taken, or has settled before
         """
@@ -290,6 +307,8 @@ class Ledger:
             job=job,
             take=take,
             in_flight=in_flight,
+            credits_used=credits_used,
+            reading=reading,
         )
 
     # -- past runs, whose links a new run takes up
@@ -349,15 +368,16 @@ class Ledger:
         """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
         return snapshots.without_snapshot(self._engine, claim, limit)
 
-    def store_snapshots(self, claim: Claim, texts: Mapping[int, str]) -> None:
+    def store_snapshots(self, claim: Claim, texts: Mapping[int, str], *, credits_used: int = 0) -> None:
         """
         Store what links have of their own, in one transaction.
 
         :param texts: JSON text by the link's place in the plan
+        :param credits_used: API credits since the last write under this claim
         :raises ClaimLostError: a newer claim exists, and nothing was written
         :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
         """
-        snapshots.store_snapshots(self._engine, claim, texts)
+        snapshots.store_snapshots(self._engine, claim, texts, credits_used=credits_used)
 
     # -- proof
 
@@ -404,6 +424,10 @@ class Ledger:
         :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
         """
         return retention.pseudonymise(self._engine, run_key, self._now())
+
+    def forget_credit_readings(self) -> int:
+        """Delete readings of credits left that no chart shows any more; return how many there were."""
+        return credits.forget_readings(self._engine, self._now())
 
     # -- slots of the organisation
 

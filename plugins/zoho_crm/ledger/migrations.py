@@ -18,12 +18,21 @@ if TYPE_CHECKING:
 
 def to_version_2(connection: sa.Connection) -> None:
     """Make room for relinking, guards, snapshots, hash chains and seals. Rows of version 1 stay as they are."""
+    change_to_version_2(_operations(connection))
+
+
+def to_version_3(connection: sa.Connection) -> None:
+    """Make room for API credits, used and left, and for the kind of organisation. Rows stay as they are."""
+    change_to_version_3(_operations(connection))
+
+
+def _operations(connection: sa.Connection) -> Operations:
     # Half a second of imports, for what a database needs once.
     from alembic.runtime.migration import MigrationContext
 
     from zoho_crm.ledger.resumed import ResumedOperations
 
-    change_to_version_2(ResumedOperations(MigrationContext.configure(connection)))
+    return ResumedOperations(MigrationContext.configure(connection))
 
 
 def change_to_version_2(operations: Operations) -> None:
@@ -110,3 +119,35 @@ def _columns_of_version_2() -> dict[str, list[sa.Column[Any]]]:
             sa.Column("row_hash", exact_text(64), comment="SHA-256 over the row and the row_hash before it"),
         ],
     }
+
+
+def change_to_version_3(operations: Operations) -> None:
+    """Run the statements of :func:`to_version_3`."""
+    for column in (
+        sa.Column("credits", sa.BigInteger, comment="API credits used; null: not finished, or not counted"),
+        sa.Column("check_credits", sa.BigInteger, comment="those of them that no chunk has used"),
+        sa.Column("environment", sa.String(20), comment="production, sandbox, developer or local"),
+    ):
+        operations.add_column("zoho_delink_run", column)
+    operations.add_column(
+        "zoho_delink_chunk",
+        sa.Column(
+            "credits",
+            sa.BigInteger,
+            nullable=False,
+            server_default="0",
+            comment="API credits used, all tries",
+        ),
+    )
+    operations.create_table(
+        "zoho_delink_credit",
+        sa.Column("event_id", exact_text(36), primary_key=True),
+        sa.Column("connection", sa.String(250), nullable=False),
+        sa.Column("org_id", sa.String(64)),
+        sa.Column("run_key", exact_text(512), nullable=False),
+        sa.Column("seen_at", UtcDateTime, nullable=False),
+        sa.Column("seen_hour", sa.Integer, nullable=False, comment="whole hours of seen_at since 1970"),
+        sa.Column("credits_left", sa.BigInteger, nullable=False),
+        comment="append-only: how many API credits Zoho said that an organisation has left",
+    )
+    operations.create_index("zoho_delink_credit_hour", "zoho_delink_credit", ["seen_hour"])

@@ -47,6 +47,7 @@ class Progress:
     :param planned: links of the plan; 0 while there is none
     :param done: links that have an outcome
     :param chunks_done: chunks all of whose links have one
+    :param credits: API credits used so far, written with each batch; None: nobody counted when the run was begun
     """
 
     planned: int
@@ -54,6 +55,7 @@ class Progress:
     chunks: int
     chunks_done: int
     by_outcome: Counter[Outcome]
+    credits: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def progress(engine: sa.Engine, run: StoredRun) -> Progress:
     planned, all_chunks = run.planned or 0, run.chunks or 0
     if run.finished_at is not None:
         by_outcome = Counter({outcome: getattr(run, outcome.value) or 0 for outcome in Outcome})
-        return Progress(planned, by_outcome.total(), all_chunks, all_chunks, +by_outcome)
+        return Progress(planned, by_outcome.total(), all_chunks, all_chunks, +by_outcome, run.credits)
     hoped_for = _HOPED_FOR[run.operation, run.dry_run]
     with reading(engine).begin() as connection:
         claimed = connection.execute(_claimed_chunks(run.run_key)).all()
@@ -87,11 +89,14 @@ def progress(engine: sa.Engine, run: StoredRun) -> Progress:
     done = sum(chunk.links - chunk.still_open for chunk in claimed) + (run.invalid or 0)
     by_outcome[hoped_for] = max(0, done - by_outcome.total())
     chunks_done = sum(1 for chunk in claimed if not chunk.still_open)
-    return Progress(planned, by_outcome.total(), all_chunks, chunks_done, +by_outcome)
+    used = None
+    if run.check_credits is not None:
+        used = run.check_credits + sum(chunk.credits for chunk in claimed)
+    return Progress(planned, by_outcome.total(), all_chunks, chunks_done, +by_outcome, used)
 
 
-def _claimed_chunks(run_key: str) -> sa.Select[tuple[int, int]]:
-    """Return the query for the chunks that a try has claimed: how many links each has, and how many are still open."""
+def _claimed_chunks(run_key: str) -> sa.Select[tuple[int, int, int]]:
+    """Return the query for the chunks that a try has claimed: links, API credits, and links that are still open."""
     # The links of a chunk that can be sent follow each other without gaps.
     still_open = (
         sa.select(sa.func.count())
@@ -104,7 +109,7 @@ def _claimed_chunks(run_key: str) -> sa.Select[tuple[int, int]]:
         .correlate(chunks)
         .scalar_subquery()
     )
-    return sa.select(chunks.c.links, still_open.label("still_open")).where(
+    return sa.select(chunks.c.links, chunks.c.credits, still_open.label("still_open")).where(
         chunks.c.run_key == run_key, chunks.c.claim_no > 0
     )
 

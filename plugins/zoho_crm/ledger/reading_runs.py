@@ -90,7 +90,7 @@ def page_of_runs(
     """
     statement = (
         sa.select(*_COLUMNS)
-        .where(_matching(wanted), _of(visible))
+        .where(_matching(wanted), runs_of_visible(visible))
         .order_by(runs.c.started_at.desc(), runs.c.run_key.desc())
         .limit(limit)
     )
@@ -141,7 +141,7 @@ def outcomes_by_day(
     """
     counted = [runs.c[outcome.value] for outcome in Outcome]
     statement = sa.select(runs.c.started_at, *counted).where(
-        _matching(wanted), _of(visible), runs.c.mode == "apply", runs.c.finished_at.is_not(None)
+        _matching(wanted), runs_of_visible(visible), runs.c.mode == "apply", runs.c.finished_at.is_not(None)
     )
     days: dict[date, Counter[Outcome]] = {}
     # Databases disagree on how a moment becomes a day, and on whose day it is.
@@ -166,7 +166,8 @@ def _matching(wanted: RunFilter) -> sa.ColumnElement[bool]:
     return sa.and_(*conditions)
 
 
-def _of(visible: Collection[DagAndJob]) -> sa.ColumnElement[bool]:
+def runs_of_visible(visible: Collection[DagAndJob]) -> sa.ColumnElement[bool]:
+    """Return the condition that a run is of one of these Dags and jobs."""
     pairs = [sa.and_(runs.c.dag_id == dag_id, runs.c.job == job) for dag_id, job in sorted(visible)]
     return sa.or_(sa.false(), *pairs)
 

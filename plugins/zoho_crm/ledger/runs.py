@@ -16,6 +16,7 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger.columns import fitted
+from zoho_crm.ledger.credits import CREDITS_OF_RUN
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.schema import SCHEMA_VERSION
 from zoho_crm.ledger.tables import RUN_KEY_LENGTH, latest, links, runs
@@ -59,6 +60,8 @@ class StoredRun:
     :param window_start: start of the half-open window of the first try: later tries reuse it
     :param params: the trigger form's values
     :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
+    :param credits: API credits that all its requests have used, those of all tries
+    :param check_credits: API credits of them that no chunk has used; None: nobody counted when it was begun
     """
 
     run_key: str
@@ -107,6 +110,8 @@ class StoredRun:
     relinked: int | None
     already_linked: int | None
     would_relink: int | None
+    credits: int | None
+    check_credits: int | None
     known_links: int | None
     source_as_of: datetime | None
     guard_decision: str | None
@@ -117,6 +122,7 @@ class StoredRun:
     planned_at: datetime | None
     finished_at: datetime | None
     pseudonymised_at: datetime | None
+    environment: str | None
     code_version: str
     schema_version: int
 
@@ -216,6 +222,7 @@ def finish_run(
                 "finished_at": finished_at,
                 # Whoever clears a task of a finished run wants it to send again.
                 "stop_reason": None,
+                "credits": CREDITS_OF_RUN,
                 **{outcome.value: by_outcome[outcome] for outcome in Outcome},
             },
         )
@@ -318,6 +325,8 @@ def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
         "reason": fitted(runs.c.reason, run.reason),
         "params": json.dumps(run.params, default=str, sort_keys=True),
         "status": RunStatus.PLANNED.value,
+        "check_credits": run.check_credits,
+        "environment": fitted(runs.c.environment, run.environment),
         "started_at": now,
         "code_version": __version__,
         "schema_version": SCHEMA_VERSION,

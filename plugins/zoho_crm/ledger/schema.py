@@ -17,8 +17,11 @@ from zoho_crm.ledger.engine import reading
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-SCHEMA_VERSION = 2
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {2: migrations.to_version_2}
+SCHEMA_VERSION = 3
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
+    2: migrations.to_version_2,
+    3: migrations.to_version_3,
+}
 """What brings a database from the version before to the one that is the key. Version 1 was the first."""
 
 _TRIES = 10

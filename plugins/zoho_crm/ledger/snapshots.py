@@ -50,18 +50,21 @@ def without_snapshot(engine: sa.Engine, claim: Claim, limit: int) -> list[Planne
     ]
 
 
-def store_snapshots(engine: sa.Engine, claim: Claim, texts: Mapping[int, str]) -> None:
+def store_snapshots(
+    engine: sa.Engine, claim: Claim, texts: Mapping[int, str], *, credits_used: int = 0
+) -> None:
     """
     Store snapshots in one transaction.
 
     :param texts: JSON text by the link's place in the plan
+    :param credits_used: API credits since the last write under this claim
     :raises ClaimLostError: a newer claim exists, and nothing was written
     :raises PlanError: a place is outside the chunk, or its link is being sent or done with; nothing was written
     """
     if outside := [seq for seq in texts if not claim.first_seq <= seq < claim.end_seq]:
         raise PlanError(f"link {outside[0]} of run {claim.run_key!r} is not in chunk {claim.chunk_no}")
     with engine.begin() as connection:
-        claims.fence(connection, claim)
+        claims.fence(connection, claim, credits_used=credits_used)
         for seq, text in texts.items():
             stored = connection.execute(
                 sa.update(links)

@@ -78,6 +78,8 @@ runs = sa.Table(
     sa.Column("duplicates", sa.BigInteger),
     sa.Column("chunks", sa.Integer),
     *(sa.Column(outcome.value, sa.BigInteger) for outcome in Outcome),
+    sa.Column("credits", sa.BigInteger, comment="API credits used; null: not finished, or not counted"),
+    sa.Column("check_credits", sa.BigInteger, comment="those of them that no chunk has used"),
     sa.Column("known_links", sa.BigInteger, comment="what the job's baseline counted"),
     sa.Column("source_as_of", UtcDateTime, comment="when the source was last brought up to date"),
     sa.Column("guard_decision", sa.String(MESSAGE_LENGTH)),
@@ -88,6 +90,7 @@ runs = sa.Table(
     sa.Column("planned_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
     sa.Column("pseudonymised_at", UtcDateTime, comment="when external ids were replaced by their hashes"),
+    sa.Column("environment", sa.String(20), comment="production, sandbox, developer or local"),
     sa.Column("code_version", sa.String(50), nullable=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
     sa.Index("zoho_delink_run_job", "job", "started_at"),
@@ -150,6 +153,9 @@ chunks = sa.Table(
     sa.Column("claimed_at", UtcDateTime),
     sa.Column("chain_no", sa.BigInteger, nullable=False, server_default="0", comment="audit rows so far"),
     sa.Column("chain_hash", exact_text(64), comment="row_hash of the last of them"),
+    sa.Column(
+        "credits", sa.BigInteger, nullable=False, server_default="0", comment="API credits used, all tries"
+    ),
     comment="which try drives which chunk",
 )
 
@@ -218,6 +224,20 @@ job_states = sa.Table(
     sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
     comment="how each job stands, so that people are told of a change once",
+)
+
+credit_readings = sa.Table(
+    "zoho_delink_credit",
+    metadata,
+    sa.Column("event_id", exact_text(36), primary_key=True),
+    sa.Column("connection", sa.String(NAME_LENGTH), nullable=False),
+    sa.Column("org_id", sa.String(64)),
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
+    sa.Column("seen_at", UtcDateTime, nullable=False),
+    sa.Column("seen_hour", sa.Integer, nullable=False, comment="whole hours of seen_at since 1970"),
+    sa.Column("credits_left", sa.BigInteger, nullable=False),
+    sa.Index("zoho_delink_credit_hour", "seen_hour"),
+    comment="append-only: how many API credits Zoho said that an organisation has left",
 )
 
 slots = sa.Table(

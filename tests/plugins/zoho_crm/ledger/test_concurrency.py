@@ -60,12 +60,12 @@ def test_schema_is_brought_forward_once_by_eight_threads(
     def adds_a_row(connection: sa.Connection) -> None:
         connection.execute(sa.insert(tables.slot_limits).values(connection="c", slot_limit=1, turn=0))
 
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(schema, "MIGRATIONS", {3: adds_a_row})
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(schema, "MIGRATIONS", {4: adds_a_row})
 
     _at_once(8, lambda _: ledger.ensure_schema())
 
-    assert [row["version"] for row in rows_of(engine, tables.versions)] == [2, 3]
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [3, 4]
     assert len(rows_of(engine, tables.slot_limits)) == 1
 
 

@@ -29,45 +29,8 @@ OTHER_WORDS = {
         "\n);\n": "\n) ENGINE=InnoDB CHARSET=utf8mb4 COLLATE=utf8mb4_bin;\n",
     },
 }
-NEW_TABLES = {tables.seals, tables.job_states}
-
-
-@pytest.fixture
-def old(engine: sa.Engine) -> sa.Engine:
-    """A database as version 1 left it, with rows in every table."""
-    script = (Path(__file__).parent / "schema_1.sql").read_text()
-    for theirs, ours in OTHER_WORDS.get(engine.name, {}).items():
-        script = script.replace(theirs, ours)
-    with engine.begin() as connection:
-        for statement in script.split(";\n"):
-            if statement.strip():
-                connection.exec_driver_sql(statement)
-    return engine
-
-
-def rows(engine: sa.Engine, table: str) -> list[dict[str, Any]]:
-    with engine.connect() as connection:
-        found = connection.exec_driver_sql(f"SELECT * FROM {table}").mappings()  # noqa: S608 - our own names
-        return sorted((dict(row) for row in found), key=str)
-
-
-def old_names(engine: sa.Engine) -> list[str]:
-    return [name for name in sa.inspect(engine).get_table_names() if name != tables.versions.name]
-
-
-def test_every_row_is_kept_and_new_columns_have_their_defaults(old: sa.Engine) -> None:
-    before = {name: rows(old, name) for name in old_names(old)}
-    assert len(before) == 8
-    assert all(before.values())
-
-    Ledger(old).ensure_schema()
-
-    after = {name: rows(old, name) for name in before}
-    added: dict[str, dict[str, set[Any]]] = {}
-    for name, kept in before.items():
-        assert [{key: row[key] for key in kept[0]} for row in after[name]] == kept
-        added[name] = {key: {row[key] for row in after[name]} for key in after[name][0] if key not in kept[0]}
-    assert {name: columns for name, columns in added.items() if columns} == {
+SINCE_VERSION: dict[int, dict[str, dict[str, set[Any]]]] = {
+    1: {
         "zoho_delink_run": {
             "operation": {"delink"},
             **{
@@ -89,8 +52,66 @@ def test_every_row_is_kept_and_new_columns_have_their_defaults(old: sa.Engine) -
             "operation": {"delink"},
             **{key: {None} for key in ("snapshot", "chunk_no", "chain_no", "row_hash")},
         },
-    }
-    assert [row["version"] for row in rows_of(old, tables.versions)] == [1, 2]
+    },
+    2: {
+        "zoho_delink_run": {key: {None} for key in ("credits", "check_credits", "environment")},
+        "zoho_delink_chunk": {"credits": {0}},
+    },
+}
+"""Columns that the version after added, and what rows of before hold in them."""
+NEW_TABLES = {
+    1: {tables.seals.name, tables.job_states.name, tables.credit_readings.name},
+    2: {tables.credit_readings.name},
+}
+
+
+@pytest.fixture(params=[1, 2], ids=["version 1", "version 2"])
+def version(request: pytest.FixtureRequest) -> int:
+    number: int = request.param
+    return number
+
+
+@pytest.fixture
+def old(engine: sa.Engine, version: int) -> sa.Engine:
+    """A database as an earlier version left it, with rows in every table."""
+    script = (Path(__file__).parent / f"schema_{version}.sql").read_text()
+    for theirs, ours in OTHER_WORDS.get(engine.name, {}).items():
+        script = script.replace(theirs, ours)
+    with engine.begin() as connection:
+        for statement in script.split(";\n"):
+            if statement.strip():
+                connection.exec_driver_sql(statement)
+    return engine
+
+
+def rows(engine: sa.Engine, table: str) -> list[dict[str, Any]]:
+    with engine.connect() as connection:
+        found = connection.exec_driver_sql(f"SELECT * FROM {table}").mappings()  # noqa: S608 - our own names
+        return sorted((dict(row) for row in found), key=str)
+
+
+def old_names(engine: sa.Engine) -> list[str]:
+    return [name for name in sa.inspect(engine).get_table_names() if name != tables.versions.name]
+
+
+def test_every_row_is_kept_and_new_columns_have_their_defaults(old: sa.Engine, version: int) -> None:
+    before = {name: rows(old, name) for name in old_names(old)}
+    assert len(before) == {1: 8, 2: 10}[version]
+    assert all(before.values())
+
+    Ledger(old).ensure_schema()
+
+    after = {name: rows(old, name) for name in before}
+    added: dict[str, dict[str, set[Any]]] = {}
+    for name, kept in before.items():
+        assert [{key: row[key] for key in kept[0]} for row in after[name]] == kept
+        added[name] = {key: {row[key] for row in after[name]} for key in after[name][0] if key not in kept[0]}
+    expected: dict[str, dict[str, set[Any]]] = {}
+    for since in range(version, schema.SCHEMA_VERSION):
+        for name, columns in SINCE_VERSION[since].items():
+            expected.setdefault(name, {}).update(columns)
+    assert {name: columns for name, columns in added.items() if columns} == expected
+    assert [row["version"] for row in rows_of(old, tables.versions)] == [1, 2, 3]
 
 
 def test_schema_brought_forward_is_the_one_that_is_made_anew(old: sa.Engine) -> None:
@@ -128,7 +149,7 @@ def test_run_of_the_old_version_is_driven_on(old: sa.Engine) -> None:
     assert (run.operation, run.origin_run_key, run.relinked) == ("delink", None, None)
     assert run.logical_date == datetime(2026, 10, 1, 2, tzinfo=UTC)
 
-    claim = ledger.claim_chunk(RUN, 0, "a try of version 2")
+    claim = ledger.claim_chunk(RUN, 0, "a try of the new version")
     links = ledger.take(claim, 10)
     assert [(link.seq, link.ambiguous_before, link.snapshot) for link in links] == [
         (1, True, None),
@@ -139,6 +160,8 @@ def test_run_of_the_old_version_is_driven_on(old: sa.Engine) -> None:
 
     assert ledger.counts(RUN) == {Outcome.REMOVED: 3, Outcome.INVALID: 1}
     assert ledger.pending(RUN) == 0
+    # Nobody has counted what its first half has cost.
+    assert rows_of(old, tables.runs)[0]["credits"] is None
 
 
 def test_statements_compile_for_mysql() -> None:
@@ -146,8 +169,11 @@ def test_statements_compile_for_mysql() -> None:
     context = MigrationContext.configure(dialect_name="mysql", opts={"as_sql": True, "output_buffer": script})
 
     migrations.change_to_version_2(Operations(context))
+    migrations.change_to_version_3(Operations(context))
 
     text = script.getvalue()
+    assert "ADD COLUMN credits BIGINT" in text
+    assert "CREATE TABLE zoho_delink_credit" in text
     assert "ADD COLUMN source_as_of DATETIME(6)" in text
     assert "ADD COLUMN row_hash VARCHAR(64) COLLATE utf8mb4_bin" in text
     assert "ADD COLUMN snapshot LONGTEXT" in text
@@ -155,29 +181,30 @@ def test_statements_compile_for_mysql() -> None:
 
 
 def test_old_rows_are_there_if_a_step_fails_and_it_can_be_made_again(
-    old: sa.Engine, monkeypatch: pytest.MonkeyPatch
+    old: sa.Engine, version: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    versions = [row["version"] for row in rows_of(old, tables.versions)]
     before = rows(old, "zoho_delink_audit")
 
     def fails(connection: sa.Connection) -> None:
-        migrations.to_version_2(connection)
+        migrations.to_version_3(connection)
         raise RuntimeError
 
-    monkeypatch.setattr(schema, "MIGRATIONS", {2: fails})
+    monkeypatch.setattr(schema, "MIGRATIONS", {**schema.MIGRATIONS, 3: fails})
     with pytest.raises(RuntimeError):
         Ledger(old).ensure_schema()
 
     assert [{key: row[key] for key in before[0]} for row in rows(old, "zoho_delink_audit")] == before
-    assert [row["version"] for row in rows_of(old, tables.versions)] == [1]
+    assert [row["version"] for row in rows_of(old, tables.versions)] == versions
     if old.name != "mysql":  # which commits whatever changes a table by itself
         assert rows(old, "zoho_delink_audit") == before
-        assert not {table.name for table in NEW_TABLES} & set(sa.inspect(old).get_table_names())
+        assert not NEW_TABLES[version] & set(sa.inspect(old).get_table_names())
 
     monkeypatch.undo()
     Ledger(old).ensure_schema()
 
-    assert [row["version"] for row in rows_of(old, tables.versions)] == [1, 2]
-    assert {table.name for table in NEW_TABLES} <= set(sa.inspect(old).get_table_names())
+    assert [row["version"] for row in rows_of(old, tables.versions)] == [1, 2, 3]
+    assert NEW_TABLES[version] <= set(sa.inspect(old).get_table_names())
 
 
 def _described(engine: sa.Engine) -> dict[str, Any]:

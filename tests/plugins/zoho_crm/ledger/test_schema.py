@@ -105,10 +105,10 @@ def test_older_schema_is_brought_forward_step_by_step_and_keeps_its_rows(
 ) -> None:
     planned(ledger, pairs(3))
     steps = {
-        3: lambda connection: connection.exec_driver_sql("ALTER TABLE zoho_delink_run ADD COLUMN a INTEGER"),
-        4: lambda connection: connection.exec_driver_sql("UPDATE zoho_delink_run SET a = 7"),
+        4: lambda connection: connection.exec_driver_sql("ALTER TABLE zoho_delink_run ADD COLUMN a INTEGER"),
+        5: lambda connection: connection.exec_driver_sql("UPDATE zoho_delink_run SET a = 7"),
     }
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 5)
     monkeypatch.setattr(schema, "MIGRATIONS", steps)
 
     ledger.ensure_schema()
@@ -117,7 +117,7 @@ def test_older_schema_is_brought_forward_step_by_step_and_keeps_its_rows(
     with engine.connect() as connection:
         stored = connection.exec_driver_sql("SELECT run_key, a FROM zoho_delink_run").all()
     assert stored == [(RUN, 7)]
-    assert [row["version"] for row in rows_of(engine, tables.versions)] == [2, 3, 4]
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [3, 4, 5]
 
 
 def test_failed_step_leaves_the_old_version(
@@ -127,13 +127,13 @@ def test_failed_step_leaves_the_old_version(
         connection.exec_driver_sql("CREATE TABLE half_done (a INTEGER)")
         raise RuntimeError
 
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
-    monkeypatch.setattr(schema, "MIGRATIONS", {3: fails})
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 4)
+    monkeypatch.setattr(schema, "MIGRATIONS", {4: fails})
 
     with pytest.raises(RuntimeError):
         ledger.ensure_schema()
 
-    assert [row["version"] for row in rows_of(engine, tables.versions)] == [2]
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [3]
     # Where the database commits whatever changes a table by itself, the step goes on from there when it is tried again.
     assert sa.inspect(engine).has_table("half_done") == (engine.name == "mysql")
 
