@@ -38,6 +38,7 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
             else f"{run['source_rows']}, {run['duplicates']}",
             "links planned": run["planned"],
             "links open": run["open_links"],
+            "API credits used": run["credits"],
         }
     )
     if run["outcomes"]:
@@ -68,7 +69,7 @@ def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
         "removed",
         "relinked",
     )
-    also = ("failed", "unknown", "not_attempted")
+    also = ("failed", "unknown", "not_attempted", "credits")
     out.table((*names, *also), [[run[name] for name in (*names, *also)] for run in found])
 
 

@@ -13,7 +13,6 @@ from yarl import URL
 from zoho_crm.core.request import ZohoRequest, refuse_changed_request
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.answer import MAX_BODY_BYTES, Answer
-from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import USER_AGENT, Network
 
 if TYPE_CHECKING:
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
 
     from zoho_crm.hooks.access_token import TokenSource
     from zoho_crm.hooks.connection import ZohoConnection
+    from zoho_crm.hooks.meter import Meter
     from zoho_crm.hooks.oauth import Token
 
 _NEVER_CONNECTED = (
@@ -40,6 +40,7 @@ class AsyncZohoClient:
     It makes no call to Airflow's SDK on the loop's thread: a token is renewed in a thread of its own.
 
     :param token: the token to begin with, resolved before the loop
+    :param meter: measures every request
     :param max_connections: requests in flight; further ones wait for their turn without a time limit
     :param connect_timeout_s: seconds for looking the name up and connecting
     :param read_timeout_s: seconds without a byte; a whole answer may take twice as long
@@ -52,6 +53,7 @@ class AsyncZohoClient:
         network: Network,
         token_source: TokenSource,
         token: Token,
+        meter: Meter,
         *,
         max_connections: int,
         connect_timeout_s: float = 10.0,
@@ -63,7 +65,7 @@ class AsyncZohoClient:
         self._network = network
         self._token_source = token_source
         self._base_url = connection.base_url
-        self._meter = Meter(connection.conn_id)
+        self._meter = meter
         self._clock = clock
         self._timeout = aiohttp.ClientTimeout(
             total=connect_timeout_s + 2 * read_timeout_s, connect=connect_timeout_s, sock_read=read_timeout_s

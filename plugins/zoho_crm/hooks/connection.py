@@ -136,6 +136,11 @@ class ZohoConnection(BaseModel):
         """Whether this leads to a local Zoho."""
         return self.local_url is not None
 
+    @property
+    def kind(self) -> str:
+        """What kind of organisation it leads to: its environment, or ``local`` for a local Zoho."""
+        return "local" if self.is_local else self.environment
+
     @cached_property
     def base_url(self) -> str:
         """Scheme and host, and the port of a local Zoho, that all API calls go to; without a trailing slash."""

@@ -12,13 +12,13 @@ from zoho_crm.core.request import ZohoRequest, refuse_changed_request
 from zoho_crm.core.told import retry_after_s
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.answer import MAX_BODY_BYTES, Answer
-from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network, bounded_body, failure_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoho_crm.hooks.connection import ZohoConnection
+    from zoho_crm.hooks.meter import Meter
     from zoho_crm.hooks.oauth import Token
 
 _READ_ATTEMPTS = 4
@@ -30,6 +30,7 @@ class Exchange:
     """
     Sends single requests over one session of requests.
 
+    :param meter: measures every request
     :param timeout_s: for connecting and for reading
     :param sleep: waits between the tries of a reading call
     """
@@ -38,13 +39,14 @@ class Exchange:
         self,
         connection: ZohoConnection,
         network: Network,
+        meter: Meter,
         *,
         timeout_s: tuple[float, float],
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.session = network.open_session()
         self._base_url = connection.base_url
-        self._meter = Meter(connection.conn_id)
+        self._meter = meter
         self._timeout_s = timeout_s
         self._sleep = sleep
 

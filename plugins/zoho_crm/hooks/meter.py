@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from zoho_crm import metrics
@@ -16,15 +17,26 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.answer import Answer
 
 _CREDITS_EVERY_S = 1.0
+_CREDITS_A_CALL = 1
+"""Of all the calls that this package makes: Zoho charges more for others, such as bulk reads."""
+_TURNED_AWAY = frozenset({401, 429})
+"""Answers to requests that were let in nowhere, and so have cost nothing."""
 
 
 class Meter:
     """
-    Times every request, counts refusals, and tells the credits left, once a second at the most.
+    Times every request, counts refusals and credits, and tells the credits left, once a second at the most.
 
     :param connection: id of the Airflow connection
     :param clock: seconds, monotonic
     """
+
+    credits_used = 0
+    """API credits that the requests have cost, by our own count; one that was sent and not answered counts."""
+    credits_left: int | None = None
+    """How many Zoho said last that the org has left; None before it does, which is when half are used."""
+    credits_seen_at: datetime | None = None
+    """When it said so."""
 
     def __init__(self, connection: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
@@ -37,14 +49,18 @@ class Meter:
         if answer.status == 429:
             used_up = is_out_of_credits(answer.headers, answer.body)
             metrics.throttled(self._connection, credits_used_up=used_up)
+        if answer.status not in _TURNED_AWAY:
+            self.credits_used += _CREDITS_A_CALL
         left = credits_remaining(answer.headers)
         if left is not None and (now := self._clock()) - self._credits_at >= _CREDITS_EVERY_S:
             self._credits_at = now
+            self.credits_left, self.credits_seen_at = left, datetime.now(UTC)
             metrics.credits_remaining(self._connection, left)
 
     def failed(self, method: str, error: ZohoError, duration_s: float) -> None:
         """Measure a request that got no answer; one that was never to leave is none."""
         if isinstance(error, ZohoUnansweredError):
+            self.credits_used += _CREDITS_A_CALL
             metrics.request_done(self._connection, method, metrics.NO_ANSWER, duration_s)
         elif isinstance(error, ZohoNotSentError):
             metrics.request_done(self._connection, method, metrics.NOT_SENT, duration_s)

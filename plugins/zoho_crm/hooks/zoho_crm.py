@@ -30,6 +30,7 @@ from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
 from zoho_crm.hooks.exchange import Exchange
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
+from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network
 from zoho_crm.hooks.oauth import Token, fetch_token
 from zoho_crm.hooks.preflight import check_relation, describe_connection
@@ -102,6 +103,11 @@ class ZohoCRMHook(HttpHook):
         return Network.from_environment(self.connection)
 
     @cached_property
+    def meter(self) -> Meter:
+        """What is measured of all requests of this hook, and of the clients that it makes."""
+        return Meter(self.zoho_conn_id)
+
+    @cached_property
     def token_source(self) -> TokenSource:
         """The access token that all tasks and workers share."""
         return TokenSource(
@@ -142,6 +148,7 @@ class ZohoCRMHook(HttpHook):
             self.network,
             self.token_source,
             self.token_source.get(),
+            self.meter,
             max_connections=max_connections or self.connection.max_concurrency,
             connect_timeout_s=self.connect_timeout_s,
             read_timeout_s=self.read_timeout_s,
@@ -325,6 +332,7 @@ class ZohoCRMHook(HttpHook):
         return Exchange(
             self.connection,
             self.network,
+            self.meter,
             timeout_s=(self.connect_timeout_s, self.read_timeout_s),
             sleep=self.sleep,
         )

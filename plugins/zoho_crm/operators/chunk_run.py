@@ -177,7 +177,7 @@ class ChunkRun:
             self._pace.slow_down()
             return
         self._pace.speed_up()
-        left = credits_remaining(answer.headers)
+        left = credits_remaining(answer.headers) if self._credit_reserve else None
         if left is not None and left < self._credit_reserve:
             self.stop(
                 f"{left} API credits of the org are left, {self._credit_reserve} are reserved",

@@ -88,7 +88,7 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
             report = self.drive(
                 drive.hook,
                 partial(self._snapshotter, fields=tuple(self.snapshot_fields)),
-                SnapshotStore(drive.ledger, drive.claim),
+                SnapshotStore(drive.ledger, drive.claim, drive.spending),
                 drive.slots,
             )
         left = sum(report.counts[outcome] for outcome in DRIVE_AGAIN)

@@ -26,6 +26,7 @@ from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.loop_task import WAITS, LoopTask
 from zoho_crm.operators.report import close_run
 from zoho_crm.operators.spans import span
+from zoho_crm.operators.spending import Spending
 from zoho_crm.operators.stored_plan import refuse_old_plan, run_of
 from zoho_crm.operators.stores import (
     ClaimedChunk,
@@ -57,6 +58,7 @@ class Drive(NamedTuple):
     ledger: Ledger
     claim: Claim
     slots: Slots
+    spending: Spending
 
 
 class LinksTask(LoopTask):
@@ -274,6 +276,7 @@ class LinksTask(LoopTask):
                 mode=DRY_RUN if self._is_dry_run else APPLY,
                 window_start=BEGINNING,
                 window_end=datetime.now(UTC),
+                environment=hook.connection.kind,
             )
         )
         pairs = self._pairs()
@@ -325,6 +328,7 @@ class LinksTask(LoopTask):
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         with span("claim"):
             claim = ledger.claim_chunk(run.run_key, chunk["chunk_no"], holder)
+        spending = Spending(hook.meter, self.zoho_conn_id, target.org_id)
         store = ClaimedChunk(
             ledger=ledger,
             claim=claim,
@@ -332,6 +336,7 @@ class LinksTask(LoopTask):
             target=target,
             job=run.job,
             in_flight=not target.dry_run,
+            spending=spending,
         )
         if target.dry_run and not (self.verify or run.params.get("verify") is True):
             return ChunkReport(settle_unasked(store, self.unasked))
@@ -345,7 +350,7 @@ class LinksTask(LoopTask):
         if target.dry_run:
             return self.drive(hook, self._prober, store, slots)
         ledger.mark_running(run.run_key)
-        refusal = self.before_sending(Drive(hook, ledger, claim, slots))
+        refusal = self.before_sending(Drive(hook, ledger, claim, slots, spending))
         return refusal or self.drive(hook, self.worker, store, slots)
 
     def _prober(self, client: AsyncZohoClient) -> UnitWorker:

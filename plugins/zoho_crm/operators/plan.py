@@ -92,6 +92,8 @@ class PlanOperator(JobTask):
             window_end=request.window_end,
             reason=request.reason,
             params={name: value for name, value in context["params"].items() if name != "links"},
+            environment=preflight.get("environment"),
+            check_credits=preflight.get("credits", 0),
         )
 
     @staticmethod

@@ -135,7 +135,8 @@ class PlanAgainOperator(JobTask):
         from airflow.sdk import conf
 
         request, origin = request_of(context), origin_of(context)
-        target = self._target(job, request, context)
+        preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
+        target = self._target(job, request, preflight)
         selection = self.select(ledger, job, context, target)
         run = ledger.start_run(
             RunStart(
@@ -149,6 +150,8 @@ class PlanAgainOperator(JobTask):
                 reason=request.reason,
                 params={name: value for name, value in context["params"].items() if name != "links"},
                 origin_run_key=selection.origin_run_key,
+                environment=preflight.get("environment"),
+                check_credits=preflight.get("credits", 0),
             )
         )
         plan = ledger.plan_run(
@@ -165,8 +168,7 @@ class PlanAgainOperator(JobTask):
         context["ti"].xcom_push(key="counts", value=counts)
         return plan
 
-    def _target(self, job: Job, request: RunRequest, context: Context) -> Target:
-        preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
+    def _target(self, job: Job, request: RunRequest, preflight: dict[str, Any]) -> Target:
         return Target(
             relation=job.relation.as_relation(),
             data_center=preflight.get("data_center", ""),

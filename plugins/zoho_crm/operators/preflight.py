@@ -34,7 +34,8 @@ class PreflightOperator(JobTask):
     Checked are the trigger form, the job's SQL and notifiers, the audit database and its tables, the warehouse, the
     Zoho connection and its scopes, and that module, related list and external fields are what the job takes them for.
 
-    :return: ``org_id``, ``data_center`` and ``api_version`` for the audit
+    :return: ``org_id``, ``data_center``, ``api_version`` and ``environment`` for the audit, and ``credits``: what the
+        checks have cost
     :raises AirflowFailException: something has to be changed first; the message says what
     """
 
@@ -62,6 +63,8 @@ class PreflightOperator(JobTask):
             ledger.check_connection()
             ledger.ensure_schema()
             checked = self._check_zoho(job, ledger)
+            # A run that is there already has been begun by a try before this one.
+            ledger.add_check_credits(self.run_key_of(context), checked["credits"])
         finally:
             ledger.close()
         self.check_source(job)
@@ -104,4 +107,6 @@ class PreflightOperator(JobTask):
             "org_id": org.get("zgid") or org.get("id"),
             "data_center": hook.connection.data_center,
             "api_version": hook.connection.api_version,
+            "environment": hook.connection.kind,
+            "credits": hook.meter.credits_used,
         }

@@ -22,8 +22,8 @@ class RetentionOperator(BaseOperator):
     """
     Replace the external ids of a job's runs by their hashes once they are older than its ``retention_days``.
 
-    The audit still verifies; a run whose ids are replaced cannot be driven, driven again or put back. The form's
-    ``dry_run`` only counts.
+    The audit still verifies; a run whose ids are replaced cannot be driven, driven again or put back. Old readings of
+    credits left are deleted as well. The form's ``dry_run`` only counts.
 
     :param job_name: name of the job, of whose file only ``retention_days`` and ``audit_conn_id`` are used
     :param jobs_folder: folder of the job files
@@ -60,6 +60,7 @@ class RetentionOperator(BaseOperator):
             left_open = ledger.runs_left_open(job.name, before)
             if not only_count:
                 summary["rows"] = sum(self._replace(ledger, run_key) for run_key in run_keys)
+                ledger.forget_credit_readings()
         finally:
             ledger.close()
         summary |= {"runs": len(run_keys), "left_open": len(left_open)}

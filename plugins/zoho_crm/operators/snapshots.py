@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import LinkResult
+from zoho_crm.operators.spending import spent_by
 from zoho_crm.operators.stores import while_database_is_away
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.chunk_run import UnitWorker
+    from zoho_crm.operators.spending import Spending
 
 NOT_KEPT = "not sent: its attributes have not been read; start a new run"
 
@@ -29,6 +31,7 @@ class SnapshotStore:
 
     ledger: Ledger
     claim: Claim
+    spending: Spending | None = None
 
     def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
         """
@@ -38,7 +41,10 @@ class SnapshotStore:
         """
         texts = {one.planned.seq: one.planned.snapshot for one in results if one.planned.snapshot is not None}
         if texts:
-            while_database_is_away(lambda: self.ledger.store_snapshots(self.claim, texts))
+            with spent_by(self.spending) as spent:
+                while_database_is_away(
+                    lambda: self.ledger.store_snapshots(self.claim, texts, credits_used=spent.credits_used)
+                )
         if take < 1:
             return []
         return while_database_is_away(lambda: self.ledger.without_snapshot(self.claim, take))

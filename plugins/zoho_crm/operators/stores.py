@@ -16,6 +16,7 @@ import tenacity
 from zoho_crm import metrics
 from zoho_crm.core.links import Link, PairKeys, Relation, as_external_id, link_fault, storable_text
 from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
+from zoho_crm.operators.spending import spent_by
 
 if TYPE_CHECKING:
     from collections import deque
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.chunk_run import Store
+    from zoho_crm.operators.spending import Spending
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class ClaimedChunk:
     A chunk of a stored plan under this try's claim.
 
     :param in_flight: whether links are marked in flight when they are taken; not for a dry run, which sends nothing
+    :param spending: what the try costs; None where nothing is sent
     """
 
     ledger: Ledger
@@ -54,6 +57,7 @@ class ClaimedChunk:
     target: Target
     job: str
     in_flight: bool = True
+    spending: Spending | None = None
 
     def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
         """
@@ -61,17 +65,20 @@ class ClaimedChunk:
 
         :raises ClaimLostError: a newer try has taken the chunk over
         """
-        taken = while_database_is_away(
-            lambda: self.ledger.settle(
-                self.claim,
-                results,
-                origin=self.origin,
-                target=self.target,
-                job=self.job,
-                take=take,
-                in_flight=self.in_flight,
+        with spent_by(self.spending) as spent:
+            taken = while_database_is_away(
+                lambda: self.ledger.settle(
+                    self.claim,
+                    results,
+                    origin=self.origin,
+                    target=self.target,
+                    job=self.job,
+                    take=take,
+                    in_flight=self.in_flight,
+                    credits_used=spent.credits_used,
+                    reading=spent.reading,
+                )
             )
-        )
         _count(results, self.job, self.target)
         return taken
 

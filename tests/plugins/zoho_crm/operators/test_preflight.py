@@ -48,7 +48,13 @@ def check(job: Job, sql_path: Path, **params: Any) -> dict[str, Any]:
 def test_tells_the_audit_what_it_learns_and_makes_the_tables(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
-    assert check(make_job(), sql_path) == {"org_id": "700000001", "data_center": "us", "api_version": "v7"}
+    assert check(make_job(), sql_path) == {
+        "org_id": "700000001",
+        "data_center": "us",
+        "api_version": "v7",
+        "environment": "local",
+        "credits": zoho.state.limits.credits_used,
+    }
     assert audit.runs() == []
     assert sent(zoho) == []
     assert audit.leases() == []
