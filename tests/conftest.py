@@ -32,7 +32,7 @@ os.environ.update(
 asyncio.set_event_loop(None)
 
 # Servers that several folders of tests use, started once in each session.
-pytest_plugins = ["tests.postgres", "tests.mariadb"]
+pytest_plugins = ["tests.postgres", "tests.mariadb", "tests.statsd"]
 
 # The same examples in every run of CI, so that a change is judged by itself; elsewhere new ones each time.
 settings.register_profile("ci", derandomize=True)

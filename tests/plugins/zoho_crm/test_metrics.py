@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from airflow.sdk._shared.observability.metrics.base_stats_logger import NoStatsLogger
+from airflow.sdk._shared.observability.metrics.otel_logger import SafeOtelLogger
+from airflow.sdk.observability import stats
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+
+from tests.statsd import Sample
+from zoho_crm import metrics
+from zoho_crm.core.links import Relation
+from zoho_crm.core.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.statsd import StatsdServer
+
+DOCS = Path(__file__).parents[3] / "docs" / "signals.md"
+RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
+OUTSIDE = "nightly, of=Ünïcode; and much longer than anybody would call a Dag that is to be found again"
+JOB = "nightly__of__n_code__and_much_longer_than_anybody_"
+
+
+def measure_everything() -> None:
+    """Measure each metric once, for a job that is called as nobody would call one."""
+    metrics.links_settled(
+        {Outcome.REMOVED: 3, Outcome.FAILED: 0},
+        job=OUTSIDE,
+        relation=RELATION,
+        operation="delink",
+        dry_run=False,
+    )
+    metrics.request_done("zoho:one", "DELETE", 200, 0.125)
+    metrics.throttled("zoho:one", credits_used_up=True)
+    metrics.credits_remaining("zoho:one", 4_711)
+    metrics.slots_leased("zoho:one", 7, 10)
+    metrics.token_asked("zoho:one", "ok")
+    metrics.run_closed(OUTSIDE, "delink", "succeeded", dry_run=True)
+
+
+ONE = {"connection": "zoho_one"}
+LINKS = {"delink_job": JOB, "relation": "Contacts.Deals", "operation": "delink", "outcome": "removed"}
+TOLD = [
+    Sample("zoho_crm.links", "counter", 3, {**LINKS, "dry_run": "false"}),
+    Sample("zoho_crm.request", "timer", 125, {**ONE, "method": "DELETE", "status": "200"}),
+    Sample("zoho_crm.throttled", "counter", 1, {**ONE, "kind": "credits"}),
+    Sample("zoho_crm.credits_remaining", "gauge", 4_711, ONE),
+    Sample("zoho_crm.in_flight", "gauge", 7, ONE),
+    Sample("zoho_crm.in_flight_limit", "gauge", 10, ONE),
+    Sample("zoho_crm.token_refreshes", "counter", 1, {**ONE, "result": "ok"}),
+    Sample(
+        "zoho_crm.runs",
+        "counter",
+        1,
+        {"delink_job": JOB, "operation": "delink", "status": "succeeded", "dry_run": "true"},
+    ),
+]
+
+
+def test_every_metric_reaches_statsd_with_its_tags_whatever_a_job_is_called(statsd: StatsdServer) -> None:
+    measure_everything()
+    statsd.until(lambda: len(statsd.samples()) == len(TOLD))
+    assert statsd.samples() == TOLD
+
+
+def test_those_told_are_all_there_are_with_the_kinds_and_tags_of_the_list() -> None:
+    told = {one.name: (one.kind, tuple(one.tags)) for one in TOLD}
+    assert told == {metric.name: (metric.kind.value, metric.tags) for metric in metrics.METRICS}
+
+
+@pytest.fixture
+def otel() -> Iterator[InMemoryMetricReader]:
+    """Airflow's own metrics on OpenTelemetry, kept in memory."""
+    reader = InMemoryMetricReader()
+    provider = MeterProvider([reader])
+    stats.initialize(factory=lambda: SafeOtelLogger(provider), export_legacy_names=True)
+    yield reader
+    stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+    provider.shutdown()
+
+
+def test_every_metric_reaches_opentelemetry_with_the_same_values(otel: InMemoryMetricReader) -> None:
+    measure_everything()
+    data: Any = otel.get_metrics_data()
+    points = {
+        metric.name: point
+        for resource in data.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.data.data_points
+    }
+    told = {name: getattr(point, "sum", None) or point.value for name, point in points.items()}
+    assert told == {f"airflow.{one.name}": one.value for one in TOLD}
+    assert {name: dict(point.attributes) for name, point in points.items()} == {
+        f"airflow.{one.name}": one.tags for one in TOLD
+    }
+
+
+def test_the_document_lists_every_metric() -> None:
+    rows = [
+        [cell.strip().strip("`") for cell in line.strip("| ").split("|")]
+        for line in DOCS.read_text().splitlines()
+        if line.startswith("| `zoho_crm.")
+    ]
+    listed = [(row[0], row[1], row[2], row[3].replace("`", "")) for row in rows]
+    assert listed == [
+        (metric.name, metric.kind.value, metric.unit, ", ".join(metric.tags)) for metric in metrics.METRICS
+    ]
