@@ -1,0 +1,189 @@
+"""What each task tells OpenLineage, read from what the provider's own listener would send."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.plugins.zoho_crm.operators.world import (
+    AUDIT,
+    WAREHOUSE,
+    Audit,
+    Warehouse,
+    context,
+    delink,
+    jobs_folder,
+    link_all,
+    make_job,
+    pairs,
+    set_connection,
+)
+from zoho_crm.operators.guard import GuardOperator
+from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.relink import RelinkByExternalIdOperator
+from zoho_crm.operators.report import ReportOperator
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from include.local_zoho import LocalZoho
+    from zoho_crm.core.records import ChunkRef
+
+pytest.importorskip("airflow.providers.openlineage")
+
+pytestmark = [pytest.mark.systems, pytest.mark.parametrize("audit", ["sqlite"], indirect=True)]
+
+JOINED_SQL = """\
+WITH marked AS (SELECT * FROM crm.links_to_remove WHERE marked_at >= :window_start AND marked_at < :window_end)
+SELECT m.parent_id AS external_id, d.our_id AS related_external_id
+FROM marked m JOIN Sales."Deals" d ON d.id = m.deal_id
+"""
+
+
+@pytest.fixture(autouse=True)
+def _tables(audit: Audit) -> None:
+    audit.ledger()
+
+
+def told(operator: Any, *, at_start: bool = False) -> tuple[list[str], dict[str, int | None]]:
+    """The datasets that an operator reads, and those that it writes with their rows, as the provider sees them."""
+    from airflow.providers.openlineage.extractors.base import DefaultExtractor
+
+    extractor = DefaultExtractor(operator)
+    lineage = extractor.extract() if at_start else extractor.extract_on_complete(None)
+    assert lineage is not None
+    rows = {}
+    for one in lineage.outputs:
+        statistics = one.outputFacets.get("outputStatistics")
+        rows[f"{one.namespace} {one.name}"] = statistics and statistics.rowCount
+    return [f"{one.namespace} {one.name}" for one in lineage.inputs], rows
+
+
+def of_audit(audit: Audit, table: str) -> str:
+    return f"sqlite://{audit.url.database} {table}"
+
+
+def task(kind: Any, sql_path: Path, **changes: Any) -> Any:
+    return kind(task_id="a_task", job=make_job(**changes), jobs_folder=jobs_folder(sql_path))
+
+
+def planned(sql_path: Path, **params: Any) -> ChunkRef:
+    (chunk,) = task(PlanOperator, sql_path).execute(
+        context(
+            "plan", params={"mode": "apply", **params}, preflight={"org_id": "60001234", "data_center": "eu"}
+        )
+    )
+    return chunk
+
+
+def test_a_plan_leads_from_the_warehouses_tables_to_the_plans(
+    audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    warehouse.add([*pairs(3), ("c-9", "..")])
+    plan = task(PlanOperator, sql_path)
+    # What it reads is not known before: the form may hold pasted links.
+    assert told(plan, at_start=True) == ([], {of_audit(audit, "zoho_delink_link"): None})
+    plan.execute(context("plan"))
+    assert told(plan) == ([f"sqlite://{warehouse.path} pairs"], {of_audit(audit, "zoho_delink_link"): 4})
+
+
+def test_pasted_links_are_of_no_table(audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
+    plan = task(PlanOperator, sql_path)
+    plan.execute(context("plan", params={"links": [["c-1", "d-1"]]}))
+    assert told(plan) == ([], {of_audit(audit, "zoho_delink_link"): 1})
+
+
+def test_tables_are_named_as_the_hook_of_their_database_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoho_crm.operators.lineage import tables_read
+
+    set_connection(
+        monkeypatch,
+        WAREHOUSE,
+        conn_type="postgres",
+        host="no-such-host.invalid",
+        login="somebody",
+        password="a-secret",
+        schema="analytics",
+    )
+    found = tables_read(WAREHOUSE, JOINED_SQL)
+    assert sorted((one.namespace, one.name) for one in found) == [
+        ("postgres://no-such-host.invalid:5432", "analytics.Sales.Deals"),
+        ("postgres://no-such-host.invalid:5432", "analytics.crm.links_to_remove"),
+    ]
+    assert "a-secret" not in str(found)
+
+
+def test_sql_that_cannot_be_read_has_no_tables(warehouse: Warehouse) -> None:
+    from zoho_crm.operators.lineage import tables_read
+
+    assert tables_read(WAREHOUSE, "SELEKT everything") == []
+
+
+def test_a_guard_reads_the_plan_and_the_tables_of_its_sql(
+    audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    (sql_path.parent / "known.sql").write_text("SELECT count(*) FROM known_links")
+    guard = task(GuardOperator, sql_path, guards={"max_share": 0.5, "baseline_sql_file": "known.sql"})
+    inputs = [of_audit(audit, "zoho_delink_link"), f"sqlite://{warehouse.path} known_links"]
+    assert told(guard, at_start=True) == (inputs, {of_audit(audit, "zoho_delink_run"): None})
+
+
+def test_links_taken_out_lead_from_the_plan_into_zoho_and_the_audit(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    warehouse.add(pairs(5))
+    link_all(zoho, pairs(4))
+    chunk = planned(sql_path)
+    operator = delink(chunk=chunk, audit_conn_id=AUDIT)
+    plan = [of_audit(audit, "zoho_delink_link")]
+    assert told(operator, at_start=True) == (plan, {of_audit(audit, "zoho_delink_audit"): None})
+    operator.execute(context())
+    assert told(operator) == (
+        plan,
+        # The fifth has no records.
+        {of_audit(audit, "zoho_delink_audit"): 5, "zoho://us/60001234 Contacts.Deals": 4},
+    )
+    (_, relation) = operator.get_openlineage_facets_on_complete(None).outputs
+    assert [field.name for field in relation.facets["schema"].fields] == [
+        "Contacts.External_Contact_ID",
+        "Deals.External_Deal_ID",
+    ]
+    assert "c-0" not in str(relation)
+
+
+def test_a_dry_run_writes_no_relation(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    warehouse.add(pairs(2))
+    operator = delink(chunk=planned(sql_path, mode="dry_run"), audit_conn_id=AUDIT)
+    operator.execute(context())
+    assert told(operator)[1] == {of_audit(audit, "zoho_delink_audit"): 2}
+
+
+def test_links_put_back_without_a_ledger_are_of_the_relation_alone(zoho: LocalZoho, audit: Audit) -> None:
+    link_all(zoho, pairs(2))
+    zoho.state.unlink("Contacts", "c-00000", "Deals", "d-00000")
+    operator = RelinkByExternalIdOperator(
+        task_id="relink",
+        module="Contacts",
+        external_field="External_Contact_ID",
+        related_list="Deals",
+        related_external_field="External_Deal_ID",
+        links=pairs(2),
+    )
+    assert told(operator, at_start=True) == ([], {})
+    operator.execute(context())
+    assert told(operator) == ([], {"zoho://us Contacts.Deals": 1})
+
+
+def test_a_report_leads_from_the_audit_to_the_runs(audit: Audit, sql_path: Path) -> None:
+    assert told(task(ReportOperator, sql_path), at_start=True) == (
+        [of_audit(audit, "zoho_delink_audit")],
+        {of_audit(audit, "zoho_delink_run"): None},
+    )
+
+
+def test_a_task_for_any_job_tells_nothing_before_it_knows_its_job(sql_path: Path, audit: Audit) -> None:
+    operator = ReportOperator(task_id="report", job=None, jobs_folder=jobs_folder(sql_path))
+    assert operator.get_openlineage_facets_on_start() is None
