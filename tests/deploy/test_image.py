@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tomllib
+
+from tests.deploy._files import OURS, PROJECT, instructions, pins
+
+VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+
+
+def test_both_stages_have_one_base_of_a_named_version():
+    bases = {line.split()[0] for line in instructions("FROM")}
+    (base,) = bases
+    assert re.fullmatch(r"python:3\.1[123]\.\d+-slim-[a-z]+", base)
+
+
+def test_runs_as_the_user_that_airflows_chart_expects():
+    assert instructions("USER") == ["50000:0"]
+    assert "useradd --uid 50000 --gid 0" in instructions("RUN")[-1]
+    assert "--owner 50000 --group 0 --mode 0775 /opt/airflow /opt/airflow/logs" in instructions("RUN")[-1]
+
+
+def test_installs_wheels_alone_each_held_against_its_hash():
+    tools, wheel, _ = instructions("RUN")
+    steps = [step for step in tools.split("&&") if "install" in step or "sync" in step]
+    assert len(steps) == 2
+    for step in steps:
+        assert "--only-binary :all:" in step
+        assert "--require-hashes" in step
+    assert "--build-constraint requirements-dev.txt --require-hashes" in wheel
+    assert "--no-deps dist/*.whl" in wheel
+    copied = [line for line in instructions("COPY") if line.startswith("--from=build")]
+    assert copied == ["--from=build /opt/venv /opt/venv"]
+
+
+def test_copies_what_is_there_and_what_is_not_kept_out():
+    let_in = {line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    assert "*" in (PROJECT / ".dockerignore").read_text().splitlines()
+    copied = {
+        source
+        for line in instructions("COPY")
+        if not line.startswith("--from")
+        for source in line.split()[:-1]
+    }
+    assert copied == let_in
+    assert all((PROJECT / source).exists() for source in copied)
+
+
+def test_names_of_the_image_say_the_version_of_the_package():
+    assert {service["image"] for service in OURS.values()} == {f"zoho-crm-delink:{VERSION}"}
+
+
+def test_entrypoint_gives_way_to_the_command_with_files_that_the_group_may_write():
+    entrypoint = PROJECT / "deploy" / "entrypoint.sh"
+    assert os.access(entrypoint, os.X_OK)
+    environment = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere", "AIRFLOW_HOME": "/opt/airflow"}
+    command = [entrypoint, "sh", "-c", 'umask; echo "$HOME"; echo "$0 $1"', "it's one", "two  words"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["0002", "/opt/airflow", "it's one two  words"]
+
+
+def test_entrypoint_passes_the_code_of_the_command_on():
+    command = [PROJECT / "deploy" / "entrypoint.sh", "sh", "-c", "exit 7"]
+    assert subprocess.run(command, env={"AIRFLOW_HOME": "/"}, check=False).returncode == 7
+
+
+def test_requirements_hold_the_extra_and_agree_with_what_is_tested():
+    extra = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"][
+        "deploy"
+    ]
+    deployed = pins("requirements-deploy.txt")
+    assert {re.split(r"[\[<>=]", line)[0] for line in extra} <= deployed.keys()
+    for tested in (pins("requirements.txt"), pins("requirements-dev.txt")):
+        assert {name: tested[name] for name in deployed.keys() & tested.keys()} == {
+            name: deployed[name] for name in deployed.keys() & tested.keys()
+        }
+    assert pins("requirements.txt").keys() <= deployed.keys()
+
+
+def test_every_requirement_has_hashes_and_no_address():
+    text = (PROJECT / "requirements-deploy.txt").read_text()
+    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert {re.split(r"[\[=]", entry)[0] for entry in entries} == pins("requirements-deploy.txt").keys()
+    assert all("--hash=sha256:" in entry for entry in entries)
+    assert "://" not in text
