@@ -112,6 +112,16 @@ def _pages(client: TestClient) -> dict[str, Callable[[], object]]:
         "run, id is contact-0123456": search(external_id="contact-0123456"),
         "run, id begins with contact-01 and unknown": search(external_id="contact-01", outcome="unknown"),
         "run, related id": search(related_external_id="deal-00777777"),
+        "run, related id begins with deal-0077": search(related_external_id="deal-0077"),
+        "run, related id begins with deal-00 (all)": search(related_external_id="deal-00"),
+        "… the 50 after the 900,000th": search(related_external_id="deal-00", after="900000"),
+        "… and unknown": search(related_external_id="deal-00", outcome="unknown"),
+        "… and already absent": search(related_external_id="deal-00", outcome="already_absent"),
+        "… and removed": search(related_external_id="deal-00", outcome="removed"),
+        "… and id begins with contact-01": search(related_external_id="deal-00", external_id="contact-01"),
+        "… and id begins with contact-0123": search(
+            related_external_id="deal-00", external_id="contact-0123"
+        ),
         "run, id that is nowhere": search(external_id="zzz"),
         "link": lambda: client.get(f"/links/{link}"),
     }

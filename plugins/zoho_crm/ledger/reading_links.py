@@ -2,7 +2,8 @@
 Links of a run as people look at them: searched, filtered, page by page, or all of them in a stream.
 
 A run may have a million links. A page is found by keys alone: a plan is sorted by external id, the valid links before
-the invalid ones, so that the place of an id is found by halving; outcomes and related ids have an index.
+the invalid ones, so that the place of an id is found by halving; outcomes and related ids have an index. Links come in
+the order of the plan, or by their related id where so many are searched for by it that they cannot be sorted anew.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ OPEN = "open"
 """Stands in :class:`LinkFilter` for links that have no outcome yet."""
 
 STREAM_LINKS = 2_000
+FEW = 20_000
+"""Links that can be read and sorted for one page."""
 _LAST_CHARACTER = "\U0010ffff"
 _OF_LINK = ("seq", "chunk_no", "pair_key", "external_id", "related_external_id", "state", "outcome", "fault")
 _OF_EVENT = (
@@ -46,7 +49,7 @@ class LinkFilter:
 
     :param outcome: an outcome, or :data:`OPEN`
     :param external_id: how the external id begins
-    :param related_external_id: the whole related external id
+    :param related_external_id: how the related external id begins
     """
 
     outcome: str | None = None
@@ -84,25 +87,28 @@ def page_of_links(
     engine: sa.Engine, run: StoredRun, wanted: LinkFilter, *, after: int = -1, limit: int = 50
 ) -> list[LinkRow]:
     """
-    Return links in the order of the plan.
+    Return links, in an order that is the same for all pages of a filter.
 
     A run whose ids were replaced by hashes has no plan any more, and so no links here.
 
     :param after: ``seq`` of the last link of the page before
     """
     with reading(engine).begin() as connection:
-        conditions = _conditions(connection, run, wanted)
-        if conditions is None:
+        search = _search(connection, run, wanted)
+        if search is None:
             return []
-        # Few links share a related id: an order that no index has makes a planner look for those first.
-        place = links.c.seq + 0 if wanted.related_external_id else links.c.seq
-        statement = (
-            sa.select(*(links.c[name] for name in _OF_LINK))
-            .where(links.c.run_key == run.run_key, place > after, *conditions)
-            .order_by(place)
-            .limit(limit)
+        statement = sa.select(*(links.c[name] for name in _OF_LINK)).where(
+            links.c.run_key == run.run_key, *search.conditions
         )
-        found = connection.execute(statement).mappings().all()
+        if search.by_related and after >= 0:
+            related = _related_of(connection, run.run_key, after)
+            statement = statement.where(
+                search.related >= related, sa.or_(search.related > related, links.c.seq > after)
+            )
+        elif not search.by_related:
+            statement = statement.where(search.place > after)
+        order = (search.related, links.c.seq) if search.by_related else (search.place,)
+        found = connection.execute(statement.order_by(*order).limit(limit)).mappings().all()
         return _with_events(connection, run.run_key, found)
 
 
@@ -115,25 +121,77 @@ def stream_links(engine: sa.Engine, run: StoredRun, outcome: str | None = None) 
         after = page[-1].seq
 
 
-def _conditions(
-    connection: sa.Connection, run: StoredRun, wanted: LinkFilter
-) -> list[sa.ColumnElement[bool]] | None:
-    """Return what the links must meet, None if there can be none."""
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """
+    How the links of a filter are found.
+
+    An expression that no index holds, such as ``seq + 0``, keeps a planner from an index that would lead through many
+    links to few.
+
+    :param by_related: whether they come in the order of their related ids, and not in that of the plan
+    :param place: ``seq``, for comparing and ordering
+    :param related: the related id, for the same
+    """
+
+    conditions: list[sa.ColumnElement[bool]]
+    by_related: bool = False
+    place: sa.ColumnElement[int] = links.c.seq
+    related: sa.ColumnElement[str] = links.c.related_external_id
+
+
+def _search(connection: sa.Connection, run: StoredRun, wanted: LinkFilter) -> _Search | None:
+    """Return how to find the links, None if there can be none."""
     conditions: list[sa.ColumnElement[bool]] = []
-    if wanted.outcome == OPEN:
-        conditions.append(links.c.outcome.is_(None))
-    elif wanted.outcome:
-        conditions.append(links.c.outcome == wanted.outcome)
-    if wanted.related_external_id:
-        conditions.append(links.c.related_external_id == wanted.related_external_id)
+    few = False
     if wanted.external_id:
-        if run.planned is None:
-            return None
-        ranges = _ranges(connection, run, wanted.external_id)
+        ranges = _ranges(connection, run, wanted.external_id) if run.planned is not None else []
         if not ranges:
             return None
         conditions.append(sa.or_(*(links.c.seq.between(first, end - 1) for first, end in ranges)))
-    return conditions
+        few = sum(end - first for first, end in ranges) <= FEW
+    outcome: sa.ColumnElement[bool] | None = None
+    if wanted.outcome:
+        is_open = wanted.outcome == OPEN
+        outcome = links.c.outcome.is_(None) if is_open else links.c.outcome == wanted.outcome
+    prefix = wanted.related_external_id
+    if not prefix:
+        return _Search([*conditions, *([outcome] if outcome is not None else [])])
+    begins = _begins(links.c.related_external_id, prefix)
+    if _few(connection, run.run_key, begins):
+        rest = [outcome] if outcome is not None else []
+        return _Search([*conditions, *rest, begins], place=links.c.seq + 0)
+    if not few and outcome is not None:
+        few = _few(connection, run.run_key, outcome)
+    if few:
+        # Through the plan or the outcomes: few links are left to be sorted by their related ids.
+        unindexed = links.c.related_external_id.concat("")
+        rest = [outcome] if outcome is not None else []
+        return _Search([*conditions, *rest, _begins(unindexed, prefix)], by_related=True, related=unindexed)
+    hidden = [] if outcome is None else [_unindexed(wanted.outcome)]
+    return _Search([*conditions, *hidden, begins], by_related=True)
+
+
+def _begins(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
+    return column.between(prefix, prefix + _LAST_CHARACTER)
+
+
+def _unindexed(outcome: str | None) -> sa.ColumnElement[bool]:
+    if outcome == OPEN:
+        return sa.func.coalesce(links.c.outcome, "") == ""
+    return links.c.outcome.concat("") == outcome
+
+
+def _few(connection: sa.Connection, run_key: str, condition: sa.ColumnElement[bool]) -> bool:
+    """Tell whether a condition leaves no more than :data:`FEW` links of a run."""
+    some = sa.select(sa.literal(1)).where(links.c.run_key == run_key, condition).limit(FEW + 1).subquery()
+    return (connection.scalar(sa.select(sa.func.count()).select_from(some)) or 0) <= FEW
+
+
+def _related_of(connection: sa.Connection, run_key: str, seq: int) -> str:
+    """Return the related id of a link; "" if there is none in its place."""
+    statement = sa.select(links.c.related_external_id).where(links.c.run_key == run_key, links.c.seq == seq)
+    return connection.scalar(statement) or ""
 
 
 def _ranges(connection: sa.Connection, run: StoredRun, prefix: str) -> list[tuple[int, int]]:
@@ -170,15 +228,13 @@ def _with_events(connection: sa.Connection, run_key: str, found: Sequence[Any]) 
     """Return the links, each with its last audit row."""
     if not found:
         return []
-    first, last_seq = found[0]["seq"], found[-1]["seq"]
-    without_gaps = last_seq - first + 1 == len(found)
+    seqs = [row["seq"] for row in found]
+    without_gaps = max(seqs) - min(seqs) + 1 == len(seqs)
     statement = (
         sa.select(audit.c.seq, *(audit.c[name] for name in _OF_EVENT))
         .where(
             audit.c.run_key == run_key,
-            audit.c.seq.between(first, last_seq)
-            if without_gaps
-            else audit.c.seq.in_([row["seq"] for row in found]),
+            audit.c.seq.between(min(seqs), max(seqs)) if without_gaps else audit.c.seq.in_(seqs),
         )
         .order_by(audit.c.seq, audit.c.claim_no.desc(), audit.c.event_id.desc())
     )

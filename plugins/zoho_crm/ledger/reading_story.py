@@ -24,6 +24,7 @@ class Event:
 
     :param mode: ``apply`` or ``dry_run``
     :param run_reason: why the run was started, where somebody said so
+    :param environment: the run's: ``production``, ``sandbox``, ``developer``, ``local``; None where nobody kept it
     """
 
     event_id: str
@@ -59,9 +60,14 @@ class Event:
     related_external_id: str
     run_reason: str | None
     approved_by: str | None
+    environment: str | None
 
 
-_OF_RUN = {"run_reason": runs.c.reason, "approved_by": runs.c.approved_by}
+_OF_RUN = {
+    "run_reason": runs.c.reason,
+    "approved_by": runs.c.approved_by,
+    "environment": runs.c.environment,
+}
 
 
 def story(

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from zoho_crm.core.links import pair_key
+from zoho_crm.core.record_pages import record_address
 from zoho_crm.ledger.reading_runs import dags_and_jobs
 from zoho_crm.ledger.reading_story import story
 from zoho_crm.ui.asked import FormDep
 from zoho_crm.ui.auth import SIGNED_IN, ReaderDep
 from zoho_crm.ui.rendering import Addresses, page
 from zoho_crm.ui.sources import SourcesDep
+
+if TYPE_CHECKING:
+    from zoho_crm.ledger.reading_story import Event
 
 router = APIRouter(prefix="/links", dependencies=[Depends(SIGNED_IN)])
 
@@ -46,4 +52,21 @@ def link_page(request: Request, key: str, reader: ReaderDep, sources: SourcesDep
         visible = reader.visible(dags_and_jobs(source.engine))
         events += story(source.engine, key, visible=visible)
     events.sort(key=lambda event: event.event_id, reverse=True)
-    return page(request, "link.html", status_code=200 if events else 404, events=events)
+    return page(
+        request,
+        "link.html",
+        status_code=200 if events else 404,
+        events=events,
+        record_address=record_address_of,
+    )
+
+
+def record_address_of(event: Event) -> str | None:
+    """Return the address of Zoho's page of the related record that an answer named, if it is known."""
+    return record_address(
+        environment=event.environment,
+        data_center=event.data_center,
+        org_id=event.org_id,
+        module=event.related_module,
+        record_id=event.zoho_record_id,
+    )

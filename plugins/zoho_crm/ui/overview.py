@@ -1,29 +1,24 @@
-"""The first page: runs of all jobs, and links by outcome per day."""
+"""The first page: runs of all jobs, what came of their links day by day, and the API credits left."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
-from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import DELINK, RELINK
 from zoho_crm.ledger.reading_runs import (
     RunFilter,
     RunPlace,
     dags_and_jobs,
-    outcomes_by_day,
     page_of_runs,
 )
 from zoho_crm.ledger.runs import RunStatus
 from zoho_crm.ui.asked import asked_day, asked_place
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
+from zoho_crm.ui.charts import CHART_DAYS, credits_chart, first_moment, links_chart
 from zoho_crm.ui.rendering import page
 from zoho_crm.ui.sources import Sources, SourcesDep
 
@@ -35,29 +30,6 @@ if TYPE_CHECKING:
 router = APIRouter(dependencies=[Depends(SIGNED_IN)])
 
 PAGE_RUNS = 50
-CHART_DAYS = (7, 30, 90)
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """
-    Links by outcome per day, without a gap between the days.
-
-    :param outcomes: those that any day has
-    """
-
-    days: list[date]
-    outcomes: list[Outcome]
-    counts: list[list[int]]
-    """For each outcome, one number for each day."""
-
-    def as_json(self) -> str:
-        """Return what the script draws."""
-        series = [
-            {"outcome": outcome.value, "counts": counts}
-            for outcome, counts in zip(self.outcomes, self.counts, strict=True)
-        ]
-        return json.dumps({"days": [day.isoformat() for day in self.days], "series": series})
 
 
 @router.get("/", response_class=HTMLResponse)
@@ -95,6 +67,7 @@ def overview(
     found = _page(sources, reader, wanted, asked_place(after))
     shown = found[:PAGE_RUNS]
     more = RunPlace.of(shown[-1]) if len(found) > PAGE_RUNS else None
+    of_job = RunFilter(job=wanted.job, operation=wanted.operation, since=first_moment(int(days)))
     return page(
         request,
         "overview.html",
@@ -103,7 +76,8 @@ def overview(
         next_page=_query(asked, after=str(more)) if more else None,
         first_page=_query(asked) if after else None,
         periods=[(each, _query(asked, days=str(each))) for each in CHART_DAYS],
-        chart=_chart(sources, reader, wanted, int(days)),
+        chart=links_chart(sources, reader, of_job, int(days)),
+        credits=credits_chart(sources, reader, int(days)),
         jobs=[each.name for each in sources.jobs()],
         statuses=[each.value for each in RunStatus],
         operations=[DELINK, RELINK],
@@ -118,21 +92,6 @@ def _page(sources: Sources, reader: Reader, wanted: RunFilter, after: RunPlace |
         visible = reader.visible(dags_and_jobs(source.engine))
         found += page_of_runs(source.engine, wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
     return sorted(found, key=RunPlace.of, reverse=True)[: PAGE_RUNS + 1]
-
-
-def _chart(sources: Sources, reader: Reader, wanted: RunFilter, days: int) -> Chart:
-    today = datetime.now(UTC).date()
-    shown = [today - timedelta(days=days - 1 - number) for number in range(days)]
-    since = datetime(shown[0].year, shown[0].month, shown[0].day, tzinfo=UTC)
-    of_job = RunFilter(job=wanted.job, operation=wanted.operation, since=since)
-    by_day: dict[date, Counter[Outcome]] = {day: Counter() for day in shown}
-    for source in sources.readable():
-        visible = reader.visible(dags_and_jobs(source.engine))
-        for day, counted in outcomes_by_day(source.engine, of_job, visible=visible).items():
-            if day in by_day:
-                by_day[day] += counted
-    seen = [outcome for outcome in Outcome if any(by_day[day][outcome] for day in shown)]
-    return Chart(shown, seen, [[by_day[day][outcome] for day in shown] for outcome in seen])
 
 
 def _query(asked: Mapping[str, str], **changes: str) -> str:

@@ -1,10 +1,16 @@
-"""The Airflow plugin, found by the entry point ``airflow.plugins``: a page in the navigation, a tab on each run."""
+"""
+The Airflow plugin, found by the entry point ``airflow.plugins``.
+
+A page in the navigation, a tab on each run, a link on each task that works on links.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
+
+from zoho_crm.ui.extra_link import RUN_ROUTE, DelinkRunLink
 
 URL_PREFIX = "/zoho-delinks"
 
@@ -31,9 +37,11 @@ class ZohoDelinkPlugin(AirflowPlugin):
             "name": "Zoho delinks",
             "href": "zoho-delinks/dags/{DAG_ID}/runs/{RUN_ID}",
             "destination": "dag_run",
-            "url_route": "zoho-delink-run",
+            "url_route": RUN_ROUTE,
         },
     ]
+
+    operator_extra_links: list[Any] = [DelinkRunLink()]  # noqa: RUF012 - as above
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlencode
 
@@ -12,6 +13,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.approval import ASKED
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
+from zoho_crm.core.record_pages import record_address
 from zoho_crm.core.records import RELINK
 from zoho_crm.ledger.reading_links import OPEN, LinkFilter, page_of_links, stream_links
 from zoho_crm.ledger.reading_progress import LOOKED_AT, progress, reasons
@@ -174,6 +176,8 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         reasons=told,
         looked_at=LOOKED_AT,
         links=rows[:PAGE_LINKS],
+        records=any(row.zoho_record_id for row in rows[:PAGE_LINKS]),
+        record_address=partial(_record_address, run),
         last_seq=rows[PAGE_LINKS - 1].seq if len(rows) > PAGE_LINKS else None,
         wanted=wanted,
         after=after,
@@ -219,11 +223,23 @@ def _origin(found: Found, reader: Reader) -> StoredRun | None:
     return origin if origin and reader.may_read(origin.dag_id, origin.job) else None
 
 
+def _record_address(run: StoredRun, record_id: str) -> str | None:
+    """Return the address of Zoho's page of a related record, if it is known."""
+    return record_address(
+        environment=run.environment,
+        data_center=run.data_center,
+        org_id=run.org_id,
+        module=run.related_module,
+        record_id=record_id,
+    )
+
+
 def _told(far: Progress) -> dict[str, Any]:
     return {
         "planned": far.planned,
         "done": far.done,
         "chunks": far.chunks,
         "chunks_done": far.chunks_done,
+        "credits": far.credits,
         "by_outcome": {outcome.value: count for outcome, count in far.by_outcome.items()},
     }

@@ -32,33 +32,49 @@ function openInAirflow(address) {
   link.remove();
 }
 
+// Nor may the frame open a window of its own.
+function openOutside(address) {
+  const above = window.parent.document;
+  const link = above.createElement("a");
+  link.href = address;
+  link.target = "_blank";
+  link.rel = "noopener noreferrer";
+  above.body.appendChild(link);
+  link.click();
+  link.remove();
+}
+
 document.addEventListener("click", (event) => {
-  const link = event.target.closest("a[data-airflow]");
-  if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.button !== 0) return;
+  const link = event.target.closest("a[data-airflow], a[data-outside]");
+  if (!link || event.button !== 0) return;
+  const outside = "outside" in link.dataset;
+  if (!outside && (event.ctrlKey || event.metaKey || event.shiftKey)) return;
+  if (outside && window.parent === window) return;
   event.preventDefault();
-  openInAirflow(link.getAttribute("href"));
+  (outside ? openOutside : openInAirflow)(link.getAttribute("href"));
 });
 
-// -- links by outcome per day
+// -- charts
 
-function drawChart(canvas) {
-  const { days, series } = JSON.parse(canvas.dataset.chart);
-  const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+
+function drawChart(canvas, { type, labels, datasets, stacked, paintSet }) {
   const chart = new Chart(canvas, {
-    type: "bar",
-    data: { labels: days, datasets: series.map((each) => ({ label: each.outcome.replaceAll("_", " "), data: each.counts })) },
+    type,
+    data: { labels, datasets },
     options: {
       animation: false,
       maintainAspectRatio: false,
       interaction: { mode: "index", intersect: false },
       plugins: { legend: { position: "bottom", labels: { boxWidth: 12 } } },
-      scales: { x: { stacked: true, grid: { display: false } }, y: { stacked: true, beginAtZero: true } },
+      scales: {
+        x: { stacked, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } },
+        y: { stacked, beginAtZero: true, ticks: { precision: 0 } },
+      },
     },
   });
   const paint = () => {
-    chart.data.datasets.forEach((dataset, place) => {
-      dataset.backgroundColor = color(`--${series[place].outcome.replaceAll("_", "-")}`);
-    });
+    chart.data.datasets.forEach(paintSet);
     chart.options.color = color("--text");
     for (const axis of Object.values(chart.options.scales)) {
       axis.ticks.color = color("--muted");
@@ -68,6 +84,34 @@ function drawChart(canvas) {
   };
   paint();
   document.addEventListener("themechange", paint);
+}
+
+function drawLinks(canvas) {
+  const { days, series } = JSON.parse(canvas.dataset.chart);
+  drawChart(canvas, {
+    type: "bar",
+    labels: days,
+    datasets: series.map((each) => ({ label: each.outcome.replaceAll("_", " "), data: each.counts })),
+    stacked: true,
+    paintSet: (dataset, place) => {
+      dataset.backgroundColor = color(`--${series[place].outcome.replaceAll("_", "-")}`);
+    },
+  });
+}
+
+const LINE_COLORS = ["--relinked", "--parent-not-found", "--invalid", "--removed", "--rejected"];
+
+function drawCredits(canvas) {
+  const { moments, series } = JSON.parse(canvas.dataset.lines);
+  drawChart(canvas, {
+    type: "line",
+    labels: moments,
+    datasets: series.map((each) => ({ label: each.label, data: each.left, spanGaps: true, pointRadius: 2 })),
+    stacked: false,
+    paintSet: (dataset, place) => {
+      dataset.borderColor = dataset.backgroundColor = color(LINE_COLORS[place % LINE_COLORS.length]);
+    },
+  });
 }
 
 // -- a run that is still going
@@ -81,6 +125,7 @@ function follow(section) {
     seen.push([now, told.done]);
     while (seen.length > 2 && now - seen[0][0] > 30) seen.shift();
     for (const name of ["done", "planned", "chunks", "chunks_done"]) field(name).textContent = grouped(told[name]);
+    if (field("credits")) field("credits").textContent = grouped(told.credits);
     field("bar").max = told.planned || 1;
     field("bar").value = told.done;
     const [since, before] = seen[0];
@@ -186,7 +231,8 @@ function startRuns(form) {
   });
 }
 
-document.querySelectorAll("canvas[data-chart]").forEach(drawChart);
+document.querySelectorAll("canvas[data-chart]").forEach(drawLinks);
+document.querySelectorAll("canvas[data-lines]").forEach(drawCredits);
 // What a search has found is what its reader wants to see.
 document.querySelector("[data-look]")?.scrollIntoView();
 document.querySelectorAll("[data-poll]").forEach(follow);

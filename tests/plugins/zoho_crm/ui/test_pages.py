@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
+from tests.plugins.zoho_crm.ledger.samples import JOB, ORIGIN, TARGET
 from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.records import CreditReading
+from zoho_crm.ledger import reading_links
 from zoho_crm.ledger.tables import runs
+from zoho_crm.ui import run_pages
 
 if TYPE_CHECKING:
     from tests.plugins.zoho_crm.ui.conftest import Pages
@@ -190,6 +194,8 @@ def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pag
     assert search(external_id="C-01") == []
     assert search(external_id="%") == []
     assert search(related_external_id="d-3") == [f"c-{number:03}" for number in range(150) if number % 7 == 3]
+    assert search(related_external_id="d-b") == ["..", "c-01\\u0000"]
+    assert search(related_external_id="D-3") == search(related_external_id="_-3") == []
     assert search(outcome="failed") == ["c-001", "c-051", "c-101"]
     assert search(outcome="failed", external_id="c-0") == ["c-001", "c-051"]
     assert search(outcome="failed", related_external_id="d-1") == ["c-001"]
@@ -197,6 +203,38 @@ def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pag
     first = search()
     assert len(first) == 50
     assert search(after="49") == [f"c-{number:03}" for number in range(50, 100)]
+
+
+@pytest.mark.parametrize("few", [10_000, 70, 8], ids=["few links", "some", "too many to sort"])
+def test_links_of_a_search_are_paged_through_once(pages: Pages, few: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(reading_links, "FEW", few)
+    monkeypatch.setattr(run_pages, "PAGE_LINKS", 20)
+    rows: list[tuple[str, str]] = [(f"c-{number:03}", f"d-{number % 9}") for number in range(150)]
+    failed, left = set(rows[1:145:10]), set(rows[145:])
+    outcomes = {row: Outcome.FAILED if row in failed else Outcome.REMOVED for row in rows if row not in left}
+    pages.store([*rows, ("..", "e")], outcomes)
+
+    def paged(**form: str) -> list[str]:
+        seen, after = [], ""
+        while True:
+            page = pages.client.post(pages.run(), data={**form, "after": after}).text
+            seen += ids(page)
+            found = re.search(r'name="after" value="(\d+)"', page)
+            if not found:
+                return sorted(seen)
+            after = found[1]
+
+    assert paged(related_external_id="d-") == [one for one, _ in rows]
+    assert paged(related_external_id="d-4") == [one for one, other in rows if other == "d-4"]
+    assert paged(related_external_id="d-", outcome="failed") == sorted(one for one, _ in failed)
+    assert paged(related_external_id="d-", outcome="removed") == sorted(
+        one for one, _ in outcomes.keys() - failed
+    )
+    assert paged(related_external_id="d", outcome="open") == sorted(one for one, _ in left)
+    assert paged(related_external_id="d-", external_id="c-1") == [one for one, _ in rows[100:]]
+    assert paged(related_external_id="d-", external_id="c-1", outcome="failed") == sorted(
+        one for one, _ in failed & set(rows[100:])
+    )
 
 
 @pytest.mark.parametrize("form", [{"outcome": "gone"}, {"after": "x"}, {"after": "9" * 30}, {"after": "-1"}])
@@ -315,3 +353,57 @@ def test_dag_run_without_a_run_says_so(pages: Pages):
 
     assert page.status_code == 404
     assert "has no run in the audit" in page.text
+
+
+def test_credits_are_shown_by_run_and_over_time(pages: Pages):
+    pages.store(LINKS, run_key="going", run_id="one", check_credits=6)
+    pages.store(LINKS, ALL_REMOVED, run_key="done", run_id="two", finished="succeeded", check_credits=1_006)
+    pages.store(LINKS, run_key="hidden", run_id="three", job="campaigns_leads")
+    now = datetime.now(UTC)
+    for run_key, org_id, left in (("going", "7001", 4_900), ("going", "7001", 4_321), ("hidden", "7002", 17)):
+        claim = pages.ledger.claim_chunk(run_key, 0, "a try")
+        told = CreditReading("zoho_crm_default", org_id, left, now)
+        pages.ledger.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=2, reading=told)
+    pages.rights.refused.add(("GET", "zoho_delink__campaigns_leads"))
+
+    page = pages.client.get("/").text
+    drawn = json.loads(re.search(r'data-lines="([^"]*)"', page)[1].replace("&#34;", '"'))  # type: ignore[index]
+    assert drawn["series"] == [{"label": "zoho_crm_default (7001)", "left": [4_321]}]
+    assert drawn["moments"] == [f"{now.replace(hour=now.hour // 6 * 6):%Y-%m-%d %H}:00"]
+    assert "1\u202f006</td>" in page
+    address = f"/dags/{DAG_ID}/runs/one"
+    assert '<b data-field="credits">10</b> API credits used' in pages.client.get(address).text
+    assert pages.client.get(f"{address}/progress").json()["credits"] == 10
+
+
+def test_overview_says_why_there_are_no_credits_to_show(pages: Pages):
+    assert "only once half of them are used" in pages.client.get("/").text
+
+
+def test_record_ids_lead_to_zoho_where_their_page_is_known(pages: Pages):
+    pair = ("c-1", "d-1")
+    told = {"zoho_record_id": "4150868000000/1"}
+    for run_id, environment in (("one", "production"), ("two", "sandbox"), ("three", None)):
+        pages.store(
+            [pair],
+            {pair: Outcome.REMOVED},
+            run_key=run_id,
+            run_id=run_id,
+            told=told,
+            environment=environment,
+            target={"org_id": "70000001", "data_center": "eu"},
+        )
+    link = (
+        '<a href="https://crm.zoho.eu/crm/org70000001/tab/Potentials/4150868000000%2F1" target="_blank" '
+        'rel="noopener noreferrer" data-outside title="Open the record in Zoho"><code>4150868000000/1</code></a>'
+    )
+
+    texts = {
+        run_id: pages.client.get(f"/dags/{DAG_ID}/runs/{run_id}").text for run_id in ("one", "two", "three")
+    }
+
+    assert {run_id for run_id, text in texts.items() if link in text} == {"one"}
+    assert all("<code>4150868000000/1</code>" in text for text in texts.values())
+    story = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
+    assert story.count("Record in Deals") == 3
+    assert story.count(link) == 1
