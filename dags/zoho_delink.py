@@ -11,7 +11,7 @@ from airflow.sdk import DAG, get_parsing_context
 from zoho_crm.core.job_files import JobFileError, load_jobs
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.assets import updates_of
-from zoho_crm.operators.dag_parts import delink_arguments, jobs_folder, task_defaults
+from zoho_crm.operators.dag_parts import CHUNK_NAME, delink_arguments, jobs_folder, task_defaults
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan import PlanOperator
@@ -80,7 +80,7 @@ def build_dag(job: Job) -> DAG:
             task_id="delink",
             **delink_arguments(job),
             max_active_tis_per_dag=job.active_chunks,
-            map_index_template="{{ task.chunk['label'] }}",
+            map_index_template=CHUNK_NAME,
             **({"pool": job.pool} if job.pool else {}),
         ).expand(chunk=plan.output)
         report = ReportOperator(

@@ -2,24 +2,30 @@
 What is measured, and the one place that hands it to Airflow's metrics: StatsD, Datadog, OpenTelemetry or none.
 
 Where a deployment has set none, a call costs a few microseconds. No call waits for anybody or asks Airflow's API, so
-that it may be made on the thread of an event loop. Tags hold names of jobs, connections and modules, never an id.
+that it may be made on the thread of an event loop. None raises: a metric that cannot be written is not worth a link.
+Tags hold names of jobs, connections and modules, never an id.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from typing import TYPE_CHECKING
+from functools import lru_cache, wraps
+from typing import TYPE_CHECKING, ParamSpec
 
 from airflow.sdk.observability import stats
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from zoho_crm.core.links import Relation
     from zoho_crm.core.outcomes import Outcome
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
 
 
 class Kind(StrEnum):
@@ -69,6 +75,26 @@ _LONGEST_TAG = 50
 _NOT_IN_A_TAG = re.compile(r"[^A-Za-z0-9_./-]")
 
 
+_told: set[str] = set()
+
+
+def _harmless(measure: Callable[P, None]) -> Callable[P, None]:
+    """Have a function log what goes wrong, each kind once in a process, and raise nothing."""
+
+    @wraps(measure)
+    def call(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            measure(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001, RUF100 - what a backend raises is its own affair
+            kind = type(error).__name__
+            if kind not in _told:
+                _told.add(kind)
+                log.warning("Metrics cannot be written: %s", kind)
+
+    return call
+
+
+@_harmless
 def links_settled(
     counts: Mapping[Outcome, int], *, job: str, relation: Relation, operation: str, dry_run: bool
 ) -> None:
@@ -79,6 +105,7 @@ def links_settled(
             stats.incr(LINKS.name, count, tags=_tags(LINKS, values))
 
 
+@_harmless
 def request_done(connection: str, method: str, status: int | str, duration_s: float) -> None:
     """
     Time one request, from before it was sent to the end of its answer.
@@ -88,17 +115,20 @@ def request_done(connection: str, method: str, status: int | str, duration_s: fl
     stats.timing(REQUESTS.name, duration_s * 1_000, tags=_tags(REQUESTS, (connection, method, str(status))))
 
 
+@_harmless
 def throttled(connection: str, *, credits_used_up: bool) -> None:
     """Count an answer 429: too many requests in flight, or the credits of 24 hours used up."""
     kind = "credits" if credits_used_up else "concurrency"
     stats.incr(THROTTLED.name, tags=_tags(THROTTLED, (connection, kind)))
 
 
+@_harmless
 def credits_remaining(connection: str, left: int) -> None:
     """Say how many API credits the org has left, as Zoho has just told."""
     stats.gauge(CREDITS.name, left, tags=_tags(CREDITS, (connection,)))
 
 
+@_harmless
 def slots_leased(connection: str, held: int, limit: int) -> None:
     """
     Say how many requests all tasks together may have in flight now.
@@ -110,6 +140,7 @@ def slots_leased(connection: str, held: int, limit: int) -> None:
     stats.gauge(IN_FLIGHT_LIMIT.name, limit, tags=_tags(IN_FLIGHT_LIMIT, (connection,)))
 
 
+@_harmless
 def token_asked(connection: str, result: str) -> None:
     """
     Count a request for a new access token.
@@ -119,6 +150,7 @@ def token_asked(connection: str, result: str) -> None:
     stats.incr(TOKENS.name, tags=_tags(TOKENS, (connection, result)))
 
 
+@_harmless
 def run_closed(job: str, operation: str, status: str, *, dry_run: bool) -> None:
     """Count a run whose report has just been written; one that is gone on with counts again."""
     stats.incr(RUNS.name, tags=_tags(RUNS, (job, operation, status, _truth(dry_run))))

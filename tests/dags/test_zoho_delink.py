@@ -23,6 +23,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections, fill_crm
 from include.local_zoho import LocalZoho
+from zoho_crm.operators.dag_parts import CHUNK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +117,7 @@ def test_a_mapped_task_is_bounded_named_and_retried_with_care(dag: DAG) -> None:
     assert arguments["max_active_tis_per_dag"] == 2
     assert arguments["task_concurrency"] == 5
     assert arguments["execution_timeout"] == timedelta(hours=2)
-    assert arguments["map_index_template"] == "{{ task.chunk['label'] }}"
+    assert arguments["map_index_template"] == CHUNK_NAME
     assert (arguments["retries"], arguments["retry_delay"]) == (3, timedelta(seconds=30))
     rules = arguments["retry_policy"].rules
     assert [(rule.action.value, rule.retry_delay) for rule in rules] == [

@@ -38,9 +38,12 @@ RETRY_POLICY = ExceptionRetryPolicy(
     ]
 )
 
+CHUNK_NAME = "{{ task.chunk['label'].split(' from ')[0] }}, {{ task.chunk['links'] }} links"
+"""How Airflow calls a mapped task, e.g. ``1/3, 500 links``: it tells OpenLineage so, and ids are not for others."""
+
 AGAIN_MAPPING: dict[str, Any] = {
     "max_active_tis_per_dagrun": 2,
-    "map_index_template": "{{ task.chunk['label'] }}",
+    "map_index_template": CHUNK_NAME,
 }
 """What Airflow must know of the mapped task of a Dag on past runs before a job is named."""
 

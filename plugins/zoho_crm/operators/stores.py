@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeVar
@@ -146,7 +146,10 @@ class LeasedSlots:
         self._measure()
 
     def _measure(self) -> None:
-        metrics.slots_leased(self.connection, self.ledger.leased_slots(self.connection), self.limit)
+        from sqlalchemy.exc import SQLAlchemyError
+
+        with suppress(SQLAlchemyError):  # slots that cannot be counted are held nevertheless
+            metrics.slots_leased(self.connection, self.ledger.leased_slots(self.connection), self.limit)
 
 
 def count_links(counts: Mapping[Outcome, int], job: str, target: Target) -> None:

@@ -101,6 +101,23 @@ def test_every_metric_reaches_opentelemetry_with_the_same_values(otel: InMemoryM
     }
 
 
+def test_a_backend_that_raises_harms_nobody_and_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise ZeroDivisionError("c-00001")
+
+    monkeypatch.setattr(metrics, "_told", set())
+    stats.initialize(factory=Broken, export_legacy_names=True)
+    with caplog.at_level("WARNING"):
+        measure_everything()
+    stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "Metrics cannot be written: ZeroDivisionError"
+    ]
+
+
 def test_the_document_lists_every_metric() -> None:
     rows = [
         [cell.strip().strip("`") for cell in line.strip("| ").split("|")]
