@@ -114,7 +114,7 @@ def _pages(client: TestClient) -> dict[str, Callable[[], object]]:
         "run, related id": search(related_external_id="deal-00777777"),
         "run, related id begins with deal-0077": search(related_external_id="deal-0077"),
         "run, related id begins with deal-00 (all)": search(related_external_id="deal-00"),
-        "… the 50 after the 900,000th": search(related_external_id="deal-00", after="900000"),
+        "… the 50 after the 1,000th": search(related_external_id="deal-00", after="1000"),
         "… and unknown": search(related_external_id="deal-00", outcome="unknown"),
         "… and already absent": search(related_external_id="deal-00", outcome="already_absent"),
         "… and removed": search(related_external_id="deal-00", outcome="removed"),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _PREFERRED_PORT = 8080
 _CHECK_EVERY_S = 1.0
+_SAMPLE_DAG = "zoho_delink__contacts_deals"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -58,6 +59,8 @@ def _run(home: Path, port: int, console: Console, *, with_zoho: bool) -> Never:
             airflow = stack.enter_context(LocalAirflow(home, env=env, preferred_port=port))
             airflow.wait_until_healthy()
         console.print(_panel(airflow))
+        if with_zoho:
+            console.print(_first_steps(airflow))
         stack.callback(console.print, "Stopping ...")
         while True:
             airflow.check()
@@ -71,6 +74,28 @@ def _panel(airflow: LocalAirflow) -> Panel:
         table.add_row("user", f"{user} / {password}")
     table.add_row("logs", os.path.relpath(airflow.home / "logs"))
     return Panel(table, title="Running until Ctrl-C", expand=False)
+
+
+def _first_steps(airflow: LocalAirflow) -> Panel:
+    """Say how to get from here to links that were removed, read about, and put back."""
+    sample = f"{airflow.url}/dags/{_SAMPLE_DAG}"
+    steps = Table.grid(padding=(0, 1))
+    for number, step in enumerate(
+        (
+            f"Sign in as admin and open {sample}",
+            "Press Trigger, leave everything as it is, and press Trigger again: by hand it is a dry run.",
+            "Open the run's tab 'Zoho delinks' and watch it; Browse > Zoho delinks lists all runs.",
+            "Trigger once more with the mode 'apply': the links are removed, in the local Zoho alone.",
+            "In the tab: what happened to each link, CSV and JSON Lines, 'Put removed links back'.",
+        ),
+        start=1,
+    ):
+        steps.add_row(f"{number}.", step)
+    steps.add_row(
+        "",
+        "Switched on, the Dag also starts the run of last night by itself, as each night: that one removes.",
+    )
+    return Panel(steps, title="A first run", expand=False)
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:

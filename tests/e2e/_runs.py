@@ -41,9 +41,13 @@ class Runs:
             assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {waiting_for}"
             time.sleep(poll_s)
 
-    def switch_on(self, dag_id: str) -> None:
-        """Unpause a Dag once Airflow knows it; other files may have import errors meanwhile."""
+    def wait_for_dag(self, dag_id: str) -> None:
+        """Wait until Airflow knows a Dag; other files may have import errors meanwhile."""
         self.until(lambda: self._knows(dag_id), f"the Dag {dag_id}", _DAG_TIMEOUT_S)
+
+    def switch_on(self, dag_id: str) -> None:
+        """Unpause a Dag once Airflow knows it."""
+        self.wait_for_dag(dag_id)
         self._airflow.unpause(dag_id)
 
     def switch_off(self, dag_id: str) -> None:

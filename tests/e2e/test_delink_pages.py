@@ -80,6 +80,17 @@ def test_viewer_may_look_and_may_not_start_anything(world: World, addresses: lis
     assert started.status_code == 403
 
 
+def test_tasks_that_work_on_the_plan_lead_to_the_page_of_their_run(world: World, run_address: str):
+    run_id = run_address.rpartition("/")[2]
+    tab = f"/dags/{BY_HAND}/runs/{run_id}/plugin/zoho-delink-run"
+    tasks = f"/api/v2/dags/{BY_HAND}/dagRuns/{run_id}/taskInstances"
+    for task, map_index in (("plan", -1), ("guard", -1), ("delink", 0), ("report", -1)):
+        told = world.airflow.api("GET", f"{tasks}/{task}/links?map_index={map_index}")
+        assert told["extra_links"] == {"Zoho delinks": tab}, task
+    told = world.airflow.api("GET", f"{tasks}/preflight/links")
+    assert told["extra_links"] == {}
+
+
 def test_pages_are_in_the_navigation_and_on_runs(world: World):
     plugins = {each["name"]: each for each in world.airflow.api("GET", "/api/v2/plugins")["plugins"]}
     views = {each["destination"]: each for each in plugins["zoho_delinks"]["external_views"]}

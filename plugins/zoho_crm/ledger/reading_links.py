@@ -103,7 +103,7 @@ def page_of_links(
         if search.by_related and after >= 0:
             related = _related_of(connection, run.run_key, after)
             statement = statement.where(
-                search.related >= related, sa.or_(search.related > related, links.c.seq > after)
+                search.related >= related, sa.or_(search.related > related, links.c.seq + 0 > after)
             )
         elif not search.by_related:
             statement = statement.where(search.place > after)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 
 from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.approval import ASKED
+from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
 from zoho_crm.core.record_pages import record_address
 from zoho_crm.core.records import RELINK
@@ -95,7 +97,13 @@ def run_page(
     if found is None:
         faults = [(source.conn_id, source.fault) for source in sources.all() if source.fault]
         return page(
-            request, "no_run.html", status_code=404, dag_id=dag_id, dag_run_id=dag_run_id, faults=faults
+            request,
+            "no_run.html",
+            status_code=404,
+            dag_id=dag_id,
+            dag_run_id=dag_run_id,
+            faults=faults,
+            ours=dag_id.startswith(DAG_ID_PREFIX) or dag_id in _AGAIN,
         )
     wanted = LinkFilter(outcome=asked_outcome(outcome))
     return _shown(request, found, reader, wanted, asked_seq(after))
@@ -124,6 +132,7 @@ def run_progress(found: Annotated[Found, Depends(needed_run)]) -> dict[str, Any]
     return {
         **_told(progress(found.engine, run)),
         "status": run.status,
+        "shown": _shown_state(run),
         "finished": run.finished_at is not None,
         "poll_ms": _POLL_MS,
     }
@@ -171,6 +180,7 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         run=run,
         others=found.others,
         progress=far,
+        shown=_shown_state(run),
         poll=f"{at.run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
         possible=[outcome for outcome in possible if far.by_outcome[outcome] or _common(run, outcome)],
         reasons=told,
@@ -190,6 +200,12 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         origin=_origin(found, reader),
         waits_for_person=run.approval == ASKED and run.finished_at is None,
     )
+
+
+def _shown_state(run: StoredRun) -> str:
+    """Return a text that changes with whatever the page shows beside the counts."""
+    facts = (run.status, run.planned, run.guard_decision, run.approval, run.stop_reason, run.finished_at)
+    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
 
 def _common(run: StoredRun, outcome: Outcome) -> bool:

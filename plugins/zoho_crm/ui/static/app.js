@@ -149,10 +149,11 @@ function follow(section) {
       if (answer.ok) {
         const told = await answer.json();
         show(told);
-        if (told.finished) {
-          field("announce").textContent = `The run has finished: ${told.status}.`;
-          window.location.reload();
-          return;
+        if (told.finished) field("announce").textContent = `The run has finished: ${told.status}.`;
+        if (told.shown !== section.dataset.shown) {
+          // A search was sent as a form, which a browser would ask to send once more.
+          if (!document.querySelector("[data-look]")) return window.location.reload();
+          if (told.finished) return;
         }
         // A database that takes long is asked less often.
         wait = Math.max(told.poll_ms, 10 * (performance.now() - asked));
@@ -236,4 +237,7 @@ document.querySelectorAll("canvas[data-lines]").forEach(drawCredits);
 // What a search has found is what its reader wants to see.
 document.querySelector("[data-look]")?.scrollIntoView();
 document.querySelectorAll("[data-poll]").forEach(follow);
+document.querySelectorAll("[data-look-again]").forEach((element) => {
+  window.setTimeout(() => window.location.reload(), Number(element.dataset.lookAgain));
+});
 document.querySelectorAll("form[data-trigger]").forEach(startRuns);

@@ -1,0 +1,204 @@
+"""The whole story as somebody tells it who has read nothing: tried, removed, read about, taken along, put back."""
+
+from __future__ import annotations
+
+import csv
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import pytest
+from playwright.sync_api import Error as PlaywrightError
+from playwright.sync_api import expect
+
+from include.demo.cases import stale_links
+from zoho_crm.core.csv_cells import safe_cell
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import FrameLocator, Page
+
+    from tests.e2e._world import Pair, World
+
+pytest_plugins = ["tests.e2e._world"]
+
+DAG = "zoho_delink__contacts_deals"
+RELINK = "zoho_relink"
+RECORDS = "https://crm.zoho.com/"
+
+
+@pytest.fixture(scope="session")
+def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
+    return jobs_env
+
+
+@pytest.fixture
+def stale(world: World) -> Iterator[set[Pair]]:
+    """The links that the warehouse wants gone: all are in the CRM, which takes its time to answer."""
+    pairs = {(case.parent_id, case.related_id) for case in stale_links() if case.outcome == "removed"}
+    for parent, related in pairs:
+        world.zoho.state.link("Contacts", parent, "Deals", related)
+    state = world.zoho.state
+    before = {name: getattr(state.settings, name) for name in ("latency_s", "credit_limit")}
+    # Half of the credits are used: from here on Zoho tells how many are left.
+    state.limits.charge(5_000, state.clock())
+    state.configure(latency_s=0.2, credit_limit=2 * state.limits.credits_used)
+    yield pairs
+    state.configure(**before)
+
+
+def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
+    page: Page, world: World, stale: set[Pair], picture: Callable[[str], None]
+):
+    world.runs.wait_for_dag(DAG)
+    world.runs.wait_for_dag(RELINK)
+
+    page.goto(f"/dags/{DAG}")
+    tried, frame = triggered(page)
+    watched(frame)
+    expect(frame.get_by_text("dry run", exact=True)).to_be_visible()
+    by_outcome = frame.locator("table.outcomes")
+    expect(by_outcome.get_by_role("row", name="would remove")).to_be_visible()
+    assert world.audit.run(DAG, tried)["mode"] == "dry_run"
+
+    page.goto(f"/dags/{DAG}")
+    applied, frame = triggered(page, "apply")
+    seen = watched(frame, lambda: picture("delinks-live"))
+    assert len(seen) > 2, "the page did not follow the run"
+    assert seen == sorted(seen)
+    run = world.audit.run(DAG, applied)
+    removed = {pair_of(row) for row in world.audit.latest(run["run_key"]) if row["outcome"] == "removed"}
+    assert removed
+    assert removed <= stale
+    assert not any(linked(world, pair) for pair in stale)
+    expect(by_outcome.get_by_role("row", name="removed")).to_contain_text(str(len(removed)))
+    expect(frame.locator("[data-field=credits]")).to_have_text(str(run["credits"]))
+    expect(frame.get_by_text("No record has that external id").first).to_be_visible()
+
+    picture("delinks-run")
+    check_files(page, frame, world, run["run_key"])
+
+    frame.get_by_role("link", name="Put removed links back").click()
+    expect(frame.get_by_label("Run", exact=True)).to_have_value(applied)
+    frame.get_by_label("Mode").select_option("apply")
+    frame.get_by_role("button", name="Start").click()
+    page.wait_for_url(f"**/dags/{RELINK}/runs/**")
+    put_back = run_id_of(page)
+    frame = tab(page)
+    watched(frame)
+    expect(by_outcome.get_by_role("row", name="relinked")).to_contain_text(str(len(removed)))
+    assert all(linked(world, pair) for pair in removed)
+    world.runs.finish(RELINK, put_back)
+
+    one = min(removed)
+    frame.get_by_label("External id begins with").fill(one[0])
+    frame.get_by_role("button", name="Show").click()
+    frame.get_by_role("link", name=one[0], exact=True).click()
+    told = frame.locator("ol.story li")
+    expect(told.first).to_contain_text("relinked")
+    assert [outcome for outcome in told.locator(".outcome").all_inner_texts() if outcome != "already linked"][
+        :3
+    ] == ["relinked", "removed", "would remove"]
+    picture("delinks-link")
+
+    frame.get_by_role("link", name="Runs", exact=True).click()
+    for run_id in (tried, applied, put_back):
+        expect(frame.locator(f"a[title='{run_id}']")).to_be_visible()
+    cost = str(world.audit.run(DAG, applied)["credits"])
+    expect(frame.get_by_role("row").filter(has=frame.locator(f"a[title='{applied}']"))).to_contain_text(cost)
+    expect(frame.locator("canvas[data-lines]")).to_be_visible()
+    picture("delinks-overview")
+
+
+def test_task_leads_to_the_page_and_the_page_to_the_record(page: Page, world: World):
+    links = [["c-0001", "d-0001"]]
+    world.zoho.state.link("Contacts", "c-0001", "Deals", "d-0001")
+    run_id = world.runs.trigger("zoho_delink__by_hand", {"mode": "apply", "links": links})
+    world.runs.finish("zoho_delink__by_hand", run_id)
+    # As if it had been Zoho itself: a local one has no pages.
+    key = world.audit.run("zoho_delink__by_hand", run_id)["run_key"]
+    world.audit.rows(
+        "UPDATE zoho_delink_run SET environment = 'production' WHERE run_key = %s RETURNING run_key", key
+    )
+    page.context.route(f"{RECORDS}**", lambda route: route.fulfill(body="a record"))
+
+    page.goto(f"/dags/zoho_delink__by_hand/runs/{run_id}/tasks/delink/mapped/0")
+    page.get_by_role("link", name="Zoho delinks", exact=True).click()
+    page.wait_for_url("**/plugin/zoho-delink-run")
+    frame = page.frame_locator("iframe[title='Zoho delinks']")
+    with page.context.expect_page() as opened:
+        frame.get_by_title("Open the record in Zoho").click()
+
+    record = opened.value
+    record.wait_for_load_state()
+    assert record.url.startswith(f"{RECORDS}crm/org700000001/tab/Potentials/")
+    assert record.evaluate("window.opener") is None
+
+
+def pair_of(row: dict[str, Any]) -> Pair:
+    return row["external_id"], row["related_external_id"]
+
+
+def linked(world: World, pair: Pair) -> bool:
+    return world.zoho.state.linked("Contacts", pair[0], "Deals", pair[1])
+
+
+def triggered(page: Page, mode: str | None = None) -> tuple[str, FrameLocator]:
+    """Press the button, choose a mode, press the other button; return the run's id and its tab."""
+    page.get_by_role("button", name="Trigger").first.click()
+    form = page.get_by_role("dialog").filter(has_text="Trigger Dag")
+    expect(form.get_by_role("button", name="Run Parameters")).to_be_visible()
+    if mode:
+        form.get_by_role("combobox").first.click()
+        page.get_by_role("option", name=mode, exact=True).click()
+    form.get_by_test_id("trigger-dag-submit").click()
+    page.wait_for_url("**/runs/**")
+    return run_id_of(page), tab(page)
+
+
+def run_id_of(page: Page) -> str:
+    return unquote(page.url.partition("/runs/")[2].partition("/")[0].partition("?")[0])
+
+
+def tab(page: Page) -> FrameLocator:
+    page.get_by_role("link", name="Zoho delinks").click()
+    return page.frame_locator("iframe[title='Zoho delinks']")
+
+
+def watched(frame: FrameLocator, half_way: Callable[[], None] | None = None) -> list[int]:
+    """Watch the page until it says by itself that the run has ended; return how many links it said were done."""
+    seen: list[int] = []
+    ended = frame.locator(".status.succeeded")
+    for _ in range(1_200):
+        with suppress(PlaywrightError):  # the page is being loaded anew
+            if ended.count():
+                return seen
+            told = frame.locator("[data-field=done]").all_inner_texts()
+            if told and (done := int(told[0].replace("\u202f", ""))) not in seen[-1:]:
+                seen.append(done)
+                if len(seen) == 4 and half_way:
+                    half_way()
+        frame.owner.page.wait_for_timeout(100)
+    raise AssertionError(f"the page never said that the run has ended; it has said: {seen}")
+
+
+def check_files(page: Page, frame: FrameLocator, world: World, run_key: str) -> None:
+    """Take the links along as both files, and compare each with the audit, row by row."""
+    audited = world.audit.latest(run_key)
+    names = ("external_id", "related_external_id", "outcome", "zoho_code", "zoho_message", "detail")
+    with page.expect_download() as download:
+        frame.get_by_role("link", name="JSON Lines").click()
+    objects = [json.loads(line) for line in Path(download.value.path()).read_text().splitlines()]
+    assert [[row[name] for name in names] for row in objects] == [
+        [row[name] for name in names] for row in audited
+    ]
+    with page.expect_download() as download:
+        frame.get_by_role("link", name="CSV").click()
+    with Path(download.value.path()).open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [[row[name] for name in names] for row in lines] == [
+        [safe_cell(row[name]) for name in names] for row in audited
+    ]
