@@ -87,6 +87,7 @@ def test_scheduled_run_removes_the_links_of_its_interval_and_no_other(
     assert run["triggered_by"] is None
 
 
+@pytest.mark.systems
 @pytest.mark.usefixtures("scheduled")
 def test_backfill_gives_each_day_a_run_of_its_own_one_after_the_other(
     world: World, marked: dict[int, list[Pair]]

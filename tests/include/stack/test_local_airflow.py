@@ -11,7 +11,7 @@ from include.stack.guard import living_processes
 from include.stack.network import listeners_of
 
 # The same group as tests/e2e: no two Airflows at a time.
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+pytestmark = [pytest.mark.systems, pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
 
 _DAG = """
 from airflow.sdk import BaseHook, dag, task
