@@ -348,11 +348,34 @@ def test_buttons_are_for_those_who_may_trigger(pages: Pages):
     assert pages.client.get(f"{pages.run()}/again/somebodys_dag").status_code == 400
 
 
-def test_dag_run_without_a_run_says_so(pages: Pages):
-    page = pages.client.get(f"/dags/somebodys_dag/runs/{RUN_ID}")
+def test_dag_run_without_a_run_says_so_and_one_that_will_have_one_is_waited_for(pages: Pages):
+    other = pages.client.get(f"/dags/somebodys_dag/runs/{RUN_ID}")
+    assert other.status_code == 404
+    assert "takes no links out of Zoho" in other.text
+    assert "data-look-again" not in other.text
 
-    assert page.status_code == 404
-    assert "has no run in the audit" in page.text
+    for dag_id in (DAG_ID, "zoho_relink"):
+        page = pages.client.get(f"/dags/{dag_id}/runs/{RUN_ID}")
+        assert page.status_code == 404
+        assert "data-look-again" in page.text
+
+
+def test_page_is_to_be_loaded_anew_when_it_shows_what_is_not_so_any_more(pages: Pages):
+    def shown() -> tuple[str, str]:
+        page = pages.client.get(pages.run()).text
+        told: str = pages.client.get(f"{pages.run()}/progress").json()["shown"]
+        found = re.search(r'data-shown="(\w+)"', page)
+        return found[1] if found else "", told
+
+    pages.store(LINKS)
+    at_first = shown()
+    pages.ledger.mark_running("a-run")
+    then = shown()
+    pages.ledger.record_guard("a-run", "passed")
+
+    assert at_first[0] == at_first[1]
+    assert then[0] == then[1]
+    assert len({at_first, then, shown()}) == 3
 
 
 def test_credits_are_shown_by_run_and_over_time(pages: Pages):
