@@ -132,7 +132,7 @@ def _audit_rows(origin: Origin) -> sa.Insert:
 
 
 def _readings() -> Iterator[dict[str, Any]]:
-    """Readings of the credits left: two hours of every night for 90 days, every five seconds."""
+    """Yield readings of the credits left: two hours of every night for 90 days, every five seconds."""
     for number in range(90 * 1_440):
         day, place = divmod(number, 1_440)
         seen_at = MOMENT - timedelta(days=day) + timedelta(seconds=5 * place)
