@@ -8,6 +8,7 @@ A pytest plugin of the test modules that use it, in whatever folder they lie. Th
 from __future__ import annotations
 
 import shutil
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from include.stack import LocalAirflow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_KEPT_LOGS = Path(__file__).parents[2] / ".cache" / "e2e-logs"
+_KEPT = Path(__file__).parents[2] / ".cache"
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +34,20 @@ def airflow_stack(
 ) -> Iterator[LocalAirflow]:
     """Yield a healthy Airflow with the Dags of this repository; its logs stay in .cache/e2e-logs when a test fails."""
     home = tmp_path_factory.mktemp("airflow")
+    with logs_kept(home, "e2e-logs", request.session), LocalAirflow(home, env=stack_env) as airflow:
+        airflow.wait_until_healthy(timeout_s=240)
+        yield airflow
+
+
+@contextmanager
+def logs_kept(home: Path, name: str, session: pytest.Session) -> Iterator[None]:
+    """Remove an Airflow's home at the end, and if a test has failed, keep its logs in .cache/<name>."""
     failed = True
     try:
-        with LocalAirflow(home, env=stack_env) as airflow:
-            airflow.wait_until_healthy(timeout_s=240)
-            yield airflow
-        failed = bool(request.session.testsfailed)
+        yield
+        failed = bool(session.testsfailed)
     finally:
         if failed and (home / "logs").exists():
-            shutil.rmtree(_KEPT_LOGS, ignore_errors=True)
-            shutil.copytree(home / "logs", _KEPT_LOGS, symlinks=True)
+            shutil.rmtree(_KEPT / name, ignore_errors=True)
+            shutil.copytree(home / "logs", _KEPT / name, symlinks=True)
         shutil.rmtree(home, ignore_errors=True)

@@ -230,7 +230,7 @@ def world(airflow_stack: LocalAirflow, delink_home: Home) -> World:
     for name in ("zoho_delink_audit", "zoho_delink_unused"):
         airflow_stack.postgres.create_database(name)
         audits[name] = Audit(airflow_stack.postgres.url(name))
-        stored[name] = _postgres_connection(audits[name].url)
+        stored[name] = postgres_connection(audits[name].url)
     for conn_id, connection in stored.items():
         body = {"connection_id": conn_id, **connection, "extra": json.dumps(connection.get("extra", {}))}
         airflow_stack.api("POST", "/api/v2/connections", body)
@@ -245,7 +245,7 @@ def world(airflow_stack: LocalAirflow, delink_home: Home) -> World:
     )
 
 
-def _postgres_connection(url: str) -> dict[str, Any]:
+def postgres_connection(url: str) -> dict[str, Any]:
     parts = sa.make_url(url)
     return {
         "conn_type": "postgres",

@@ -1,0 +1,240 @@
+"""One run on two machines: Celery workers that share Redis, PostgreSQL, a token and Zoho's limit. One of them fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+import yaml
+
+from include.demo.world import start_demo_world
+from include.stack.celery_airflow import CeleryAirflow
+from include.stack.redis import HOW_TO_GET_IT
+from tests.e2e._runs import Runs
+from tests.e2e._stack import logs_kept
+from tests.e2e._world import Audit, World, postgres_connection
+from zoho_crm.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.e2e._world import Sight
+
+# The same group as tests/e2e: no two Airflows at a time.
+pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]
+pytest.importorskip("airflow.providers.celery", reason="needs the extra `systems`: make test-systems")
+
+JOB = "two_workers"
+DAG_ID = f"zoho_delink__{JOB}"
+AUDIT = "zoho_delink_audit"
+POOL = "zoho_crm"
+LINKS = 20_000
+CHUNK = 500
+WORKERS = 2
+TASKS_EACH = 2
+ORG_LIMIT = 10
+LATENCY_S = 0.01
+HEARTBEAT_TIMEOUT_S = 20
+KILL_AT = 0.4 * LINKS
+
+SETTINGS = {
+    # A task that is silent for that long is given to another worker; by default it takes five minutes.
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT_S),
+    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
+    "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
+    # The same for a task that a worker had taken from Redis, and not yet begun.
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "20",
+    "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
+    # No file changes meanwhile.
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+}
+
+# A worker's log, at the start of each task.
+_TAKEN = re.compile(r"Executing workload in Celery: .*task_id='delink'.*?try_number=(\d+).*?map_index=(\d+)")
+
+Try = tuple[int, int]
+"""Number of a chunk, and of the try at it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """
+    What a worker left behind that was killed.
+
+    :param at: when
+    :param chunks: the chunks that it was at work on, and how many of their links were in flight
+    :param done: how many links of the run had an outcome
+    """
+
+    worker: str
+    at: datetime
+    chunks: dict[int, int]
+    done: int
+
+
+@pytest.fixture
+def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    if shutil.which("redis-server") is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(HOW_TO_GET_IT)
+    home = tmp_path / "airflow"
+    _write_job(tmp_path / "include")
+    with start_demo_world(tmp_path / "demo") as demo, logs_kept(home, "two-workers-logs", request.session):
+        demo.zoho.state.configure(latency_s=LATENCY_S, concurrency_limit=ORG_LIMIT)
+        connections = {name: value for name, value in demo.env.items() if not name.endswith(AUDIT.upper())}
+        env = {**connections, **SETTINGS, "ZOHO_CRM_JOBS_FOLDER": str(tmp_path / "include" / "jobs")}
+        with CeleryAirflow(home, workers=WORKERS, worker_concurrency=TASKS_EACH, env=env) as airflow:
+            airflow.wait_until_healthy(timeout_s=240)
+            airflow.wait_for_workers()
+            airflow.postgres.create_database(AUDIT)
+            audit = Audit(airflow.postgres.url(AUDIT))
+            stored = {"connection_id": AUDIT, **postgres_connection(audit.url)}
+            airflow.api("POST", "/api/v2/connections", stored)
+            pool = {"name": POOL, "slots": WORKERS * TASKS_EACH, "include_deferred": False}
+            airflow.api("POST", "/api/v2/pools", pool)
+            yield World(
+                airflow=airflow,
+                runs=Runs(airflow),
+                zoho=demo.zoho,
+                warehouse=demo.warehouse,
+                audit=audit,
+                unused_audit=audit,
+                day_ends=datetime.now(UTC),
+            )
+
+
+def test_run_ends_on_the_other_worker_when_one_is_killed(world: World) -> None:
+    pairs = [(f"t-{n:05}", f"u-{n % 997:03}") for n in range(LINKS)]
+    world.mark(JOB, [(pair, datetime.now(UTC) - timedelta(hours=1)) for pair in pairs])
+    before = world.look()
+
+    run_id = world.runs.trigger(DAG_ID, {"mode": "apply"})
+    world.runs.until(lambda: bool(world.delinks(before)), "the first link to be sent")
+    began = time.monotonic()
+    lost = kill_a_worker(world, run_id)
+    world.runs.finish(DAG_ID, run_id)
+    tell(world, run_id, lost, time.monotonic() - began)
+
+    run = world.check_run(DAG_ID, run_id, dict.fromkeys(pairs, "removed"), since=before)
+    assert run["status"] == "succeeded"
+    engine = sa.create_engine(world.airflow.postgres.url(AUDIT, "psycopg"))
+    assert list(Ledger(engine).verify(run["run_key"])) == []
+    engine.dispose()
+
+    limits = world.zoho.state.limits
+    assert limits.refused == 0
+    assert ORG_LIMIT // 2 < limits.max_in_flight <= ORG_LIMIT
+    assert world.zoho.state.tokens.issued == 1
+    check_requests(world, before, lost)
+    check_tasks(world, lost)
+
+
+def check_requests(world: World, before: Sight, lost: Lost) -> None:
+    """Check that a link was sent twice only if the killed worker had not written down what came of it."""
+    sent = Counter(delink.pair for delink in world.delinks(before))
+    again = {pair for pair, times in sent.items() if times > 1}
+    assert set(sent.values()) <= {1, 2}
+    assert len(again) <= sum(lost.chunks.values())
+    assert {int(parent.removeprefix("t-")) // CHUNK for parent, _ in again} <= lost.chunks.keys()
+
+
+def check_tasks(world: World, lost: Lost) -> None:
+    """Check that both workers were at work, and that the other one took up what was lost, and nothing else, again."""
+    taken = {worker: taken_by(world, worker) for worker in world.airflow.workers}
+    (survivor,) = taken.keys() - {lost.worker}
+    chunks = {worker: Counter(chunk for chunk, _ in tries) for worker, tries in taken.items()}
+    assert all(each.total() > TASKS_EACH for each in chunks.values())
+    assert chunks[lost.worker].keys() & chunks[survivor].keys() == lost.chunks.keys()
+    assert chunks[lost.worker].keys() | chunks[survivor].keys() == set(range(LINKS // CHUNK))
+    assert {times for each in chunks.values() for times in each.values()} == {1}
+    # A task that was killed before Airflow knew that it ran is given out again as the same try.
+    assert {number for chunk, number in taken[survivor] if chunk in lost.chunks} <= {1, 2}
+
+
+def kill_a_worker(world: World, run_id: str) -> Lost:
+    """Kill a worker that is amid as many chunks as it can be, once both have ended some."""
+    run_key = world.audit.run(DAG_ID, run_id)["run_key"]
+    victim = world.airflow.workers[-1]
+
+    def open_chunks() -> dict[int, Counter[str]]:
+        """Count the links by state of each chunk that is in the middle."""
+        rows = world.audit.rows(
+            "SELECT chunk_no, state, count(*) AS links FROM zoho_delink_link WHERE run_key = %s "
+            "GROUP BY chunk_no, state",
+            run_key,
+        )
+        found: dict[int, Counter[str]] = {}
+        for row in rows:
+            found.setdefault(row["chunk_no"], Counter())[row["state"]] = row["links"]
+        return {chunk: states for chunk, states in found.items() if states["settled"] < CHUNK}
+
+    def amid() -> bool:
+        left = open_chunks()
+        settled = LINKS - sum(states.total() - states["settled"] for states in left.values())
+        at_work = [chunk for chunk, _ in sorted(taken_by(world, victim))[-TASKS_EACH:]]
+        return settled >= KILL_AT and all(left.get(chunk, Counter())["settled"] > 0 for chunk in at_work)
+
+    world.runs.until(amid, "the middle of the run", poll_s=0.1)
+    world.airflow.kill_worker(victim)
+    at = datetime.now(UTC)
+    left = open_chunks()
+    mine = {chunk for chunk, _ in taken_by(world, victim)} & left.keys()
+    assert mine, "the worker was killed between two chunks"
+    done = LINKS - sum(states.total() - states["settled"] for states in left.values())
+    return Lost(victim, at, {chunk: left[chunk]["in_flight"] for chunk in mine}, done)
+
+
+def taken_by(world: World, worker: str) -> set[Try]:
+    """Return the chunks that a worker has begun, as its own log tells."""
+    log = (world.airflow.home / "logs" / f"{worker}.log").read_text(errors="replace")
+    return {(int(chunk), int(try_number)) for try_number, chunk in _TAKEN.findall(log)}
+
+
+def tell(world: World, run_id: str, lost: Lost, seconds: float) -> None:
+    """Print what came of it, for docs/performance.md."""
+    tasks = world.runs.delinks(DAG_ID, run_id)
+    starts = [datetime.fromisoformat(task["start_date"]) for task in tasks if task["try_number"] == 2]
+    waits = sorted((start - lost.at).total_seconds() for start in starts)
+    figures = {
+        "links": LINKS,
+        "seconds from the first to the last link": round(seconds, 1),
+        "links a second": round(LINKS / seconds, 1),
+        "links with an outcome when the worker was killed": lost.done,
+        "chunks that it left, and links in flight in each": lost.chunks,
+        "seconds until they were taken up": [round(wait, 1) for wait in waits],
+        "tasks of each worker": {each: len(taken_by(world, each)) for each in world.airflow.workers},
+        "requests in flight at most": world.zoho.state.limits.max_in_flight,
+        "tokens": world.zoho.state.tokens.issued,
+    }
+    print(json.dumps(figures, indent=2))  # noqa: T201 - shown by pytest -s
+
+
+def _write_job(include: Path) -> None:
+    include.mkdir()
+    for folder in ("jobs", "sql"):
+        (include / folder).mkdir()
+    project = Path(__file__).parents[2] / "include"
+    job = yaml.safe_load((project / "jobs" / "contacts_deals.yaml").read_text())
+    job |= {
+        "schedule": None,
+        "source": {"conn_id": "warehouse", "sql_file": f"{JOB}.sql"},
+        "chunk_size": CHUNK,
+        # Each of the four tasks gets a part of the org's slots, as the last gets what the others leave.
+        "task_concurrency": 3,
+        "max_active_chunks": WORKERS * TASKS_EACH,
+        "pool": POOL,
+        "retry_delay_seconds": 2,
+        "guards": {"max_links": LINKS},
+    }
+    (include / "jobs" / f"{JOB}.yaml").write_text(yaml.safe_dump(job))
+    sql = (project / "sql" / "contacts_deals.sql").read_text()
+    (include / "sql" / f"{JOB}.sql").write_text(sql.replace("contacts_deals", JOB))
