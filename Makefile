@@ -201,6 +201,7 @@ requirements: ## Pin the requirements anew from pyproject.toml; UPGRADE=1 takes 
 	$(compile) --no-annotate --output-file requirements-tools.txt - <<< 'uv'; \
 	$(compile) --extra dev --output-file requirements-dev.txt pyproject.toml; \
 	$(compile) --extra dev --extra systems --constraint requirements-dev.txt --output-file requirements-systems.txt pyproject.toml; \
+	$(compile) --extra deploy --constraint requirements-systems.txt --output-file requirements-deploy.txt pyproject.toml; \
 	$(compile) --extra postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml
 
 clean: ## Remove all that the other targets made; stop `make up` first

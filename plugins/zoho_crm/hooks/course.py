@@ -169,4 +169,4 @@ class Course(ABC):
             sent_at=self._sent_at,
             finished_at=self._caller.now(),
         )
-        return replace(result, ambiguous=self._ambiguous)
+        return replace(result, ambiguous=True) if self._ambiguous else result
