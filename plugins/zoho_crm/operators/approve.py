@@ -35,6 +35,11 @@ class ApproveOperator(JobTask, ApprovalOperator):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(subject="May this run go on?", defaults=ApprovalOperator.REJECT, **kwargs)
 
+    @property
+    def hitl_summary(self) -> dict[str, Any]:
+        """What listeners such as OpenLineage are told of the question: not its body, which holds ids."""
+        return {**super().hitl_summary, "body": None}
+
     def execute(self, context: Context) -> Any:
         """Ask, unless there is nothing to ask."""
         asked: dict[str, Any] | None = context["ti"].xcom_pull(task_ids="guard")

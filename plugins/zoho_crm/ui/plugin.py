@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from zoho_crm.operators.lineage_privacy import hide_ids_of_forms
 from zoho_crm.ui.extra_link import RUN_ROUTE, DelinkRunLink
 
 URL_PREFIX = "/zoho-delinks"
@@ -42,6 +43,11 @@ class ZohoDelinkPlugin(AirflowPlugin):
     ]
 
     operator_extra_links: list[Any] = [DelinkRunLink()]  # noqa: RUF012 - as above
+
+    @classmethod
+    def on_load(cls, *args: Any, **kwargs: Any) -> None:
+        """Keep external ids out of what other plugins tell; every component loads this one."""
+        hide_ids_of_forms()
 
     @property
     def fastapi_apps(self) -> list[dict[str, Any]]:  # type: ignore[override]

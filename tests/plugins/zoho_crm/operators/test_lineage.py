@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -19,14 +21,14 @@ from tests.plugins.zoho_crm.operators.world import (
     pairs,
     set_connection,
 )
+from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan import PlanOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 from zoho_crm.operators.report import ReportOperator
+from zoho_crm.ui.plugin import ZohoDelinkPlugin
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from include.local_zoho import LocalZoho
     from zoho_crm.core.records import ChunkRef
 
@@ -182,6 +184,51 @@ def test_a_report_leads_from_the_audit_to_the_runs(audit: Audit, sql_path: Path)
         [of_audit(audit, "zoho_delink_audit")],
         {of_audit(audit, "zoho_delink_run"): None},
     )
+
+
+@pytest.fixture
+def provider(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The provider, set to tell something, and the class that it writes a run with."""
+    from airflow.providers.openlineage import conf
+    from airflow.providers.openlineage.utils.utils import DagRunInfo
+
+    monkeypatch.setattr(conf, "is_disabled", lambda: False)
+    monkeypatch.setattr(DagRunInfo, "casts", {"note": lambda _: None})
+    return DagRunInfo
+
+
+FORM = {"mode": "apply", "links": [["c-1", "d-1"]], "where": "external_id = 'c-1'", "reason": None}
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "hidden"),
+    [
+        pytest.param("zoho_delink__contacts_deals", {"links": "***", "where": "***"}, id="a job"),
+        pytest.param("zoho_relink", {"links": "***", "where": "***"}, id="putting back"),
+        pytest.param("somebody_elses", {}, id="another Dag"),
+    ],
+)
+def test_the_provider_is_kept_from_telling_ids_that_are_typed_into_a_form(
+    provider: Any, dag_id: str, hidden: dict[str, str]
+) -> None:
+    run = SimpleNamespace(dag_id=dag_id, run_id="a run", conf=FORM)
+    assert provider(run)["conf"] == FORM
+    ZohoDelinkPlugin.on_load()
+    assert provider(run)["conf"] == {**FORM, **hidden}
+    assert provider(SimpleNamespace(dag_id=dag_id, conf=None))["conf"] is None
+    assert FORM["links"] == [["c-1", "d-1"]]
+
+
+def test_a_provider_that_tells_nothing_is_left_alone(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow.providers.openlineage.conf.is_disabled", lambda: True)
+    ZohoDelinkPlugin.on_load()
+    assert "conf" not in provider.casts
+
+
+def test_the_question_of_an_approval_is_not_told() -> None:
+    approve = ApproveOperator(task_id="approve", job=make_job(), jobs_folder=Path())
+    approve.body = "such as c-00001"
+    assert (approve.hitl_summary["subject"], approve.hitl_summary["body"]) == ("May this run go on?", None)
 
 
 def test_a_task_for_any_job_tells_nothing_before_it_knows_its_job(sql_path: Path, audit: Audit) -> None:
