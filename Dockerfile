@@ -9,7 +9,7 @@ COPY requirements-tools.txt requirements-dev.txt requirements-deploy.txt ./
 RUN pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements-tools.txt \
     && uv venv --no-project /opt/venv \
     && uv pip sync --python /opt/venv/bin/python --compile-bytecode --only-binary :all: --require-hashes \
-        -r requirements-deploy.txt
+        requirements-deploy.txt
 COPY pyproject.toml README.md ./
 COPY plugins plugins
 RUN uv build --wheel --build-constraint requirements-dev.txt --require-hashes --out-dir dist . \
