@@ -98,7 +98,7 @@ def test_navigation_leads_over_the_runs_to_the_story_of_a_link(page: Page, run_i
     assert page.title() != "taken"
     # Airflow keeps its own address in step with the frame's.
     page.wait_for_url("**/plugin/zoho-delinks/zoho-delinks/dags/**")
-    frame.get_by_label("External id begins with").fill("pages-1")
+    frame.get_by_label("External id begins with", exact=True).fill("pages-1")
     frame.get_by_role("button", name="Show").press("Enter")
     expect(frame.get_by_role("link", name="pages-1")).to_have_count(2)
     expect(frame.get_by_role("link", name="pages-0")).to_have_count(0)

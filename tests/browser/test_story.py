@@ -64,7 +64,8 @@ def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
     expect(by_outcome.get_by_role("row", name="would remove")).to_be_visible()
     assert world.audit.run(DAG, tried)["mode"] == "dry_run"
 
-    page.goto(f"/dags/{DAG}")
+    frame.get_by_text("nothing was changed").get_by_role("link", name=DAG).click()
+    page.wait_for_url(f"**/dags/{DAG}")
     applied, frame = triggered(page, "apply")
     seen = watched(frame, lambda: picture("delinks-live"))
     assert len(seen) > 2, "the page did not follow the run"
@@ -94,7 +95,7 @@ def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
     world.runs.finish(RELINK, put_back)
 
     one = min(removed)
-    frame.get_by_label("External id begins with").fill(one[0])
+    frame.get_by_label("External id begins with", exact=True).fill(one[0])
     frame.get_by_role("button", name="Show").click()
     frame.get_by_role("link", name=one[0], exact=True).click()
     told = frame.locator("ol.story li")
@@ -126,6 +127,7 @@ def test_task_leads_to_the_page_and_the_page_to_the_record(page: Page, world: Wo
     page.context.route(f"{RECORDS}**", lambda route: route.fulfill(body="a record"))
 
     page.goto(f"/dags/zoho_delink__by_hand/runs/{run_id}/tasks/delink/mapped/0")
+    page.get_by_role("tab", name="Details").or_(page.get_by_role("link", name="Details")).first.click()
     page.get_by_role("link", name="Zoho delinks", exact=True).click()
     page.wait_for_url("**/plugin/zoho-delink-run")
     frame = page.frame_locator("iframe[title='Zoho delinks']")

@@ -129,10 +129,11 @@ def search(
 def run_progress(found: Annotated[Found, Depends(needed_run)]) -> dict[str, Any]:
     """Tell how far a run is, for the page to ask again and again."""
     run = found.run
+    far = progress(found.engine, run)
     return {
-        **_told(progress(found.engine, run)),
+        **_told(far),
         "status": run.status,
-        "shown": _shown_state(run),
+        "shown": _shown_state(run, far),
         "finished": run.finished_at is not None,
         "poll_ms": _POLL_MS,
     }
@@ -180,7 +181,7 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         run=run,
         others=found.others,
         progress=far,
-        shown=_shown_state(run),
+        shown=_shown_state(run, far),
         poll=f"{at.run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
         possible=[outcome for outcome in possible if far.by_outcome[outcome] or _common(run, outcome)],
         reasons=told,
@@ -202,10 +203,11 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
     )
 
 
-def _shown_state(run: StoredRun) -> str:
-    """Return a text that changes with whatever the page shows beside the counts."""
+def _shown_state(run: StoredRun, far: Progress) -> str:
+    """Return a text that changes with whatever the page shows beside the counts: a first rejected link, too."""
     facts = (run.status, run.planned, run.guard_decision, run.approval, run.stop_reason, run.finished_at)
-    return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
+    seen = [outcome.value for outcome in Outcome if far.by_outcome[outcome]]
+    return hashlib.sha256(repr((facts, seen)).encode()).hexdigest()[:16]
 
 
 def _common(run: StoredRun, outcome: Outcome) -> bool:
