@@ -13,6 +13,8 @@ from zoho_crm.ledger.reading_credits import credits_left
 from zoho_crm.ledger.reading_runs import dags_and_jobs, outcomes_by_day
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from zoho_crm.ledger.reading_runs import RunFilter
     from zoho_crm.ui.auth import Reader
     from zoho_crm.ui.sources import Sources
@@ -49,7 +51,7 @@ class CreditsChart:
     """
     API credits left, by organisation.
 
-    :param moments: when each stretch of hours began, in UTC; only those in which anybody was told something
+    :param moments: when each stretch of hours began, in UTC, without a gap between them
     :param organisations: the connections that lead to each, and Zoho's id of it
     """
 
@@ -57,6 +59,12 @@ class CreditsChart:
     organisations: list[str]
     left: list[list[int | None]]
     """For each organisation, the fewest of each stretch; None where nobody was told."""
+
+    @property
+    def told(self) -> list[tuple[datetime, tuple[int | None, ...]]]:
+        """The stretches in which anybody was told something, each with a number for each organisation."""
+        rows = zip(self.moments, zip(*self.left, strict=True), strict=True) if self.left else ()
+        return [(moment, left) for moment, left in rows if any(one is not None for one in left)]
 
     def as_json(self) -> str:
         """Return what the script draws."""
@@ -92,13 +100,20 @@ def credits_chart(sources: Sources, reader: Reader, days: int) -> CreditsChart:
             connections.setdefault(key, set()).add(one.connection)
             fewest = left.setdefault(key, {})
             fewest[one.since] = min(one.fewest, fewest.get(one.since, one.fewest))
-    moments = sorted({moment for fewest in left.values() for moment in fewest})
+    moments = list(_stretches(first_moment(days), timedelta(hours=_STRETCH_HOURS[days])))
     labels = {key: ", ".join(sorted(names - {key})) for key, names in connections.items()}
     return CreditsChart(
         moments,
         [f"{labels[key]} ({key})" if labels[key] else key for key in sorted(left)],
         [[left[key].get(moment) for moment in moments] for key in sorted(left)],
     )
+
+
+def _stretches(start: datetime, length: timedelta) -> Iterator[datetime]:
+    # A day of UTC is a whole number of them, and so is the time since 1970.
+    while start <= datetime.now(UTC):
+        yield start
+        start += length
 
 
 def first_moment(days: int) -> datetime:

@@ -385,14 +385,19 @@ def test_credits_are_shown_by_run_and_over_time(pages: Pages):
     now = datetime.now(UTC)
     for run_key, org_id, left in (("going", "7001", 4_900), ("going", "7001", 4_321), ("hidden", "7002", 17)):
         claim = pages.ledger.claim_chunk(run_key, 0, "a try")
-        told = CreditReading("zoho_crm_default", org_id, left, now)
-        pages.ledger.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=2, reading=told)
+        reading = CreditReading("zoho_crm_default", org_id, left, now)
+        pages.ledger.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=2, reading=reading)
     pages.rights.refused.add(("GET", "zoho_delink__campaigns_leads"))
 
     page = pages.client.get("/").text
     drawn = json.loads(re.search(r'data-lines="([^"]*)"', page)[1].replace("&#34;", '"'))  # type: ignore[index]
-    assert drawn["series"] == [{"label": "zoho_crm_default (7001)", "left": [4_321]}]
-    assert drawn["moments"] == [f"{now.replace(hour=now.hour // 6 * 6):%Y-%m-%d %H}:00"]
+    (line,) = drawn["series"]
+    told = {
+        moment: left for moment, left in zip(drawn["moments"], line["left"], strict=True) if left is not None
+    }
+    assert line["label"] == "zoho_crm_default (7001)"
+    assert told == {f"{now.replace(hour=now.hour // 6 * 6):%Y-%m-%d %H}:00": 4_321}
+    assert len(drawn["moments"]) > 29 * 4
     assert "1\u202f006</td>" in page
     address = f"/dags/{DAG_ID}/runs/one"
     assert '<b data-field="credits">10</b> API credits used' in pages.client.get(address).text
