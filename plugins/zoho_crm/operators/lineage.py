@@ -8,6 +8,7 @@ secret is in it: SQL may hold ids, and the names of tables say what is read.
 from __future__ import annotations
 
 import logging
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -72,11 +73,17 @@ def database_of(conn_id: str) -> Database:
         info = hook.get_openlineage_database_info(connection)
         dialect = hook.get_openlineage_database_dialect(connection)
     if info is None:
-        place = f"{connection.host or ''}{f':{connection.port}' if connection.port else ''}"
+        place = place_of(connection.host, connection.port)
         return Database(f"{connection.conn_type}://{place}", dialect, connection.schema or None)
     with suppress(Exception):  # some ask the database
         schema = hook.get_openlineage_default_schema()
     return Database(SQLParser.create_namespace(info), dialect, info.database, schema)
+
+
+def place_of(host: str | None, port: int | None) -> str:
+    """Return where a database is; a host that is a whole address may hold a login and options, which are left out."""
+    place = re.split(r"[;?]", host or "", maxsplit=1)[0].rpartition("@")[2]
+    return f"{place}:{port}" if port else place
 
 
 def tables_read(conn_id: str, *statements: str) -> list[Any]:

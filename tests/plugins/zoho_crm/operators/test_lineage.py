@@ -116,6 +116,23 @@ def test_tables_are_named_as_the_hook_of_their_database_names_them(monkeypatch: 
     assert "a-secret" not in str(found)
 
 
+@pytest.mark.parametrize(
+    ("host", "port", "expected"),
+    [
+        ("warehouse", 8_080, "warehouse:8080"),
+        ("/data/warehouse.db", None, "/data/warehouse.db"),
+        ("somebody:a-secret@warehouse", 5_432, "warehouse:5432"),
+        ("jdbc:other://warehouse:1/crm;password=a-secret", None, "jdbc:other://warehouse:1/crm"),
+        ("warehouse?token=a-secret@b", None, "warehouse"),
+        (None, None, ""),
+    ],
+)
+def test_the_place_of_a_database_holds_no_login(host: str | None, port: int | None, expected: str) -> None:
+    from zoho_crm.operators.lineage import place_of
+
+    assert place_of(host, port) == expected
+
+
 def test_sql_that_cannot_be_read_has_no_tables(warehouse: Warehouse) -> None:
     from zoho_crm.operators.lineage import tables_read
 
