@@ -19,7 +19,6 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.records import CreditReading
 from zoho_crm.ledger import reading_links
 from zoho_crm.ledger.tables import runs
-from zoho_crm.ui import run_pages
 
 if TYPE_CHECKING:
     from tests.plugins.zoho_crm.ui.conftest import Pages
@@ -208,7 +207,7 @@ def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pag
 @pytest.mark.parametrize("few", [10_000, 70, 8], ids=["few links", "some", "too many to sort"])
 def test_links_of_a_search_are_paged_through_once(pages: Pages, few: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(reading_links, "FEW", few)
-    monkeypatch.setattr(run_pages, "PAGE_LINKS", 20)
+    monkeypatch.setattr("zoho_crm.ui.run_pages.PAGE_LINKS", 20)
     rows: list[tuple[str, str]] = [(f"c-{number:03}", f"d-{number % 9}") for number in range(150)]
     failed, left = set(rows[1:145:10]), set(rows[145:])
     outcomes = {row: Outcome.FAILED if row in failed else Outcome.REMOVED for row in rows if row not in left}
