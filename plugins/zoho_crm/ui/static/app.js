@@ -65,6 +65,7 @@ function drawChart(canvas, { type, labels, datasets, stacked, paintSet }) {
     options: {
       animation: false,
       maintainAspectRatio: false,
+      layout: { padding: { right: 8 } },
       interaction: { mode: "index", intersect: false },
       plugins: { legend: { position: "bottom", labels: { boxWidth: 12 } } },
       scales: {
