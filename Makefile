@@ -77,6 +77,9 @@ find_programs() {
     packages="$$packages mariadb-server-core mariadb-client-core"
   fi
   if ! command -v redis-server >/dev/null; then packages="$$packages redis-server"; fi
+  if ! docker compose version >/dev/null 2>&1 && ! command -v docker-compose >/dev/null; then
+    packages="$$packages docker-compose"
+  fi
   if [ -z "$$packages" ]; then return; fi
   if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
     say "Tests are skipped for lack of programs. Install them (Debian and Ubuntu: apt-get install $$packages)."

@@ -114,11 +114,13 @@ def filled() -> dict[str, str]:
     return ENV_EXAMPLE | dict.fromkeys(SECRETS, "abc123")
 
 
+@pytest.mark.systems
 def test_compose_takes_it_with_all_secrets(tmp_path, filled):
     done = check(tmp_path, filled)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.systems
 @pytest.mark.parametrize("missing", ["POSTGRES_PASSWORD", "ZOHO_REFRESH_TOKEN"])
 def test_compose_refuses_it_without_one(tmp_path, filled, missing):
     done = check(tmp_path, {**filled, missing: ""})
