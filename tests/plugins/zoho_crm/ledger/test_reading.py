@@ -20,6 +20,7 @@ from tests.plugins.zoho_crm.ledger.samples import (
     settle,
 )
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger import reading_links
 from zoho_crm.ledger.reading_links import OPEN, LinkFilter, page_of_links, stream_links
 from zoho_crm.ledger.reading_progress import progress, reasons
 from zoho_crm.ledger.reading_runs import (
@@ -35,6 +36,8 @@ from zoho_crm.ledger.reading_story import story
 from zoho_crm.ledger.tables import runs
 
 if TYPE_CHECKING:
+    import pytest
+
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.ledger.runs import StoredRun
 
@@ -104,6 +107,39 @@ def test_links_are_paged_filtered_and_streamed_without_loss(ledger: Ledger):
     assert page(40, related_external_id="d-3") == [43, 48, 53, 58, 63, 68, 73]
     assert [row.seq for row in stream_links(ledger.engine, run)] == list(range(96))
     assert [row.seq for row in stream_links(ledger.engine, run, "removed")] == list(range(10, 20))
+
+
+def test_links_come_in_the_order_of_their_related_ids_where_many_begin_so(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading_links, "FEW", 9)
+    rows = [(f"c-{n:03}", f"{'dé' if n % 2 else 'D'}-{n % 10}") for n in range(60)] + [("..", "dé-bad")]
+    planned(ledger, rows)
+    drive(ledger, 0, Outcome.FAILED)
+    drive(ledger, 1, Outcome.REMOVED)
+    run = stored(ledger)
+    places = {pair: seq for seq, pair in enumerate(rows)}
+
+    def paged(**wanted: Any) -> list[int]:
+        seen: list[int] = []
+        while part := page_of_links(
+            ledger.engine, run, LinkFilter(**wanted), after=seen[-1] if seen else -1, limit=4
+        ):
+            seen += [row.seq for row in part]
+        return seen
+
+    def expected(*places_of: int) -> list[int]:
+        return sorted(places_of, key=lambda seq: (rows[seq][1], seq))
+
+    odd = [seq for pair, seq in places.items() if pair[1].startswith("dé-")]
+    assert paged(related_external_id="dé-") == expected(*odd)
+    assert paged(related_external_id="d") == expected(*odd)
+    assert paged(related_external_id="dé-3") == [seq for seq in odd if rows[seq][1] == "dé-3"]
+    assert paged(related_external_id="dé-", outcome="removed") == expected(*range(11, 20, 2))
+    assert paged(related_external_id="dé-", outcome=OPEN) == expected(*range(21, 60, 2))
+    assert paged(related_external_id="dé-", external_id="c-00") == expected(*range(1, 10, 2))
+    assert paged(related_external_id="dé-", external_id="c-0") == expected(*(seq for seq in odd if seq < 60))
+    assert paged(related_external_id="é") == []
 
 
 def test_link_is_told_with_its_last_try(ledger: Ledger):
