@@ -190,8 +190,8 @@ def _write_job(folder: Path) -> None:
 
 def _run(world: World, signals: Signals) -> Done:
     at = datetime.now(UTC) - timedelta(hours=1)
-    linked = [(f"s-{n:03}", f"t-{n % 7}") for n in range(LINKS)]
-    absent = [(f"s-{n:03}", f"t-{n % 7 + 1}") for n in range(ABSENT)]
+    linked = [(f"s-{n:03}", f"their-{n % 7}") for n in range(LINKS)]
+    absent = [(f"s-{n:03}", f"their-{n % 7 + 1}") for n in range(ABSENT)]
     world.mark(JOB, [(pair, at) for pair in linked])
     world.mark(JOB, [(pair, at) for pair in absent], linked=False)
     world.runs.switch_on("after_delinks")
@@ -315,7 +315,7 @@ def test_no_signal_holds_an_external_id_or_a_secret(done: Done) -> None:
             file.read_text() for file in signals.logs.glob(f"dag_id={DAG_ID}/run_id=*/**/*.log")
         ),
     }
-    words = ["s-00", "t-0", "pasted-", "local-secret", "local-refresh-token", "local-client"]
+    words = ["s-00", "their-", "pasted-", "local-secret", "local-refresh-token", "local-client"]
     for kind, text in everything.items():
         assert text, kind
         assert [word for word in words if word in text] == [], kind
