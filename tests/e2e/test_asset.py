@@ -10,6 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from tests.e2e._world import World
 
+pytestmark = pytest.mark.systems
 pytest_plugins = ["tests.e2e._world"]
 
 BY_ASSET = "zoho_delink__by_asset"

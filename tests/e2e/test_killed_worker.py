@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from tests.e2e._world import World
 
+pytestmark = pytest.mark.systems
 pytest_plugins = ["tests.e2e._world"]
 
 INTERRUPTED = "zoho_delink__interrupted"
