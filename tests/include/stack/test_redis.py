@@ -17,6 +17,7 @@ def test_says_what_to_install_where_there_is_no_redis(tmp_path, monkeypatch):
         LocalRedis(tmp_path / "redis", keeper).start()
 
 
+@pytest.mark.systems
 @pytest.mark.skipif(shutil.which("redis-server") is None, reason=HOW_TO_GET_IT)
 def test_answers_on_the_loopback_address_alone_and_only_with_its_password(tmp_path):
     with Keeper() as keeper:
