@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.systems
 
 pytest_plugins = ["tests.e2e._world"]
 
+_READING_S = 5.0
 ASKS = "zoho_delink__asks"
 """Two links are allowed; for more a person is asked."""
 
@@ -55,10 +57,12 @@ def answer(world: World, run_id: str, option: str, user: str = "admin") -> None:
 
 def decide(world: World, run_id: str, option: str) -> None:
     """
-    Answer until Airflow takes the answer.
+    Answer, not sooner than a person who reads the question, until Airflow takes the answer.
 
-    Airflow 3.3 takes one that comes before its scheduler has seen the task rest for the task's death, and asks again.
+    Airflow 3.3 takes one that comes before its scheduler has seen the task rest for the task's death, and asks again
+    or keeps the answer and leaves the task at rest.
     """
+    time.sleep(_READING_S)
 
     def taken() -> bool:
         if state(world, run_id) == "awaiting_input" and not question(world, run_id)["response_received"]:
