@@ -175,7 +175,7 @@ def tab(page: Page) -> FrameLocator:
 
 
 def searched(frame: FrameLocator, external_id: str) -> None:
-    """Search the links of a run; again if Airflow, which follows its frame, loads the page once more meanwhile."""
+    """Search the links of a run; again if the page shows no search, as when it was loaded anew meanwhile."""
     for _ in range(5):
         with suppress(AssertionError):
             frame.get_by_label("External id begins with", exact=True).fill(external_id)

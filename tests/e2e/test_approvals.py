@@ -59,8 +59,7 @@ def decide(world: World, run_id: str, option: str) -> None:
     """
     Answer, not sooner than a person who reads the question, until Airflow takes the answer.
 
-    Airflow 3.3 takes one that comes before its scheduler has seen the task rest for the task's death, and asks again
-    or keeps the answer and leaves the task at rest.
+    Airflow 3.3 takes one that comes before its scheduler has seen the task rest for the task's death, and asks again.
     """
     time.sleep(_READING_S)
 
