@@ -10,8 +10,13 @@ from airflow.sdk import DAG, get_parsing_context
 
 from zoho_crm.core.job_files import JobFileError, load_jobs
 from zoho_crm.operators.approve import ApproveOperator
-from zoho_crm.operators.assets import updates_of
-from zoho_crm.operators.dag_parts import CHUNK_NAME, delink_arguments, jobs_folder, task_defaults
+from zoho_crm.operators.dag_parts import (
+    CHUNK_NAME,
+    delink_arguments,
+    jobs_folder,
+    report_arguments,
+    task_defaults,
+)
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan import PlanOperator
@@ -83,14 +88,7 @@ def build_dag(job: Job) -> DAG:
             map_index_template=CHUNK_NAME,
             **({"pool": job.pool} if job.pool else {}),
         ).expand(chunk=plan.output)
-        report = ReportOperator(
-            task_id="report",
-            job=job,
-            jobs_folder=JOBS,
-            trigger_rule="all_done",
-            retries=1,
-            outlets=[updates_of(job.dag_id)],
-        )
+        report = ReportOperator(job=job, jobs_folder=JOBS, **report_arguments(job.dag_id))
         preflight >> plan >> guard >> approve >> delink >> report
     return dag
 

@@ -9,8 +9,13 @@ from airflow.sdk import DAG
 from zoho_crm.core.again import REDRIVE_DAG_ID
 from zoho_crm.operators.again_forms import redrive_form
 from zoho_crm.operators.approve import ApproveOperator
-from zoho_crm.operators.assets import updates_of
-from zoho_crm.operators.dag_parts import AGAIN_MAPPING, job_names, jobs_folder, task_defaults
+from zoho_crm.operators.dag_parts import (
+    AGAIN_MAPPING,
+    job_names,
+    jobs_folder,
+    report_arguments,
+    task_defaults,
+)
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan_again import PlanRedriveOperator, RedrivePreflightOperator
@@ -44,12 +49,5 @@ with DAG(
     delink = DeleteRelatedByExternalIdOperator.partial(task_id="delink", **AGAIN_MAPPING).expand_kwargs(
         plan.output
     )
-    report = ReportOperator(
-        task_id="report",
-        job=None,
-        jobs_folder=JOBS,
-        trigger_rule="all_done",
-        retries=1,
-        outlets=[updates_of(REDRIVE_DAG_ID)],
-    )
+    report = ReportOperator(job=None, jobs_folder=JOBS, **report_arguments(REDRIVE_DAG_ID))
     preflight >> plan >> guard >> approve >> delink >> report

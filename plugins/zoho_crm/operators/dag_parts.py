@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
 
 from zoho_crm.core.job_files import load_jobs
+from zoho_crm.operators.assets import updates_of
 
 if TYPE_CHECKING:
     from zoho_crm.core.job import Job
@@ -73,6 +74,16 @@ def task_defaults(
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=15),
         "retry_policy": RETRY_POLICY,
+    }
+
+
+def report_arguments(dag_id: str) -> dict[str, Any]:
+    """Return the arguments of the last task of a Dag: it runs however the others ended, and tells of updates."""
+    return {
+        "task_id": "report",
+        "trigger_rule": "all_done",
+        "retries": 1,
+        "outlets": [updates_of(dag_id)],
     }
 
 
