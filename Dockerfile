@@ -10,7 +10,7 @@ RUN pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r
     && uv venv --no-project /opt/venv \
     && uv pip sync --python /opt/venv/bin/python --compile-bytecode --only-binary :all: --require-hashes \
         requirements-deploy.txt
-COPY pyproject.toml README.md ./
+COPY pyproject.toml README.md LICENSE ./
 COPY plugins plugins
 RUN uv build --wheel --build-constraint requirements-dev.txt --require-hashes --out-dir dist . \
     && uv pip install --python /opt/venv/bin/python --compile-bytecode --no-deps dist/*.whl
