@@ -1,7 +1,8 @@
-"""Engines for Airflow's connections to SQL databases, warehouse and audit alike."""
+"""SQLAlchemy engines for Airflow connections: warehouses that jobs read, and audit databases."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.errors import ZohoConfigError
@@ -11,100 +12,97 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
 LOCKS_ROWS = frozenset({"mariadb", "mysql", "postgresql", "sqlite"})
-"""Databases that hold what a transaction has updated until it ends, which claims and slots rely on."""
+"""Databases that lock updated rows until the transaction ends, which claims and slots rely on."""
 
-_READS_ALL_AT_ONCE = frozenset({"mysqlconnector"})
-"""Drivers with which SQLAlchemy has no result that is read as it is asked for, and the driver itself has."""
-
-_REFUSED_BY_SQLITE = ("near ", "no such ", "wrong number ", "misuse ", "row value ", "unrecognized ")
-_REFUSED_BY_MYSQL = frozenset({1052, 1054, 1064, 1111, 1142, 1143, 1146, 1222, 1241, 1305, 1370, 1582, 4078})
+_SQLITE_STATEMENT_ERRORS = ("near ", "no such ", "wrong number ", "misuse ", "row value ", "unrecognized ")
+_MYSQL_STATEMENT_ERRORS = frozenset(
+    {1052, 1054, 1064, 1111, 1142, 1143, 1146, 1222, 1241, 1305, 1370, 1582, 4078}
+)
 """Unknown, ambiguous or forbidden names and wrong syntax: https://mariadb.com/docs/server/reference/error-codes"""
 
 
-def audit_engine_of(conn_id: str, **options: Any) -> Engine:
+def create_audit_engine(conn_id: str, **options: Any) -> Engine:
     """
-    Return the SQLAlchemy engine of an Airflow connection, if its database can hold the audit.
-
-    Neither the hook nor the engine logs parameters: they are people's data.
+    Create the engine of an audit database.
 
     :param options: for ``sqlalchemy.create_engine``
-    :raises ZohoConfigError: the connection is not one to a SQL database, or to one without row locks
+    :raises ZohoConfigError: the connection has no SQLAlchemy engine, or its database has no row locks
     """
-    hook = _hook(conn_id)
-    engine, why = _sqlalchemy_engine(hook, options)
-    if engine is None:
+    hook = _get_hook(conn_id)
+    engine = _create_engine(hook, conn_id, options)
+    # Airflow's engine for Redshift has the dialect of PostgreSQL.
+    database = "redshift" if hook.conn_type == "redshift" else engine.dialect.name
+    if database not in LOCKS_ROWS:
         raise ZohoConfigError(
-            f"Connection {conn_id!r} has no SQLAlchemy engine ({why}): install SQLAlchemy's dialect and driver for it"
-        )
-    # Airflow's engine for Redshift says that it is one for PostgreSQL.
-    kind = "redshift" if hook.conn_type == "redshift" else engine.dialect.name
-    if kind not in LOCKS_ROWS:
-        raise ZohoConfigError(
-            f"Connection {conn_id!r} is one to {kind}, which cannot hold the audit: that needs row locks and "
+            f"Connection {conn_id!r} is for {database}, which cannot hold the audit: that needs row locks and "
             "transactions. Use PostgreSQL, MySQL, MariaDB or SQLite"
         )
     return engine
 
 
-def source_engine_of(conn_id: str) -> Engine:
+def create_source_engine(conn_id: str) -> Engine:
     """
-    Return an engine that a warehouse is read with.
+    Create the engine that a job's SQL is read with, row by row.
 
-    It is the hook's own SQLAlchemy engine, or one on the hook's plain DB-API connections where SQLAlchemy has no
-    dialect for the database or would take whole results into memory.
-
-    :raises ZohoConfigError: the connection is not one to a SQL database, or its driver does not follow PEP 249
+    :raises ZohoConfigError: the connection has no SQLAlchemy engine, or only one that buffers whole results
     """
-    hook = _hook(conn_id)
-    engine, why = _sqlalchemy_engine(hook, {})
-    if engine is not None and engine.dialect.driver not in _READS_ALL_AT_ONCE:
-        return engine
-    from zoho_crm.dbapi_engine import dbapi_engine
-
-    try:
-        return dbapi_engine(hook.get_conn)
-    except Exception as error:  # whatever a hook says of a driver that is not there, or not set right
+    hook = _get_hook(conn_id)
+    options = {"creator": partial(_connect_duckdb, hook)} if hook.conn_type == "duckdb" else {}
+    engine = _create_engine(hook, conn_id, options)
+    if engine.dialect.driver == "mysqlconnector":
         raise ZohoConfigError(
-            f"Connection {conn_id!r} can be used neither through SQLAlchemy ({why or 'no streaming'}) nor through its "
-            f"hook: {' '.join(str(error).split())}"
-        ) from error
+            f"Connection {conn_id!r} uses mysql-connector-python, which holds whole results in memory under "
+            "SQLAlchemy: set its extra client to pymysql, or remove the extra to use mysqlclient"
+        )
+    return engine
 
 
-def refused(error: DBAPIError) -> bool:
-    """Tell whether a database refuses the statement itself, so that trying it again cannot help."""
+def is_statement_error(error: DBAPIError) -> bool:
+    """Whether the database rejects the statement itself, so that a retry cannot help."""
     from sqlalchemy.exc import OperationalError, ProgrammingError
 
     if error.connection_invalidated:
         return False
     if isinstance(error, ProgrammingError):
         return True
-    # SQLite and MySQL have one class of errors for a wrong statement and for a database that cannot be read.
-    said, args = str(error.orig), getattr(error.orig, "args", ())
+    # SQLite and MySQL raise the same class for a wrong statement and for a database that cannot be read.
+    message, args = str(error.orig), getattr(error.orig, "args", ())
     return isinstance(error, OperationalError) and (
-        said.startswith(_REFUSED_BY_SQLITE) or bool(args and args[0] in _REFUSED_BY_MYSQL)
+        message.startswith(_SQLITE_STATEMENT_ERRORS) or bool(args and args[0] in _MYSQL_STATEMENT_ERRORS)
     )
 
 
-def _hook(conn_id: str) -> Any:
-    from airflow.sdk import BaseHook  # the ledger is used without Airflow too, by tests and the UI
+def _get_hook(conn_id: str) -> Any:
+    from airflow.sdk import BaseHook  # tests and the UI use the ledger without Airflow
 
-    refusal = (
-        f"Connection {conn_id!r} is not one to a SQL database: give one whose hook is a DbApiHook, "
+    message = (
+        f"Connection {conn_id!r} is not for a SQL database: use a connection type whose hook is a DbApiHook, "
         "such as postgres or sqlite"
     )
     try:
         hook: Any = BaseHook.get_hook(conn_id, hook_params={"log_sql": False})
     except TypeError as error:
-        # Only hooks of SQL databases know log_sql.
-        raise ZohoConfigError(refusal) from error
+        # Only hooks of SQL databases accept log_sql.
+        raise ZohoConfigError(message) from error
     if not hasattr(hook, "get_sqlalchemy_engine"):
-        raise ZohoConfigError(refusal)
+        raise ZohoConfigError(message)
     return hook
 
 
-def _sqlalchemy_engine(hook: Any, options: dict[str, Any]) -> tuple[Engine | None, str]:
-    """Return a hook's engine, or None and why it has none, without what a URL could give away."""
+def _create_engine(hook: Any, conn_id: str, options: dict[str, Any]) -> Engine:
     try:
-        return hook.get_sqlalchemy_engine({"hide_parameters": True, **options}), ""
-    except Exception as error:  # each provider has its own for a dialect or driver that is not there
-        return None, type(error).__name__
+        engine: Engine = hook.get_sqlalchemy_engine({"hide_parameters": True, **options})
+    except Exception as error:  # each provider raises its own for a missing dialect or driver
+        # The class alone: the message may hold the URL, and that a password.
+        raise ZohoConfigError(
+            f"Connection {conn_id!r} has no SQLAlchemy engine ({type(error).__name__}): install the SQLAlchemy "
+            "dialect and the driver of its database"
+        ) from error
+    return engine
+
+
+def _connect_duckdb(hook: Any) -> Any:
+    """Connect through the hook: the URL of its engine has the path alone, without ``read_only`` and settings."""
+    from duckdb_engine import ConnectionWrapper
+
+    return ConnectionWrapper(hook.get_conn())

@@ -1,11 +1,11 @@
-"""Read from a warehouse: the pairs to remove, as a stream, and the single values that guards ask for."""
+"""Read from a warehouse: the links of a job as a stream, and the single values that guards need."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.databases import refused
+from zoho_crm.databases import is_statement_error
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, CursorResult, Dialect, Engine, TextClause
 
-ROWS_AT_A_TIME = 5_000
+FETCH_ROWS = 5_000
 COLUMNS = ("external_id", "related_external_id")
 WINDOW_PARAMETERS = frozenset({"window_start", "window_end"})
-_PAIRS_SQL = "The job's SQL"
-_IN_UTC = {
+_JOB_SQL = "The job's SQL"
+_SET_UTC = {
     "duckdb": "SET TimeZone = 'UTC'",
     "mariadb": "SET time_zone = '+00:00'",
     "mysql": "SET time_zone = '+00:00'",
@@ -25,44 +25,44 @@ _IN_UTC = {
     "redshift": "SET timezone TO 'UTC'",
     "snowflake": "ALTER SESSION SET TIMEZONE = 'UTC'",
 }
-"""Makes columns without a time zone mean UTC, as the window does, whatever the server's own zone is."""
+"""Makes columns without a time zone mean UTC, as the window does, whatever the time zone of the server."""
 _WITHOUT_ZONES = frozenset({"mariadb", "mysql", "sqlite"})
 
 
-def stream_pairs(
+def stream_links(
     engine: Engine, sql: str, window_start: datetime, window_end: datetime
 ) -> Iterator[tuple[object, object]]:
     """
-    Run a job's SQL and yield its pairs, a few thousand in memory at a time.
+    Run a job's SQL and yield its pairs of external IDs, ``FETCH_ROWS`` in memory at a time.
 
     :param sql: one SELECT with the columns ``external_id`` and ``related_external_id`` in any case and order;
-        further columns are left alone
+        further columns are ignored
     :param window_start: bound to ``:window_start``, in UTC; SQLite gets it as ``YYYY-MM-DD HH:MM:SS.ffffff``
     :param window_end: bound to ``:window_end``
-    :raises PlanError: the warehouse refuses the SQL, it names other parameters, or does not yield the two columns
+    :raises PlanError: the warehouse refuses the SQL, or the SQL has other parameters or lacks the two columns
     """
     statement = _bind_window(sql, window_start, window_end, engine.dialect)
-    with engine.connect() as connection, _run(connection, statement, yield_per=ROWS_AT_A_TIME) as result:
+    with engine.connect() as connection, _execute(connection, statement, yield_per=FETCH_ROWS) as result:
         if not result.returns_rows:
             raise PlanError("The job's SQL yields no rows: it must be one SELECT")
-        first, second = _positions(list(result.keys()))
-        for rows in result.partitions(ROWS_AT_A_TIME):
+        first, second = _find_columns(list(result.keys()))
+        for rows in result.partitions(FETCH_ROWS):
             for row in rows:
                 yield row[first], row[second]
 
 
-def single_value(
+def fetch_value(
     engine: Engine, sql: str, window_start: datetime, window_end: datetime, *, name: str
 ) -> object:
     """
     Run SQL that yields one row with one column, and return its value as the driver gives it.
 
-    :param sql: one SELECT, with the same parameters as the SQL of the pairs
-    :param name: what the SQL is called, for errors: its field in the job file
-    :raises PlanError: the warehouse refuses the SQL, it names other parameters, or does not yield one value
+    :param sql: one SELECT, with the same parameters as the job's SQL
+    :param name: the field of the job file that names the SQL, for messages
+    :raises PlanError: the warehouse refuses the SQL, or the SQL has other parameters or does not yield one value
     """
     statement = _bind_window(sql, window_start, window_end, engine.dialect, name)
-    with engine.connect() as connection, _run(connection, statement, name) as result:
+    with engine.connect() as connection, _execute(connection, statement, name) as result:
         if not result.returns_rows:
             raise PlanError(f"{name} yields no rows: it must be one SELECT")
         columns, rows = len(result.keys()), result.fetchmany(2)
@@ -72,47 +72,47 @@ def single_value(
     return rows[0][0]
 
 
-def _run(
-    connection: Connection, statement: TextClause, name: str = _PAIRS_SQL, **options: int
+def _execute(
+    connection: Connection, statement: TextClause, name: str = _JOB_SQL, **options: int
 ) -> CursorResult[Any]:
     from sqlalchemy.exc import DBAPIError
 
-    if in_utc := _IN_UTC.get(connection.dialect.name):
-        connection.exec_driver_sql(in_utc).close()
+    if set_utc := _SET_UTC.get(connection.dialect.name):
+        connection.exec_driver_sql(set_utc).close()
     try:
         return connection.execution_options(**options).execute(statement)
     except DBAPIError as error:
-        if not refused(error):
+        if not is_statement_error(error):
             raise
-        said = " ".join(str(error.orig).split())
-        raise PlanError(f"The warehouse refuses {name[0].lower()}{name[1:]}: {said}") from None
+        message = " ".join(str(error.orig).split())
+        raise PlanError(f"The warehouse refuses {name[0].lower()}{name[1:]}: {message}") from None
 
 
-def check_sql(sql: str, name: str = _PAIRS_SQL) -> None:
+def check_sql(sql: str, name: str = _JOB_SQL) -> None:
     """
     Check what can be checked of a job's SQL without a database.
 
-    :param name: what the SQL is called, for errors
-    :raises PlanError: it is empty or names a parameter that no run has
+    :param name: the name of the SQL in messages
+    :raises PlanError: it is empty or has a parameter other than the window's
     """
-    _parameters(sql, name)
+    _find_parameters(sql, name)
 
 
-def _parameters(sql: str, name: str) -> set[str]:
+def _find_parameters(sql: str, name: str) -> set[str]:
     import sqlalchemy as sa
 
     if not sql.strip():
         raise PlanError(f"{name} is empty")
-    named = set(sa.text(sql).compile().params)
-    if unknown := named - WINDOW_PARAMETERS:
+    parameters = set(sa.text(sql).compile().params)
+    if unknown := parameters - WINDOW_PARAMETERS:
         raise PlanError(
             f"{name} uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end"
         )
-    return named
+    return parameters
 
 
 def _bind_window(
-    sql: str, window_start: datetime, window_end: datetime, dialect: Dialect, name: str = _PAIRS_SQL
+    sql: str, window_start: datetime, window_end: datetime, dialect: Dialect, name: str = _JOB_SQL
 ) -> TextClause:
     import sqlalchemy as sa
 
@@ -123,12 +123,12 @@ def _bind_window(
     return sa.text(sql).bindparams(
         *(
             sa.bindparam(parameter, value=values[parameter], type_=sa.TIMESTAMP(timezone=True))
-            for parameter in sorted(_parameters(sql, name))
+            for parameter in sorted(_find_parameters(sql, name))
         )
     )
 
 
-def _positions(columns: Sequence[str]) -> tuple[int, int]:
+def _find_columns(columns: Sequence[str]) -> tuple[int, int]:
     lowered = [column.lower() for column in columns]
     for column in COLUMNS:
         if lowered.count(column) != 1:

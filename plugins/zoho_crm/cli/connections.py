@@ -75,10 +75,10 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
     """
     import sqlalchemy as sa
 
-    from zoho_crm.databases import source_engine_of
+    from zoho_crm.databases import create_source_engine
 
     require(conn_id, field)
-    engine = _engine(source_engine_of, conn_id, field)
+    engine = _engine(create_source_engine, conn_id, field)
     try:
         _check_file(engine, conn_id, field)
         try:

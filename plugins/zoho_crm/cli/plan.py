@@ -91,12 +91,12 @@ def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Pla
     from zoho_crm.cli.connections import open_engine
     from zoho_crm.core.guards import judge
     from zoho_crm.core.job_files import sql_path
-    from zoho_crm.source import check_sql, stream_pairs
+    from zoho_crm.source import check_sql, stream_links
 
     sql = sql_path(job, jobs_folder).read_text(encoding="utf-8")
     check_sql(sql)
     with open_engine(job.source.conn_id, "source.conn_id") as source, _scratch_ledger() as ledger:
-        rows = stream_pairs(source, sql, request.window_start, request.window_end)
+        rows = stream_links(source, sql, request.window_start, request.window_end)
         made = _made_plan(ledger, job, rows)
         facts = _facts(job, request, jobs_folder, source, made.planned)
         return _Planned(
@@ -166,11 +166,11 @@ def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, pla
     from zoho_crm.cli.schedule import current_time
     from zoho_crm.core.guards import BASELINE, FRESHNESS, Facts, read_count, read_time
     from zoho_crm.core.job_files import find_sql
-    from zoho_crm.source import single_value
+    from zoho_crm.source import fetch_value
 
     def ask(sql_file: str, field: str) -> object:
         sql = find_sql(jobs_folder, sql_file, field).read_text(encoding="utf-8")
-        return single_value(source, sql, request.window_start, request.window_end, name=field)
+        return fetch_value(source, sql, request.window_start, request.window_end, name=field)
 
     guards = job.guards
     return Facts(

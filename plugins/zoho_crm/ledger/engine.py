@@ -23,9 +23,9 @@ def engine_of(audit_conn_id: str) -> sa.Engine:
 
     It holds few connections, tries each before use, and keeps parameters (external ids) out of logs and errors.
 
-    :raises ZohoConfigError: the connection is not one to a SQL database, or to one that cannot hold the audit
+    :raises ZohoConfigError: the connection is not for a SQL database, or its database cannot hold the audit
     """
-    return databases.audit_engine_of(
+    return databases.create_audit_engine(
         audit_conn_id, max_overflow=3, pool_pre_ping=True, pool_recycle=1800, pool_size=2
     )
 

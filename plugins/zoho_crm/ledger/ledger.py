@@ -73,7 +73,7 @@ class Ledger:
         """
         Return the ledger in the database of an Airflow connection.
 
-        :raises ZohoConfigError: the connection is not one to a SQL database
+        :raises ZohoConfigError: the connection is not for a SQL database
         """
         return cls(engine_of(audit_conn_id))
 

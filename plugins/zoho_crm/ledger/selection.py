@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
 from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
-from zoho_crm.databases import refused
+from zoho_crm.databases import is_statement_error
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.runs import LinkState
@@ -243,7 +243,7 @@ def _read_only(engine: sa.Engine, statement: sa.Select[Any]) -> Sequence[sa.Row[
         except sa.exc.DBAPIError as error:
             said = " ".join(str(error.orig).split())
             gone = error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
-            if gone and not refused(error):
+            if gone and not is_statement_error(error):
                 raise
             raise ZohoConfigError(f"where: the audit database refuses it: {said}") from None
         finally:

@@ -9,11 +9,11 @@ from zoho_crm.core.approval import Question, plan_url
 from zoho_crm.core.guards import BASELINE, FRESHNESS, Facts, Override, judge, read_count, read_time
 from zoho_crm.core.job_files import find_sql
 from zoho_crm.core.records import RELINK
-from zoho_crm.databases import source_engine_of
+from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_task import JobTask
-from zoho_crm.source import single_value
+from zoho_crm.source import fetch_value
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -133,14 +133,12 @@ class GuardOperator(JobTask):
         assert run.window_start is not None  # noqa: S101 - for the type checker: a run of a job has a window
         assert run.window_end is not None  # noqa: S101 - as above
         found: dict[str, Any] = {}
-        engine = source_engine_of(job.source.conn_id)
+        engine = create_source_engine(job.source.conn_id)
         try:
             for fact, field, sql_file, read in asked:
                 if sql_file is not None:
                     sql = find_sql(self.jobs_folder, sql_file, field).read_text(encoding="utf-8")
-                    found[fact] = read(
-                        single_value(engine, sql, run.window_start, run.window_end, name=field)
-                    )
+                    found[fact] = read(fetch_value(engine, sql, run.window_start, run.window_end, name=field))
         finally:
             engine.dispose()
         return found

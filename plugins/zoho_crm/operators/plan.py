@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.job_files import sql_path
 from zoho_crm.core.records import RunStart, Target
-from zoho_crm.databases import source_engine_of
+from zoho_crm.databases import create_source_engine
 from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.job_task import JobTask
 from zoho_crm.operators.plan_signals import tell_plan
-from zoho_crm.source import stream_pairs
+from zoho_crm.source import stream_links
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -115,9 +115,9 @@ class PlanOperator(JobTask):
         self._reads_source = True
         assert run.window_start is not None  # noqa: S101 - for the type checker: start_run has stored both
         assert run.window_end is not None  # noqa: S101 - as above
-        engine = source_engine_of(job.source.conn_id)
+        engine = create_source_engine(job.source.conn_id)
         try:
             sql = sql_path(job, self.jobs_folder).read_text(encoding="utf-8")
-            yield from stream_pairs(engine, sql, run.window_start, run.window_end)
+            yield from stream_links(engine, sql, run.window_start, run.window_end)
         finally:
             engine.dispose()

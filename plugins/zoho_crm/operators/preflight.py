@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from zoho_crm.core.guards import BASELINE, FRESHNESS
 from zoho_crm.core.job_files import find_sql, sql_path
 from zoho_crm.core.records import DELINK
-from zoho_crm.databases import source_engine_of
+from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import request_of
@@ -88,7 +88,7 @@ class PreflightOperator(JobTask):
 
     def check_source(self, job: Job) -> None:
         """Check that the warehouse can be reached."""
-        engine = source_engine_of(job.source.conn_id)
+        engine = create_source_engine(job.source.conn_id)
         try:
             with engine.connect():
                 pass

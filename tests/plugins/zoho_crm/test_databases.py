@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from zoho_crm.databases import source_engine_of
-from zoho_crm.dbapi_engine import DbApiDialect
+from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger.engine import engine_of as audit_engine_of
-from zoho_crm.source import _bind_window, single_value, stream_pairs
+from zoho_crm.source import _bind_window, fetch_value, stream_links
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CONN = "warehouse"
 START = datetime(2026, 11, 21, tzinfo=UTC)
@@ -38,10 +37,8 @@ WAREHOUSES = [
     pytest.param("sqlite", id="sqlite"),
     pytest.param("postgres", marks=integration, id="postgres"),
     pytest.param("pymysql", marks=integration, id="mariadb, pymysql"),
-    pytest.param("mysql-connector-python", marks=integration, id="mariadb, mysql-connector-python"),
     pytest.param("duckdb", id="duckdb"),
 ]
-BY_DBAPI = {"mysql-connector-python", "duckdb"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +71,7 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytes
     return made
 
 
-def _warehouse(kind: str, request: pytest.FixtureRequest, folder: Path) -> Warehouse:
+def _warehouse(kind: str, request: pytest.FixtureRequest | None, folder: Path) -> Warehouse:
     if kind == "duckdb":
         path = str(folder / "w.duckdb")
         # A file of DuckDB is open in one process, and all its connections there share the settings.
@@ -133,19 +130,13 @@ def _committing(url: str | sa.URL) -> Any:
 
 @pytest.fixture
 def engine(warehouse: Warehouse) -> Iterator[sa.Engine]:
-    engine = source_engine_of(CONN)
+    engine = create_source_engine(CONN)
     yield engine
     engine.dispose()
 
 
 def pairs(engine: sa.Engine, sql: str) -> list[tuple[object, object]]:
-    return list(stream_pairs(engine, sql, START, END))
-
-
-def test_engine_is_sqlalchemys_own_where_it_has_one_that_streams(
-    warehouse: Warehouse, engine: sa.Engine
-) -> None:
-    assert isinstance(engine.dialect, DbApiDialect) == (warehouse.kind in BY_DBAPI)
+    return list(stream_links(engine, sql, START, END))
 
 
 def test_window_is_half_open_and_in_utc_whatever_the_servers_time_zone(
@@ -159,7 +150,7 @@ def test_window_is_half_open_and_in_utc_whatever_the_servers_time_zone(
     )
     assert pairs(engine, SQL + WINDOW) == [("first", "d"), ("last", "d")]
     counting = f"SELECT count(*) FROM ({SQL + WINDOW}) p"  # noqa: S608 - our own words
-    assert single_value(engine, counting, START, END, name="It") == 2
+    assert fetch_value(engine, counting, START, END, name="It") == 2
 
 
 def test_column_with_a_time_zone_is_compared_by_moment(warehouse: Warehouse, engine: sa.Engine) -> None:
@@ -221,9 +212,9 @@ def test_nothing_is_written(warehouse: Warehouse, engine: sa.Engine) -> None:
 def test_stream_that_is_left_early_gives_its_connection_back(
     warehouse: Warehouse, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("zoho_crm.source.ROWS_AT_A_TIME", 10)
+    monkeypatch.setattr("zoho_crm.source.FETCH_ROWS", 10)
     warehouse.add(*((f"c-{n:03}", "d", "2026-11-21 05:00:00") for n in range(95)))
-    stream = stream_pairs(engine, f"{SQL} ORDER BY external_id", START, END)
+    stream = stream_links(engine, f"{SQL} ORDER BY external_id", START, END)
     assert list(islice(stream, 3)) == [("c-000", "d"), ("c-001", "d"), ("c-002", "d")]
     stream.close()  # type: ignore[attr-defined]
     assert len(pairs(engine, SQL)) == 95
@@ -232,12 +223,32 @@ def test_stream_that_is_left_early_gives_its_connection_back(
 
 def test_audit_is_kept_where_rows_can_be_locked(warehouse: Warehouse) -> None:
     if warehouse.kind == "duckdb":
-        with pytest.raises(ZohoConfigError, match="NoSuchModuleError"):
+        with pytest.raises(ZohoConfigError, match="is for duckdb, which cannot hold the audit"):
             audit_engine_of(CONN)
         return
-    engine = audit_engine_of(CONN)
-    assert not isinstance(engine.dialect, DbApiDialect)
+    audit_engine_of(CONN).dispose()
+
+
+def test_duckdb_is_opened_with_the_settings_of_the_connection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = _warehouse("duckdb", None, tmp_path)
+    made.execute("CREATE TABLE pairs (external_id TEXT, related_external_id TEXT)")
+    made.connection["extra"] = {"read_only": True, "threads": 3}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", json.dumps(made.connection))
+    engine = create_source_engine(CONN)
+    sql = "SELECT current_setting('access_mode') AS external_id, current_setting('threads') AS related_external_id"
+    assert pairs(engine, sql) == [("read_only", 3)]
     engine.dispose()
+
+
+def test_mysql_client_that_buffers_results_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = {"conn_type": "mysql", "host": "h", "extra": {"client": "mysql-connector-python"}}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", json.dumps(connection))
+    with pytest.raises(
+        ZohoConfigError, match=r"'warehouse' uses mysql-connector-python.* extra client to pymysql"
+    ):
+        create_source_engine(CONN)
 
 
 @pytest.mark.parametrize(
@@ -256,30 +267,28 @@ def test_audit_in_a_database_without_row_locks_is_refused(
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", '{"conn_type": "sqlite", "host": "x.db"}')
     monkeypatch.setattr(SqliteHook, "get_uri", lambda _: uri)
     monkeypatch.setattr(SqliteHook, "conn_type", conn_type)
-    with pytest.raises(ZohoConfigError, match="one to redshift, which cannot hold the audit") as caught:
+    with pytest.raises(ZohoConfigError, match="is for redshift, which cannot hold the audit") as caught:
         audit_engine_of(CONN)
     assert "hunter2" not in str(caught.value)
 
 
 def test_database_that_cannot_be_reached_is_not_the_jobs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    for extra in ("pymysql", "mysql-connector-python"):
-        connection = {"conn_type": "mysql", "host": "127.0.0.1", "port": 1, "extra": {"client": extra}}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", json.dumps(connection))
-        with pytest.raises(sa.exc.DBAPIError):
-            pairs(source_engine_of(CONN), SQL)
+    connection = {"conn_type": "mysql", "host": "127.0.0.1", "port": 1, "extra": {"client": "pymysql"}}
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", json.dumps(connection))
+    with pytest.raises(sa.exc.DBAPIError):
+        pairs(create_source_engine(CONN), SQL)
 
 
-def test_hook_without_any_way_in_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    connection = {"conn_type": "mysql", "host": "h", "password": "hunter2", "extra": {"client": "none such"}}
+@pytest.mark.parametrize("create", [create_source_engine, audit_engine_of], ids=["source", "audit"])
+def test_missing_driver_or_dialect_is_reported_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, create: Callable[[str], sa.Engine]
+) -> None:
+    connection = {"conn_type": "mysql", "host": "h", "password": "hunter2"}
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", json.dumps(connection))
     monkeypatch.setitem(sys.modules, "MySQLdb", None)
-    with pytest.raises(
-        ZohoConfigError, match=r"neither through SQLAlchemy \(.*Unknown MySQL client"
-    ) as caught:
-        source_engine_of(CONN)
+    with pytest.raises(ZohoConfigError, match=r"no SQLAlchemy engine \(ModuleNotFoundError\)") as caught:
+        create(CONN)
     assert "hunter2" not in str(caught.value)
-    with pytest.raises(ZohoConfigError, match="has no SQLAlchemy engine"):
-        audit_engine_of(CONN)
 
 
 @pytest.mark.parametrize(
@@ -319,21 +328,10 @@ CHILD = """
 import json, sys
 import sqlalchemy as sa
 from datetime import datetime, UTC
-from zoho_crm.dbapi_engine import dbapi_engine
-from zoho_crm.source import stream_pairs
+from zoho_crm.source import stream_links
 
-way, address, sql = json.loads(sys.argv[1])
-if way == "url":
-    engine = sa.create_engine(address)
-elif way == "duckdb":
-    import duckdb
-    engine = dbapi_engine(duckdb.connect)
-elif way == "pymysql":
-    import pymysql
-    engine = dbapi_engine(lambda: pymysql.connect(**address))
-else:
-    import mysql.connector
-    engine = dbapi_engine(lambda: mysql.connector.connect(**address))
+url, sql = json.loads(sys.argv[1])
+engine = sa.create_engine(url)
 
 def used_mb():
     # The most ever used since this program was started; getrusage begins with what its parent used.
@@ -341,7 +339,7 @@ def used_mb():
     return int(status["VmHWM"].split()[0]) / 1024
 
 count = first = 0
-for _ in stream_pairs(engine, sql, datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)):
+for _ in stream_links(engine, sql, datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)):
     count += 1
     if count == 20_000:
         first = used_mb()
@@ -350,25 +348,23 @@ print(json.dumps([count, used_mb() - first, first]))
 
 
 @pytest.mark.parametrize(
-    ("way", "database"),
+    "driver",
     [
-        pytest.param("url", "sqlite", id="sqlite"),
-        pytest.param("url", "psycopg", marks=integration, id="psycopg"),
-        pytest.param("url", "psycopg2", marks=integration, id="psycopg2"),
-        pytest.param("url", "pymysql", marks=integration, id="pymysql"),
-        pytest.param("pymysql", "mysql", marks=integration, id="pymysql, DB-API"),
-        pytest.param("mysql", "mysql", marks=integration, id="mysql-connector-python, DB-API"),
-        pytest.param("duckdb", "duckdb", id="duckdb, DB-API"),
+        pytest.param("sqlite", id="sqlite"),
+        pytest.param("postgresql+psycopg", marks=integration, id="psycopg"),
+        pytest.param("postgresql+psycopg2", marks=integration, id="psycopg2"),
+        pytest.param("mysql+pymysql", marks=integration, id="pymysql"),
+        pytest.param("duckdb", id="duckdb"),
     ],
 )
-def test_rows_are_never_all_in_memory(way: str, database: str, request: pytest.FixtureRequest) -> None:
-    name, address = _address(way, database, request)
+def test_rows_are_never_all_in_memory(driver: str, request: pytest.FixtureRequest) -> None:
+    name = driver.partition("+")[0]
     padded = PADDED.get(name, "concat(repeat('d', {wide}), n)").format(wide=WIDE)
     series = SERIES[name].format(many=MANY)
     columns = f"n AS external_id, {padded} AS related_external_id"
     sql = f"SELECT {columns} FROM ({series}) p WHERE :window_start < :window_end"  # noqa: S608 - our own words
     done = subprocess.run(
-        [sys.executable, "-c", CHILD, json.dumps([way, address, sql])],
+        [sys.executable, "-c", CHILD, json.dumps([_url(driver, request), sql])],
         capture_output=True,
         text=True,
         check=False,
@@ -381,16 +377,9 @@ def test_rows_are_never_all_in_memory(way: str, database: str, request: pytest.F
     assert first_mb < MOST_MB  # nor were they all there when the first of them came
 
 
-def _address(way: str, database: str, request: pytest.FixtureRequest) -> tuple[str, Any]:
-    if database == "sqlite":
-        return "sqlite", "sqlite://"
-    if database == "duckdb":
-        return "duckdb", None
-    if database.startswith("psycopg"):
-        url = request.getfixturevalue("postgres_url")
-        return "postgresql", str(url.set(drivername=f"postgresql+{database}"))
-    url = request.getfixturevalue("mariadb_url")
-    if way == "url":
-        return "mysql", url.render_as_string(hide_password=False)
-    keys = {"host": url.host, "port": url.port, "user": url.username, "password": url.password}
-    return "mysql", {**keys, "database": url.database}
+def _url(driver: str, request: pytest.FixtureRequest) -> str:
+    if driver in {"sqlite", "duckdb"}:
+        return f"{driver}://"
+    fixture = "postgres_url" if driver.startswith("postgresql") else "mariadb_url"
+    url: sa.URL = request.getfixturevalue(fixture).set(drivername=driver)
+    return url.render_as_string(hide_password=False)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from zoho_crm import source
 from zoho_crm.errors import PlanError
-from zoho_crm.source import check_sql, single_value, stream_pairs
+from zoho_crm.source import check_sql, fetch_value, stream_links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def add(engine: sa.Engine, *rows: tuple[str, str, str]) -> None:
 def pairs(
     engine: sa.Engine, sql: str, start: datetime = START, end: datetime = END
 ) -> list[tuple[object, object]]:
-    return list(stream_pairs(engine, sql, start, end))
+    return list(stream_links(engine, sql, start, end))
 
 
 def test_the_window_is_bound_half_open_and_in_utc(warehouse: sa.Engine) -> None:
@@ -146,9 +146,9 @@ def test_values_come_as_they_are(warehouse: sa.Engine) -> None:
 
 
 def test_rows_are_read_as_they_are_asked_for(warehouse: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "ROWS_AT_A_TIME", 10)
+    monkeypatch.setattr(source, "FETCH_ROWS", 10)
     add(warehouse, *((f"c-{n:03}", "d", "2026-11-21 05:00:00.000000+00") for n in range(95)))
-    stream = stream_pairs(warehouse, f"{SQL} ORDER BY external_id", START, END)
+    stream = stream_links(warehouse, f"{SQL} ORDER BY external_id", START, END)
     assert list(islice(stream, 3)) == [("c-000", "d"), ("c-001", "d"), ("c-002", "d")]
     assert warehouse.pool.checkedout() == 1  # type: ignore[attr-defined]
     stream.close()  # type: ignore[attr-defined]
@@ -158,7 +158,7 @@ def test_rows_are_read_as_they_are_asked_for(warehouse: sa.Engine, monkeypatch: 
 
 def test_nothing_is_read_before_the_first_pair_is_asked_for(tmp_path: Path) -> None:
     nowhere = sa.create_engine(f"sqlite:///{tmp_path / 'none' / 'w.db'}")
-    stream = stream_pairs(nowhere, SQL, START, END)
+    stream = stream_links(nowhere, SQL, START, END)
     with pytest.raises(sa.exc.OperationalError):
         next(stream)
 
@@ -196,7 +196,7 @@ def test_sql_that_no_run_can_use_is_refused(sql: str, says: str) -> None:
 
 
 def value_of(engine: sa.Engine, sql: str) -> object:
-    return single_value(engine, sql, START, END, name="guards.baseline_sql_file")
+    return fetch_value(engine, sql, START, END, name="guards.baseline_sql_file")
 
 
 def test_a_single_value_comes_as_the_driver_gives_it_within_the_window(warehouse: sa.Engine) -> None:

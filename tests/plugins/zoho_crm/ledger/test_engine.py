@@ -126,14 +126,14 @@ def test_ledger_of_an_airflow_connection_to_postgres(
 def test_connection_without_sql_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     _set_connection(monkeypatch, "WEB", conn_type="http", host="example.com")
 
-    with pytest.raises(ZohoConfigError, match="'web' is not one to a SQL database"):
+    with pytest.raises(ZohoConfigError, match="'web' is not for a SQL database"):
         Ledger.from_conn_id("web")
 
 
 def test_hook_without_an_engine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow.sdk.BaseHook.get_hook", lambda *_, **__: object())
 
-    with pytest.raises(ZohoConfigError, match="'web' is not one to a SQL database"):
+    with pytest.raises(ZohoConfigError, match="'web' is not for a SQL database"):
         Ledger.from_conn_id("web")
 
 

@@ -199,7 +199,7 @@ def test_a_warehouse_that_is_no_database_is_told(
     zoho: LocalZoho, audit: Audit, sql_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_connection(monkeypatch, WAREHOUSE, conn_type="http", host="127.0.0.1")
-    with pytest.raises(AirflowFailException, match="'warehouse' is not one to a SQL database"):
+    with pytest.raises(AirflowFailException, match="'warehouse' is not for a SQL database"):
         check(make_job(), sql_path)
 
 
