@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoho_crm.cli.exits import Exit
-from zoho_crm.cli.options import command, json_option
+from zoho_crm.cli.options import command, current_time, json_option
 from zoho_crm.cli.output import duration
 from zoho_crm.errors import PlanError
 
@@ -21,14 +21,9 @@ if TYPE_CHECKING:
 
 @click.command("check-job")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option(
-    "--explain",
-    is_flag=True,
-    help="Ask the warehouse how it would run the SQL, without running it (PostgreSQL, MySQL, SQLite).",
-)
 @json_option
 @command
-def check_job(file: Path, explain: bool, out: Output) -> Exit:
+def check_job(file: Path, out: Output) -> Exit:
     """
     Check a job file and its SQL, and show what it says.
 
@@ -40,20 +35,12 @@ def check_job(file: Path, explain: bool, out: Output) -> Exit:
         job = load_job(file)
     except JobFileError as error:
         return _tell(out, {"file": file, "faults": str(error).splitlines()})
-    from zoho_crm.cli.schedule import current_time
-
-    now = current_time()
-    report = _describe(job, file, now)
+    report = _describe(job, file)
     report["faults"] = _schedule_faults(job) + _sql_faults(job, file.parent)
-    if explain:
-        report["plans"] = _plans(job, file.parent, now, report["faults"])
     return _tell(out, report)
 
 
-def _describe(job: Job, file: Path, now: datetime) -> dict[str, Any]:
-    from zoho_crm.cli.schedule import next_windows
-
-    windows = next_windows(job, now)
+def _describe(job: Job, file: Path) -> dict[str, Any]:
     return {
         "file": file,
         "job": job.name,
@@ -66,7 +53,7 @@ def _describe(job: Job, file: Path, now: datetime) -> dict[str, Any]:
         "audit_conn_id": job.audit_conn_id,
         "strategy": job.strategy,
         "schedule": _schedule(job),
-        "next_windows": [{"window_start": start, "window_end": end} for start, end in windows],
+        "next_windows": _next_windows(job),
         "guards": {
             name: duration(value) if name in {"max_source_age", "max_plan_age", "approval_timeout"} else value
             for name, value in job.guards
@@ -77,6 +64,14 @@ def _describe(job: Job, file: Path, now: datetime) -> dict[str, Any]:
         "retention_days": job.retention_days,
         "notify": [notice.notifier for notice in job.notify],
     }
+
+
+def _next_windows(job: Job) -> list[dict[str, datetime]]:
+    if job.cron is None:
+        return []
+    from zoho_crm.operators.schedule import next_windows
+
+    return [{"window_start": start, "window_end": end} for start, end in next_windows(job, current_time())]
 
 
 def _schedule(job: Job) -> str:
@@ -102,14 +97,14 @@ def _schedule_faults(job: Job) -> list[str]:
     return []
 
 
-def _sql_files(job: Job) -> dict[str, tuple[str, str]]:
-    """Return file and connection of each SQL that the job names, by the field that names it."""
+def _sql_files(job: Job) -> dict[str, str]:
+    """Return each SQL file that the job names, by the field that names it."""
     named = {
         "source.sql_file": job.source.sql_file,
         "guards.baseline_sql_file": job.guards.baseline_sql_file,
         "guards.freshness_sql_file": job.guards.freshness_sql_file,
     }
-    return {field: (file, job.source.conn_id) for field, file in named.items() if file is not None}
+    return {field: file for field, file in named.items() if file is not None}
 
 
 def _sql_faults(job: Job, jobs_folder: Path) -> list[str]:
@@ -117,7 +112,7 @@ def _sql_faults(job: Job, jobs_folder: Path) -> list[str]:
     from zoho_crm.source import check_sql
 
     faults = []
-    for field, (file, _) in _sql_files(job).items():
+    for field, file in _sql_files(job).items():
         try:
             check_sql(find_sql(jobs_folder, file, field).read_text(encoding="utf-8"), field)
         except PlanError as error:
@@ -125,27 +120,6 @@ def _sql_faults(job: Job, jobs_folder: Path) -> list[str]:
         except UnicodeDecodeError:
             faults.append(f"{field}: {file} is not UTF-8 text")
     return faults
-
-
-def _plans(job: Job, jobs_folder: Path, now: datetime, faults: list[str]) -> list[dict[str, Any]]:
-    """Ask for the plan of each SQL; what the database refuses is added to the faults."""
-    from zoho_crm.cli.connections import open_engine
-    from zoho_crm.cli.explain import explain
-    from zoho_crm.cli.schedule import last_window
-    from zoho_crm.core.job_files import find_sql
-
-    window = last_window(job, now)
-    plans = []
-    with open_engine(job.source.conn_id, "source.conn_id") as engine:
-        for field, (file, _) in _sql_files(job).items():
-            sql = find_sql(jobs_folder, file, field).read_text(encoding="utf-8", errors="replace")
-            try:
-                lines = explain(engine, sql, window)
-            except PlanError as error:
-                faults.append(f"{field}: {file}: {error}")
-                continue
-            plans.append({"field": field, "file": file, "dialect": engine.dialect.name, "lines": lines})
-    return plans
 
 
 def _tell(out: Output, report: dict[str, Any]) -> Exit:
@@ -198,9 +172,3 @@ def _show(out: Output, report: dict[str, Any]) -> None:
                 for window in report["next_windows"]
             ],
         )
-    for plan in report.get("plans", []):
-        out.title(f"How the warehouse would run {plan['file']}")
-        if plan["lines"] is None:
-            out.say(f"We know no way to ask {plan['dialect']} for a plan without running the statement.")
-        for line in plan["lines"] or []:
-            out.say(line)

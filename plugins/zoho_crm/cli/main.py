@@ -19,8 +19,6 @@ COMMANDS = {
     "check-job": "zoho_crm.cli.check_job:check_job",
     "job-reference": "zoho_crm.cli.job_reference:job_reference",
     "plan": "zoho_crm.cli.plan:plan",
-    "redrive": "zoho_crm.cli.again:redrive",
-    "relink": "zoho_crm.cli.again:relink",
 }
 
 EPILOG = """\

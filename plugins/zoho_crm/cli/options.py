@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import redirect_stdout
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -38,6 +39,11 @@ audit_conn_option = click.option(
     metavar="CONN_ID",
     help="Connection of the audit database; by default the one that the job names, or all jobs do.",
 )
+
+
+def current_time() -> datetime:
+    """Return the current time in UTC."""
+    return datetime.now(UTC)
 
 
 class CommandError(click.ClickException):

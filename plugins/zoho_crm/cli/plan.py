@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoho_crm.cli.exits import Exit
-from zoho_crm.cli.options import command, job_named, jobs_folder_option, json_option, wrong_use
+from zoho_crm.cli.options import command, current_time, job_named, jobs_folder_option, json_option, wrong_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,7 +80,6 @@ def plan(
 
 
 def _request(window: tuple[str, str] | None) -> RunRequest:
-    from zoho_crm.cli.schedule import current_time
     from zoho_crm.core.run_request import read_run_request
 
     form = dict(zip(("window_start", "window_end"), window, strict=True)) if window else {}
@@ -163,7 +162,6 @@ def _invalid_by_reason(ledger: Ledger) -> dict[str, int]:
 
 def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, planned: int) -> Facts:
     """Ask what the guards ask before a run; only what a limit needs is asked for."""
-    from zoho_crm.cli.schedule import current_time
     from zoho_crm.core.guards import BASELINE, FRESHNESS, Facts, read_count, read_time
     from zoho_crm.core.job_files import find_sql
     from zoho_crm.source import fetch_value

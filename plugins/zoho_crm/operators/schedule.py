@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
@@ -14,6 +15,9 @@ from zoho_crm.core.job_files import JobFileError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
+
+    from airflow.timetables.base import DataInterval
+    from airflow.timetables.interval import CronDataIntervalTimetable as CoreTimetable
 
     from zoho_crm.core.job import Job
 
@@ -50,6 +54,26 @@ def schedule_text(job: Job) -> str:
     return "none: by hand only"
 
 
+def next_windows(job: Job, now: datetime, count: int = 3) -> list[tuple[datetime, datetime]]:
+    """
+    Return the windows of the next scheduled runs, in UTC; each run is due when its window ends.
+
+    :param now: aware; the first window ends after it
+    :return: empty for a job without a cron expression
+    """
+    if job.cron is None:
+        return []
+    import pendulum
+    from airflow.timetables.interval import CronDataIntervalTimetable as Timetable
+
+    timetable = Timetable(job.cron, job.timezone)
+    last = timetable.infer_manual_data_interval(run_after=pendulum.instance(now))
+    return [
+        (interval.start.astimezone(UTC), interval.end.astimezone(UTC))
+        for interval in islice(_intervals_after(timetable, last, job.start), count)
+    ]
+
+
 def _check_changes_of_clocks(job: Job, cron: str) -> None:
     """
     Refuse a schedule that is due several times in an hour that a change of the clocks leaves out.
@@ -84,17 +108,33 @@ def _changes(job: Job) -> Iterator[datetime]:
 def _seams(job: Job, cron: str, change: datetime) -> Iterator[tuple[datetime, datetime]]:
     """Yield where each data interval ends and where the next begins, for those around a change of the clocks."""
     import pendulum
-    from airflow.timetables.base import TimeRestriction
     from airflow.timetables.interval import CronDataIntervalTimetable as Timetable
 
     timetable = Timetable(cron, job.timezone)
     # Where the scheduler would be by then: the last interval that is over.
     last = timetable.infer_manual_data_interval(run_after=pendulum.instance(change - _NEAR))
-    while last.end < change + _NEAR:
-        found = timetable.next_dagrun_info(
-            last_automated_data_interval=last, restriction=TimeRestriction(None, None, catchup=True)
-        )
+    for interval in _intervals_after(timetable, last):
+        yield last.end, interval.start
+        if interval.end >= change + _NEAR:
+            return
+        last = interval
+
+
+def _intervals_after(
+    timetable: CoreTimetable, last: DataInterval, earliest: datetime | None = None
+) -> Iterator[DataInterval]:
+    """
+    Yield the data intervals that Airflow would schedule after one of them, without end.
+
+    :param earliest: start date of the Dag, aware
+    """
+    import pendulum
+    from airflow.timetables.base import TimeRestriction
+
+    restriction = TimeRestriction(pendulum.instance(earliest) if earliest else None, None, catchup=True)
+    while True:
+        found = timetable.next_dagrun_info(last_automated_data_interval=last, restriction=restriction)
         if found is None or found.data_interval is None:
             return
-        yield last.end, found.data_interval.start
         last = found.data_interval
+        yield last

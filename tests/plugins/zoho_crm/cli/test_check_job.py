@@ -1,28 +1,21 @@
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import sqlalchemy as sa
 
 from tests.plugins.zoho_crm.cli.conftest import check_golden
-from tests.plugins.zoho_crm.operators.world import WAREHOUSE, Warehouse, connection_to, set_connection
-from zoho_crm.cli import schedule
-from zoho_crm.cli.explain import check_one_select
-from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
-    from tests.postgres import PostgresServer
 
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "current_time", lambda: datetime(2026, 11, 23, 12, tzinfo=UTC))
+    monkeypatch.setattr("zoho_crm.cli.check_job.current_time", lambda: datetime(2026, 11, 23, 12, tzinfo=UTC))
 
 
 def test_a_job_that_can_be_used_is_told_as_json(cli: Cli, jobs: Jobs) -> None:
@@ -92,117 +85,6 @@ def test_an_asset_and_a_job_by_hand_have_no_next_windows(cli: Cli, jobs: Jobs) -
     assert document["next_windows"] == []
     jobs.write(schedule=None)
     assert cli.document("check-job", jobs.file)["schedule"] == "none: by hand and by backfill only"
-
-
-def test_sqlite_is_asked_for_its_plan_and_runs_nothing(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
-    warehouse.add([("c-1", "d-1")])
-    (plan,) = cli.document("check-job", jobs.file, "--explain")["plans"]
-    assert plan["field"] == "source.sql_file"
-    assert plan["dialect"] == "sqlite"
-    assert plan["lines"] == ["SCAN pairs"]
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_postgresql_is_asked_for_its_plan_and_runs_nothing(
-    cli: Cli, jobs: Jobs, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch, driver: str
-) -> None:
-    with postgres_server.database() as name:
-        url = postgres_server.url(name)
-        engine = sa.create_engine(url)
-        with engine.begin() as connection:
-            connection.exec_driver_sql(
-                "CREATE TABLE pairs (external_id text, related_external_id text, marked_at timestamptz)"
-            )
-            connection.exec_driver_sql("CREATE SEQUENCE touched")
-        connection_values = connection_to(url)
-        connection_values["extra"]["sqlalchemy_scheme"] = f"postgresql+{driver}"
-        set_connection(monkeypatch, WAREHOUSE, **connection_values)
-        jobs.write_sql(
-            "-- what is to go\nSELECT external_id, related_external_id, nextval('touched') FROM pairs\n"
-            "WHERE marked_at >= :window_start AND marked_at < :window_end;\n"
-        )
-        (plan,) = cli.document("check-job", jobs.file, "--explain")["plans"]
-        assert plan["dialect"] == "postgresql"
-        assert "Seq Scan on pairs" in "".join(plan["lines"])
-        jobs.write_sql("ANALYZE SELECT nextval('touched')")
-        (fault,) = cli.document("check-job", jobs.file, "--explain", code=1)["faults"]
-        assert fault == "source.sql_file: contacts_deals.sql: it must begin with SELECT or WITH"
-        with engine.connect() as connection:
-            assert connection.exec_driver_sql("SELECT is_called FROM touched").scalar() is False
-        engine.dispose()
-
-
-def test_sql_that_the_warehouse_refuses_is_a_fault(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
-    warehouse.drop()
-    document = cli.document("check-job", jobs.file, "--explain", code=1)
-    assert document["faults"] == [
-        "source.sql_file: contacts_deals.sql: the database refuses it: no such table: pairs"
-    ]
-
-
-def test_every_sql_of_the_guards_is_asked_about(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
-    jobs.write(guards={"max_share": 0.1, "baseline_sql_file": "known.sql"})
-    jobs.write_sql("SELECT count(*) FROM pairs", "known")
-    plans = cli.document("check-job", jobs.file, "--explain")["plans"]
-    assert [plan["field"] for plan in plans] == ["source.sql_file", "guards.baseline_sql_file"]
-
-
-def test_a_dialect_without_a_known_way_says_so(
-    cli: Cli, jobs: Jobs, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("zoho_crm.cli.explain._FORMS", {})
-    result = cli("check-job", jobs.file, "--explain")
-    assert result.exit_code == 0
-    assert "We know no way to ask sqlite for a plan without running the statement." in result.stdout
-
-
-@pytest.mark.parametrize(
-    "sql",
-    [
-        "DELETE FROM pairs",
-        "ANALYZE SELECT 1",
-        "(ANALYZE) SELECT 1",
-        "-- a comment\nDROP TABLE pairs",
-        "SELECT 1; DROP TABLE pairs",
-        "SELECT 1;; COMMIT; DROP TABLE pairs",
-        "/* SELECT */ UPDATE pairs SET external_id = 1",
-        "",
-    ],
-)
-def test_what_is_not_one_select_is_not_explained(sql: str) -> None:
-    with pytest.raises(PlanError):
-        check_one_select(sql)
-
-
-@pytest.mark.parametrize(
-    "sql", ["SELECT ';' FROM a;\n", "with x as (select 1) select * from x", "-- a; b\nSELECT 1 ;"]
-)
-def test_one_select_is_one_select_whatever_its_text_holds(sql: str) -> None:
-    check_one_select(sql)
-
-
-def test_a_connection_that_nobody_has_is_wrong_use(
-    cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv(f"AIRFLOW_CONN_{WAREHOUSE.upper()}", raising=False)
-    result = cli("check-job", jobs.file, "--explain")
-    assert result.exit_code == 2
-    assert (
-        "There is no connection 'warehouse' (source.conn_id): neither AIRFLOW_CONN_WAREHOUSE" in result.stderr
-    )
-
-
-def test_a_warehouse_that_is_away_ends_with_3(
-    cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    set_connection(monkeypatch, WAREHOUSE, conn_type="sqlite", host=str(tmp_path / "away.db"))
-    result = cli("check-job", jobs.file, "--explain", "--json")
-    assert result.exit_code == 3
-    told: dict[str, Any] = json.loads(result.stdout)
-    assert told["exit_code"] == 3
-    assert "cannot be reached: there is no file" in told["error"]
-    assert not (tmp_path / "away.db").exists()
 
 
 def test_a_schedule_that_airflow_would_refuse_is_a_fault(cli: Cli, jobs: Jobs) -> None:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.plugins.zoho_crm.operators.world import AUDIT, Audit, Warehouse, pairs, set_connection
-from zoho_crm.cli import schedule
 from zoho_crm.core.links import Relation
 from zoho_crm.core.records import Origin, RunStart, Target
 
@@ -22,7 +21,7 @@ RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "Extern
 
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "current_time", lambda: datetime(2026, 11, 23, 12, tzinfo=UTC))
+    monkeypatch.setattr("zoho_crm.cli.plan.current_time", lambda: datetime(2026, 11, 23, 12, tzinfo=UTC))
 
 
 @pytest.fixture

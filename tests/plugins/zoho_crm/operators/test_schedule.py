@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.plugins.zoho_crm.operators.world import context, make_job
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.operators.context import request_of
-from zoho_crm.operators.schedule import schedule_of, schedule_text
+from zoho_crm.operators.schedule import next_windows, schedule_of, schedule_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,3 +208,29 @@ def test_a_uri_that_its_provider_refuses_is_told_with_the_file() -> None:
     job = make_job(schedule={"asset": "links", "uri": "postgres://warehouse/crm"})
     with pytest.raises(JobFileError, match=r"^contacts_deals\.yaml: schedule: "):
         schedule_of(job)
+
+
+@pytest.mark.parametrize("cron", ["0 2 * * *", "30 2 * * *", "0 * * * *"])
+@pytest.mark.parametrize(("timezone", "change"), CHANGES.values(), ids=list(CHANGES))
+def test_next_windows_are_those_that_airflow_schedules(cron: str, timezone: str, change: datetime) -> None:
+    job = make_job(schedule=cron, timezone=timezone, start_date="2026-01-01")
+    now = change - 20 * HOUR
+    scheduled = [window for window in around(cron, timezone, change) if window[1] > now]
+    assert next_windows(job, now, 2) == scheduled[:2]
+
+
+def test_next_windows_begin_at_the_start_date_of_the_job() -> None:
+    job = make_job(schedule="0 2 * * *", start_date="2026-11-24")
+    assert next_windows(job, datetime(2026, 11, 20, 12, tzinfo=UTC), 1) == [
+        (datetime(2026, 11, 24, 2, tzinfo=UTC), datetime(2026, 11, 25, 2, tzinfo=UTC))
+    ]
+
+
+def test_window_that_begins_now_is_the_next_one() -> None:
+    now = datetime(2026, 11, 23, 2, tzinfo=UTC)
+    job = make_job(schedule="0 2 * * *", start_date="2026-01-01")
+    assert next_windows(job, now, 1) == [(now, now + timedelta(days=1))]
+
+
+def test_job_without_cron_expression_has_no_next_windows() -> None:
+    assert next_windows(make_job(), datetime(2026, 11, 23, tzinfo=UTC)) == []
