@@ -51,7 +51,7 @@ def test_command_line_shows_a_run_and_its_relink(world: World) -> None:
     assert len(before.links - world.look().links) == len(LINKS)
 
     # Nothing but Airflow's metadata database knows these connections.
-    assert zoho_delink(world, "check-connection", "--job", "by_hand", "--relink")["fine"] is True
+    assert zoho_delink(world, "check-connection", "--job", "by_hand", "--relink")["ok"] is True
     run = zoho_delink(world, "audit", "show", run_id, "--job", "by_hand")
     assert (run["status"], run["outcomes"], run["triggered_by"]) == ("succeeded", {"removed": 3}, "admin")
 
@@ -62,4 +62,4 @@ def test_command_line_shows_a_run_and_its_relink(world: World) -> None:
     assert world.look().links == before.links
     (last,) = zoho_delink(world, "audit", "show", "--link", *LINKS[2], "--job", "by_hand")["history"][-1:]
     assert (last["outcome"], last["reason"]) == ("relinked", "it was a mistake")
-    assert zoho_delink(world, "audit", "verify", run_id, "--job", "by_hand")["fine"] is True
+    assert zoho_delink(world, "audit", "verify", run_id, "--job", "by_hand")["ok"] is True

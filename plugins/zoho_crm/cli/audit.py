@@ -19,7 +19,7 @@ from zoho_crm.cli.options import (
     job_named,
     jobs_folder_option,
     json_option,
-    wrong_use,
+    usage_error,
 )
 from zoho_crm.cli.output import json_line, plain_value
 
@@ -67,19 +67,19 @@ def show(
     from zoho_crm.cli.connections import open_ledger
 
     if run and link:
-        wrong_use("Give a run or --link, but not both.")
+        usage_error("Give a run or --link, but not both.")
     job = job_named(jobs_folder, job_name) if job_name else None
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         if link:
             history = link_history(ledger, *link, job.relation.as_relation() if job else None)
             audit_view.show_history(out, link, history)
-            return Exit.FINE if history else Exit.NOT_FINE
+            return Exit.OK if history else Exit.CHECK_FAILED
         if run:
             found = named_run(ledger, run, job_name)
             audit_view.show_run(out, run_report(ledger, found))
         else:
             audit_view.show_runs(out, runs_of(ledger, job_name, limit))
-    return Exit.FINE
+    return Exit.OK
 
 
 @audit.command("export")
@@ -163,13 +163,13 @@ def verify(
         for one in findings
     ]
     if out.as_json:
-        out.document({"fine": not rows, "run_key": key, "findings": rows, "more": more})
+        out.document({"ok": not rows, "run_key": key, "findings": rows, "more": more})
     elif rows:
         out.table(("kind", "run", "event", "detail"), [tuple(row[name] for name in _ORDER) for row in rows])
-        out.wrong(f"{'more than ' if more else ''}{len(rows)} findings: the audit is not as it was written")
+        out.error(f"{'more than ' if more else ''}{len(rows)} findings: the audit is not as it was written")
     else:
-        out.fine("the audit is as it was written" + (f": {key}" if key else ""))
-    return Exit.NOT_FINE if rows else Exit.FINE
+        out.ok("the audit is as it was written" + (f": {key}" if key else ""))
+    return Exit.CHECK_FAILED if rows else Exit.OK
 
 
 _ORDER = ("kind", "run_key", "event_id", "detail")
@@ -183,7 +183,7 @@ def _opened(output: Path | None, out: Output) -> Iterator[IO[str]]:
     try:
         descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     except OSError as error:
-        wrong_use(f"{output} cannot be written: {error.strerror}")
+        usage_error(f"{output} cannot be written: {error.strerror}")
     with open(descriptor, "w", encoding="utf-8", newline="") as stream:  # noqa: PTH123 - a descriptor has no path
         yield stream
 

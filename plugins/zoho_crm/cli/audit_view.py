@@ -79,7 +79,7 @@ def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[s
         out.document({"external_id": link[0], "related_external_id": link[1], "history": list(history)})
         return
     if not history:
-        out.wrong("no run has ever had this link in its plan and come to it")
+        out.error("no run has ever had this link in its plan and come to it")
         return
     names = (
         "finished_at",

@@ -66,8 +66,8 @@ def check_connection(
         if exit_of(error) is Exit.UNREACHABLE:
             raise
         faults.append(str(error))
-    _tell(out, {"fine": not faults, **report, "faults": faults, "advice": advice})
-    return Exit.NOT_FINE if faults else Exit.FINE
+    _tell(out, {"ok": not faults, **report, "errors": faults, "advice": advice})
+    return Exit.CHECK_FAILED if faults else Exit.OK
 
 
 def _ask(
@@ -165,10 +165,10 @@ def _tell(out: Output, report: dict[str, Any]) -> None:
     )
     for advice in report["advice"]:
         out.say(advice)
-    for fault in report["faults"]:
-        out.wrong(fault)
-    if report["fine"]:
-        out.fine("the connection works" + (f", and is enough for {report['job']}" if report["job"] else ""))
+    for fault in report["errors"]:
+        out.error(fault)
+    if report["ok"]:
+        out.ok("the connection works" + (f", and is enough for {report['job']}" if report["job"] else ""))
 
 
 def _limits(report: dict[str, Any]) -> str:

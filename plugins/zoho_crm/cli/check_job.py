@@ -34,9 +34,9 @@ def check_job(file: Path, out: Output) -> Exit:
     try:
         job = load_job(file)
     except JobFileError as error:
-        return _tell(out, {"file": file, "faults": str(error).splitlines()})
+        return _tell(out, {"file": file, "errors": str(error).splitlines()})
     report = _describe(job, file)
-    report["faults"] = _schedule_faults(job) + _sql_faults(job, file.parent)
+    report["errors"] = _schedule_faults(job) + _sql_faults(job, file.parent)
     return _tell(out, report)
 
 
@@ -123,17 +123,17 @@ def _sql_faults(job: Job, jobs_folder: Path) -> list[str]:
 
 
 def _tell(out: Output, report: dict[str, Any]) -> Exit:
-    faults: list[str] = report["faults"]
+    faults: list[str] = report["errors"]
     if out.as_json:
-        out.document({"fine": not faults, **report})
-        return Exit.NOT_FINE if faults else Exit.FINE
+        out.document({"ok": not faults, **report})
+        return Exit.CHECK_FAILED if faults else Exit.OK
     if "job" in report:
         _show(out, report)
     for fault in faults:
-        out.wrong(fault)
+        out.error(fault)
     if not faults:
-        out.fine(f"{report['file']} can be used")
-    return Exit.NOT_FINE if faults else Exit.FINE
+        out.ok(f"{report['file']} can be used")
+    return Exit.CHECK_FAILED if faults else Exit.OK
 
 
 def _word(value: object) -> str:

@@ -51,14 +51,14 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
         if version is None:
             raise NoAuditError(
                 f"The database of connection {audit_conn_id!r} holds no audit yet: the first run of a job makes it.",
-                Exit.WRONG_USE,
+                Exit.USAGE_ERROR,
             )
         if version != schema.SCHEMA_VERSION:
             raise CommandError(
                 f"The audit database is at schema version {version}, and this package works with "
                 f"{schema.SCHEMA_VERSION}: the next run of a job brings an older one up to date; a newer one needs "
                 "a newer package.",
-                Exit.WRONG_USE,
+                Exit.USAGE_ERROR,
             )
         yield ledger
     finally:
@@ -125,14 +125,14 @@ def require(conn_id: str, field: str) -> None:
         raise CommandError(
             f"There is no connection {conn_id!r} ({field}): neither AIRFLOW_CONN_{conn_id.upper()} nor a secrets "
             f"backend has it, and {trouble or 'Airflow has none of that name'}.",
-            Exit.WRONG_USE,
+            Exit.USAGE_ERROR,
         ) from None
     except ValueError as error:
         # The text itself may be a secret: only the kind of the fault is told.
         raise CommandError(
             f"Connection {conn_id!r} ({field}) cannot be read ({type(error).__name__}): give "
             f"AIRFLOW_CONN_{conn_id.upper()} as a JSON object or an URI.",
-            Exit.WRONG_USE,
+            Exit.USAGE_ERROR,
         ) from None
 
 
@@ -145,7 +145,7 @@ def _engine(engine_of: Callable[[str], Engine], conn_id: str, field: str) -> Eng
         raise CommandError(
             f"Connection {conn_id!r} ({field}) cannot be used: {str(error)[:200]}. Is the provider package of its "
             "connection type installed here?",
-            Exit.WRONG_USE,
+            Exit.USAGE_ERROR,
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""Exit codes, and which error is which: the one place that decides."""
+"""Exit codes, and the exit code and message of each expected error."""
 
 from __future__ import annotations
 
@@ -18,40 +18,40 @@ from zoho_crm.errors import (
 
 
 class Exit(IntEnum):
-    """What a script can tell from the exit code."""
+    """Exit codes of all commands."""
 
-    FINE = 0
-    NOT_FINE = 1
-    """The thing that was checked is not fine, or a person said no."""
-    WRONG_USE = 2
+    OK = 0
+    CHECK_FAILED = 1
+    """A job, a connection, a plan or the audit did not pass its check."""
+    USAGE_ERROR = 2
     """An argument, an environment variable, a file or a connection is wrong."""
     UNREACHABLE = 3
-    """Zoho, a database or Airflow cannot be reached, or gives no clear answer just now."""
+    """Zoho or a database cannot be reached, or does not give a usable response at the moment."""
 
 
 def exit_of(error: BaseException) -> Exit | None:
-    """Return the exit code of an error that is to be expected; None for one that is not."""
+    """Return the exit code of an expected error; None for an unexpected one."""
     match error:
         case ZohoNotSentError() | ZohoUnansweredError() | ZohoTokenThrottledError():
             return Exit.UNREACHABLE
         case ZohoAuthError() | ZohoResponseError() | GuardError():
-            return Exit.NOT_FINE
+            return Exit.CHECK_FAILED
         case ZohoConfigError():
-            return Exit.WRONG_USE
+            return Exit.USAGE_ERROR
         case ZohoError():
             return Exit.UNREACHABLE
     return Exit.UNREACHABLE if _is_from_a_database(error) else None
 
 
 def message_of(error: BaseException) -> str:
-    """Return an error as one sentence, without the SQL and the parameters that a database error carries along."""
+    """Return an error as one sentence, without the SQL and parameters of a database error."""
     if isinstance(error, ZohoError):
         return str(error)
     cause = getattr(error, "orig", None) or error
-    return f"The database cannot be used: {' '.join(str(cause).split())}"
+    return f"Database error: {' '.join(str(cause).split())}"
 
 
 def _is_from_a_database(error: BaseException) -> bool:
-    """Whether SQLAlchemy raised it; where nobody has imported SQLAlchemy, it did not."""
+    """Return whether SQLAlchemy raised it, without importing SQLAlchemy."""
     alchemy = sys.modules.get("sqlalchemy.exc")
     return alchemy is not None and isinstance(error, alchemy.SQLAlchemyError)

@@ -22,7 +22,7 @@ COMMANDS = {
 }
 
 EPILOG = """\
-Exit codes: 0 fine; 1 what was checked is not fine; 2 wrong use or configuration; 3 a service cannot be reached.
+Exit codes: 0 ok; 1 a check failed; 2 usage or configuration error; 3 a service cannot be reached.
 """
 
 

@@ -124,13 +124,13 @@ def audit_conn_of(jobs_folder: Path, job: Job | None, audit_conn_id: str | None)
             if found
             else f"no job file in {jobs_folder}"
         )
-        wrong_use(f"Name the job with --job, or the audit database with --audit-conn-id: {told}.")
+        usage_error(f"Name the job with --job, or the audit database with --audit-conn-id: {told}.")
     return found[0]
 
 
-def wrong_use(message: str) -> NoReturn:
+def usage_error(message: str) -> NoReturn:
     """End the command: what it was asked cannot be meant."""
-    raise CommandError(message, Exit.WRONG_USE)
+    raise CommandError(message, Exit.USAGE_ERROR)
 
 
 def _tell(out: Output, message: str, code: int) -> None:

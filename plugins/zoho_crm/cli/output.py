@@ -84,13 +84,13 @@ class Output:
             )
         self._console.print(table)
 
-    def fine(self, text: str) -> None:
-        """Say that something is as it should be."""
+    def ok(self, text: str) -> None:
+        """Print that a check passed."""
         self._mark("✓", "ok", "green", text)
 
-    def wrong(self, text: str) -> None:
-        """Say that something is not as it should be."""
-        self._mark("✗", "wrong", "red", text)
+    def error(self, text: str) -> None:
+        """Print that a check failed, and why."""
+        self._mark("✗", "error", "red", text)
 
     def say(self, text: str) -> None:
         """Print a sentence."""

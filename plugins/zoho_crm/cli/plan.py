@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoho_crm.cli.exits import Exit
-from zoho_crm.cli.options import command, current_time, job_named, jobs_folder_option, json_option, wrong_use
+from zoho_crm.cli.options import (
+    command,
+    current_time,
+    job_named,
+    jobs_folder_option,
+    json_option,
+    usage_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -71,12 +78,12 @@ def plan(
     that they are counted just as a run would count them. Ends with 1 if a guard would stop the run or ask.
     """
     if everything == (window is not None):
-        wrong_use("Give either --window START END or --all.")
+        usage_error("Give either --window START END or --all.")
     job = job_named(jobs_folder, job_name)
     request = _request(window)
     planned = _plan(job, request, jobs_folder, sample)
     _tell(out, _document(job, request, planned))
-    return Exit.NOT_FINE if planned.decision.breaches else Exit.FINE
+    return Exit.CHECK_FAILED if planned.decision.breaches else Exit.OK
 
 
 def _request(window: tuple[str, str] | None) -> RunRequest:
@@ -195,7 +202,7 @@ def _recent(job: Job) -> list[int]:
 def _document(job: Job, request: RunRequest, planned: _Planned) -> dict[str, Any]:
     plan = planned.plan
     return {
-        "fine": not planned.decision.breaches,
+        "ok": not planned.decision.breaches,
         "job": job.name,
         "window_start": request.window_start,
         "window_end": request.window_end,
@@ -245,9 +252,9 @@ def _tell(out: Output, report: dict[str, Any]) -> None:
             [(link["external_id"], link["related_external_id"]) for link in report["sample"]],
         )
     for breach in report["breaches"]:
-        out.wrong(breach)
-    if report["fine"]:
-        out.fine(f"guards {report['guards']}")
+        out.error(breach)
+    if report["ok"]:
+        out.ok(f"guards {report['guards']}")
     elif report["on_breach"] == "approve":
         out.say("A run would ask a person.")
     else:

@@ -79,7 +79,7 @@ def test_the_last_runs_of_a_job_come_newest_first(cli: Cli, any_story: Audit) ->
     assert cli("audit", "show").stdout.splitlines()[0].split("\t")[:3] == ["started_at", "job", "dag_run_id"]
 
 
-def test_a_run_that_is_not_there_is_wrong_use(cli: Cli, story: Audit) -> None:
+def test_a_run_that_is_not_there_is_a_usage_error(cli: Cli, story: Audit) -> None:
     result = cli("audit", "show", "nothing")
     assert result.exit_code == 2
     assert "holds no run 'nothing'" in result.stderr
@@ -127,7 +127,7 @@ def test_a_file_is_readable_by_its_owner_alone(cli: Cli, story: Audit, tmp_path:
 
 def test_an_audit_that_nobody_touched_is_verified(cli: Cli, story: Audit) -> None:
     assert cli.document("audit", "verify", REAL) == {
-        "fine": True,
+        "ok": True,
         "run_key": f"contacts_deals:{REAL}",
         "findings": [],
         "more": False,
@@ -142,13 +142,13 @@ def test_an_altered_row_is_named_and_ends_with_1(cli: Cli, any_story: Audit) -> 
             f"UPDATE zoho_delink_audit SET outcome = 'removed' WHERE event_id = '{event['event_id']}'"  # noqa: S608
         )
     document = cli.document("audit", "verify", code=1)
-    assert document["fine"] is False
+    assert document["ok"] is False
     assert [(one["kind"], one["event_id"]) for one in document["findings"]] == [
         ("altered", event["event_id"])
     ]
     result = cli("audit", "verify", REAL)
     assert result.exit_code == 1
-    assert "wrong: 1 findings" in result.stdout
+    assert "error: 1 findings" in result.stdout
     assert cli("audit", "verify", "manual__2026-11-22").exit_code == 0
 
 

@@ -19,7 +19,7 @@ def tokens_asked_for(zoho: LocalZoho) -> int:
 
 def test_a_connection_that_works_is_described(cli: Cli, zoho: LocalZoho) -> None:
     document = cli.document("check-connection")
-    assert document["fine"] is True
+    assert document["ok"] is True
     assert document["org"]["id"]
     assert document["org"]["edition"]
     assert document["environment"] == document["org"]["type"] == "production"
@@ -55,8 +55,8 @@ def test_what_a_job_lacks_is_told_and_ends_with_1(cli: Cli, zoho: LocalZoho, job
         }
     )
     document = cli.document("check-connection", "--job", "contacts_deals", code=1)
-    assert document["fine"] is False
-    (fault,) = document["faults"]
+    assert document["ok"] is False
+    (fault,) = document["errors"]
     assert "No_Such_Field" in fault
 
 
@@ -67,12 +67,12 @@ def test_a_revoked_token_ends_with_1_although_a_good_one_is_stored(
     assert clean_process
     monkeypatch.setattr(zoho.state.tokens, "refresh_tokens", frozenset())
     document = cli.document("check-connection", code=1)
-    assert "revoked" in document["faults"][0]
+    assert "revoked" in document["errors"][0]
     assert document["data_center"] == "us"
     assert "org" not in document
     result = cli("check-connection")
     assert result.exit_code == 1
-    assert "wrong: " in result.stdout
+    assert "error: " in result.stdout
     assert "local-refresh-token" not in result.output
 
 
@@ -87,7 +87,7 @@ def test_a_connection_that_holds_something_unknown_ends_with_1(
     cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_connection(monkeypatch, ZOHO, **zoho_connection(zoho, proxy="http://elsewhere"))
-    assert "unknown extra 'proxy'" in cli.document("check-connection", code=1)["faults"][0]
+    assert "unknown extra 'proxy'" in cli.document("check-connection", code=1)["errors"][0]
 
 
 def test_more_requests_than_the_edition_allows_are_advised_against(
@@ -102,14 +102,14 @@ def test_more_requests_than_the_edition_allows_are_advised_against(
     assert "set it lower" in document["advice"][0]
 
 
-def test_a_connection_that_is_not_there_is_wrong_use(cli: Cli) -> None:
+def test_a_connection_that_is_not_there_is_a_usage_error(cli: Cli) -> None:
     result = cli("check-connection", "nobody_has_this")
     assert result.exit_code == 2
     assert "AIRFLOW_CONN_NOBODY_HAS_THIS" in result.stderr
     assert "no tables" in result.stderr or "none of that name" in result.stderr
 
 
-def test_a_connection_that_cannot_be_read_is_wrong_use_and_not_shown(
+def test_a_connection_that_cannot_be_read_is_a_usage_error_and_not_shown(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", '{"password": "local-secret", ')

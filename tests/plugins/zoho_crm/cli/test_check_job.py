@@ -21,8 +21,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_job_that_can_be_used_is_told_as_json(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="0 2 * * *", guards={"max_links": 500})
     document = cli.document("check-job", jobs.file)
-    assert document["fine"] is True
-    assert document["faults"] == []
+    assert document["ok"] is True
+    assert document["errors"] == []
     assert document["relation"] == "Contacts.External_Contact_ID -> Deals (Deals.External_Deal_ID)"
     assert document["guards"] == {"max_links": 500, "on_breach": "stop", "approval_timeout": "1d"}
     assert document["next_windows"][0] == {
@@ -49,17 +49,17 @@ def test_a_terminal_shows_a_table_and_a_pipe_shows_plain_lines(
 def test_every_fault_of_the_file_is_told_and_ends_with_1(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="every night", chunk_size=0)
     document = cli.document("check-job", jobs.file, code=1)
-    assert document["fine"] is False
-    assert document["faults"] == [
+    assert document["ok"] is False
+    assert document["errors"] == [
         "contacts_deals.yaml: schedule: 'every night' is not a cron expression of five fields",
         "contacts_deals.yaml: chunk_size: Input should be greater than or equal to 1",
     ]
     result = cli("check-job", jobs.file)
     assert result.exit_code == 1
-    assert "wrong: contacts_deals.yaml: chunk_size: " in result.stdout
+    assert "error: contacts_deals.yaml: chunk_size: " in result.stdout
 
 
-def test_a_file_that_is_not_there_is_wrong_use(cli: Cli, jobs: Jobs) -> None:
+def test_a_file_that_is_not_there_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
     result = cli("check-job", jobs.folder / "nothing.yaml")
     assert result.exit_code == 2
     assert "does not exist" in result.stderr
@@ -75,7 +75,7 @@ def test_a_file_that_is_not_there_is_wrong_use(cli: Cli, jobs: Jobs) -> None:
 )
 def test_sql_that_no_run_could_use_is_a_fault(cli: Cli, jobs: Jobs, sql: str, fault: str) -> None:
     jobs.write_sql(sql)
-    assert cli.document("check-job", jobs.file, code=1)["faults"] == [fault]
+    assert cli.document("check-job", jobs.file, code=1)["errors"] == [fault]
 
 
 def test_an_asset_and_a_job_by_hand_have_no_next_windows(cli: Cli, jobs: Jobs) -> None:
@@ -89,5 +89,5 @@ def test_an_asset_and_a_job_by_hand_have_no_next_windows(cli: Cli, jobs: Jobs) -
 
 def test_a_schedule_that_airflow_would_refuse_is_a_fault(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="15,45 2 * * *", timezone="Europe/Berlin")
-    (fault,) = cli.document("check-job", jobs.file, code=1)["faults"]
+    (fault,) = cli.document("check-job", jobs.file, code=1)["errors"]
     assert "leaves out a stretch of time when the clocks of Europe/Berlin change" in fault

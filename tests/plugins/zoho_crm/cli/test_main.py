@@ -38,7 +38,7 @@ def test_the_program_gives_a_pipe_plain_text_and_a_machine_json(jobs: Jobs) -> N
     assert plain.stdout.startswith("# zoho_delink__contacts_deals\n")
     assert plain.stdout.isascii()
     assert plain.stderr == ""
-    assert json.loads(run("check-job", jobs.file, "--json").stdout)["fine"] is True
+    assert json.loads(run("check-job", jobs.file, "--json").stdout)["ok"] is True
 
 
 def test_the_program_ends_with_1_2_or_3(
@@ -46,9 +46,9 @@ def test_the_program_ends_with_1_2_or_3(
 ) -> None:
     jobs.write(chunk_size=0)
     assert run("check-job", jobs.file).returncode == 1
-    wrong = run("check-job")
-    assert wrong.returncode == 2
-    assert "Missing argument" in wrong.stderr
+    misused = run("check-job")
+    assert misused.returncode == 2
+    assert "Missing argument" in misused.stderr
     jobs.write()
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", '{"conn_type": "sqlite", "host": "/nowhere/warehouse.db"}')
     away = run("plan", "contacts_deals", "--all")
@@ -61,7 +61,7 @@ def test_logs_of_airflow_do_not_mix_with_json(zoho: LocalZoho, monkeypatch: pyte
     monkeypatch.setenv("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")
     done = run("check-connection", "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["fine"] is True
+    assert json.loads(done.stdout)["ok"] is True
     assert "Got a new access token" in done.stderr
     monkeypatch.delenv("AIRFLOW__LOGGING__LOGGING_LEVEL")
     assert run("check-connection").stderr == ""
@@ -111,7 +111,7 @@ def test_every_command_can_speak_json_and_is_in_the_docs() -> None:
                 assert option in section or not option.startswith("--"), f"{title} {option}"
 
 
-def test_a_command_that_is_not_there_is_wrong_use(cli: Cli) -> None:
+def test_a_command_that_is_not_there_is_a_usage_error(cli: Cli) -> None:
     result = cli("remove-everything")
     assert result.exit_code == 2
     assert "No such command" in result.stderr
@@ -120,11 +120,11 @@ def test_a_command_that_is_not_there_is_wrong_use(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (errors.ZohoConfigError("x"), Exit.WRONG_USE),
-        (errors.PlanError("x"), Exit.WRONG_USE),
-        (errors.ZohoAuthError("x"), Exit.NOT_FINE),
-        (errors.ZohoResponseError("x"), Exit.NOT_FINE),
-        (errors.GuardError("x"), Exit.NOT_FINE),
+        (errors.ZohoConfigError("x"), Exit.USAGE_ERROR),
+        (errors.PlanError("x"), Exit.USAGE_ERROR),
+        (errors.ZohoAuthError("x"), Exit.CHECK_FAILED),
+        (errors.ZohoResponseError("x"), Exit.CHECK_FAILED),
+        (errors.GuardError("x"), Exit.CHECK_FAILED),
         (errors.ZohoTokenThrottledError("x", retry_after_s=1), Exit.UNREACHABLE),
         (errors.ZohoNotSentError("x"), Exit.UNREACHABLE),
         (errors.ZohoUnansweredError("x"), Exit.UNREACHABLE),
@@ -141,7 +141,7 @@ def test_each_error_has_its_exit_code(error: Exception, code: Exit | None) -> No
 
 def test_a_database_error_is_told_without_its_sql() -> None:
     error = sa.exc.OperationalError("SELECT secret", {}, Exception("server\nclosed"))
-    assert message_of(error) == "The database cannot be used: server closed"
+    assert message_of(error) == "Database error: server closed"
 
 
 @pytest.mark.parametrize(

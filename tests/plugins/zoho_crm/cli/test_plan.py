@@ -84,13 +84,13 @@ def test_a_breach_ends_with_1_and_says_what_a_run_would_do(
     jobs.write_sql("SELECT 8", "known")
     jobs.write_sql("SELECT '2026-11-23T09:00:00'", "fresh")
     document = cli.document("plan", "contacts_deals", "--window", *DAY, code=1)
-    assert document["fine"] is False
+    assert document["ok"] is False
     assert document["known_links"] == 8
     assert document["source_as_of"] == "2026-11-23T09:00:00Z"
     assert len(document["breaches"]) == 3
     result = cli("plan", "contacts_deals", "--window", *DAY)
     assert result.exit_code == 1
-    assert "wrong: 6 links planned, 5 allowed" in result.stdout
+    assert "error: 6 links planned, 5 allowed" in result.stdout
     assert "A run would stop before the first link is sent." in result.stdout
     jobs.write(guards={"max_links": 5, "on_breach": "approve"})
     assert "A run would ask a person." in cli("plan", "contacts_deals", "--window", *DAY).stdout
@@ -136,7 +136,7 @@ def test_a_jump_is_not_judged_before_the_first_run(
     ],
     ids=["neither", "both", "backwards", "no time"],
 )
-def test_a_window_that_cannot_be_meant_is_wrong_use(
+def test_a_window_that_cannot_be_meant_is_a_usage_error(
     cli: Cli, jobs: Jobs, warehouse: Warehouse, args: tuple[str, ...], said: str
 ) -> None:
     result = cli("plan", "contacts_deals", *args)
@@ -144,13 +144,13 @@ def test_a_window_that_cannot_be_meant_is_wrong_use(
     assert said in result.stderr
 
 
-def test_a_job_that_is_not_there_is_wrong_use(cli: Cli, jobs: Jobs) -> None:
+def test_a_job_that_is_not_there_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
     result = cli("plan", "nothing", "--all")
     assert result.exit_code == 2
     assert "there is no job 'nothing'; there are: contacts_deals" in result.stderr
 
 
-def test_sql_that_the_warehouse_refuses_is_wrong_use(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
+def test_sql_that_the_warehouse_refuses_is_a_usage_error(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
     jobs.write_sql("SELECT unheard_of FROM pairs")
     result = cli("plan", "contacts_deals", "--all")
     assert result.exit_code == 2
@@ -181,7 +181,7 @@ def test_nothing_needs_the_audit_without_a_limit_on_jumps(cli: Cli, jobs: Jobs, 
 
 
 @pytest.mark.parametrize("conn_type", ["unheard_of", "http"])
-def test_a_connection_that_is_no_database_is_wrong_use(
+def test_a_connection_that_is_no_database_is_a_usage_error(
     cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, conn_type: str
 ) -> None:
     set_connection(monkeypatch, "warehouse", conn_type=conn_type, host="127.0.0.1")
