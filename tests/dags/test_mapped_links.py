@@ -74,7 +74,7 @@ def mapped():
     relink = RelinkByExternalIdOperator.partial(task_id="relink", task_concurrency=2, **NAMES).expand(
         chunk=plan("relink", "relink", 0)
     )
-    more = {"strategy": "by_parent", "direct": False, "snapshot_fields": ["Contact_Role"]}
+    more = {"strategy": "by_parent", "snapshot_fields": ["Contact_Role"]}
     delink_by_kwargs = DeleteRelatedByExternalIdOperator.partial(
         task_id="delink_by_kwargs", map_index_template="{{ task.chunk['label'] }}"
     ).expand_kwargs(arguments(plan("delink_by_kwargs", "delink", 10), more))

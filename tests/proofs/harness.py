@@ -103,7 +103,6 @@ class Try:
     ledger: Ledger
     chunk: ChunkRef
     strategy: str = "single"
-    direct: bool = False
     concurrency: int = 5
     limit: int = 10
     patience: Patience = BRIEF
@@ -131,7 +130,7 @@ class Try:
         async with self.hook.async_client(max_connections=self.concurrency) as client:
             single = Delinker(client, RELATION, "v7", self.patience)
             self.run = ChunkRun(
-                single if self.strategy == "single" else ByParentDelinker(single, direct=self.direct),
+                single if self.strategy == "single" else ByParentDelinker(single),
                 store,
                 slots,
                 self.concurrency,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -96,32 +95,21 @@ SAID = ("outcome", "http_status", "zoho_code", "zoho_message", "detail", "attemp
 
 
 @pytest.mark.parametrize("partial_status", [207, 200], ids=["207", "200"])
-@pytest.mark.parametrize("direct", [False, True], ids=["resolved", "direct"])
 async def test_the_same_world_comes_to_the_same_end(
-    zoho: LocalZoho, tmp_path: Path, direct: bool, partial_status: int
+    zoho: LocalZoho, tmp_path: Path, partial_status: int
 ) -> None:
     world = World(partial_status)
     single, single_credits = await drive(zoho, tmp_path / "single.db", world)
     zoho.state._settings["partial_status"] = partial_status
     try:
-        together, credits_used = await drive(
-            zoho, tmp_path / "together.db", world, strategy="by_parent", direct=direct
-        )
+        together, credits_used = await drive(zoho, tmp_path / "together.db", world, strategy="by_parent")
     finally:
         del zoho.state._settings["partial_status"]
 
     assert len(single) == len(world.planned) > 100
-    differ: Counter[tuple[str, str]] = Counter(
-        (row["outcome"], together[link]["outcome"])
-        for link, row in single.items()
-        if row["outcome"] != together[link]["outcome"]
-    )
-    # A link that was sent with others, and not clearly answered, is found gone: that it was gone before is not known.
-    allowed = {("already_absent", "removed")} if direct else set()
-    assert set(differ) <= allowed
-    for link, row in together.items():
-        if row["outcome"] != single[link]["outcome"]:
-            assert "found gone" in row["detail"]
+    assert {link: row["outcome"] for link, row in together.items()} == {
+        link: row["outcome"] for link, row in single.items()
+    }
     expected = {
         "removed": world.there,
         "already_absent": world.absent,
@@ -131,23 +119,19 @@ async def test_the_same_world_comes_to_the_same_end(
     }
     for outcome, links in expected.items():
         assert {single[link]["outcome"] for link in links} == {outcome}
-    if not direct:
-        assert {
-            link: row["zoho_code"] for link, row in together.items() if row["outcome"] != "related_not_found"
-        } == {link: row["zoho_code"] for link, row in single.items() if row["outcome"] != "related_not_found"}
-        assert credits_used < single_credits
+    assert {
+        link: row["zoho_code"] for link, row in together.items() if row["outcome"] != "related_not_found"
+    } == {link: row["zoho_code"] for link, row in single.items() if row["outcome"] != "related_not_found"}
+    assert credits_used < single_credits
 
 
 @pytest.mark.parametrize(
-    ("strategy", "direct", "most"),
-    [("single", False, 500), ("by_parent", False, 20), ("by_parent", True, 10)],
-    ids=["single", "by_parent", "direct"],
+    ("strategy", "most"), [("single", 500), ("by_parent", 20)], ids=["single", "by_parent"]
 )
 async def test_credits_for_fifty_links_a_parent(
     zoho: LocalZoho,
     tmp_path: Path,
     strategy: str,
-    direct: bool,
     most: int,
 ) -> None:
     links = pairs(10, 50)
@@ -156,7 +140,7 @@ async def test_credits_for_fifty_links_a_parent(
     before = linked(zoho)
     ledger = sqlite_ledger(tmp_path / "audit.db")
     (chunk,) = plan(ledger, links, strategy=strategy).chunks
-    await Try(ledger, chunk, strategy=strategy, direct=direct)()
+    await Try(ledger, chunk, strategy=strategy)()
     assert check_truth(zoho, ledger, before, links) == {"removed": 500}
     ledger.close()
     used = zoho.state.limits.credits_used

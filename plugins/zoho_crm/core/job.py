@@ -234,7 +234,6 @@ class Job(_Model):
     :param zoho_conn_id: connection of type ``zoho_crm``
     :param audit_conn_id: connection of the database that holds plan and audit
     :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call
-    :param direct: with ``by_parent``, do not read record ids first; Zoho does not document that
     :param allow_undocumented_relation: take links out of a relation that Zoho does not document a delink for
     :param chunk_size: links a mapped task takes care of; it grows when a run needs more tasks than Airflow maps
     :param task_concurrency: requests in flight within one mapped task
@@ -269,7 +268,6 @@ class Job(_Model):
     zoho_conn_id: ConnId = "zoho_crm_default"
     audit_conn_id: ConnId
     strategy: Literal["single", "by_parent"] = "single"
-    direct: bool = False
     allow_undocumented_relation: bool = False
     chunk_size: int = Field(default=500, ge=1, le=100_000)
     task_concurrency: int = Field(default=5, ge=1, le=25)
@@ -349,12 +347,6 @@ class Job(_Model):
                 f"relation: Zoho documents no delink for {relation.module} -> {relation.related_list}; "
                 "set allow_undocumented_relation: true once you have tried it in a sandbox"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _check_direct(self) -> Self:
-        if self.direct and self.strategy != "by_parent":
-            raise ValueError("direct: is for the strategy by_parent")
         return self
 
     @model_validator(mode="after")

@@ -224,26 +224,6 @@ def delete_related_many(
     )
 
 
-def delete_related_many_directly(
-    api_version: str, relation: Relation, external_id: str, related_external_ids: Sequence[str]
-) -> ZohoRequest:
-    """
-    Build the call that takes up to 100 links of one parent away, by external ids on both sides.
-
-    Zoho documents external ids in ``ids`` for records, not for this call: try it in a sandbox first.
-
-    :raises UnsafeRequestError: an id cannot be sent or holds a comma, or there are none or too many
-    """
-    for related_external_id in related_external_ids:
-        _refuse_unsendable(Link(external_id, related_external_id))
-    return ZohoRequest(
-        "DELETE",
-        ("crm", api_version, relation.module, external_id, relation.related_list),
-        relation.x_external,
-        (("ids", _ids(related_external_ids)),),
-    )
-
-
 def get_setting(api_version: str, *segments: str, query: tuple[tuple[str, str], ...] = ()) -> ZohoRequest:
     """Build a call for metadata or the organisation, e.g. ``("settings", "fields")`` or ``("org",)``."""
     return ZohoRequest("GET", ("crm", api_version, *segments), query=query)

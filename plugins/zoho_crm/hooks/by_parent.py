@@ -18,7 +18,7 @@ from zoho_crm.core.entry import json_object, read_entries
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.pages import PAGE_LINKS, group_by_parent, id_lists
 from zoho_crm.core.records import LinkResult
-from zoho_crm.core.request import delete_related_many, delete_related_many_directly, find_records
+from zoho_crm.core.request import delete_related_many, find_records
 from zoho_crm.core.verdict import Action, judge, judge_each
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.presence import result_of
@@ -47,11 +47,9 @@ class ByParentDelinker:
     Takes pages of links away, by parent. Many coroutines may share it.
 
     :param single: takes the links away that need a call of their own
-    :param direct: put external ids straight into the call, without resolving them; Zoho does not document that
     """
 
     single: Delinker
-    direct: bool = False
     unit_size: int = PAGE_LINKS
 
     # Made anew for each: a function that is an attribute of the class would be taken for a method.
@@ -81,7 +79,7 @@ class _Call:
     """
     One call for several links.
 
-    :param links: the links, by the id that stands for each in ``ids``
+    :param links: the links, by the record id that stands for each in ``ids``
     """
 
     request: ZohoRequest
@@ -93,7 +91,6 @@ class _OnePage:
 
     def __init__(self, delinker: ByParentDelinker, page: Sequence[PlannedLink]) -> None:
         self._single = delinker.single
-        self._direct = delinker.direct
         self._is_stopped = delinker.is_stopped
         self._page = page
         self._settled: Settled = []
@@ -104,8 +101,7 @@ class _OnePage:
     async def run(self) -> Settled:
         grouped = group_by_parent(self._page)
         self._alone += grouped.single
-        calls = self._direct_calls(grouped.parents) if self._direct else await self._calls(grouped.parents)
-        for call in calls:
+        for call in await self._calls(grouped.parents):
             if self._is_refused or self._is_stopped():
                 # The same answer waits for this call; a link alone finds out whether it waits for all links.
                 self._alone += call.links.values()
@@ -136,17 +132,6 @@ class _OnePage:
                     detail=UNMATCHED if removed else REFUSED_TOGETHER,
                 )
                 self._settled.append((result, None))
-
-    def _direct_calls(self, parents: list[list[PlannedLink]]) -> list[_Call]:
-        """Return calls by external ids."""
-        version, relation = self._single.api_version, self._single.relation
-        calls: list[_Call] = []
-        for group in parents:
-            links = {planned.link.related_external_id: planned for planned in group}
-            for ids in id_lists(links):
-                request = delete_related_many_directly(version, relation, group[0].link.external_id, ids)
-                calls.append(_Call(request, {one: links[one] for one in ids}))
-        return calls
 
     async def _calls(self, parents: list[list[PlannedLink]]) -> list[_Call]:
         """Return calls by record ids, which are read first; what has none needs a call of its own."""
@@ -230,7 +215,7 @@ class _OnePage:
 
     def _take_in(self, call: _Call, verdicts: list[Verdict], sent_at: datetime) -> None:
         """Settle the links that the entries of an answer are clear about, and leave the others."""
-        matched = _matched(verdicts, call.links, direct=self._direct)
+        matched = _matched(verdicts, call.links)
         finished_at = self._single.now()
         for key, planned in call.links.items():
             verdict = matched.get(key)
@@ -259,28 +244,23 @@ def _record_ids_in(answer: Answer, external_field: str, wanted: set[str]) -> dic
     }
 
 
-def _matched(verdicts: list[Verdict], links: dict[str, PlannedLink], *, direct: bool) -> dict[str, Verdict]:
+def _matched(verdicts: list[Verdict], links: dict[str, PlannedLink]) -> dict[str, Verdict]:
     """
-    Say which verdict is about which id: by the id it names, never by its place.
+    Match verdicts to the record ids they name, never by position.
 
-    Entries name record ids. Where record ids were sent, an entry counts for the one it names, if it is the only one
-    to name it. Where external ids were sent, a name says nothing, unless the names are just the ids that were sent.
-    But if there are as many entries as ids, about different records, and all say the same, it does not matter which
-    is which.
+    A verdict counts for a record id if no other verdict names that one. If none names any, there is one for each
+    link, and all are the same, it does not matter which is which.
 
-    :param links: what was sent, by the id that stands for each in ``ids``
-    :param direct: whether external ids were sent
+    :param links: what was sent, by the record id that stands for each in ``ids``
     """
-    names = [verdict.record_id for verdict in verdicts]
-    times = Counter(name for name in names if name is not None)
-    named = {
-        verdict.record_id: verdict
-        for verdict in verdicts
-        if verdict.record_id is not None and verdict.record_id in links and times[verdict.record_id] == 1
-    }
-    if len(named) == len(verdicts) == len(links) or (times and not direct):
-        return named
+    times = Counter(verdict.record_id for verdict in verdicts if verdict.record_id is not None)
+    if times:
+        return {
+            verdict.record_id: verdict
+            for verdict in verdicts
+            if verdict.record_id is not None and verdict.record_id in links and times[verdict.record_id] == 1
+        }
     says = {(verdict.action, verdict.outcome) for verdict in verdicts}
-    if len(says) == 1 and len(verdicts) == len(links) and max(times.values(), default=1) == 1:
+    if len(says) == 1 and len(verdicts) == len(links):
         return dict(zip(links, verdicts, strict=True))
     return {}

@@ -92,7 +92,6 @@ def delink_arguments(job: Job) -> dict[str, Any]:
     return {
         **_arguments(job),
         "strategy": job.strategy,
-        "direct": job.direct,
         "snapshot_fields": list(job.snapshot_attributes),
     }
 

@@ -41,7 +41,6 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
 
     :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call, by Zoho's
         record ids, which are read first
-    :param direct: with ``by_parent``, put external ids straight into the call, which Zoho does not document
     :param snapshot_fields: attributes of the links, such as ``Contact_Role``, that are read and kept in the ledger
         before a link is taken out; a link whose attributes are not kept is not sent. Needs ``audit_conn_id``
     """
@@ -57,27 +56,21 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
         self,
         *,
         strategy: str = "single",
-        direct: bool = False,
         snapshot_fields: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy {strategy!r} is none of: {', '.join(STRATEGIES)}")
-        if direct and strategy != "by_parent":
-            raise ValueError("direct is for the strategy by_parent")
         if snapshot_fields and self.audit_conn_id is None:
             raise ValueError("snapshot_fields are kept with the plan: give the audit_conn_id it is stored in")
         self.strategy = strategy
-        self.direct = direct
         self.snapshot_fields = snapshot_fields
 
     def worker(self, client: AsyncZohoClient) -> UnitWorker:
         """Return what takes the links out."""
         single = Delinker(client, self.relation, client.connection.api_version)
-        worker: UnitWorker = (
-            single if self.strategy == "single" else ByParentDelinker(single, direct=self.direct)
-        )
+        worker: UnitWorker = single if self.strategy == "single" else ByParentDelinker(single)
         return OnlyWithSnapshot(worker) if self.snapshot_fields else worker
 
     def before_sending(self, drive: Drive) -> ChunkReport | None:

@@ -112,7 +112,6 @@ FAULTS = {
         "set allow_undocumented_relation: true once you have tried it in a sandbox",
     ),
     "strategy": ({"strategy": "bulk"}, "strategy: Input should be 'single' or 'by_parent'"),
-    "direct without by_parent": ({"direct": True}, "direct: is for the strategy by_parent"),
     "concurrency": ({"task_concurrency": 26}, "task_concurrency: Input should be less than or equal to 25"),
     "tolerance": ({"failure_tolerance": 1.1}, "failure_tolerance: Input should be less than or equal to 1"),
     "connection id": (

@@ -108,11 +108,10 @@ class FakeZoho:
                 return self.found(module, ids)
             case "DELETE", (_, parent, _):
                 ids = dict(request.query)["ids"].split(",")
-                assert request.x_external in {None, BOTH}
+                assert request.x_external is None
                 if self.plural:
                     return self._scripted(self.plural.pop(0), ids)
-                parent = parent if request.x_external else f"c-{parent[1:]}"
-                return self.delinked(parent, ids)
+                return self.delinked(f"c-{parent[1:]}", [f"d-{one[1:]}" for one in ids])
             case "DELETE", (_, parent, _, related):
                 assert request.x_external == BOTH
                 if self.lone:
@@ -141,9 +140,8 @@ class FakeZoho:
         return was_linked
 
     def delinked(self, parent: str, ids: list[str]) -> Answer:
-        external = [one if "-" in one else f"d-{one[1:]}" for one in ids]
         entries = [
-            removed(record_id(one)) if self.take((parent, one)) else gone(record_id(one)) for one in external
+            removed(record_id(one)) if self.take((parent, one)) else gone(record_id(one)) for one in ids
         ]
         good = sum(entry["code"] == "SUCCESS" for entry in entries)
         return answer(200 if good == len(ids) else 207 if good else 400, {"data": entries})
@@ -159,7 +157,7 @@ def page(*pairs: tuple[str, str], ambiguous: tuple[int, ...] = ()) -> list[Plann
     ]
 
 
-def delinker(fake: FakeZoho, *, direct: bool = False, patience: Patience | None = None) -> ByParentDelinker:
+def delinker(fake: FakeZoho, *, patience: Patience | None = None) -> ByParentDelinker:
     seconds = count()
 
     async def sleep(_: float) -> None:
@@ -174,7 +172,7 @@ def delinker(fake: FakeZoho, *, direct: bool = False, patience: Patience | None 
         now=lambda: MOMENT + timedelta(seconds=next(seconds)),
         jitter=lambda: 0.5,
     )
-    return ByParentDelinker(single, direct=direct)
+    return ByParentDelinker(single)
 
 
 async def run(
@@ -241,20 +239,8 @@ async def test_a_result_tells_what_was_sent_and_answered() -> None:
     )
 
 
-async def test_direct_sends_external_ids_and_reads_nothing() -> None:
-    fake = FakeZoho(set(TWO))
-    settled = await run(fake, page(*TWO), direct=True)
-    assert fake.sent == ["DELETE /crm/v7/Contacts/c-1/Deals?ids=d-1%2Cd-2"]
-    assert outcomes(settled) == {"d-1": R, "d-2": R}
-
-
-@pytest.mark.parametrize("direct", [False, True], ids=["resolved", "direct"])
-@pytest.mark.parametrize(
-    ("width", "sizes"), [(1, [100, 20]), (18, [87, 33]), (38, [46, 46, 28])], ids=["short", "medium", "long"]
-)
-async def test_no_call_holds_more_ids_or_characters_than_zoho_takes(
-    width: int, sizes: list[int], direct: bool
-) -> None:
+@pytest.mark.parametrize("width", [1, 18, 38], ids=["short", "medium", "long"])
+async def test_no_call_holds_more_ids_or_characters_than_zoho_takes(width: int) -> None:
     links = [("c-1", f"d-{'9' * (width - 1)}{n:03}") for n in range(120)]
     fake = FakeZoho(set(links))
     ids_of: list[int] = []
@@ -264,27 +250,24 @@ async def test_no_call_holds_more_ids_or_characters_than_zoho_takes(
         return answer(200, {"data": [removed(one) for one in ids]})
 
     fake.plural = [many] * 3
-    if not direct:
-        numbers = {related: str(10**19 + n) for n, (_, related) in enumerate(links)}
-        fake.finds["Deals"] = lambda _, ids: answer(
-            200, {"data": [{"id": numbers[one], "Deal_Ref": one} for one in ids]}
-        )
-        sizes = [95, 25]
-    settled = await run(fake, page(*links), direct=direct)
+    numbers = {related: str(10**19 + n) for n, (_, related) in enumerate(links)}
+    fake.finds["Deals"] = lambda _, ids: answer(
+        200, {"data": [{"id": numbers[one], "Deal_Ref": one} for one in ids]}
+    )
+    settled = await run(fake, page(*links))
     assert set(outcomes(settled).values()) == {R}
     for line in fake.sent:
         query = dict(parse_qsl(urlsplit(line.split(" ")[1]).query))
         assert len(query["ids"]) <= 2_000
         assert query["ids"].count(",") < 100
-    assert ids_of == sizes
+    assert ids_of == [95, 25]
 
 
-@pytest.mark.parametrize("direct", [False, True], ids=["resolved", "direct"])
-async def test_no_delete_names_a_record_as_such(direct: bool) -> None:
+async def test_no_delete_names_a_record_as_such() -> None:
     links = [(f"c-{n // 3}", f"d-{n}") for n in range(30)] + [("c-77", "d-1,2"), ("c-78", "d-55")]
     fake = FakeZoho(set(links), plural=[answer(500)], lone=[answer(502), answer(404)])
     fake.finds["Contacts"] = lambda fake, ids: fake.found("Contacts", ids[1:])
-    await run(fake, page(*links), direct=direct)
+    await run(fake, page(*links))
     for line in fake.deletes():
         address = urlsplit(line.split(" ")[1])
         segments = address.path.split("/")[1:]
@@ -355,11 +338,10 @@ async def test_links_of_a_parent_that_is_not_found_for_sure_go_alone(reply: Answ
     assert outcomes(settled) == {"d-1": R, "d-2": R}
 
 
-@pytest.mark.parametrize("direct", [False, True], ids=["resolved", "direct"])
-async def test_links_that_an_earlier_try_may_have_sent_are_verified_alone(direct: bool) -> None:
+async def test_links_that_an_earlier_try_may_have_sent_are_verified_alone() -> None:
     links = [*TWO, ("c-1", "d-3")]
     fake = FakeZoho(set(links) - {("c-1", "d-3")})
-    settled = await run(fake, page(*links, ambiguous=(2,)), direct=direct)
+    settled = await run(fake, page(*links, ambiguous=(2,)))
     assert outcomes(settled) == {"d-1": R, "d-2": R, "d-3": R}
     assert settled["d-3"][0].attempts == 0
     assert GONE_AFTER_AMBIGUITY in (settled["d-3"][0].detail or "")
@@ -415,44 +397,6 @@ async def test_believes_an_entry_that_names_one_link_and_verifies_the_others(
     assert [one for one in fake.sent[3:] if one != "pause"] == follow
     assert tuple(outcomes(settled)[one] for one in ("d-1", "d-2")) == expected
     assert [why for _, why in settled.values()] == [None, None]
-
-
-@pytest.mark.parametrize(
-    ("entries", "expected", "follow"),
-    [
-        pytest.param([removed("21"), removed("22")], (R, R), [], id="record-ids-alike"),
-        pytest.param([removed("d-2"), gone("d-1")], (A, R), [], id="external-ids"),
-        pytest.param([removed("21"), gone("22")], (R, R), VERIFIED, id="record-ids-and-different"),
-        pytest.param([removed("d-1"), removed("22")], (R, R), [], id="external-and-record-id-alike"),
-        pytest.param([removed("d-1"), gone("22")], (R, R), VERIFIED, id="external-and-record-id"),
-        pytest.param([removed("21"), removed("21")], (R, R), VERIFIED, id="one-record-twice"),
-        pytest.param([removed("21")], (R, R), VERIFIED, id="one-missing"),
-        pytest.param(
-            [said("INVALID_DATA", "invalid data", api_name="Deal_Ref")] * 2,
-            (Outcome.RELATED_NOT_FOUND, Outcome.RELATED_NOT_FOUND),
-            [],
-            id="unknown-both",
-        ),
-    ],
-)
-async def test_direct_believes_only_what_cannot_be_about_another_link(
-    entries: list[Any], expected: tuple[Outcome, Outcome], follow: list[str]
-) -> None:
-    fake = FakeZoho(set(TWO), plural=[answer(207, {"data": entries})])
-    settled = await run(fake, page(*TWO), direct=True)
-    assert fake.sent[1:] == follow
-    assert tuple(outcomes(settled)[one] for one in ("d-1", "d-2")) == expected
-
-
-async def test_direct_never_takes_a_record_id_for_an_external_id() -> None:
-    # The external ids are record ids of other records of the same call: by name, each entry would be the other's.
-    links = [("c-1", "100"), ("c-1", "200"), ("c-1", "300")]
-    entries = [removed("200"), gone("300"), gone("400")]
-    fake = FakeZoho({("c-1", "200"), ("c-1", "300")}, plural=[answer(207, {"data": entries})])
-    settled = await run(fake, page(*links), direct=True)
-    assert {f"GET /crm/v7/Contacts/c-1/Deals/{related}?fields=id" for _, related in links} <= set(fake.sent)
-    assert outcomes(settled)["200"] is R
-    assert fake.linked == set()
 
 
 ERROR_ENTRIES = {"data": [gone("21"), gone("22")]}

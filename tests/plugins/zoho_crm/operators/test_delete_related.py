@@ -73,7 +73,6 @@ reads_a_dag_back = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:Deprec
         pytest.param({"links": [LINK], "chunk": CHUNK, "audit_conn_id": AUDIT}, "exactly one", id="both"),
         pytest.param({"chunk": CHUNK}, "audit_conn_id", id="chunk-without-ledger"),
         pytest.param({"links": [LINK], "strategy": "bulk"}, "strategy .bulk.", id="strategy"),
-        pytest.param({"links": [LINK], "direct": True}, "strategy by_parent", id="direct-with-single-calls"),
         pytest.param({"links": [LINK], "task_concurrency": 0}, "1 to 25", id="no-concurrency"),
         pytest.param({"links": [LINK], "task_concurrency": 26}, "1 to 25", id="too-much-concurrency"),
     ],
@@ -683,11 +682,10 @@ def test_too_many_failures_stop_the_run(zoho: LocalZoho, audit: Audit) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("direct", [False, True], ids=["by-record-ids", "direct"])
-def test_takes_links_of_one_parent_away_together(zoho: LocalZoho, audit: Audit, direct: bool) -> None:
+def test_removes_links_of_one_parent_together(zoho: LocalZoho, audit: Audit) -> None:
     links = [(f"c-{n % 3}", f"d-{n}") for n in range(60)]
     link_all(zoho, [*links, ("c-0", "stays")])
-    task = delink(links=links, audit_conn_id=AUDIT, strategy="by_parent", direct=direct)
+    task = delink(links=links, audit_conn_id=AUDIT, strategy="by_parent")
     assert task.execute(context()) == outcomes(removed=60)
     assert linked(zoho) == {("c-0", "stays")}
     deletes = [one for one in zoho.state.journal.requests if one.method == "DELETE"]
