@@ -12,7 +12,7 @@ from benchmarks.slot_meter import SlotMeter
 from benchmarks.tasks import context
 from benchmarks.world import CONCURRENCY, RELATION, links_of
 from zoho_crm.core.links import Relation
-from zoho_crm.core.records import ChunkRef, RunStart, Target
+from zoho_crm.core.models import ChunkRef, RunStart, Target
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator

@@ -74,7 +74,7 @@ def _measure(url: sa.URL) -> float:
 
     from zoho_crm.ui import auth
     from zoho_crm.ui.app import create_app
-    from zoho_crm.ui.sources import Sources
+    from zoho_crm.ui.audit_databases import Sources
 
     app = create_app(Sources(_JOBS, lambda _: Ledger(sa.create_engine(url))))
     for dependency in (auth.SIGNED_IN, auth.READ_RUN):

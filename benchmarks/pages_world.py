@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Relation
+from zoho_crm.core.models import Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import Origin, RunStart, Target
 from zoho_crm.core.run_request import run_key
 from zoho_crm.ledger.credits import hour_of
 from zoho_crm.ledger.event_ids import new_event_id

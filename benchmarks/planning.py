@@ -11,7 +11,7 @@ from benchmarks.tasks import context
 from benchmarks.world import RELATION
 from zoho_crm.core.job import Job
 from zoho_crm.ledger.ledger import Ledger
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 
 
 def measure(*, sql_file: str, links: int) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def measure(*, sql_file: str, links: int) -> dict[str, Any]:
     ledger.close()
     before_mb = peak_memory_mb()
     started = time.perf_counter()
-    chunks = PlanOperator(task_id="plan", job=job, jobs_folder=Path(sql_file).parent / "jobs").execute(
+    chunks = PlanLinksOperator(task_id="plan", job=job, jobs_folder=Path(sql_file).parent / "jobs").execute(
         context("plan", mode="apply")
     )
     wall_s = time.perf_counter() - started

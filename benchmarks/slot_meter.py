@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.hooks.by_parent import ByParentDelinker
-from zoho_crm.hooks.delink import Delinker
-from zoho_crm.operators.stores import ClaimedChunk
+from zoho_crm.hooks.by_parent import ByParentDelinkClient
+from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.operators.stores import ChunkStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,16 +43,16 @@ class SlotMeter:
     def attach(self) -> None:
         """Measure every chunk of this process from now on."""
         self._since = time.perf_counter()
-        for delinker in (Delinker, ByParentDelinker):
-            delinker.settle_unit = self._measured_unit(delinker.settle_unit)  # type: ignore[method-assign]
-        ClaimedChunk.settle = self._measured_settle(ClaimedChunk.settle)  # type: ignore[method-assign]
+        for delinker in (DelinkClient, ByParentDelinkClient):
+            delinker.process_unit = self._measured_unit(delinker.process_unit)  # type: ignore[method-assign]
+        ChunkStore.settle = self._measured_settle(ChunkStore.settle)  # type: ignore[method-assign]
 
-    def _measured_unit(self, settle_unit: Callable[..., Any]) -> Any:
-        @wraps(settle_unit)
+    def _measured_unit(self, process_unit: Callable[..., Any]) -> Any:
+        @wraps(process_unit)
         async def measured_unit(*args: Any, **kwargs: Any) -> Any:
             self._step(busy=1)
             try:
-                return await settle_unit(*args, **kwargs)
+                return await process_unit(*args, **kwargs)
             finally:
                 self._step(busy=-1)
 

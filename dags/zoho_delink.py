@@ -19,7 +19,7 @@ from zoho_crm.operators.dag_parts import (
 )
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import GuardOperator
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.operators.report import ReportOperator
 from zoho_crm.operators.schedule import schedule_of, schedule_text
@@ -78,7 +78,7 @@ def build_dag(job: Job) -> DAG:
         default_args=task_defaults(owner=job.owner, retries=job.retries, retry_delay=job.retry_delay),
     ) as dag:
         preflight = PreflightOperator(task_id="preflight", job=job, jobs_folder=JOBS)
-        plan = PlanOperator(task_id="plan", job=job, jobs_folder=JOBS)
+        plan = PlanLinksOperator(task_id="plan", job=job, jobs_folder=JOBS)
         guard = GuardOperator(task_id="guard", job=job, jobs_folder=JOBS)
         approve = ApproveOperator(task_id="approve", job=job, jobs_folder=JOBS)
         delink = DeleteRelatedByExternalIdOperator.partial(

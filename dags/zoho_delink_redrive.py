@@ -6,8 +6,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from zoho_crm.core.again import REDRIVE_DAG_ID
-from zoho_crm.operators.again_forms import redrive_form
+from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.dag_parts import (
     AGAIN_MAPPING,
@@ -18,8 +17,9 @@ from zoho_crm.operators.dag_parts import (
 )
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import GuardOperator
-from zoho_crm.operators.plan_again import PlanRedriveOperator, RedrivePreflightOperator
 from zoho_crm.operators.report import ReportOperator
+from zoho_crm.operators.reprocess_forms import retry_form
+from zoho_crm.operators.reprocess_plan import PlanRetryOperator, RetryPreflightOperator
 
 JOBS = jobs_folder(Path(__file__).parents[1])
 
@@ -38,12 +38,12 @@ with DAG(
     doc_md=DOC_MD,
     schedule=None,
     catchup=False,
-    params=redrive_form(job_names(JOBS)),
+    params=retry_form(job_names(JOBS)),
     tags={"zoho", "delink", "past runs"},
     default_args=task_defaults(),
 ) as dag:
-    preflight = RedrivePreflightOperator(task_id="preflight", job=None, jobs_folder=JOBS)
-    plan = PlanRedriveOperator(task_id="plan", job=None, jobs_folder=JOBS)
+    preflight = RetryPreflightOperator(task_id="preflight", job=None, jobs_folder=JOBS)
+    plan = PlanRetryOperator(task_id="plan", job=None, jobs_folder=JOBS)
     guard = GuardOperator(task_id="guard", job=None, jobs_folder=JOBS)
     approve = ApproveOperator(task_id="approve", job=None, jobs_folder=JOBS)
     delink = DeleteRelatedByExternalIdOperator.partial(task_id="delink", **AGAIN_MAPPING).expand_kwargs(

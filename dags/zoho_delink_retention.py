@@ -9,7 +9,7 @@ from airflow.sdk import DAG, Param
 
 from zoho_crm.core.job_files import load_jobs
 from zoho_crm.operators.dag_parts import jobs_folder, task_defaults
-from zoho_crm.operators.retention import RetentionOperator
+from zoho_crm.operators.retention_task import RetentionOperator
 
 JOBS = jobs_folder(Path(__file__).parents[1])
 

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from zoho_crm.core.again import RELINK_DAG_ID
-from zoho_crm.operators.again_forms import relink_form
+from zoho_crm.core.reprocess_request import RELINK_DAG_ID
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.dag_parts import (
     AGAIN_MAPPING,
@@ -17,9 +16,10 @@ from zoho_crm.operators.dag_parts import (
     task_defaults,
 )
 from zoho_crm.operators.guard import GuardOperator
-from zoho_crm.operators.plan_again import PlanRelinkOperator, RelinkPreflightOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 from zoho_crm.operators.report import ReportOperator
+from zoho_crm.operators.reprocess_forms import relink_form
+from zoho_crm.operators.reprocess_plan import PlanRelinkOperator, RelinkPreflightOperator
 
 JOBS = jobs_folder(Path(__file__).parents[1])
 

@@ -106,7 +106,7 @@ class GuardError(ZohoError):
     """The plan passes a limit of the job. Nothing was sent."""
 
 
-class LinksLeftError(ZohoError):
+class UnfinishedLinksError(ZohoError):
     """Links are left to be tried again: retry or clear the task."""
 
 

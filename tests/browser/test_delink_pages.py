@@ -104,7 +104,7 @@ def test_navigation_leads_over_the_runs_to_the_story_of_a_link(page: Page, run_i
     expect(frame.get_by_role("link", name="pages-0")).to_have_count(0)
     assert "pages-1" not in page.url
     frame.get_by_role("link", name="pages-1").first.click()
-    expect(frame.get_by_role("heading", name="Its story")).to_be_visible()
+    expect(frame.get_by_role("heading", name="History")).to_be_visible()
     expect(frame.locator("ol.story li")).to_have_count(1)
     expect(frame.locator("ol.story li")).to_contain_text("started by admin")
 
@@ -197,4 +197,4 @@ def test_removed_links_are_put_back_from_the_page_of_their_run_and_the_page_foll
     assert (stored["operation"], stored["reason"], stored["relinked"]) == ("relink", "it was a mistake", 6)
 
     frame = open_run(page, run_id)
-    expect(frame.get_by_text("Taken up by")).to_be_visible()
+    expect(frame.get_by_text("Followed by")).to_be_visible()

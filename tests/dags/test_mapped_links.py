@@ -19,7 +19,7 @@ from datetime import datetime, timedelta, timezone
 
 from airflow.sdk import dag, task
 from zoho_crm.core.links import Relation
-from zoho_crm.core.records import Origin, RunStart, Target
+from zoho_crm.core.models import Origin, RunStart, Target
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 

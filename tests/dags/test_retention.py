@@ -20,8 +20,8 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections
 from zoho_crm.core.links import Relation
+from zoho_crm.core.models import LinkResult, Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, Origin, RunStart, Target
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:

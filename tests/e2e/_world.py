@@ -67,7 +67,7 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class PresenceCheck:
     """The CRM at one moment: its links and numbers of records, and how many requests it had seen."""
 
     links: frozenset[tuple[str, str, str, str]]
@@ -120,16 +120,16 @@ class World:
     unused_audit: Audit
     day_ends: datetime
 
-    def look(self) -> Sight:
+    def look(self) -> PresenceCheck:
         state = self.zoho.state
         links = frozenset(
             (link["module"], link["external_id"], link["related_list"], link["related_external_id"])
             for link in state.crm.to_json()
         )
         records = {module: state.crm.count(module) for module in state.crm.modules}
-        return Sight(links, records, len(state.journal.requests))
+        return PresenceCheck(links, records, len(state.journal.requests))
 
-    def delinks(self, since: Sight, until: Sight | None = None) -> list[Delink]:
+    def delinks(self, since: PresenceCheck, until: PresenceCheck | None = None) -> list[Delink]:
         """Return the DELETE requests seen between two sights, or until now, whatever they were for."""
         seen = []
         end = until.requests if until else None
@@ -156,8 +156,8 @@ class World:
         run_id: str,
         planned: dict[Pair, str],
         *,
-        since: Sight,
-        until: Sight | None = None,
+        since: PresenceCheck,
+        until: PresenceCheck | None = None,
     ) -> dict[str, Any]:
         """
         Compare what a finished run says of each link with what the local Zoho saw, and return the run's row.
@@ -185,7 +185,9 @@ class World:
         self.check_crm(planned, since=since, until=until)
         return run
 
-    def check_crm(self, planned: dict[Pair, str], *, since: Sight, until: Sight | None = None) -> None:
+    def check_crm(
+        self, planned: dict[Pair, str], *, since: PresenceCheck, until: PresenceCheck | None = None
+    ) -> None:
         """Hold the CRM against what had to happen to it: exactly those links are gone, and nothing else is."""
         now = until or self.look()
         removed = {pair for pair, outcome in planned.items() if outcome == "removed"}

@@ -15,7 +15,7 @@ from include.stack import ApiError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e._world import Pair, Sight, World
+    from tests.e2e._world import Pair, PresenceCheck, World
 
 pytestmark = pytest.mark.systems
 
@@ -34,7 +34,7 @@ class Week:
 
     by_day: dict[int, list[Pair]]
     outside: list[Pair]
-    before: Sight
+    before: PresenceCheck
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import pytest
 from include.demo.cases import DUPLICATES, stale_links
 
 if TYPE_CHECKING:
-    from tests.e2e._world import Pair, Sight, World
+    from tests.e2e._world import Pair, PresenceCheck, World
 
 pytest_plugins = ["tests.e2e._world"]
 
@@ -23,8 +23,8 @@ OUTCOMES: dict[Pair, str] = {(case.parent_id, case.related_id): case.outcome for
 @dataclass(frozen=True)
 class Applied:
     run_id: str
-    before: Sight
-    after: Sight
+    before: PresenceCheck
+    after: PresenceCheck
 
 
 @pytest.fixture(scope="session")

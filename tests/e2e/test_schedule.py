@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e._world import Pair, Sight, World
+    from tests.e2e._world import Pair, PresenceCheck, World
 
 pytest_plugins = ["tests.e2e._world"]
 
@@ -24,8 +24,8 @@ NOON = timedelta(hours=12)
 @dataclass(frozen=True)
 class Scheduled:
     dag_run: dict[str, Any]
-    before: Sight
-    after: Sight
+    before: PresenceCheck
+    after: PresenceCheck
 
 
 @pytest.fixture(scope="session")

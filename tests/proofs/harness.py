@@ -12,22 +12,22 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Relation
+from zoho_crm.core.models import Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import Origin, RunStart, Target
-from zoho_crm.hooks.by_parent import ByParentDelinker
-from zoho_crm.hooks.delink import Delinker
-from zoho_crm.hooks.presence import Patience
+from zoho_crm.hooks.by_parent import ByParentDelinkClient
+from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
-from zoho_crm.operators.stores import ClaimedChunk, LeasedSlots
+from zoho_crm.operators.stores import ChunkStore, LeasedSlots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from include.local_zoho import LocalZoho
-    from zoho_crm.core.records import ChunkRef, PlanSummary
+    from zoho_crm.core.models import ChunkRef, PlanSummary
 
 Pair = tuple[str, str]
 
@@ -38,7 +38,7 @@ X_EXTERNAL = "Contacts.External_Contact_ID,Deals.External_Deal_ID"
 ORIGIN = Origin(f"zoho_delink__{JOB}", "manual__1", "manual", "delink", triggered_by="ada")
 REPORT = replace(ORIGIN, task_id="report")
 
-BRIEF = Patience(first_pause_s=0.001, longest_pause_s=0.002)
+BRIEF = RetryLimits(first_pause_s=0.001, longest_pause_s=0.002)
 """As patient as the real one, with pauses that cost nothing."""
 
 
@@ -105,7 +105,7 @@ class Try:
     strategy: str = "single"
     concurrency: int = 5
     limit: int = 10
-    patience: Patience = BRIEF
+    patience: RetryLimits = BRIEF
     breaker_share: float = 1.0
     credit_reserve: int = 0
     try_number: int = 1
@@ -116,7 +116,7 @@ class Try:
     async def __call__(self) -> ChunkReport:
         holder = f"{os.getpid()}:{uuid.uuid4().hex[:8]}"
         claim = self.ledger.claim_chunk(self.chunk["run_key"], self.chunk["chunk_no"], holder)
-        store = ClaimedChunk(
+        store = ChunkStore(
             self.ledger, claim, replace(ORIGIN, try_number=self.try_number), target(self.strategy), JOB
         )
         slots = LeasedSlots(
@@ -128,9 +128,9 @@ class Try:
             renew_every_s=self.renew_every_s,
         )
         async with self.hook.async_client(max_connections=self.concurrency) as client:
-            single = Delinker(client, RELATION, "v7", self.patience)
+            single = DelinkClient(client, RELATION, "v7", self.patience)
             self.run = ChunkRun(
-                single if self.strategy == "single" else ByParentDelinker(single),
+                single if self.strategy == "single" else ByParentDelinkClient(single),
                 store,
                 slots,
                 self.concurrency,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.errors import ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.answer import Answer
+from zoho_crm.hooks.zoho_response import ZohoResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +19,8 @@ Pair = tuple[str, str]
 MISHAPS = ("none", "not sent", "lost before", "lost after", "500 before", "500 after", "429")
 
 
-def answer(status: int, content: Any = None) -> Answer:
-    return Answer(status, {}, b"" if content is None else json.dumps(content).encode(), 0.0)
+def answer(status: int, content: Any = None) -> ZohoResponse:
+    return ZohoResponse(status, {}, b"" if content is None else json.dumps(content).encode(), 0.0)
 
 
 def entry(code: str, message: str, record_id: str) -> dict[str, Any]:
@@ -42,10 +42,10 @@ class ImaginaryZoho:
     mishaps: list[str] = field(default_factory=list)
     deletes: int = 0
 
-    async def replace_token(self, rejected: Answer) -> None:
+    async def replace_token(self, rejected: ZohoResponse) -> None:
         raise AssertionError("no token is ever refused")
 
-    async def send(self, request: ZohoRequest) -> Answer:
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
         mishap = self.mishaps.pop(0) if self.mishaps else "none"
         if mishap == "not sent":
             raise ZohoNotSentError("no connection")
@@ -67,7 +67,7 @@ class ImaginaryZoho:
                 return [(f"c-{parent}", f"d-{one}") for one in dict(request.query)["ids"].split(",")]
         raise AssertionError(f"not the removal of links: {request}")
 
-    def _reply(self, request: ZohoRequest) -> Answer:
+    def _reply(self, request: ZohoRequest) -> ZohoResponse:
         if request.method == "DELETE":
             entries = [self._remove(link) for link in self._links_of(request)]
             good = sum(one["status"] == "success" for one in entries)

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from include.local_zoho import LocalZoho
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.models import ChunkRef
 
 pytestmark = pytest.mark.integration
 

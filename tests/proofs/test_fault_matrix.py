@@ -28,12 +28,12 @@ from tests.proofs.harness import (
     zoho_connection,
 )
 from zoho_crm.core.links import Link
+from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
 from zoho_crm.hooks import token_store
-from zoho_crm.hooks.by_parent import ByParentDelinker
-from zoho_crm.hooks.delink import Delinker
+from zoho_crm.hooks.by_parent import ByParentDelinkClient
+from zoho_crm.hooks.delink import DelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
@@ -198,12 +198,12 @@ async def drive() -> tuple[dict[Case, Any], dict[Case, Any]]:
 
         async def one(case: Case) -> None:
             planned = PlannedLink(case.number, Link(*case.pair), str(case))
-            single[case] = await Delinker(client(case), RELATION, "v7", BRIEF).delink(planned)
+            single[case] = await DelinkClient(client(case), RELATION, "v7", BRIEF).delink(planned)
 
         async def page(case: Case) -> None:
             links = [PlannedLink(n, Link(*pair), f"{case}{n}") for n, pair in enumerate(case.parent)]
-            delinker = ByParentDelinker(Delinker(client(case), RELATION, "v7", BRIEF))
-            by_parent[case] = await delinker.settle_unit(links)
+            delinker = ByParentDelinkClient(DelinkClient(client(case), RELATION, "v7", BRIEF))
+            by_parent[case] = await delinker.process_unit(links)
 
         await asyncio.gather(*map(one, SINGLE), *map(page, BY_PARENT))
     return single, by_parent

@@ -36,9 +36,9 @@ from tests.proofs.harness import (
 )
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError
-from zoho_crm.hooks.presence import Patience
+from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
-from zoho_crm.operators import pace
+from zoho_crm.operators import adaptive_concurrency
 from zoho_crm.operators.report import close_run
 from zoho_crm.operators.token_lock import refresh_lock
 
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from include.local_zoho import LocalZoho
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.models import ChunkRef
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 
@@ -121,14 +121,14 @@ async def test_gives_way_to_another_client_and_takes_back_what_it_leaves(
     zoho: LocalZoho, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All times are a tenth of the real ones.
-    monkeypatch.setattr(pace, "CUT_PAUSE_S", 0.1)
+    monkeypatch.setattr(adaptive_concurrency, "CUT_PAUSE_S", 0.1)
     zoho.state.configure(concurrency_limit=10, latency_s=0.03)
     links = pairs(60, 10)
     link_all(zoho, links)
     before = linked(zoho)
     (chunk,) = plan(ledger, links).chunks
     one = Try(
-        ledger, chunk, concurrency=10, limit=10, patience=Patience(first_pause_s=0.05, longest_pause_s=1.0)
+        ledger, chunk, concurrency=10, limit=10, patience=RetryLimits(first_pause_s=0.05, longest_pause_s=1.0)
     )
     # What another client holds is not there for this one.
     zoho.state.configure(concurrency_limit=5)
@@ -152,7 +152,7 @@ async def test_stays_away_as_long_as_zoho_asks(zoho: LocalZoho, ledger: Ledger) 
     links = pairs(1, 1)
     link_all(zoho, links)
     (chunk,) = plan(ledger, links).chunks
-    running = asyncio.create_task(Try(ledger, chunk, patience=Patience(first_pause_s=0.001))())
+    running = asyncio.create_task(Try(ledger, chunk, patience=RetryLimits(first_pause_s=0.001))())
     await until(lambda: zoho.state.limits.refused > 0)
     zoho.state.configure(concurrency_limit=5)
     report = await running

@@ -29,12 +29,12 @@ from tests.proofs.harness import (
 )
 from tests.proofs.test_fault_matrix import FAULTS, NEVER_APPLIED
 from zoho_crm.core.links import Link
+from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.hooks import token_store
-from zoho_crm.hooks.relink import Relinker
+from zoho_crm.hooks.relink import RelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ async def drive() -> dict[Case, tuple[LinkResult, StopReason | None]]:
             planned = PlannedLink(
                 case.number, Link(*case.pair), str(case), ambiguous_before=case.repeated, snapshot=SNAPSHOT
             )
-            results[case] = await Relinker(client(case), RELATION, "v7", BRIEF).relink(planned)
+            results[case] = await RelinkClient(client(case), RELATION, "v7", BRIEF).relink(planned)
 
         await asyncio.gather(*map(one, CASES))
     return results

@@ -34,17 +34,17 @@ from tests.proofs.harness import (
     target,
 )
 from tests.proofs.imaginary import MISHAPS, ImaginaryZoho
-from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
 from zoho_crm.errors import ClaimLostError
-from zoho_crm.hooks.by_parent import ByParentDelinker
-from zoho_crm.hooks.delink import Delinker
-from zoho_crm.hooks.presence import Patience
+from zoho_crm.hooks.by_parent import ByParentDelinkClient
+from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.report import close_run
 
 if TYPE_CHECKING:
-    from zoho_crm.core.records import LinkResult, PlannedLink
+    from zoho_crm.core.models import LinkResult, PlannedLink
     from zoho_crm.ledger.claims import Claim
 
 ALL = [(f"c-{parent}", f"d-{number}") for parent in range(1, 5) for number in range(1, 4)]
@@ -195,7 +195,7 @@ class Machine(RuleBasedStateMachine):
         for link, row in zip(PLANNED, found, strict=True):
             if row["state"] == "settled":
                 assert self.final.setdefault(link, row["outcome"]) == row["outcome"]
-                assert Outcome(row["outcome"]) not in DRIVE_AGAIN
+                assert Outcome(row["outcome"]) not in RETRYABLE_OUTCOMES
                 assert link not in self.zoho.linked
             else:
                 assert link not in self.final
@@ -253,11 +253,11 @@ class Machine(RuleBasedStateMachine):
             return
 
         self.zoho.mishaps = list(mishaps)
-        patience = Patience(sends=2, waits=2, verifications=2)
-        single = Delinker(self.zoho, RELATION, "v7", patience, sleep=no_pause)
-        delinker = single if len(unit) == 1 else ByParentDelinker(single)
+        patience = RetryLimits(sends=2, waits=2, verifications=2)
+        single = DelinkClient(self.zoho, RELATION, "v7", patience, sleep=no_pause)
+        delinker = single if len(unit) == 1 else ByParentDelinkClient(single)
         self.sending = one
-        settled = asyncio.run(delinker.settle_unit(unit))
+        settled = asyncio.run(delinker.process_unit(unit))
         self.sending = None
         assert {why for _, why in settled} == {None}
         assert sorted(result.planned.seq for result, _ in settled) == [planned.seq for planned in unit]

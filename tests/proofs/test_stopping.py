@@ -28,7 +28,7 @@ from zoho_crm.operators.report import close_run
 
 if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.models import ChunkRef
     from zoho_crm.ledger.ledger import Ledger
 
 pytestmark = pytest.mark.integration

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 
 from tests.plugins.zoho_crm.operators.world import context, delink
 from tests.proofs.harness import ZOHO, Try
-from zoho_crm.errors import LinksLeftError
+from zoho_crm.errors import UnfinishedLinksError
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.models import ChunkRef
 
 LEFT = 3
 """Exit code of a task that leaves links to be tried again."""
@@ -42,5 +42,5 @@ def execute(audit: dict[str, Any], zoho: dict[str, Any], chunk: ChunkRef, strate
     signal.signal(signal.SIGTERM, lambda *_: operator.on_kill())
     try:
         operator.execute(context())
-    except LinksLeftError:
+    except UnfinishedLinksError:
         sys.exit(LEFT)

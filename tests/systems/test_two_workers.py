@@ -28,7 +28,7 @@ from zoho_crm.ledger.ledger import Ledger
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e._world import Sight
+    from tests.e2e._world import PresenceCheck
 
 # The same group as tests/e2e: no two Airflows at a time.
 pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]
@@ -138,7 +138,7 @@ def test_run_ends_on_the_other_worker_when_one_is_killed(world: World) -> None:
     check_tasks(world, lost)
 
 
-def check_requests(world: World, before: Sight, lost: Lost) -> None:
+def check_requests(world: World, before: PresenceCheck, lost: Lost) -> None:
     """Check that a link was sent twice only if the killed worker had not written down what came of it."""
     sent = Counter(delink.pair for delink in world.delinks(before))
     again = {pair for pair, times in sent.items() if times > 1}

@@ -9,7 +9,7 @@ import click
 
 from zoho_crm.cli.exits import Exit, exit_of
 from zoho_crm.cli.options import command, job_named, jobs_folder_option, json_option
-from zoho_crm.core.records import DELINK, RELINK
+from zoho_crm.core.models import DELINK, RELINK
 from zoho_crm.errors import ZohoError
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def _ask(
     advice: list[str],
 ) -> None:
     """Fill the report bit by bit, so that it says how far the check came."""
-    from zoho_crm.hooks.preflight import environment_fault
+    from zoho_crm.hooks.zoho_checks import environment_fault
 
     connection = hook.connection
     report |= {

@@ -14,11 +14,11 @@ import click
 from zoho_crm import __version__
 
 COMMANDS = {
-    "audit": "zoho_crm.cli.audit:audit",
+    "audit": "zoho_crm.cli.audit_commands:audit",
     "check-connection": "zoho_crm.cli.check_connection:check_connection",
     "check-job": "zoho_crm.cli.check_job:check_job",
     "job-reference": "zoho_crm.cli.job_reference:job_reference",
-    "plan": "zoho_crm.cli.plan:plan",
+    "plan": "zoho_crm.cli.plan_command:plan",
 }
 
 EPILOG = """\

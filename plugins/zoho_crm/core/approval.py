@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from zoho_crm.core.guards import percent
+from zoho_crm.core.guard_rules import percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from zoho_crm.core.links import Link
-    from zoho_crm.core.records import PlanSummary
+    from zoho_crm.core.models import PlanSummary
 
 ASKED = "asked"
 APPROVED = "approved"
@@ -99,7 +99,7 @@ class Question:
         )
 
 
-def withheld(approval: str | None) -> str | None:
+def approval_block_reason(approval: str | None) -> str | None:
     """Return why the links of a run may not be sent, or None: a run that asks needs a yes."""
     if approval is None or approval == APPROVED:
         return None

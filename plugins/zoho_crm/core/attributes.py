@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.entry import json_object
 from zoho_crm.core.links import is_api_name
+from zoho_crm.core.response import json_object
 from zoho_crm.errors import UnsafeRequestError
 
 if TYPE_CHECKING:

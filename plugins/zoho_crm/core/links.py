@@ -149,7 +149,7 @@ def is_api_name(value: str) -> bool:
     return _NAME.fullmatch(value) is not None
 
 
-def as_external_id(value: object) -> object:
+def to_external_id(value: object) -> object:
     """
     Return a warehouse's value as the text of an external id where that is exact, else the value itself.
 

@@ -7,13 +7,13 @@ from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.entry import json_object, read_entry
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.response import json_object, parse_response_item
 from zoho_crm.core.told import RUN_CODES
-from zoho_crm.core.verdict import Action, StopReason, Verdict, clear_entry, stop
+from zoho_crm.core.verdict import Action, StopReason, Verdict, parse_clear_item, stop
 
 if TYPE_CHECKING:
-    from zoho_crm.core.entry import Entry
+    from zoho_crm.core.response import ResponseItem
 
 
 class Lookup(StrEnum):
@@ -38,7 +38,7 @@ def judge_lookup(status: int, body: bytes) -> Lookup:
         return Lookup.MISSING
     if status == 200:
         return Lookup.FOUND if _rows(body) else Lookup.UNCLEAR
-    entry = read_entry(body) if status in {400, 404} else None
+    entry = parse_response_item(body) if status in {400, 404} else None
     if entry is not None and entry.code == "INVALID_DATA" and not entry.is_about_the_relation:
         return Lookup.WRONG_ID
     return Lookup.UNCLEAR
@@ -56,7 +56,7 @@ def judge_unclear(status: int, headers: Mapping[str, str], body: bytes) -> Verdi
 
     :return: ``STOP`` if the answer waits for every link, ``LATER`` if too much is in flight, else ``VERIFY``: ask again
     """
-    read = clear_entry(status, headers, body)
+    read = parse_clear_item(status, headers, body)
     if isinstance(read, Verdict):
         if read.action in {Action.STOP, Action.LATER}:
             return read
@@ -74,7 +74,7 @@ def _token_refused(verdict: Verdict) -> Verdict:
     return replace(verdict, action=Action.STOP, stop_reason=StopReason.REFUSED, detail=detail)
 
 
-def _ask_again(status: int, entry: Entry) -> Verdict:
+def _ask_again(status: int, entry: ResponseItem) -> Verdict:
     return Verdict(
         Action.VERIFY,
         http_status=status,

@@ -42,10 +42,10 @@ class Outcome(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the link is done with: driving it again would tell nothing new."""
-        return self not in DRIVE_AGAIN
+        return self not in RETRYABLE_OUTCOMES
 
 
-DRIVE_AGAIN = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED})
+RETRYABLE_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED})
 """Outcomes after which a retry, a clear or a new run takes the link up again."""
 
 _OF_RELINK = (Outcome.RELINKED, Outcome.ALREADY_LINKED, Outcome.WOULD_RELINK)

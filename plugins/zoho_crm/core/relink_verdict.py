@@ -39,9 +39,9 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.told import retry_after_s
 from zoho_crm.core.verdict import (
     Verdict,
-    clear_entry,
     judge_refusal,
     named_fields,
+    parse_clear_item,
     settle,
     stop,
     verify,
@@ -50,8 +50,8 @@ from zoho_crm.core.verdict import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from zoho_crm.core.entry import Entry
     from zoho_crm.core.links import Link, Relation
+    from zoho_crm.core.response import ResponseItem
 
 LINKED_AFTER_AMBIGUITY = "found linked after a request that was not clearly answered"
 
@@ -75,7 +75,7 @@ def judge_relink(
     :param link: the link that was sent
     :param attributes: names of the attributes that were sent with it
     """
-    entry = clear_entry(status, headers, body)
+    entry = parse_clear_item(status, headers, body)
     if isinstance(entry, Verdict):
         return entry
     wait_s = retry_after_s(headers)
@@ -88,7 +88,7 @@ def judge_relink(
 
 
 def _judge_error(
-    status: int, entry: Entry, relation: Relation, attributes: Collection[str], wait_s: float | None
+    status: int, entry: ResponseItem, relation: Relation, attributes: Collection[str], wait_s: float | None
 ) -> Verdict:
     named = named_fields(entry.details)
     ids = {"data", "id", relation.external_field, relation.related_external_field}

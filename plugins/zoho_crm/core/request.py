@@ -229,7 +229,7 @@ def get_setting(api_version: str, *segments: str, query: tuple[tuple[str, str], 
     return ZohoRequest("GET", ("crm", api_version, *segments), query=query)
 
 
-def refuse_changed_request(
+def check_prepared_request(
     request: ZohoRequest,
     base_url: str,
     *,

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pendulum
 
-from zoho_crm.core.pasted import form_links
-from zoho_crm.core.pasted import pasted_links as pasted_links
+from zoho_crm.core.link_input import form_links
+from zoho_crm.core.link_input import pasted_links as pasted_links
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class AssetEvent:
     extra: Mapping[str, Any]
 
 
-def read_run_request(
+def parse_run_request(
     params: Mapping[str, Any],
     *,
     run_type: str,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
-from zoho_crm.core.entry import read_entry
+from zoho_crm.core.response import parse_response_item
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ def rejects_token(status: int, body: bytes) -> bool:
     """
     if status != 401:
         return False
-    entry = read_entry(body)
+    entry = parse_response_item(body)
     return entry is None or (entry.status != "success" and entry.code not in RUN_CODES)
 
 

@@ -42,15 +42,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.entry import read_entries, read_entry
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.response import parse_response_item, parse_response_items
 from zoho_crm.core.told import RUN_CODES, is_out_of_credits, retry_after_s
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from zoho_crm.core.entry import Entry
     from zoho_crm.core.links import Relation
+    from zoho_crm.core.response import ResponseItem
 
 
 class Action(StrEnum):
@@ -140,7 +140,7 @@ def judge(
     :param relation: the relation the link belongs to; its field names tell which id an error is about
     :param ambiguous_before: whether an earlier try of this link may have been applied
     """
-    entry = clear_entry(status, headers, body)
+    entry = parse_clear_item(status, headers, body)
     if isinstance(entry, Verdict):
         return entry
     if entry.says_success:
@@ -157,7 +157,7 @@ def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict]
     """
     if status not in {200, 207, 400}:
         return None
-    entries = read_entries(body)
+    entries = parse_response_items(body)
     if entries is None:
         return None
     verdicts = []
@@ -183,7 +183,7 @@ def judge_no_answer(*, sent: bool, why: str) -> Verdict:
     return Verdict(Action.LATER, outcome=Outcome.FAILED, detail=why)
 
 
-def clear_entry(status: int, headers: Mapping[str, str], body: bytes) -> Entry | Verdict:
+def parse_clear_item(status: int, headers: Mapping[str, str], body: bytes) -> ResponseItem | Verdict:
     """
     Return what an answer says of a link, success or error; or the verdict, where it says nothing clear of any link.
 
@@ -191,7 +191,7 @@ def clear_entry(status: int, headers: Mapping[str, str], body: bytes) -> Entry |
     be read.
     """
     wait_s = retry_after_s(headers)
-    entry = read_entry(body)
+    entry = parse_response_item(body)
     if status == 429 or (status in {400, 403} and entry is not None and entry.code == "TOO_MANY_REQUESTS"):
         return _judge_429(status, entry, is_out_of_credits(headers, body), wait_s)
     if status < 200 or 300 <= status < 400 or status >= 500:
@@ -207,7 +207,7 @@ def clear_entry(status: int, headers: Mapping[str, str], body: bytes) -> Entry |
     return entry
 
 
-def judge_refusal(status: int, entry: Entry, relation: Relation, wait_s: float | None) -> Verdict:
+def judge_refusal(status: int, entry: ResponseItem, relation: Relation, wait_s: float | None) -> Verdict:
     """Judge an error whose code means the same whether a link was to be taken out or put back."""
     if entry.code == "INVALID_DATA":
         return _judge_invalid_data(status, entry, relation, wait_s)
@@ -222,7 +222,7 @@ def judge_refusal(status: int, entry: Entry, relation: Relation, wait_s: float |
     return verify(status, entry, "a code that is not in Zoho's documentation", wait_s)
 
 
-def settle(status: int, entry: Entry, outcome: Outcome, *, detail: str | None = None) -> Verdict:
+def settle(status: int, entry: ResponseItem, outcome: Outcome, *, detail: str | None = None) -> Verdict:
     """Return the verdict that an entry decides."""
     return Verdict(
         Action.SETTLE,
@@ -237,7 +237,7 @@ def settle(status: int, entry: Entry, outcome: Outcome, *, detail: str | None = 
 
 def stop(
     status: int,
-    entry: Entry | None,
+    entry: ResponseItem | None,
     reason: StopReason = StopReason.REFUSED,
     wait_s: float | None = None,
 ) -> Verdict:
@@ -254,7 +254,7 @@ def stop(
     )
 
 
-def verify(status: int, entry: Entry | None, detail: str, wait_s: float | None) -> Verdict:
+def verify(status: int, entry: ResponseItem | None, detail: str, wait_s: float | None) -> Verdict:
     """Return the verdict on an answer that leaves open whether the request was applied."""
     return Verdict(
         Action.VERIFY,
@@ -276,7 +276,7 @@ def named_fields(details: Mapping[str, Any]) -> set[str]:
 
 
 def _judge_error(
-    status: int, entry: Entry, relation: Relation, ambiguous_before: bool, wait_s: float | None
+    status: int, entry: ResponseItem, relation: Relation, ambiguous_before: bool, wait_s: float | None
 ) -> Verdict:
     if _says_gone(entry):
         if ambiguous_before:
@@ -288,7 +288,9 @@ def _judge_error(
     return judge_refusal(status, entry, relation, wait_s)
 
 
-def _judge_invalid_data(status: int, entry: Entry, relation: Relation, wait_s: float | None) -> Verdict:
+def _judge_invalid_data(
+    status: int, entry: ResponseItem, relation: Relation, wait_s: float | None
+) -> Verdict:
     if entry.is_about_the_relation:
         return stop(status, entry)
     named = named_fields(entry.details) & {relation.external_field, relation.related_external_field}
@@ -307,7 +309,9 @@ def _judge_invalid_data(status: int, entry: Entry, relation: Relation, wait_s: f
     )
 
 
-def _judge_429(status: int, entry: Entry | None, out_of_credits: bool, wait_s: float | None) -> Verdict:
+def _judge_429(
+    status: int, entry: ResponseItem | None, out_of_credits: bool, wait_s: float | None
+) -> Verdict:
     if out_of_credits:
         return stop(status, entry, StopReason.CREDITS, wait_s)
     return Verdict(
@@ -320,7 +324,7 @@ def _judge_429(status: int, entry: Entry | None, out_of_credits: bool, wait_s: f
     )
 
 
-def _judge_401(status: int, entry: Entry | None) -> Verdict:
+def _judge_401(status: int, entry: ResponseItem | None) -> Verdict:
     return Verdict(
         Action.REFRESH,
         http_status=status,
@@ -330,7 +334,7 @@ def _judge_401(status: int, entry: Entry | None) -> Verdict:
     )
 
 
-def _says_gone(entry: Entry) -> bool:
+def _says_gone(entry: ResponseItem) -> bool:
     if entry.code not in {"INVALID_DATA", "MANDATORY_NOT_FOUND"} or entry.is_about_the_relation:
         return False
     return any(message in entry.message.lower() for message in _GONE_MESSAGES)

@@ -10,10 +10,10 @@ import aiohttp
 from aiohttp import BytesPayload, ClientHandlerType, ClientRequest, ClientResponse
 from yarl import URL
 
-from zoho_crm.core.request import ZohoRequest, refuse_changed_request
+from zoho_crm.core.request import ZohoRequest, check_prepared_request
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.answer import MAX_BODY_BYTES, Answer
 from zoho_crm.hooks.network import USER_AGENT, Network
+from zoho_crm.hooks.zoho_response import MAX_BODY_BYTES, ZohoResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,11 +93,11 @@ class AsyncZohoClient:
         if self._session is not None:
             await self._session.close()
 
-    async def send(self, request: ZohoRequest) -> Answer:
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
         """
         Send one request once, and return what Zoho answers, whatever it is.
 
-        A 401 comes back like any other answer; see :attr:`Answer.token_rejected` and :meth:`replace_token`.
+        A 401 comes back like any other answer; see :attr:`ZohoResponse.token_rejected` and :meth:`replace_token`.
 
         :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
         :raises ZohoNotSentError: there was no connection
@@ -109,7 +109,7 @@ class AsyncZohoClient:
         async with self._turns:
             return await self._exchange(request)
 
-    async def replace_token(self, rejected: Answer | str) -> None:
+    async def replace_token(self, rejected: ZohoResponse | str) -> None:
         """
         Get another token than the one that Zoho refuses: once, however many coroutines ask for it.
 
@@ -133,7 +133,7 @@ class AsyncZohoClient:
         self._authorization = f"Zoho-oauthtoken {token.access_token}"
         self._use_before = self._token_source.use_before(token)
 
-    async def _exchange(self, request: ZohoRequest) -> Answer:
+    async def _exchange(self, request: ZohoRequest) -> ZohoResponse:
         if self._session is None:
             raise RuntimeError(
                 "Use the client as a context manager: async with hook.async_client() as client"
@@ -153,7 +153,7 @@ class AsyncZohoClient:
             ) as response:
                 body = await _bounded_body(response)
                 if body is not None:
-                    answer = Answer(
+                    answer = ZohoResponse(
                         response.status, response.headers, body, time.perf_counter() - started, token_used
                     )
                     self._meter.answered(request.method, answer)
@@ -200,7 +200,7 @@ class _Guard:
         host = prepared.headers["Host"]
         if host != url.host_port_subcomponent:
             raise UnsafeRequestError("The prepared request names another host. Nothing was sent.")
-        refuse_changed_request(
+        check_prepared_request(
             self._request,
             self._base_url,
             method=prepared.method,

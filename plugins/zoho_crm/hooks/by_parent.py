@@ -14,11 +14,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from zoho_crm.core.entry import json_object, read_entries
+from zoho_crm.core.batching import PAGE_LINKS, group_by_parent, id_lists
+from zoho_crm.core.models import LinkResult
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.pages import PAGE_LINKS, group_by_parent, id_lists
-from zoho_crm.core.records import LinkResult
 from zoho_crm.core.request import delete_related_many, find_records
+from zoho_crm.core.response import json_object, parse_response_items
 from zoho_crm.core.verdict import Action, judge, judge_each
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.presence import result_of
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
-    from zoho_crm.core.records import PlannedLink
+    from zoho_crm.core.models import PlannedLink
     from zoho_crm.core.request import ZohoRequest
     from zoho_crm.core.verdict import StopReason, Verdict
-    from zoho_crm.hooks.answer import Answer
-    from zoho_crm.hooks.delink import Delinker
+    from zoho_crm.hooks.delink import DelinkClient
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 Settled = list[tuple[LinkResult, "StopReason | None"]]
 
@@ -42,20 +42,20 @@ _RECORD_ID = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass
-class ByParentDelinker:
+class ByParentDelinkClient:
     """
     Takes pages of links away, by parent. Many coroutines may share it.
 
     :param single: takes the links away that need a call of their own
     """
 
-    single: Delinker
+    single: DelinkClient
     unit_size: int = PAGE_LINKS
 
     # Made anew for each: a function that is an attribute of the class would be taken for a method.
     is_stopped: Callable[[], bool] = field(default_factory=lambda: lambda: False, init=False)
 
-    def watch(self, observe: Callable[[Answer], None], is_stopped: Callable[[], bool]) -> None:
+    def watch(self, observe: Callable[[ZohoResponse], None], is_stopped: Callable[[], bool]) -> None:
         """Have every answer shown to the caller, so that it can mind the org's limits, and heed when it stops."""
         self.is_stopped = is_stopped
         self.single.watch(observe, is_stopped)
@@ -64,7 +64,7 @@ class ByParentDelinker:
         """Return how many of the next links are one unit: a page, unless all go alone, and then best side by side."""
         return len(links) if group_by_parent(links).parents else 1
 
-    async def settle_unit(self, page: Sequence[PlannedLink]) -> Settled:
+    async def process_unit(self, page: Sequence[PlannedLink]) -> Settled:
         """
         Take a page of links away, in the order of the plan.
 
@@ -89,7 +89,7 @@ class _Call:
 class _OnePage:
     """The course of one page: what is settled, what was sent, and what needs a call of its own."""
 
-    def __init__(self, delinker: ByParentDelinker, page: Sequence[PlannedLink]) -> None:
+    def __init__(self, delinker: ByParentDelinkClient, page: Sequence[PlannedLink]) -> None:
         self._single = delinker.single
         self._is_stopped = delinker.is_stopped
         self._page = page
@@ -203,7 +203,7 @@ class _OnePage:
         )
         self._is_refused |= whole.action in {Action.STOP, Action.REFRESH}
         # Entries that cannot be made out may be successes, whatever the one that can be says.
-        ambiguous = whole.ambiguous or read_entries(answer.body) is not None
+        ambiguous = whole.ambiguous or parse_response_items(answer.body) is not None
         self._leave(call, sent_at, ambiguous=ambiguous)
 
     def _leave(self, call: _Call, sent_at: datetime | None, *, ambiguous: bool) -> None:
@@ -228,7 +228,7 @@ class _OnePage:
             self._sent_at[planned.seq] = sent_at
 
 
-def _record_ids_in(answer: Answer, external_field: str, wanted: set[str]) -> dict[str, str]:
+def _record_ids_in(answer: ZohoResponse, external_field: str, wanted: set[str]) -> dict[str, str]:
     content = json_object(answer.body) if answer.status == 200 else None
     rows = content.get("data") if content is not None else None
     found: defaultdict[str, set[str]] = defaultdict(set)

@@ -7,22 +7,22 @@ from typing import TYPE_CHECKING
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import delete_related
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, judge
-from zoho_crm.hooks.course import Course
-from zoho_crm.hooks.presence import LinkCaller, Presence
+from zoho_crm.hooks.link_operation import LinkOperation
+from zoho_crm.hooks.presence import LinkClient, Presence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoho_crm.core.records import LinkResult, PlannedLink
+    from zoho_crm.core.models import LinkResult, PlannedLink
     from zoho_crm.core.request import ZohoRequest
     from zoho_crm.core.verdict import StopReason, Verdict
-    from zoho_crm.hooks.answer import Answer
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 
-class Delinker(LinkCaller):
+class DelinkClient(LinkClient):
     """Takes links of one relation away, each by a call of its own."""
 
-    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Take the links of a unit away: of one link, for this class."""
         return [await self.delink(planned) for planned in unit]
 
@@ -37,7 +37,7 @@ class Delinker(LinkCaller):
         return await _Delinking(self, planned).run()
 
 
-class _Delinking(Course):
+class _Delinking(LinkOperation):
     """The course of one link that is taken away."""
 
     still = "still linked"
@@ -45,7 +45,7 @@ class _Delinking(Course):
     def _request(self) -> ZohoRequest:
         return delete_related(self._caller.api_version, self._caller.relation, self._planned.link)
 
-    def _judge(self, answer: Answer) -> Verdict:
+    def _judge(self, answer: ZohoResponse) -> Verdict:
         return judge(
             answer.status,
             answer.headers,

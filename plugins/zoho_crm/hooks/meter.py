@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoho_crm.errors import ZohoError
-    from zoho_crm.hooks.answer import Answer
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 _CREDITS_EVERY_S = 1.0
 _CREDITS_A_CALL = 1
@@ -43,7 +43,7 @@ class Meter:
         self._clock = clock
         self._credits_at = float("-inf")
 
-    def answered(self, method: str, answer: Answer) -> None:
+    def answered(self, method: str, answer: ZohoResponse) -> None:
         """Measure an answer, whatever it says."""
         metrics.request_done(self._connection, method, answer.status, answer.duration_s)
         if answer.status == 429:

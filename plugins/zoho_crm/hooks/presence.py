@@ -14,8 +14,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
 from zoho_crm.core.lookup import Lookup, found_record, judge_lookup, judge_unclear
+from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.request import ZohoRequest, get_record, get_related
 from zoho_crm.core.told import is_out_of_credits, retry_after_s
 from zoho_crm.core.verdict import Action, StopReason, Verdict
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
     from zoho_crm.core.links import Link, Relation
-    from zoho_crm.hooks.answer import Answer
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 
 class Sender(Protocol):
     """What this module needs of a client: see :class:`zoho_crm.hooks.async_client.AsyncZohoClient`."""
 
-    async def send(self, request: ZohoRequest) -> Answer:
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
         """Send one request once; raises ZohoNotSentError, ZohoUnansweredError or UnsafeRequestError."""
 
-    async def replace_token(self, rejected: Answer) -> None:
+    async def replace_token(self, rejected: ZohoResponse) -> None:
         """Get another access token in place of the one this answer was refused for."""
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryLimits:
     """
     How long one link is worked on within one try.
 
@@ -74,7 +74,7 @@ class Presence(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class PresenceCheck:
     """
     What was seen of a link.
 
@@ -88,7 +88,7 @@ class Sight:
 
 
 @dataclass
-class LinkCaller:
+class LinkClient:
     """
     Makes calls about links of one relation over one client. Many coroutines may share it.
 
@@ -101,15 +101,15 @@ class LinkCaller:
     client: Sender
     relation: Relation
     api_version: str
-    patience: Patience = field(default_factory=Patience)
+    patience: RetryLimits = field(default_factory=RetryLimits)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     jitter: Callable[[], float] = random.random
     unit_size: int = field(default=1, init=False)
     # Made anew for each: a function that is an attribute of the class would be taken for a method.
-    observe: Callable[[Answer], None] = field(default_factory=lambda: lambda _: None, init=False)
+    observe: Callable[[ZohoResponse], None] = field(default_factory=lambda: lambda _: None, init=False)
 
-    def watch(self, observe: Callable[[Answer], None], is_stopped: Callable[[], bool]) -> None:
+    def watch(self, observe: Callable[[ZohoResponse], None], is_stopped: Callable[[], bool]) -> None:
         """Have every answer shown to the caller, so that it can mind the org's limits."""
         self.observe = observe
 
@@ -117,7 +117,7 @@ class LinkCaller:
         """Return how many of the next links are one unit: one, for a call that is about one link."""
         return 1
 
-    async def ask(self, request: ZohoRequest) -> Answer:
+    async def ask(self, request: ZohoRequest) -> ZohoResponse:
         """
         Send a request that may be repeated while Zoho has not looked at it: refused for the token, or for the load.
 
@@ -150,7 +150,9 @@ class LinkCaller:
             seconds = min(max(seconds, asked_s), patience.longest_pause_s)
         await self.sleep(seconds)
 
-    async def look(self, link: Link, fields: Sequence[str] = ("id",), *, thorough: bool = True) -> Sight:
+    async def look(
+        self, link: Link, fields: Sequence[str] = ("id",), *, thorough: bool = True
+    ) -> PresenceCheck:
         """
         Ask once what is there.
 
@@ -163,11 +165,11 @@ class LinkCaller:
         relation, version = self.relation, self.api_version
         linked, answer, why = await self._look_up(get_related(version, relation, link, fields))
         if linked is Lookup.FOUND and answer is not None:
-            return Sight(Presence.LINKED, found_record(answer.body))
+            return PresenceCheck(Presence.LINKED, found_record(answer.body))
         if linked is Lookup.UNCLEAR:
-            return Sight(Presence.UNCLEAR, why=why)
+            return PresenceCheck(Presence.UNCLEAR, why=why)
         if linked is Lookup.MISSING and not thorough:
-            return Sight(Presence.GONE)
+            return PresenceCheck(Presence.GONE)
         parent = get_record(version, relation.module, relation.external_field, link.external_id)
         related = get_record(
             version, relation.related_module, relation.related_external_field, link.related_external_id
@@ -179,15 +181,19 @@ class LinkCaller:
             found, _, why_not = await self._look_up(request)
             match found:
                 case Lookup.MISSING | Lookup.WRONG_ID:
-                    return Sight(unknown)
+                    return PresenceCheck(unknown)
                 case Lookup.UNCLEAR:
-                    return Sight(Presence.UNCLEAR, why=why_not)
+                    return PresenceCheck(Presence.UNCLEAR, why=why_not)
         # Both records are there. That the link is not must be said, not concluded from an error.
-        return Sight(Presence.GONE) if linked is Lookup.MISSING else Sight(Presence.UNCLEAR, why=why)
+        return (
+            PresenceCheck(Presence.GONE)
+            if linked is Lookup.MISSING
+            else PresenceCheck(Presence.UNCLEAR, why=why)
+        )
 
     async def look_until_clear(
         self, link: Link, fields: Sequence[str] = ("id",), *, thorough: bool = True
-    ) -> Sight:
+    ) -> PresenceCheck:
         """
         Ask what is there, again and again as patience allows while the answer is unclear.
 
@@ -203,14 +209,14 @@ class LinkCaller:
             if why.action is Action.LATER and why.http_status == 429:
                 waits += 1
                 if waits > self.patience.waits:
-                    return Sight(Presence.UNCLEAR, why=never_let_in(why))
+                    return PresenceCheck(Presence.UNCLEAR, why=throttled_out(why))
             else:
                 rounds += 1
                 if rounds >= self.patience.verifications:
                     return sight
             await self.pause(waits + rounds, why.retry_after_s)
 
-    async def _look_up(self, request: ZohoRequest) -> tuple[Lookup, Answer | None, Verdict | None]:
+    async def _look_up(self, request: ZohoRequest) -> tuple[Lookup, ZohoResponse | None, Verdict | None]:
         """Send one reading call; the verdict says why an answer is no answer to the question."""
         for refreshes_left in (2, 1, 0):
             try:
@@ -229,7 +235,7 @@ class LinkCaller:
         return lookup, answer, judge_unclear(answer.status, answer.headers, answer.body)
 
 
-def never_let_in(last: Verdict) -> Verdict:
+def throttled_out(last: Verdict) -> Verdict:
     """Zoho has refused each request before looking at it: if with 429, every other link would fare the same."""
     if last.http_status != 429:
         return last

@@ -10,19 +10,19 @@ from zoho_crm.core.attributes import NO_ATTRIBUTES, snapshot_of
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import Action, Verdict
 from zoho_crm.errors import ZohoError
-from zoho_crm.hooks.presence import LinkCaller, Presence, Sight, judge_error, result_of
+from zoho_crm.hooks.presence import LinkClient, Presence, PresenceCheck, judge_error, result_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoho_crm.core.records import LinkResult, PlannedLink
+    from zoho_crm.core.models import LinkResult, PlannedLink
     from zoho_crm.core.verdict import StopReason
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
-class LinkProber(LinkCaller):
+class PresenceClient(LinkClient):
     """
     Asks about links of one relation by GET, and sends nothing else.
 
@@ -36,7 +36,7 @@ class LinkProber(LinkCaller):
     gone: Outcome = Outcome.ALREADY_ABSENT
     fields: Sequence[str] = ()
 
-    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Ask about the links of a unit: one link, for this class."""
         return [await self.probe(planned) for planned in unit]
 
@@ -71,7 +71,9 @@ class LinkProber(LinkCaller):
             Presence.RELATED_UNKNOWN: Outcome.RELATED_NOT_FOUND,
         }.get(presence, Outcome.FAILED)
 
-    def _kept(self, planned: PlannedLink, sight: Sight, verdict: Verdict) -> tuple[PlannedLink, Verdict]:
+    def _kept(
+        self, planned: PlannedLink, sight: PresenceCheck, verdict: Verdict
+    ) -> tuple[PlannedLink, Verdict]:
         if sight.presence is Presence.UNCLEAR:
             return planned, verdict
         if sight.presence is not Presence.LINKED:

@@ -10,24 +10,24 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY, judge_relink
 from zoho_crm.core.request import put_related
 from zoho_crm.core.verdict import Action, Verdict
-from zoho_crm.hooks.course import Course
-from zoho_crm.hooks.presence import LinkCaller, Presence
+from zoho_crm.hooks.link_operation import LinkOperation
+from zoho_crm.hooks.presence import LinkClient, Presence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from zoho_crm.core.records import LinkResult, PlannedLink
+    from zoho_crm.core.models import LinkResult, PlannedLink
     from zoho_crm.core.request import ZohoRequest
     from zoho_crm.core.verdict import StopReason
-    from zoho_crm.hooks.answer import Answer
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 _FIRST_LOOK = Verdict(Action.SETTLE)
 
 
-class Relinker(LinkCaller):
+class RelinkClient(LinkClient):
     """Puts links of one relation back. A link that is there already is left as it is."""
 
-    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Put the links of a unit back: one link, for this class."""
         return [await self.relink(planned) for planned in unit]
 
@@ -40,7 +40,7 @@ class Relinker(LinkCaller):
         return await _Relinking(self, planned).run()
 
 
-class _Relinking(Course):
+class _Relinking(LinkOperation):
     """The course of one link that is put back."""
 
     still = "still not linked"
@@ -67,7 +67,7 @@ class _Relinking(Course):
         caller = self._caller
         return put_related(caller.api_version, caller.relation, self._planned.link, self._attributes)
 
-    def _judge(self, answer: Answer) -> Verdict:
+    def _judge(self, answer: ZohoResponse) -> Verdict:
         return judge_relink(
             answer.status,
             answer.headers,

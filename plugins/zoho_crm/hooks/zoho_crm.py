@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 from airflow.providers.http.hooks.http import HttpHook
 
 from zoho_crm.core.lookup import Lookup, judge_lookup
-from zoho_crm.core.records import DELINK
+from zoho_crm.core.models import DELINK
 from zoho_crm.core.request import (
     ZohoRequest,
     delete_related,
@@ -25,16 +25,23 @@ from zoho_crm.errors import (
     ZohoResponseError,
 )
 from zoho_crm.hooks.access_token import TokenSource
-from zoho_crm.hooks.answer import MAX_BODY_BYTES, MAX_METADATA_BYTES, Answer, read_answer, rows_of, unclear
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
-from zoho_crm.hooks.exchange import Exchange
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
 from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network
 from zoho_crm.hooks.oauth import Token, fetch_token
-from zoho_crm.hooks.preflight import check_relation, describe_connection
+from zoho_crm.hooks.sync_transport import SyncTransport
 from zoho_crm.hooks.token_store import VariableTokenStore
+from zoho_crm.hooks.zoho_checks import check_relation, describe_connection
+from zoho_crm.hooks.zoho_response import (
+    MAX_BODY_BYTES,
+    MAX_METADATA_BYTES,
+    ZohoResponse,
+    parse_reading_response,
+    rows_of,
+    unclear,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -117,7 +124,7 @@ class ZohoCRMHook(HttpHook):
             refresh_lock=self._refresh_lock,
         )
 
-    def send(self, request: ZohoRequest, *, max_body_bytes: int = MAX_BODY_BYTES) -> Answer:
+    def send(self, request: ZohoRequest, *, max_body_bytes: int = MAX_BODY_BYTES) -> ZohoResponse:
         """
         Send one request, whatever it is, and return what Zoho answers, whatever it is.
 
@@ -202,7 +209,7 @@ class ZohoCRMHook(HttpHook):
             request = list_related(
                 self._version, relation, external_id, fields, page=page, page_token=token, per_page=PAGE_ROWS
             )
-            content = read_answer(request, self.send(request))
+            content = parse_reading_response(request, self.send(request))
             yield from rows_of(request, content, "data")
             info = (content or {}).get("info")
             if not isinstance(info, dict) or info.get("more_records") is not True:
@@ -261,7 +268,7 @@ class ZohoCRMHook(HttpHook):
         return self.token_source.get().scopes
 
     def check_relation(self, relation: Relation, operation: str = DELINK) -> list[str]:
-        """Return what stands in the way of taking links of this relation out; see :mod:`zoho_crm.hooks.preflight`."""
+        """Return what stands in the way of taking links of this relation out; see :mod:`zoho_crm.hooks.zoho_checks`."""
         return check_relation(self, relation, operation)
 
     def test_connection(self) -> tuple[bool, str]:
@@ -275,7 +282,7 @@ class ZohoCRMHook(HttpHook):
             token = self._fetch_token()
             request = get_setting(self._version, "org")
             answer = self._exchange.send(request, token)
-            org = _the_org(rows_of(request, read_answer(request, answer), "org"))
+            org = _the_org(rows_of(request, parse_reading_response(request, answer), "org"))
             return describe_connection(self.connection, org, token.scopes)
         except ZohoError as exc:
             return False, str(exc)
@@ -328,8 +335,8 @@ class ZohoCRMHook(HttpHook):
         return session
 
     @cached_property
-    def _exchange(self) -> Exchange:
-        return Exchange(
+    def _exchange(self) -> SyncTransport:
+        return SyncTransport(
             self.connection,
             self.network,
             self.meter,
@@ -351,7 +358,9 @@ class ZohoCRMHook(HttpHook):
 
     def _read(self, request: ZohoRequest, key: str) -> list[dict[str, Any]]:
         limit = MAX_METADATA_BYTES if "settings" in request.segments else MAX_BODY_BYTES
-        return rows_of(request, read_answer(request, self.send(request, max_body_bytes=limit)), key)
+        return rows_of(
+            request, parse_reading_response(request, self.send(request, max_body_bytes=limit)), key
+        )
 
 
 def _the_org(rows: list[dict[str, Any]]) -> Org:

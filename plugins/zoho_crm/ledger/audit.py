@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from zoho_crm.core.records import LinkResult, Origin, Target
+    from zoho_crm.core.models import LinkResult, Origin, Target
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
+from zoho_crm.core.models import CreditReading, LinkResult, Origin, PlannedLink, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import CreditReading, LinkResult, Origin, PlannedLink, Target
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd

@@ -12,7 +12,7 @@ from zoho_crm.ledger.event_ids import new_event_id
 from zoho_crm.ledger.tables import chunks, credit_readings, runs
 
 if TYPE_CHECKING:
-    from zoho_crm.core.records import CreditReading
+    from zoho_crm.core.models import CreditReading
 
 READINGS_KEPT = timedelta(days=100)
 """Longer than any chart looks back."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
-from zoho_crm.core.records import DELINK
+from zoho_crm.core.models import DELINK
 from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.runs import RunStatus, get_run
@@ -66,7 +66,7 @@ def sample(engine: sa.Engine, run_key: str, limit: int) -> list[Link]:
         return [Link(row.external_id, row.related_external_id) for row in connection.execute(statement)]
 
 
-def change_state(engine: sa.Engine, job: str, state: str, run_key: str, now: datetime) -> str | None:
+def record_job_state(engine: sa.Engine, job: str, state: str, run_key: str, now: datetime) -> str | None:
     """
     Note how a job stands. Of several that note the same change at once, one has made it.
 

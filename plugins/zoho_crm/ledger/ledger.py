@@ -11,21 +11,21 @@ import sqlalchemy as sa
 from zoho_crm.core.approval import ASKED
 from zoho_crm.errors import ZohoError
 from zoho_crm.ledger import (
+    carry_over,
     claims,
-    closing,
     credits,
+    finalize,
     history,
-    past_runs,
-    plans,
-    retention,
+    origin_runs,
+    plan,
+    pseudonymize,
     runs,
     schema,
     seals,
     selection,
     slots,
     snapshots,
-    taken_up,
-    verify,
+    verify_chain,
 )
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from zoho_crm.core.links import Link, Relation
-    from zoho_crm.core.outcomes import Outcome
-    from zoho_crm.core.records import (
+    from zoho_crm.core.models import (
         CreditReading,
         LinkResult,
         Origin,
@@ -45,11 +44,12 @@ if TYPE_CHECKING:
         RunStart,
         Target,
     )
-    from zoho_crm.ledger.checking import Finding
+    from zoho_crm.core.outcomes import Outcome
+    from zoho_crm.ledger.chain_check import Finding
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
     from zoho_crm.ledger.seals import Seal
-    from zoho_crm.ledger.selection import OpenLink, RemovedLink
+    from zoho_crm.ledger.selection import RemovedLink, UnfinishedLink
 
 
 class Ledger:
@@ -146,12 +146,12 @@ class Ledger:
         :raises PlanError: there is no such run, it was started for another relation, or a row is not a pair
         :raises ZohoConfigError: ``chunk_size`` or ``max_chunks`` is below 1
         """
-        return plans.plan_run(
+        return plan.plan_run(
             self._engine,
             run_key,
             relation,
             rows,
-            sizes=plans.ChunkSizes(chunk_size, max_chunks),
+            sizes=plan.ChunkSizes(chunk_size, max_chunks),
             origin=origin,
             target=target,
             now=self._now(),
@@ -159,7 +159,7 @@ class Ledger:
 
     def plan_of(self, run_key: str) -> PlanSummary | None:
         """Return the stored plan of a run, or None if it has none."""
-        return plans.plan_of(self._engine, run_key)
+        return plan.plan_of(self._engine, run_key)
 
     def counts(self, run_key: str) -> dict[Outcome, int]:
         """Return how many links have each outcome by their last audit row; an outcome nobody has counts 0."""
@@ -169,7 +169,7 @@ class Ledger:
         """Return how many planned links are not settled: never tried, or to be driven again."""
         return runs.pending(self._engine, run_key)
 
-    def close_open_links(self, run_key: str, *, origin: Origin) -> Counter[Outcome]:
+    def close_unfinished_links(self, run_key: str, *, origin: Origin) -> Counter[Outcome]:
         """
         Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
 
@@ -177,7 +177,7 @@ class Ledger:
 
         :return: the number of links closed, by outcome
         """
-        return closing.close_open_links(self._engine, run_key, origin=origin, now=self._now())
+        return finalize.close_unfinished_links(self._engine, run_key, origin=origin, now=self._now())
 
     def finish_run(self, run_key: str, *, status: str, detail: str | None, finished_at: datetime) -> None:
         """
@@ -245,13 +245,13 @@ class Ledger:
         """Return links of a plan that can be sent, spread evenly over it."""
         return history.sample(self._engine, run_key, limit)
 
-    def change_state(self, job: str, state: str, run_key: str) -> str | None:
+    def record_job_state(self, job: str, state: str, run_key: str) -> str | None:
         """
         Note how a job stands. Of several that note the same change at once, one has made it.
 
         :return: the state before; "" if there was none; None if nothing has changed
         """
-        return history.change_state(self._engine, job, state, run_key, self._now())
+        return history.record_job_state(self._engine, job, state, run_key, self._now())
 
     # -- chunks
 
@@ -319,13 +319,13 @@ class Ledger:
 
         :raises ZohoConfigError: there is none, or several Dags of the job have a run with that id
         """
-        return past_runs.find_run(self._engine, job, name)
+        return origin_runs.find_run(self._engine, job, name)
 
     def runs_in_window(self, job: str, start: datetime, end: datetime) -> list[StoredRun]:
         """Return the runs of a job whose own window lies in a half-open one, oldest first."""
-        return past_runs.runs_in_window(self._engine, job, start, end)
+        return origin_runs.runs_in_window(self._engine, job, start, end)
 
-    def last_outcomes(self, past: Sequence[StoredRun], org_id: str | None = None) -> Iterator[OpenLink]:
+    def last_outcomes(self, past: Sequence[StoredRun], org_id: str | None = None) -> Iterator[UnfinishedLink]:
         """
         Yield each link that at least one of some runs has left open, once, with its last outcome over all runs.
 
@@ -354,11 +354,11 @@ class Ledger:
 
     def copy_snapshots(self, run_key: str, origin_run_key: str) -> None:
         """Give each link of a plan the attributes that the run which removed it has read."""
-        taken_up.copy_snapshots(self._engine, run_key, origin_run_key)
+        carry_over.copy_snapshots(self._engine, run_key, origin_run_key)
 
-    def keep_doubts(self, run_key: str) -> None:
+    def carry_over_in_flight(self, run_key: str) -> None:
         """Mark the links of a plan that a request of a past run may have reached: they are asked about first."""
-        taken_up.keep_doubts(self._engine, run_key)
+        carry_over.carry_over_in_flight(self._engine, run_key)
 
     def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
         """Yield the stored plan of a run in its order, some rows at a time."""
@@ -396,7 +396,7 @@ class Ledger:
 
         :param run_key: verify this run alone; None for all
         """
-        return verify.verify(self._engine, run_key)
+        return verify_chain.verify(self._engine, run_key)
 
     # -- retention
 
@@ -406,15 +406,15 @@ class Ledger:
 
         :param before: runs that finished before this time
         """
-        return retention.runs_to_pseudonymise(self._engine, job, before)
+        return pseudonymize.runs_to_pseudonymise(self._engine, job, before)
 
-    def runs_left_open(self, job: str, before: datetime) -> list[str]:
+    def unfinished_runs(self, job: str, before: datetime) -> list[str]:
         """
         Return the keys of a job's runs that keep their ids because they never ended, oldest first.
 
         :param before: runs that started before this time
         """
-        return retention.runs_left_open(self._engine, job, before)
+        return pseudonymize.unfinished_runs(self._engine, job, before)
 
     def pseudonymise(self, run_key: str) -> int:
         """
@@ -423,7 +423,7 @@ class Ledger:
         :return: how many audit rows were changed; a call that was cut short is finished by the next
         :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
         """
-        return retention.pseudonymise(self._engine, run_key, self._now())
+        return pseudonymize.pseudonymise(self._engine, run_key, self._now())
 
     def forget_credit_readings(self) -> int:
         """Delete readings of credits left that no chart shows any more; return how many there were."""

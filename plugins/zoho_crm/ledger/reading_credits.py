@@ -9,14 +9,14 @@ import sqlalchemy as sa
 
 from zoho_crm.ledger.credits import hour_of, start_of_hour
 from zoho_crm.ledger.engine import reading
-from zoho_crm.ledger.reading_runs import runs_of_visible
+from zoho_crm.ledger.run_queries import runs_of_visible
 from zoho_crm.ledger.tables import credit_readings, runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection
     from datetime import datetime
 
-    from zoho_crm.ledger.reading_runs import DagAndJob
+    from zoho_crm.ledger.run_queries import DagAndJob
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm import __version__
-from zoho_crm.core.approval import withheld
+from zoho_crm.core.approval import approval_block_reason
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from zoho_crm.core.records import Origin, RunStart, Target
+    from zoho_crm.core.models import Origin, RunStart, Target
 
 
 class RunStatus(StrEnum):
@@ -253,7 +253,7 @@ def stop_reason(engine: sa.Engine, run_key: str) -> str | None:
     statement = sa.select(runs.c.stop_reason, runs.c.approval).where(runs.c.run_key == run_key)
     with reading(engine).begin() as connection:
         row = connection.execute(statement).one_or_none()
-    return (row.stop_reason or withheld(row.approval)) if row else None
+    return (row.stop_reason or approval_block_reason(row.approval)) if row else None
 
 
 def set_columns(engine: sa.Engine, run_key: str, values: Mapping[str, str | int | datetime | None]) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
-from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.databases import is_statement_error
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.engine import reading
@@ -48,7 +48,7 @@ class Since(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class OpenLink:
+class UnfinishedLink:
     """
     A link that a run has left open.
 
@@ -71,7 +71,7 @@ class RemovedLink:
 
 def last_outcomes(
     engine: sa.Engine, past: Sequence[StoredRun], org_id: str | None = None
-) -> Iterator[OpenLink]:
+) -> Iterator[UnfinishedLink]:
     """
     Yield each link that at least one of some runs has left open, once, with its last outcome over all runs.
 
@@ -86,13 +86,13 @@ def last_outcomes(
             told = _history(engine, [row.pair_key for row in page], org_id)
             for row in page:
                 by_run = {event.run_key: event for event in told.get(row.pair_key, ())}
-                left_by = [key for key in keys if key in by_run and by_run[key].outcome in DRIVE_AGAIN]
+                left_by = [key for key in keys if key in by_run and by_run[key].outcome in RETRYABLE_OUTCOMES]
                 if left_by[:1] != [run_key]:
                     # An earlier one of these runs has yielded it.
                     continue
                 last = max(by_run.values(), key=lambda event: str(event.event_id))
                 link = Link(row.external_id, row.related_external_id)
-                yield OpenLink(link, Outcome(last.outcome), last.operation)
+                yield UnfinishedLink(link, Outcome(last.outcome), last.operation)
 
 
 def removed_links(

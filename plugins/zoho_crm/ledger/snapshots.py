@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
-from zoho_crm.core.records import PlannedLink
+from zoho_crm.core.models import PlannedLink
 from zoho_crm.errors import PlanError
 from zoho_crm.ledger import claims
 from zoho_crm.ledger.columns import fitted

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import sqlalchemy as sa
 
-from zoho_crm.core.links import PairKeys, Relation, as_external_id, link_fault, storable_text
+from zoho_crm.core.links import PairKeys, Relation, link_fault, storable_text, to_external_id
 from zoho_crm.errors import PlanError
 from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.event_ids import new_event_id
@@ -109,7 +109,7 @@ def _text_or_value(value: object) -> object:
     if type(value) is str:
         return value
     # The text itself, whatever a subclass (an enum, say) shows in its place.
-    return str.__str__(value) if isinstance(value, str) else as_external_id(value)
+    return str.__str__(value) if isinstance(value, str) else to_external_id(value)
 
 
 def _whole_text(value: object) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import MAX_EXTERNAL_ID_LENGTH
+from zoho_crm.core.models import DELINK
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import DELINK
 from zoho_crm.ledger.columns import TABLE_OPTIONS, UtcDateTime, exact_text, long_text
 
 NAME_LENGTH = 250

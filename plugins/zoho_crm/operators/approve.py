@@ -10,9 +10,9 @@ from airflow.sdk.api.datamodels._generated import HITLUser
 from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
 from zoho_crm.core.approval import APPROVED, REJECTED
-from zoho_crm.core.guards import spell
+from zoho_crm.core.guard_rules import format_duration
 from zoho_crm.errors import PlanError
-from zoho_crm.operators.job_task import JobTask
+from zoho_crm.operators.job_operator import JobOperator
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class ApproveOperator(JobTask, ApprovalOperator):
+class ApproveOperator(JobOperator, ApprovalOperator):
     """
     Wait for a person's yes if the guards ask for one; else succeed at once.
 
@@ -104,7 +104,7 @@ class ApproveOperator(JobTask, ApprovalOperator):
             # Whatever is not a plain yes is a no, for Airflow as well.
             approval, event = REJECTED, {**event, "chosen_options": [self.REJECT]}
         if timed_out:
-            approval += f": nobody answered in {spell(job.guards.approval_timeout)}"
+            approval += f": nobody answered in {format_duration(job.guards.approval_timeout)}"
         by = None if timed_out else _name_of(event.get("responded_by_user"))
         at = datetime.fromtimestamp(event["responded_at"].timestamp(), UTC)
         ledger = Ledger.from_conn_id(job.audit_conn_id)

@@ -32,7 +32,7 @@ def updates_of(dag_id: str) -> AssetAlias:
     return AssetAlias(f"zoho_crm/{dag_id}")
 
 
-def tell_update(
+def emit_asset_event(
     outlets: list[Any],
     context: Context,
     asset: Asset,

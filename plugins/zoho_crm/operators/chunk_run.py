@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import structlog
 
+from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.told import credits_remaining
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.operators.pace import Pace
+from zoho_crm.operators.adaptive_concurrency import AdaptiveConcurrency
 from zoho_crm.operators.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from zoho_crm.hooks.answer import Answer
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 log = logging.getLogger(__name__)
 events = structlog.get_logger(__name__)
@@ -58,20 +58,20 @@ class Store(Protocol):
         """Keep the other tasks of the run from sending."""
 
 
-class UnitWorker(Protocol):
+class LinkProcessor(Protocol):
     """Finds out the outcome of units of links: takes them away, puts them back, or asks about them."""
 
     @property
     def unit_size(self) -> int:
         """Links of a unit at the most."""
 
-    def watch(self, observe: Callable[[Answer], None], is_stopped: Callable[[], bool]) -> None:
+    def watch(self, observe: Callable[[ZohoResponse], None], is_stopped: Callable[[], bool]) -> None:
         """Have every answer shown to ``observe``, and heed between two calls whether the run is stopped."""
 
     def unit_length(self, links: Sequence[PlannedLink]) -> int:
         """Return how many of the next links are one unit, from 1; ``links`` are no more than ``unit_size``."""
 
-    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Return what happened to each link; links may be missing after a reason to stop."""
 
 
@@ -133,7 +133,7 @@ class ChunkRun:
 
     def __init__(
         self,
-        worker: UnitWorker,
+        worker: LinkProcessor,
         store: Store,
         slots: Slots,
         concurrency: int,
@@ -143,7 +143,7 @@ class ChunkRun:
     ) -> None:
         self._worker = worker
         worker.watch(self.observe, lambda: self._stopped is not None)
-        self._pace = Pace(concurrency)
+        self._pace = AdaptiveConcurrency(concurrency)
         self._breaker_share = breaker_share
         self._credit_reserve = credit_reserve
         self._store = store
@@ -171,7 +171,7 @@ class ChunkRun:
             log.warning("No further links are sent: %s", why)
             self._changed.set()
 
-    def observe(self, answer: Answer) -> None:
+    def observe(self, answer: ZohoResponse) -> None:
         """Mind what an answer tells about the org's limits. Called on the loop's thread."""
         if answer.status == 429:
             self._pace.slow_down()
@@ -290,7 +290,7 @@ class ChunkRun:
     async def _settled(self, unit: list[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         """Take a unit away; every link of it comes back with an outcome, whatever happens."""
         try:
-            settled = await self._worker.settle_unit(unit)
+            settled = await self._worker.process_unit(unit)
         except Exception as error:
             # Whatever it is, the links have been marked in flight and must not be lost.
             log.exception("Links could not be worked on")

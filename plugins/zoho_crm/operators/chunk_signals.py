@@ -6,17 +6,17 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.operators.spans import span, tell_outcomes
+from zoho_crm.operators.spans import set_span_outcomes, span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zoho_crm.core.records import ChunkRef, Target
+    from zoho_crm.core.models import ChunkRef, Target
     from zoho_crm.operators.chunk_run import ChunkReport
 
 
 @contextmanager
-def chunk_told(
+def log_chunk(
     log: Any, job: str, target: Target, *, links: int, chunk: ChunkRef | None = None
 ) -> Iterator[Callable[[ChunkReport], None]]:
     """
@@ -43,7 +43,7 @@ def chunk_told(
 
         def tell(report: ChunkReport) -> None:
             left.update((outcome.value, count) for outcome, count in report.counts.items() if count)
-            tell_outcomes(opened, report.counts)
+            set_span_outcomes(opened, report.counts)
             if report.stopped:
                 left["stopped"] = report.reason.value if report.reason else "other"
                 opened.set_attribute("zoho_crm.stopped", left["stopped"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.records import Origin
-from zoho_crm.core.run_request import AssetEvent, read_run_request
+from zoho_crm.core.models import Origin
+from zoho_crm.core.run_request import AssetEvent, parse_run_request
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -60,7 +60,7 @@ def request_of(context: Context) -> RunRequest:
     :raises ZohoConfigError: a field of the trigger form is wrong, or is no field of it; the message names it
     """
     dag = context.get("dag")
-    return read_run_request(
+    return parse_run_request(
         context["params"],
         run_type=run_type_of(context),
         run_after=context["dag_run"].run_after,

@@ -6,27 +6,27 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.outcomes import DELINK_OUTCOMES, DRIVE_AGAIN, Outcome
-from zoho_crm.core.records import DELINK
-from zoho_crm.hooks.by_parent import ByParentDelinker
-from zoho_crm.hooks.delink import Delinker
-from zoho_crm.hooks.probe import LinkProber
+from zoho_crm.core.models import DELINK
+from zoho_crm.core.outcomes import DELINK_OUTCOMES, RETRYABLE_OUTCOMES, Outcome
+from zoho_crm.hooks.by_parent import ByParentDelinkClient
+from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.probe import PresenceClient
 from zoho_crm.operators.chunk_run import ChunkReport
-from zoho_crm.operators.links_task import LinksTask
-from zoho_crm.operators.snapshots import OnlyWithSnapshot, SnapshotStore
+from zoho_crm.operators.link_operator import LinkOperator
+from zoho_crm.operators.snapshot_store import OnlyWithSnapshot, SnapshotStore
 from zoho_crm.operators.spans import span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from zoho_crm.hooks.async_client import AsyncZohoClient
-    from zoho_crm.operators.chunk_run import UnitWorker
-    from zoho_crm.operators.links_task import Drive
+    from zoho_crm.operators.chunk_run import LinkProcessor
+    from zoho_crm.operators.link_operator import Drive
 
 STRATEGIES = ("single", "by_parent")
 
 
-class DeleteRelatedByExternalIdOperator(LinksTask):
+class DeleteRelatedByExternalIdOperator(LinkOperator):
     """
     Take links between records out of Zoho CRM, by the ids that you own.
 
@@ -37,7 +37,7 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
 
     Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html
 
-    The other arguments are those of :class:`~zoho_crm.operators.links_task.LinksTask`.
+    The other arguments are those of :class:`~zoho_crm.operators.link_operator.LinkOperator`.
 
     :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call, by Zoho's
         record ids, which are read first
@@ -67,10 +67,10 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
         self.strategy = strategy
         self.snapshot_fields = snapshot_fields
 
-    def worker(self, client: AsyncZohoClient) -> UnitWorker:
+    def worker(self, client: AsyncZohoClient) -> LinkProcessor:
         """Return what takes the links out."""
-        single = Delinker(client, self.relation, client.connection.api_version)
-        worker: UnitWorker = single if self.strategy == "single" else ByParentDelinker(single)
+        single = DelinkClient(client, self.relation, client.connection.api_version)
+        worker: LinkProcessor = single if self.strategy == "single" else ByParentDelinkClient(single)
         return OnlyWithSnapshot(worker) if self.snapshot_fields else worker
 
     def before_sending(self, drive: Drive) -> ChunkReport | None:
@@ -84,11 +84,11 @@ class DeleteRelatedByExternalIdOperator(LinksTask):
                 SnapshotStore(drive.ledger, drive.claim, drive.spending),
                 drive.slots,
             )
-        left = sum(report.counts[outcome] for outcome in DRIVE_AGAIN)
+        left = sum(report.counts[outcome] for outcome in RETRYABLE_OUTCOMES)
         if not report.stopped and not left:
             return None
         why = report.stopped or f"the attributes of {left} links could not be read"
         return ChunkReport(Counter(), f"{why}; nothing was sent", report.reason)
 
-    def _snapshotter(self, client: AsyncZohoClient, fields: Sequence[str]) -> UnitWorker:
-        return LinkProber(client, self.relation, client.connection.api_version, fields=fields)
+    def _snapshotter(self, client: AsyncZohoClient, fields: Sequence[str]) -> LinkProcessor:
+        return PresenceClient(client, self.relation, client.connection.api_version, fields=fields)

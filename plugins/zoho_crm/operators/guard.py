@@ -6,21 +6,21 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from zoho_crm.core.approval import Question, plan_url
-from zoho_crm.core.guards import BASELINE, FRESHNESS, Facts, Override, judge, read_count, read_time
+from zoho_crm.core.guard_rules import BASELINE, FRESHNESS, Facts, Override, judge, read_count, read_time
 from zoho_crm.core.job_files import find_sql
-from zoho_crm.core.records import RELINK
+from zoho_crm.core.models import RELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.job_task import JobTask
+from zoho_crm.operators.job_operator import JobOperator
 from zoho_crm.source import fetch_value
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from zoho_crm.core.guards import Decision
+    from zoho_crm.core.guard_rules import Decision
     from zoho_crm.core.job import Job
-    from zoho_crm.core.records import PlanSummary
+    from zoho_crm.core.models import PlanSummary
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.ledger.runs import StoredRun
 
@@ -39,7 +39,7 @@ class GuardResult(TypedDict):
     body: str | None
 
 
-class GuardOperator(JobTask):
+class GuardOperator(JobOperator):
     """
     Hold a plan against the job's limits; beyond one, stop the run or have a person asked.
 
@@ -153,7 +153,7 @@ class GuardOperator(JobTask):
         decision: Decision,
     ) -> None:
         """Tell people at once that somebody is asked: the run waits for them."""
-        notify.tell_change(
+        notify.notify_state_change(
             ledger,
             job,
             context,

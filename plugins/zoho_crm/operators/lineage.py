@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Iterable
 
+    from zoho_crm.core.models import Target
     from zoho_crm.core.outcomes import Outcome
-    from zoho_crm.core.records import Target
 
 log = logging.getLogger(__name__)
 

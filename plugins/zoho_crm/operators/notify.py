@@ -36,7 +36,7 @@ PATIENCE_S = 60.0
 """How long a notifier may take: one that hangs must not keep the run from ending."""
 
 
-def tell_change(
+def notify_state_change(
     ledger: Ledger,
     job: Job,
     context: Context,
@@ -67,7 +67,7 @@ def tell_change(
     )
 
 
-def tell_failure(ledger: Ledger | None, job: Job, context: Context, run_key: str, text: str) -> None:
+def notify_failure(ledger: Ledger | None, job: Job, context: Context, run_key: str, text: str) -> None:
     """
     Tell people that a run failed which has no plan, or whose plan nobody can read.
 
@@ -119,7 +119,7 @@ def base_url() -> str | None:
 
 
 def _note_and_tell(ledger: Ledger, job: Job, context: Context, run_key: str, news: dict[str, Any]) -> None:
-    event = event_of(ledger.change_state(job.name, news["state"], run_key), news["state"])
+    event = event_of(ledger.record_job_state(job.name, news["state"], run_key), news["state"])
     if event:
         _tell(job, context, {**news, "event": event, "run_key": run_key})
 

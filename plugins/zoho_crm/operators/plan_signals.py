@@ -8,11 +8,11 @@ from zoho_crm import metrics
 from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
-    from zoho_crm.core.records import PlanSummary
+    from zoho_crm.core.models import PlanSummary
     from zoho_crm.ledger.runs import StoredRun
 
 
-def tell_plan(log: Any, run: StoredRun, plan: PlanSummary, *, is_new: bool) -> None:
+def log_plan(log: Any, run: StoredRun, plan: PlanSummary, *, is_new: bool) -> None:
     """
     Tell of a plan.
 

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from zoho_crm.core.guards import BASELINE, FRESHNESS
+from zoho_crm.core.guard_rules import BASELINE, FRESHNESS
 from zoho_crm.core.job_files import find_sql, sql_path
-from zoho_crm.core.records import DELINK
+from zoho_crm.core.models import DELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import request_of
-from zoho_crm.operators.job_task import JobTask
+from zoho_crm.operators.job_operator import JobOperator
 from zoho_crm.operators.notify import notifier_faults
 from zoho_crm.operators.stores import one_slot
 from zoho_crm.operators.token_lock import refresh_lock
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
 
 
-class PreflightOperator(JobTask):
+class PreflightOperator(JobOperator):
     """
     Check everything a run depends on, and leave a fresh access token behind for its tasks.
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import RELINK_OUTCOMES, Outcome
-from zoho_crm.core.records import RELINK
-from zoho_crm.hooks.relink import Relinker
-from zoho_crm.operators.links_task import LinksTask
+from zoho_crm.hooks.relink import RelinkClient
+from zoho_crm.operators.link_operator import LinkOperator
 
 if TYPE_CHECKING:
     from zoho_crm.hooks.async_client import AsyncZohoClient
-    from zoho_crm.operators.chunk_run import UnitWorker
+    from zoho_crm.operators.chunk_run import LinkProcessor
 
 
-class RelinkByExternalIdOperator(LinksTask):
+class RelinkByExternalIdOperator(LinkOperator):
     """
     Link records in Zoho CRM again, by the ids that you own.
 
@@ -25,7 +25,7 @@ class RelinkByExternalIdOperator(LinksTask):
     Source: "Update Related Records Using External ID",
     https://www.zoho.com/crm/developer/docs/api/v7/update-related-records-ext.html
 
-    The arguments are those of :class:`~zoho_crm.operators.links_task.LinksTask`.
+    The arguments are those of :class:`~zoho_crm.operators.link_operator.LinkOperator`.
 
     :return: number of links by outcome, e.g. ``{"relinked": 10, "already_linked": 2, ...}``
     """
@@ -37,6 +37,6 @@ class RelinkByExternalIdOperator(LinksTask):
     gone = unasked = Outcome.WOULD_RELINK
     ui_color = "#d5ecd4"
 
-    def worker(self, client: AsyncZohoClient) -> UnitWorker:
+    def worker(self, client: AsyncZohoClient) -> LinkProcessor:
         """Return what puts the links back."""
-        return Relinker(client, self.relation, client.connection.api_version)
+        return RelinkClient(client, self.relation, client.connection.api_version)

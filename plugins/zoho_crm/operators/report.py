@@ -10,25 +10,25 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from zoho_crm import metrics
 from zoho_crm.core.approval import is_rejected
-from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.assets import relation_asset, tell_update
+from zoho_crm.operators.assets import emit_asset_event, relation_asset
 from zoho_crm.operators.context import origin_of, request_of, run_type_of
-from zoho_crm.operators.job_task import JobTask
+from zoho_crm.operators.job_operator import JobOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job
-    from zoho_crm.core.records import Origin
+    from zoho_crm.core.models import Origin
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.ledger.runs import StoredRun
 
 _NOTHING_SENT = {Outcome.NOT_ATTEMPTED, Outcome.INVALID}
 
 
-class ReportOperator(JobTask):
+class ReportOperator(JobOperator):
     """
     Close a run: give every link without an outcome one, write the run row, and fail if too much is left.
 
@@ -49,7 +49,7 @@ class ReportOperator(JobTask):
         except Exception as error:
             if _is_final(error, context) and _applies(context):
                 text = f"{job.name} failed, and its report as well: {type(error).__name__}"
-                notify.tell_failure(None, job, context, self.run_key_of(context), text)
+                notify.notify_failure(None, job, context, self.run_key_of(context), text)
             raise
         facts = {name: value for name, value in summary.items() if name != "outcomes"}
         self.log.info("Run closed", **facts, **summary["outcomes"])
@@ -86,7 +86,7 @@ class ReportOperator(JobTask):
             outcomes = {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
             _tell(ledger, job, context, run, status, outcomes)
             asset = relation_asset(job.zoho_conn_id, run.relation)
-            tell_update(self.outlets, context, asset, run, status, outcomes)
+            emit_asset_event(self.outlets, context, asset, run, status, outcomes)
         finally:
             ledger.close()
         return {
@@ -103,7 +103,7 @@ class ReportOperator(JobTask):
         run = ledger.get_run(key)
         if _applies(context) if run is None else not run.dry_run:
             text = f"{job.name} failed before anything was planned; the log of the task that failed says why"
-            notify.tell_failure(ledger, job, context, key, text)
+            notify.notify_failure(ledger, job, context, key, text)
 
 
 def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> tuple[str, Counter[Outcome]]:
@@ -113,14 +113,14 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
     :param tolerance: share of the planned links that may have failed
     :return: the run's status, and its links by latest outcome
     """
-    closed = ledger.close_open_links(key, origin=origin)
+    closed = ledger.close_unfinished_links(key, origin=origin)
     counts = Counter(ledger.counts(key))
     run = ledger.get_run(key)
     status = run_status(counts, tolerance, rejected=run is not None and is_rejected(run.approval))
     left = [
         f"{counts[outcome]} {outcome.value}"
         for outcome in Outcome
-        if counts[outcome] and outcome in DRIVE_AGAIN
+        if counts[outcome] and outcome in RETRYABLE_OUTCOMES
     ]
     detail = "; ".join(filter(None, (ledger.stop_reason(key), ", ".join(left))))
     ledger.finish_run(key, status=status, detail=detail or None, finished_at=datetime.now(UTC))
@@ -165,7 +165,9 @@ def _tell(
     elif run.detail:
         by = f", by {run.approved_by}" if status == "rejected" and run.approved_by else ""
         text += f" ({run.detail}{by})"
-    notify.tell_change(ledger, job, context, run, state=state, text=text, counts=outcomes, status=status)
+    notify.notify_state_change(
+        ledger, job, context, run, state=state, text=text, counts=outcomes, status=status
+    )
 
 
 def _applies(context: Context) -> bool:

@@ -54,7 +54,7 @@ def span(name: str, **attributes: str | int | float | bool | None) -> Iterator[S
             raise
 
 
-def tell_outcomes(opened: Span, counts: Mapping[Outcome, int]) -> None:
+def set_span_outcomes(opened: Span, counts: Mapping[Outcome, int]) -> None:
     """Write the number of links by outcome onto a span, those that there are."""
     for outcome, count in counts.items():
         if count:

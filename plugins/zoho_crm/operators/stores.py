@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 import tenacity
 
 from zoho_crm import metrics
-from zoho_crm.core.links import Link, PairKeys, Relation, as_external_id, link_fault, storable_text
-from zoho_crm.core.records import LinkResult, Origin, PlannedLink, Target
-from zoho_crm.operators.spending import spent_by
+from zoho_crm.core.links import Link, PairKeys, Relation, link_fault, storable_text, to_external_id
+from zoho_crm.core.models import LinkResult, Origin, PlannedLink, Target
+from zoho_crm.operators.credit_usage import spent_by
 
 if TYPE_CHECKING:
     from collections import deque
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.chunk_run import Store
-    from zoho_crm.operators.spending import Spending
+    from zoho_crm.operators.credit_usage import CreditUsage
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ DATABASE_PATIENCE_S = 120.0
 
 
 @dataclass
-class ClaimedChunk:
+class ChunkStore:
     """
     A chunk of a stored plan under this try's claim.
 
@@ -57,7 +57,7 @@ class ClaimedChunk:
     target: Target
     job: str
     in_flight: bool = True
-    spending: Spending | None = None
+    spending: CreditUsage | None = None
 
     def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
         """
@@ -66,7 +66,7 @@ class ClaimedChunk:
         :raises ClaimLostError: a newer try has taken the chunk over
         """
         with spent_by(self.spending) as spent:
-            taken = while_database_is_away(
+            taken = retry_while_database_away(
                 lambda: self.ledger.settle(
                     self.claim,
                     results,
@@ -92,7 +92,7 @@ class ClaimedChunk:
 
 
 @dataclass
-class InMemory:
+class MemoryStore:
     """A list of links without a ledger: what happened to them is known to the task's log and summary alone."""
 
     links: deque[PlannedLink]
@@ -159,7 +159,7 @@ def count_links(counts: Mapping[Outcome, int], job: str, target: Target) -> None
     )
 
 
-def settle_unasked(store: Store, outcome: Outcome) -> Counter[Outcome]:
+def settle_unverified(store: Store, outcome: Outcome) -> Counter[Outcome]:
     """Settle all links of a store as a dry run that asks Zoho nothing; return their number."""
     counts: Counter[Outcome] = Counter()
     results: list[LinkResult] = []
@@ -196,7 +196,7 @@ def one_slot(
         slots.release()
 
 
-def distinct_links(
+def deduplicate_links(
     pairs: Iterable[tuple[object, object]], relation: Relation
 ) -> tuple[list[PlannedLink], list[tuple[PlannedLink, str]]]:
     """
@@ -209,7 +209,7 @@ def distinct_links(
     sendable: dict[str, Link] = {}
     invalid: dict[str, tuple[Link, str]] = {}
     for pair in pairs:
-        first, second = (as_external_id(value) for value in pair)
+        first, second = (to_external_id(value) for value in pair)
         link = Link(_as_text(first), _as_text(second))
         key = keys.of(link.external_id, link.related_external_id)
         if fault := link_fault(first, second):
@@ -235,7 +235,7 @@ def _as_text(value: object) -> str:
         return storable_text(value)
 
 
-def while_database_is_away(call: Callable[[], T]) -> T:
+def retry_while_database_away(call: Callable[[], T]) -> T:
     """Make a call to the audit database, again and again for a while if it is away."""
     from sqlalchemy.exc import InterfaceError, OperationalError
 

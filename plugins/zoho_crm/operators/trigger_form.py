@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from airflow.sdk import Param
 
-from zoho_crm.core.pasted import MAX_PASTED_LINKS
+from zoho_crm.core.link_input import MAX_PASTED_LINKS
 from zoho_crm.core.run_request import MAX_REASON_LENGTH, MODES
 
 WINDOW = "Window"

@@ -12,9 +12,9 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from zoho_crm.ui import link_pages, overview, plan_file, run_pages
+from zoho_crm.ui.audit_databases import AuditDatabases, default_jobs_folder
 from zoho_crm.ui.auth import SIGNED_IN
 from zoho_crm.ui.rendering import STATIC, SafeHeaders, page
-from zoho_crm.ui.sources import Sources, default_jobs_folder
 
 if TYPE_CHECKING:
     from starlette.types import ExceptionHandler
@@ -51,14 +51,14 @@ def nothing_here(path: str) -> Response:
     raise HTTPException(404, "There is no such page.")
 
 
-def create_app(sources: Sources | None = None) -> FastAPI:
+def create_app(sources: AuditDatabases | None = None) -> FastAPI:
     """
     Return the application.
 
     :param sources: the audit databases; by default those of the job files that the Dags read
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.sources = sources or Sources(default_jobs_folder())
+    app.state.sources = sources or AuditDatabases(default_jobs_folder())
     app.add_middleware(SafeHeaders)
     for router in (overview.router, plan_file.router, run_pages.router, link_pages.router, rest):
         app.include_router(router)

@@ -14,15 +14,15 @@ from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_da
 from airflow.models.dag import DagModel
 from fastapi import Depends, HTTPException
 
-from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.job import DAG_ID_PREFIX
+from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID, RELINK_DAG_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
 
-    from zoho_crm.ledger.reading_runs import DagAndJob
+    from zoho_crm.ledger.run_queries import DagAndJob
 
 SIGNED_IN = requires_authenticated()
 """For routes that no single Dag owns: what they show is then chosen by :class:`Reader`."""

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger.reading_credits import credits_left
-from zoho_crm.ledger.reading_runs import dags_and_jobs, outcomes_by_day
+from zoho_crm.ledger.run_queries import dags_and_jobs, outcomes_by_day
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from zoho_crm.ledger.reading_runs import RunFilter
+    from zoho_crm.ledger.run_queries import RunFilter
+    from zoho_crm.ui.audit_databases import AuditDatabases
     from zoho_crm.ui.auth import Reader
-    from zoho_crm.ui.sources import Sources
 
 CHART_DAYS = (7, 30, 90)
 _STRETCH_HOURS = {7: 1, 30: 6, 90: 24}
@@ -74,7 +74,7 @@ class CreditsChart:
         return json.dumps({"moments": [f"{each:%Y-%m-%d %H:%M}" for each in self.moments], "series": series})
 
 
-def links_chart(sources: Sources, reader: Reader, wanted: RunFilter, days: int) -> LinksChart:
+def links_chart(sources: AuditDatabases, reader: Reader, wanted: RunFilter, days: int) -> LinksChart:
     """Return the links of the last days, those of runs that the user may see."""
     shown = _days(days)
     by_day: dict[date, Counter[Outcome]] = {day: Counter() for day in shown}
@@ -87,7 +87,7 @@ def links_chart(sources: Sources, reader: Reader, wanted: RunFilter, days: int) 
     return LinksChart(shown, seen, [[by_day[day][outcome] for day in shown] for outcome in seen])
 
 
-def credits_chart(sources: Sources, reader: Reader, days: int) -> CreditsChart:
+def credits_chart(sources: AuditDatabases, reader: Reader, days: int) -> CreditsChart:
     """Return the credits left in the last days, as runs were told that the user may see."""
     left: dict[str, dict[datetime, int]] = {}
     connections: dict[str, set[str]] = {}

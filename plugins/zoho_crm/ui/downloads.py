@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.csv_cells import safe_cell
-from zoho_crm.ledger.reading_links import LINK_FIELDS
+from zoho_crm.ledger.link_queries import LINK_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from zoho_crm.ledger.reading_links import LinkRow
+    from zoho_crm.ledger.link_queries import LinkRow
 
 _PIECE_ROWS = 500
 _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]+")

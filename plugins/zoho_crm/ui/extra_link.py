@@ -34,17 +34,17 @@ class DelinkRunLink(BaseOperatorLink):
         from zoho_crm.operators.approve import ApproveOperator
         from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
         from zoho_crm.operators.guard import GuardOperator
-        from zoho_crm.operators.plan import PlanOperator
-        from zoho_crm.operators.plan_again import PlanRedriveOperator, PlanRelinkOperator
+        from zoho_crm.operators.plan_links import PlanLinksOperator
         from zoho_crm.operators.relink import RelinkByExternalIdOperator
         from zoho_crm.operators.report import ReportOperator
+        from zoho_crm.operators.reprocess_plan import PlanRelinkOperator, PlanRetryOperator
 
         return [
             ApproveOperator,
             DeleteRelatedByExternalIdOperator,
             GuardOperator,
-            PlanOperator,
-            PlanRedriveOperator,
+            PlanLinksOperator,
+            PlanRetryOperator,
             PlanRelinkOperator,
             RelinkByExternalIdOperator,
             ReportOperator,

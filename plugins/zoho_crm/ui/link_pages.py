@@ -8,16 +8,16 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from zoho_crm.core.links import pair_key
-from zoho_crm.core.record_pages import record_address
-from zoho_crm.ledger.reading_runs import dags_and_jobs
-from zoho_crm.ledger.reading_story import story
-from zoho_crm.ui.asked import FormDep
+from zoho_crm.core.record_urls import record_address
+from zoho_crm.ledger.link_history import link_history
+from zoho_crm.ledger.run_queries import dags_and_jobs
+from zoho_crm.ui.audit_databases import SourcesDep
 from zoho_crm.ui.auth import SIGNED_IN, ReaderDep
+from zoho_crm.ui.query_params import FormDep
 from zoho_crm.ui.rendering import Addresses, page
-from zoho_crm.ui.sources import SourcesDep
 
 if TYPE_CHECKING:
-    from zoho_crm.ledger.reading_story import Event
+    from zoho_crm.ledger.link_history import Event
 
 router = APIRouter(prefix="/links", dependencies=[Depends(SIGNED_IN)])
 
@@ -50,7 +50,7 @@ def link_page(request: Request, key: str, reader: ReaderDep, sources: SourcesDep
     events = []
     for source in sources.readable():
         visible = reader.visible(dags_and_jobs(source.engine))
-        events += story(source.engine, key, visible=visible)
+        events += link_history(source.engine, key, visible=visible)
     events.sort(key=lambda event: event.event_id, reverse=True)
     return page(
         request,

@@ -8,19 +8,19 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
-from zoho_crm.core.records import DELINK, RELINK
-from zoho_crm.ledger.reading_runs import (
+from zoho_crm.core.models import DELINK, RELINK
+from zoho_crm.ledger.run_queries import (
     RunFilter,
     RunPlace,
     dags_and_jobs,
     page_of_runs,
 )
 from zoho_crm.ledger.runs import RunStatus
-from zoho_crm.ui.asked import asked_day, asked_place
+from zoho_crm.ui.audit_databases import AuditDatabases, SourcesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
 from zoho_crm.ui.charts import CHART_DAYS, credits_chart, first_moment, links_chart
+from zoho_crm.ui.query_params import asked_day, asked_place
 from zoho_crm.ui.rendering import page
-from zoho_crm.ui.sources import Sources, SourcesDep
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,7 +86,9 @@ def overview(
     )
 
 
-def _page(sources: Sources, reader: Reader, wanted: RunFilter, after: RunPlace | None) -> list[StoredRun]:
+def _page(
+    sources: AuditDatabases, reader: Reader, wanted: RunFilter, after: RunPlace | None
+) -> list[StoredRun]:
     found: list[StoredRun] = []
     for source in sources.readable():
         visible = reader.visible(dags_and_jobs(source.engine))

@@ -11,10 +11,10 @@ from fastapi import APIRouter, Depends, HTTPException, Query
 from fastapi.responses import StreamingResponse
 from sqlalchemy.exc import SQLAlchemyError
 
-from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.csv_cells import safe_cell
 from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.job_files import named_job
+from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.run_request import run_key
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.ledger import Ledger

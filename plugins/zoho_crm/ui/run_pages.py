@@ -11,27 +11,27 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
-from zoho_crm.core.again import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.core.approval import ASKED
 from zoho_crm.core.job import DAG_ID_PREFIX
+from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
-from zoho_crm.core.record_pages import record_address
-from zoho_crm.core.records import RELINK
-from zoho_crm.ledger.reading_links import OPEN, LinkFilter, page_of_links, stream_links
-from zoho_crm.ledger.reading_progress import LOOKED_AT, progress, reasons
-from zoho_crm.ledger.reading_runs import runs_of_dag_run, taken_up_by
+from zoho_crm.core.record_urls import record_address
+from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID, RELINK_DAG_ID
+from zoho_crm.ledger.link_queries import OPEN, LinkFilter, page_of_links, stream_links
+from zoho_crm.ledger.progress_queries import LOOKED_AT, progress, reasons
+from zoho_crm.ledger.run_queries import runs_of_dag_run, runs_started_from
 from zoho_crm.ledger.runs import get_run
 from zoho_crm.ui.advice import advice
-from zoho_crm.ui.asked import FormDep, asked_outcome, asked_seq
+from zoho_crm.ui.audit_databases import SourcesDep
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
 from zoho_crm.ui.downloads import csv_pieces, file_name, json_lines
+from zoho_crm.ui.query_params import FormDep, asked_outcome, asked_seq
 from zoho_crm.ui.rendering import Addresses, page
-from zoho_crm.ui.sources import SourcesDep
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from zoho_crm.ledger.reading_progress import Progress
+    from zoho_crm.ledger.progress_queries import Progress
     from zoho_crm.ledger.runs import StoredRun
 
 router = APIRouter(prefix="/dags/{dag_id}/runs/{dag_run_id}", dependencies=[Depends(READ_RUN)])
@@ -195,8 +195,8 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         open_filter=OPEN,
         searched=request.method == "POST",
         again=_offers(run, reader),
-        taken_up_by=[
-            each for each in taken_up_by(found.engine, run) if reader.may_read(each.dag_id, each.job)
+        runs_started_from=[
+            each for each in runs_started_from(found.engine, run) if reader.may_read(each.dag_id, each.job)
         ],
         origin=_origin(found, reader),
         waits_for_person=run.approval == ASKED and run.finished_at is None,

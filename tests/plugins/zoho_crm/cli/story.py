@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.links import Relation
+from zoho_crm.core.models import LinkResult, Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, Origin, RunStart, Target
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ AWAY = {
 GONE = {"http_status": 400, "zoho_code": "INVALID_DATA", "zoho_message": "relation not found", "attempts": 1}
 BACK = {"http_status": 200, "zoho_code": "SUCCESS", "zoho_message": "relation added", "attempts": 1}
 
-Answer = tuple[Outcome, dict[str, Any]]
+ZohoResponse = tuple[Outcome, dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Part:
 
     run_id: str
     day: int
-    told: dict[tuple[str, str], Answer]
+    told: dict[tuple[str, str], ZohoResponse]
     status: str | None
     planned: tuple[tuple[str, str], ...] = ()
     mode: str = "apply"

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from zoho_crm.core.approval import Question, code, is_rejected, plan_url, withheld
+from zoho_crm.core.approval import Question, approval_block_reason, code, is_rejected, plan_url
 from zoho_crm.core.links import Link
-from zoho_crm.core.records import PlanSummary
+from zoho_crm.core.models import PlanSummary
 
 QUESTION = Question(
     job="contacts_deals",
@@ -179,4 +179,4 @@ def test_a_run_id_cannot_leave_the_address() -> None:
     ],
 )
 def test_only_a_yes_lets_a_run_that_asks_go_on(approval: str | None, why: str | None, rejected: bool) -> None:
-    assert (withheld(approval), is_rejected(approval)) == (why, rejected)
+    assert (approval_block_reason(approval), is_rejected(approval)) == (why, rejected)

@@ -14,12 +14,12 @@ from zoho_crm.core.links import (
     Link,
     PairKeys,
     Relation,
-    as_external_id,
     check_api_name,
     external_id_fault,
     link_fault,
     pair_key,
     storable_text,
+    to_external_id,
 )
 from zoho_crm.errors import ZohoConfigError
 
@@ -177,8 +177,8 @@ def test_link_fault_names_the_id_at_fault(
     ],
 )
 def test_as_external_id_gives_text_when_it_is_exact(value: object, text: str) -> None:
-    assert as_external_id(value) == text
-    assert type(as_external_id(value)) is str
+    assert to_external_id(value) == text
+    assert type(to_external_id(value)) is str
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_as_external_id_gives_text_when_it_is_exact(value: object, text: str) ->
     ],
 )
 def test_as_external_id_leaves_a_value_without_exact_text_to_be_refused(value: object) -> None:
-    assert as_external_id(value) is value
+    assert to_external_id(value) is value
     assert external_id_fault(value) is not None
 
 

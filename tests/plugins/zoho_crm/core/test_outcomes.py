@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 
 FINAL = {
     "removed": True,
@@ -28,4 +28,4 @@ def test_outcomes_are_the_closed_list_that_others_store() -> None:
 @pytest.mark.parametrize(("name", "final"), FINAL.items(), ids=list(FINAL))
 def test_outcome_is_final_unless_it_is_driven_again(name: str, final: bool) -> None:
     assert Outcome(name).is_final is final
-    assert (Outcome(name) in DRIVE_AGAIN) is not final
+    assert (Outcome(name) in RETRYABLE_OUTCOMES) is not final

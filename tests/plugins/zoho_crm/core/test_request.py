@@ -18,13 +18,13 @@ from yarl import URL
 from zoho_crm.core.links import Link, Relation
 from zoho_crm.core.request import (
     ZohoRequest,
+    check_prepared_request,
     delete_related,
     get_record,
     get_related,
     get_setting,
     list_related,
     put_related,
-    refuse_changed_request,
 )
 from zoho_crm.errors import UnsafeRequestError, ZohoConfigError
 
@@ -137,7 +137,7 @@ def test_libraries_leave_a_hostile_id_as_it_was_quoted(value: str, quoted: str) 
     prepared = _prepared(request)
     assert (prepared.url, prepared.path_url) == (BASE + path, path)
     assert URL(BASE + request.target, encoded=True).raw_path_qs == path
-    refuse_changed_request(request, BASE, method="DELETE", url=str(prepared.url), headers=prepared.headers)
+    check_prepared_request(request, BASE, method="DELETE", url=str(prepared.url), headers=prepared.headers)
 
 
 @pytest.mark.parametrize("value", UNSENDABLE.values(), ids=list(UNSENDABLE))
@@ -261,13 +261,13 @@ PATH = "/crm/v7/Contacts/a%2Fb/Deals/c"
     ],
 )
 def test_an_unchanged_request_passes_with_any_kind_of_headers(headers: dict[str, str]) -> None:
-    refuse_changed_request(DELETE, BASE, method="DELETE", url=BASE + PATH, headers=headers)
-    refuse_changed_request(GET, BASE, method="GET", url=f"{BASE}{PATH}?fields=id", headers=headers)
+    check_prepared_request(DELETE, BASE, method="DELETE", url=BASE + PATH, headers=headers)
+    check_prepared_request(GET, BASE, method="GET", url=f"{BASE}{PATH}?fields=id", headers=headers)
 
 
 def test_an_unchanged_request_passes_with_a_port_and_without_a_header() -> None:
     base = "http://127.0.0.1:8080"
-    refuse_changed_request(
+    check_prepared_request(
         get_setting("v7", "org"), base, method="GET", url=f"{base}/crm/v7/org", headers={"Accept": "*/*"}
     )
 
@@ -318,7 +318,7 @@ CHANGED_ADDRESSES = {
 @pytest.mark.parametrize("url", CHANGED_ADDRESSES.values(), ids=list(CHANGED_ADDRESSES))
 def test_a_request_with_a_changed_address_is_refused(url: str) -> None:
     with pytest.raises(UnsafeRequestError, match=r"differs .* in: address"):
-        refuse_changed_request(DELETE, BASE, method="DELETE", url=url, headers=HEADERS)
+        check_prepared_request(DELETE, BASE, method="DELETE", url=url, headers=HEADERS)
 
 
 @pytest.mark.parametrize(
@@ -332,18 +332,18 @@ def test_a_request_with_a_changed_address_is_refused(url: str) -> None:
 )
 def test_a_request_with_a_changed_query_is_refused(url: str) -> None:
     with pytest.raises(UnsafeRequestError, match=r"in: address"):
-        refuse_changed_request(GET, BASE, method="GET", url=url, headers=HEADERS)
+        check_prepared_request(GET, BASE, method="GET", url=url, headers=HEADERS)
 
 
 @pytest.mark.parametrize("method", ["GET", "delete", "POST", "", "DELETE "])
 def test_a_request_with_a_changed_method_is_refused(method: str) -> None:
     with pytest.raises(UnsafeRequestError, match=r"in: method\."):
-        refuse_changed_request(DELETE, BASE, method=method, url=BASE + PATH, headers=HEADERS)
+        check_prepared_request(DELETE, BASE, method=method, url=BASE + PATH, headers=HEADERS)
 
 
 def test_a_read_that_became_a_delete_is_refused() -> None:
     with pytest.raises(UnsafeRequestError, match=r"in: method, number of path segments\."):
-        refuse_changed_request(
+        check_prepared_request(
             get_record("v7", "Deals", "Ext", "a"),
             BASE,
             method="DELETE",
@@ -369,12 +369,12 @@ def test_a_read_that_became_a_delete_is_refused() -> None:
 )
 def test_a_request_with_a_changed_header_is_refused(headers: dict[str, str]) -> None:
     with pytest.raises(UnsafeRequestError, match=r"in: X-EXTERNAL header\."):
-        refuse_changed_request(DELETE, BASE, method="DELETE", url=BASE + PATH, headers=headers)
+        check_prepared_request(DELETE, BASE, method="DELETE", url=BASE + PATH, headers=headers)
 
 
 def test_a_header_nobody_asked_for_is_refused() -> None:
     with pytest.raises(UnsafeRequestError, match=r"in: X-EXTERNAL header\."):
-        refuse_changed_request(
+        check_prepared_request(
             get_setting("v7", "org"),
             BASE,
             method="GET",
@@ -395,14 +395,14 @@ def test_a_header_nobody_asked_for_is_refused() -> None:
 def test_a_delete_that_is_no_delink_is_refused_even_when_unchanged(segments: tuple[str, ...]) -> None:
     request = ZohoRequest("DELETE", segments, "Contacts.F,Deals.G")
     with pytest.raises(UnsafeRequestError, match=r"in: number of path segments\."):
-        refuse_changed_request(
+        check_prepared_request(
             request, BASE, method="DELETE", url=BASE + request.target, headers=request.headers
         )
 
 
 def test_refusal_names_every_fault_and_the_path_that_was_meant() -> None:
     with pytest.raises(UnsafeRequestError) as caught:
-        refuse_changed_request(DELETE, BASE, method="PUT", url=f"{BASE}/crm/v7/Contacts#x", headers={})
+        check_prepared_request(DELETE, BASE, method="PUT", url=f"{BASE}/crm/v7/Contacts#x", headers={})
     assert str(caught.value) == (
         "The prepared request differs from the one asked for in: method, address, path segments, "
         "number of path segments, fragment, X-EXTERNAL header. Nothing was sent."
@@ -414,7 +414,7 @@ def test_path_segments_are_compared_by_what_they_mean_as_well() -> None:
     # A base address that eats a segment would make the addresses equal.
     request = ZohoRequest("DELETE", ("v7", "Contacts", "a", "Deals", "b", "c"))
     with pytest.raises(UnsafeRequestError, match=r"in: path segments\."):
-        refuse_changed_request(
+        check_prepared_request(
             request, f"{BASE}/crm", method="DELETE", url=f"{BASE}/crm{request.target}", headers={}
         )
 
@@ -483,7 +483,7 @@ def test_no_text_at_all_makes_another_request(
     assert path.count("/") == 6
     assert (prepared.method, prepared.headers["X-EXTERNAL"]) == ("DELETE", HEADERS["X-EXTERNAL"])
     for url in (str(prepared.url), str(yarl_url)):
-        refuse_changed_request(request, BASE, method="DELETE", url=url, headers=prepared.headers)
+        check_prepared_request(request, BASE, method="DELETE", url=url, headers=prepared.headers)
 
 
 @settings(max_examples=200, deadline=None)
@@ -493,7 +493,7 @@ def test_no_edit_of_the_address_passes(start: int, dropped: int, added: str) -> 
     edited = url[:start] + added + url[start + dropped :]
     if edited != url:
         with pytest.raises(UnsafeRequestError):
-            refuse_changed_request(DELETE, BASE, method="DELETE", url=edited, headers=HEADERS)
+            check_prepared_request(DELETE, BASE, method="DELETE", url=edited, headers=HEADERS)
 
 
 # -- putting a link back
@@ -510,7 +510,7 @@ def prepared(request: ZohoRequest, **changes: Any) -> None:
         "body": request.body,
         **changes,
     }
-    refuse_changed_request(request, BASE, **given)
+    check_prepared_request(request, BASE, **given)
 
 
 def test_a_relink_is_this_call() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from zoho_crm.core.run_request import BEGINNING, AssetEvent, RunRequest, read_run_request, run_key
+from zoho_crm.core.run_request import BEGINNING, AssetEvent, RunRequest, parse_run_request, run_key
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def ask(
     events: Sequence[AssetEvent] = (),
     fields: Collection[str] | None = None,
 ) -> RunRequest:
-    return read_run_request(
+    return parse_run_request(
         params or {},
         run_type=run_type,
         run_after=DUE,

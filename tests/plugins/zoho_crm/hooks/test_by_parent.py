@@ -13,8 +13,8 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from zoho_crm.core.links import Link, Relation
+from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
 from zoho_crm.errors import (
     UnsafeRequestError,
@@ -24,10 +24,10 @@ from zoho_crm.errors import (
     ZohoTokenThrottledError,
     ZohoUnansweredError,
 )
-from zoho_crm.hooks.answer import Answer
-from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinker
-from zoho_crm.hooks.delink import Delinker
-from zoho_crm.hooks.presence import Patience
+from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinkClient
+from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.presence import RetryLimits
+from zoho_crm.hooks.zoho_response import ZohoResponse
 
 if TYPE_CHECKING:
     from zoho_crm.core.request import ZohoRequest
@@ -38,12 +38,12 @@ FIELDS = {"Contacts": "Contact_Ref", "Deals": "Deal_Ref"}
 MOMENT = datetime(2026, 7, 1, tzinfo=UTC)
 R, A = Outcome.REMOVED, Outcome.ALREADY_ABSENT
 
-Reply = Answer | ZohoError | Callable[["FakeZoho", list[str]], "Answer | ZohoError"]
+Reply = ZohoResponse | ZohoError | Callable[["FakeZoho", list[str]], "ZohoResponse | ZohoError"]
 
 
-def answer(status: int, content: Any = None) -> Answer:
+def answer(status: int, content: Any = None) -> ZohoResponse:
     raw = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
-    return Answer(status, {}, raw, 0.0, "token-1")
+    return ZohoResponse(status, {}, raw, 0.0, "token-1")
 
 
 def said(code: str, message: str = "", record_id: str | None = None, **details: Any) -> dict[str, Any]:
@@ -83,19 +83,19 @@ class FakeZoho:
     replacing: ZohoError | None = None
     sent: list[str] = field(default_factory=list)
 
-    async def replace_token(self, rejected: Answer) -> None:
+    async def replace_token(self, rejected: ZohoResponse) -> None:
         self.sent.append("token")
         if self.replacing:
             raise self.replacing
 
-    async def send(self, request: ZohoRequest) -> Answer:
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
         self.sent.append(f"{request.method} {request.target}")
         reply = self._reply(request)
         if isinstance(reply, ZohoError):
             raise reply
         return reply
 
-    def _reply(self, request: ZohoRequest) -> Answer | ZohoError:
+    def _reply(self, request: ZohoRequest) -> ZohoResponse | ZohoError:
         assert request.segments[:2] == ("crm", "v7")
         match request.method, request.segments[2:]:
             case "GET", (module,):
@@ -128,10 +128,10 @@ class FakeZoho:
                 return answer(200, {"data": [{"id": record_id(external)}]})
         raise AssertionError(request)
 
-    def _scripted(self, reply: Reply, ids: list[str]) -> Answer | ZohoError:
-        return reply if isinstance(reply, Answer | ZohoError) else reply(self, ids)
+    def _scripted(self, reply: Reply, ids: list[str]) -> ZohoResponse | ZohoError:
+        return reply if isinstance(reply, ZohoResponse | ZohoError) else reply(self, ids)
 
-    def found(self, module: str, ids: list[str]) -> Answer:
+    def found(self, module: str, ids: list[str]) -> ZohoResponse:
         return answer(200, {"data": [{"id": record_id(one), FIELDS[module]: one} for one in ids]})
 
     def take(self, link: tuple[str, str]) -> bool:
@@ -139,7 +139,7 @@ class FakeZoho:
         self.linked.discard(link)
         return was_linked
 
-    def delinked(self, parent: str, ids: list[str]) -> Answer:
+    def delinked(self, parent: str, ids: list[str]) -> ZohoResponse:
         entries = [
             removed(record_id(one)) if self.take((parent, one)) else gone(record_id(one)) for one in ids
         ]
@@ -157,28 +157,28 @@ def page(*pairs: tuple[str, str], ambiguous: tuple[int, ...] = ()) -> list[Plann
     ]
 
 
-def delinker(fake: FakeZoho, *, patience: Patience | None = None) -> ByParentDelinker:
+def delinker(fake: FakeZoho, *, patience: RetryLimits | None = None) -> ByParentDelinkClient:
     seconds = count()
 
     async def sleep(_: float) -> None:
         fake.sent.append("pause")
 
-    single = Delinker(
+    single = DelinkClient(
         fake,
         RELATION,
         "v7",
-        patience or Patience(sends=2, waits=2, verifications=2),
+        patience or RetryLimits(sends=2, waits=2, verifications=2),
         sleep=sleep,
         now=lambda: MOMENT + timedelta(seconds=next(seconds)),
         jitter=lambda: 0.5,
     )
-    return ByParentDelinker(single)
+    return ByParentDelinkClient(single)
 
 
 async def run(
     fake: FakeZoho, links: list[PlannedLink], **options: Any
 ) -> dict[str, tuple[LinkResult, StopReason | None]]:
-    settled = await delinker(fake, **options).settle_unit(links)
+    settled = await delinker(fake, **options).process_unit(links)
     by_id = {result.planned.link.related_external_id: (result, why) for result, why in settled}
     assert len(by_id) == len(settled), "a link has two results"
     # The ledger takes a result only for the very link that it has given out.
@@ -208,7 +208,7 @@ ALONE_2 = "DELETE /crm/v7/Contacts/c-1/Deals/d-2"
 async def test_reads_record_ids_of_a_page_then_sends_one_call_a_parent() -> None:
     links = [("c-1", "d-1"), ("c-1", "d-2"), ("c-2", "d-3"), ("c-3", "d-1"), ("c-3", "d-4")]
     fake = FakeZoho(set(links) - {("c-3", "d-4")})
-    settled = await delinker(fake).settle_unit(page(*links))
+    settled = await delinker(fake).process_unit(page(*links))
     assert fake.sent == [
         "GET /crm/v7/Contacts?ids=c-1%2Cc-3&fields=id%2CContact_Ref",
         "GET /crm/v7/Deals?ids=d-1%2Cd-2%2Cd-4&fields=id%2CDeal_Ref",
@@ -245,7 +245,7 @@ async def test_no_call_holds_more_ids_or_characters_than_zoho_takes(width: int) 
     fake = FakeZoho(set(links))
     ids_of: list[int] = []
 
-    def many(fake: FakeZoho, ids: list[str]) -> Answer:
+    def many(fake: FakeZoho, ids: list[str]) -> ZohoResponse:
         ids_of.append(len(ids))
         return answer(200, {"data": [removed(one) for one in ids]})
 
@@ -331,7 +331,7 @@ async def test_only_exact_unmistakable_related_records_go_together(
         pytest.param(UnsafeRequestError("refused"), id="unsafe"),
     ],
 )
-async def test_links_of_a_parent_that_is_not_found_for_sure_go_alone(reply: Answer | ZohoError) -> None:
+async def test_links_of_a_parent_that_is_not_found_for_sure_go_alone(reply: ZohoResponse | ZohoError) -> None:
     fake = FakeZoho(set(TWO), finds={"Contacts": reply})
     settled = await run(fake, page(*TWO))
     assert fake.sent == [*FIND, ALONE_1, ALONE_2]
@@ -428,9 +428,9 @@ ERROR_ENTRIES = {"data": [gone("21"), gone("22")]}
     ],
 )
 async def test_an_answer_that_says_nothing_clear_is_verified_link_by_link(
-    reply: Answer | ZohoError, applied: bool
+    reply: ZohoResponse | ZohoError, applied: bool
 ) -> None:
-    def plural(fake: FakeZoho, _: list[str]) -> Answer | ZohoError:
+    def plural(fake: FakeZoho, _: list[str]) -> ZohoResponse | ZohoError:
         if applied:
             fake.linked.clear()
         return reply
@@ -458,7 +458,9 @@ async def test_an_answer_that_says_nothing_clear_is_verified_link_by_link(
         pytest.param(ZohoNotSentError("no connection"), id="not-sent"),
     ],
 )
-async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(reply: Answer | ZohoError) -> None:
+async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(
+    reply: ZohoResponse | ZohoError,
+) -> None:
     fake = FakeZoho({TWO[0]}, plural=[reply])
     settled = await run(fake, page(*TWO))
     assert fake.sent == [*FIND, MANY, *AGAIN]
@@ -471,7 +473,7 @@ async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(reply: Ans
 async def test_waits_out_an_overloaded_zoho_and_replaces_a_rejected_token() -> None:
     overloaded = answer(429, said("TOO_MANY_REQUESTS", "Many requests fired in concurrent"))
     fake = FakeZoho(set(TWO), plural=[overloaded, answer(401, said("INVALID_TOKEN"))])
-    settled = await run(fake, page(*TWO), patience=Patience(waits=4))
+    settled = await run(fake, page(*TWO), patience=RetryLimits(waits=4))
     assert fake.sent == [*FIND, MANY, "pause", MANY, "token", MANY]
     assert outcomes(settled) == {"d-1": R, "d-2": R}
 
@@ -503,7 +505,7 @@ SIX = [(f"c-{n // 2}", f"d-{n}") for n in range(6)]
     ],
 )
 async def test_an_answer_for_every_link_costs_one_call_for_several_and_one_alone(
-    reply: Answer, replacing: ZohoError | None, reason: StopReason, delete_calls: int
+    reply: ZohoResponse, replacing: ZohoError | None, reason: StopReason, delete_calls: int
 ) -> None:
     fake = FakeZoho(set(SIX), plural=[reply] * 9, lone=[reply] * 9, replacing=replacing)
     settled = await run(fake, page(*SIX))
@@ -525,7 +527,7 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
         set(SIX), plural=[answer(200, {"data": [removed("20"), removed("21")]}), answer(502), SCOPE]
     )
 
-    def looks_are_refused(request: ZohoRequest) -> Answer | ZohoError:
+    def looks_are_refused(request: ZohoRequest) -> ZohoResponse | ZohoError:
         if request.method == "GET" and "Deals" in request.segments and request.query == (("fields", "id"),):
             return answer(500)
         return SCOPE if len(request.segments) == 6 else original(request)
@@ -533,7 +535,7 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
     original, fake._reply = fake._reply, looks_are_refused  # type: ignore[method-assign]
     fake.lone = [SCOPE] * 9
     links = page(("b-0", "d-9"), *SIX, ("c-9", "d-8"))
-    settled = await run(fake, links, patience=Patience(sends=1, verifications=1))
+    settled = await run(fake, links, patience=RetryLimits(sends=1, verifications=1))
     assert outcomes(settled) == {
         "d-9": Outcome.FAILED,
         "d-0": R,
@@ -553,16 +555,16 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
 async def test_every_answer_is_shown_to_whoever_watches() -> None:
     fake = FakeZoho(set(TWO), plural=[answer(429, said("TOO_MANY_REQUESTS"))])
     shown: list[int] = []
-    by_parent = delinker(fake, patience=Patience(waits=3))
+    by_parent = delinker(fake, patience=RetryLimits(waits=3))
     by_parent.watch(lambda one: shown.append(one.status), lambda: False)
-    await by_parent.settle_unit(page(*TWO))
+    await by_parent.process_unit(page(*TWO))
     assert shown == [200, 200, 429, 200]
 
 
 async def test_results_are_for_the_links_as_they_were_given() -> None:
     links = page(*TWO)
     fake = FakeZoho(set(TWO), plural=[ZohoUnansweredError("reset")])
-    settled = await delinker(fake).settle_unit(links)
+    settled = await delinker(fake).process_unit(links)
     assert [result.planned for result, _ in settled] == links
     assert not any(result.planned.ambiguous_before for result, _ in settled)
     assert replace(links[0]) == settled[0][0].planned
@@ -577,7 +579,7 @@ FOUR = (("c-1", "d-1"), ("c-1", "d-2"), ("c-2", "d-3"), ("c-2", "d-4"))
 async def stopped_after(deletes: int, fake: FakeZoho, links: list[PlannedLink]) -> dict[str, Outcome]:
     by_parent = delinker(fake)
     by_parent.watch(lambda _: None, lambda: len(fake.deletes()) >= deletes)
-    settled = await by_parent.settle_unit(links)
+    settled = await by_parent.process_unit(links)
     return {result.planned.link.related_external_id: result.outcome for result, _ in settled}
 
 

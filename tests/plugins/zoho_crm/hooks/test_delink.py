@@ -10,8 +10,8 @@ import pytest
 from requests.structures import CaseInsensitiveDict
 
 from zoho_crm.core.links import Link, Relation
+from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import PlannedLink
 from zoho_crm.core.request import ZohoRequest, find_records
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
 from zoho_crm.errors import (
@@ -23,9 +23,9 @@ from zoho_crm.errors import (
     ZohoTokenThrottledError,
     ZohoUnansweredError,
 )
-from zoho_crm.hooks.answer import Answer
-from zoho_crm.hooks.delink import Delinker
-from zoho_crm.hooks.presence import Patience
+from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.presence import RetryLimits
+from zoho_crm.hooks.zoho_response import ZohoResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,13 +44,13 @@ X_EXTERNAL = {
 }
 
 
-def answer(status: int, content: Any = None, **headers: str) -> Answer:
+def answer(status: int, content: Any = None, **headers: str) -> ZohoResponse:
     body = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, CaseInsensitiveDict(named), body, 0.01, "the token")
+    return ZohoResponse(status, CaseInsensitiveDict(named), body, 0.01, "the token")
 
 
-def entry(status: int, code: str, message: str, *, data: bool = False, **details: Any) -> Answer:
+def entry(status: int, code: str, message: str, *, data: bool = False, **details: Any) -> ZohoResponse:
     one = {"code": code, "details": details, "message": message, "status": "error"}
     return answer(status, {"data": [one]} if data else one)
 
@@ -83,11 +83,11 @@ NOT_SENT = ZohoNotSentError("no connection")
 class FakeClient:
     """Answers from a script, in order; a request too many is a failure of the test."""
 
-    script: deque[Answer | ZohoError]
+    script: deque[ZohoResponse | ZohoError]
     tokens: deque[ZohoError | None] = field(default_factory=deque)
     seen: list[str] = field(default_factory=list)
 
-    async def send(self, request: ZohoRequest) -> Answer:
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
         line = f"{request.method} {request.target}"
         self.seen.append(line)
         if line in X_EXTERNAL:
@@ -98,7 +98,7 @@ class FakeClient:
             raise said
         return said
 
-    async def replace_token(self, rejected: Answer) -> None:
+    async def replace_token(self, rejected: ZohoResponse) -> None:
         assert rejected.token_used == "the token"
         self.seen.append("new token")
         if self.tokens and (failure := self.tokens.popleft()):
@@ -109,8 +109,8 @@ class FakeClient:
 class World:
     """One delinker with its client, a clock that counts questions, and a sleep that takes no time."""
 
-    script: list[Answer | ZohoError]
-    patience: Patience = field(default_factory=Patience)
+    script: list[ZohoResponse | ZohoError]
+    patience: RetryLimits = field(default_factory=RetryLimits)
     tokens: list[ZohoError | None] = field(default_factory=list)
     jitter: float = 1.0
     slept: list[float] = field(default_factory=list)
@@ -118,7 +118,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.client = FakeClient(deque(self.script), deque(self.tokens))
-        self.delinker = Delinker(
+        self.delinker = DelinkClient(
             self.client,
             RELATION,
             "v7",
@@ -176,7 +176,7 @@ class World:
     ],
 )
 async def test_a_clear_answer_settles_with_one_request(
-    said: Answer, outcome: Outcome, code: str, message: str, record_id: str | None
+    said: ZohoResponse, outcome: Outcome, code: str, message: str, record_id: str | None
 ) -> None:
     world = World([said])
     result = await world.delink()
@@ -208,7 +208,7 @@ async def test_a_clear_answer_settles_with_one_request(
     ],
 )
 async def test_an_answer_that_waits_for_every_link_stops_at_once(
-    said: Answer, reason: StopReason, outcome: Outcome
+    said: ZohoResponse, reason: StopReason, outcome: Outcome
 ) -> None:
     world = World([said])
     result = await world.delink()
@@ -219,7 +219,7 @@ async def test_an_answer_that_waits_for_every_link_stops_at_once(
 async def test_a_unit_is_its_links_one_after_the_other() -> None:
     world = World([REMOVED, OUT_OF_CREDITS])
     unit = [PlannedLink(n, Link("c/1", "d 1"), "key") for n in range(2)]
-    settled = await world.delinker.settle_unit(unit)
+    settled = await world.delinker.process_unit(unit)
     assert world.delinker.unit_size == 1
     assert [(one.planned.seq, one.outcome, why) for one, why in settled] == [
         (0, Outcome.REMOVED, None),
@@ -252,7 +252,7 @@ AMBIGUOUS = [
 
 
 @pytest.mark.parametrize("unclear", AMBIGUOUS)
-async def test_an_unclear_request_that_did_nothing_is_repeated(unclear: Answer | ZohoError) -> None:
+async def test_an_unclear_request_that_did_nothing_is_repeated(unclear: ZohoResponse | ZohoError) -> None:
     world = World([unclear, FOUND, REMOVED])
     result = await world.delink()
     assert world.seen == [DELETE, "pause", LINKED, DELETE]
@@ -262,7 +262,7 @@ async def test_an_unclear_request_that_did_nothing_is_repeated(unclear: Answer |
 
 @pytest.mark.parametrize("unclear", AMBIGUOUS)
 async def test_an_unclear_request_after_which_the_link_is_gone_has_removed_it(
-    unclear: Answer | ZohoError,
+    unclear: ZohoResponse | ZohoError,
 ) -> None:
     world = World([unclear, MISSING, FOUND, FOUND])
     result = await world.delink()
@@ -289,7 +289,7 @@ async def test_an_unclear_request_after_which_the_link_is_gone_has_removed_it(
     ],
 )
 async def test_verification_tells_which_record_is_not_there(
-    looks: list[Answer], requests: list[str], outcome: Outcome
+    looks: list[ZohoResponse], requests: list[str], outcome: Outcome
 ) -> None:
     world = World([UNANSWERED, *looks])
     result = await world.delink()
@@ -310,7 +310,7 @@ UNCLEAR_LOOKS = [
 
 @pytest.mark.parametrize(("looks", "requests"), UNCLEAR_LOOKS)
 async def test_what_never_becomes_clear_is_unknown(looks: list[Any], requests: list[str]) -> None:
-    world = World([UNANSWERED, *looks * 3], Patience(verifications=3))
+    world = World([UNANSWERED, *looks * 3], RetryLimits(verifications=3))
     result = await world.delink()
     assert world.seen == [DELETE, "pause", *[*requests, "pause"] * 3]
     assert (result.outcome, result.attempts) == (Outcome.UNKNOWN, 1)
@@ -330,7 +330,7 @@ async def test_an_error_that_does_not_say_which_id_is_wrong_is_looked_up(
     ambiguous: bool, outcome: Outcome
 ) -> None:
     first: list[Any] = [UNANSWERED, FOUND] if ambiguous else []
-    world = World([*first, UNSAID, BROKEN], Patience(verifications=1))
+    world = World([*first, UNSAID, BROKEN], RetryLimits(verifications=1))
     result = await world.delink()
     # Zoho has refused this one; only an earlier one may have been applied.
     assert result.outcome is outcome
@@ -345,7 +345,7 @@ async def test_an_error_that_does_not_say_which_id_is_wrong_is_looked_up(
     ],
 )
 async def test_an_error_without_a_name_is_settled_by_what_is_there(
-    looks: list[Answer], outcome: Outcome
+    looks: list[ZohoResponse], outcome: Outcome
 ) -> None:
     world = World([UNSAID, *looks])
     result = await world.delink()
@@ -416,7 +416,7 @@ async def test_a_refused_token_is_replaced_once_and_the_request_repeated() -> No
 
 
 async def test_a_refused_token_costs_none_of_the_requests() -> None:
-    world = World([BAD_TOKEN, REMOVED], Patience(sends=1))
+    world = World([BAD_TOKEN, REMOVED], RetryLimits(sends=1))
     assert (await world.delink()).outcome is Outcome.REMOVED
 
 
@@ -459,13 +459,13 @@ async def test_a_token_refused_during_verification_is_replaced_once() -> None:
 
 
 async def test_tokens_that_are_all_refused_leave_a_verification_unclear() -> None:
-    world = World([UNANSWERED, *[BAD_TOKEN] * 3], Patience(verifications=1))
+    world = World([UNANSWERED, *[BAD_TOKEN] * 3], RetryLimits(verifications=1))
     assert (await world.delink()).outcome is Outcome.UNKNOWN
     assert world.seen == [DELETE, "pause", *[LINKED, "new token"] * 2, LINKED, "pause"]
 
 
 async def test_a_missing_scope_for_reading_is_no_reason_for_another_token() -> None:
-    world = World([UNANSWERED, SCOPE], Patience(verifications=1))
+    world = World([UNANSWERED, SCOPE], RetryLimits(verifications=1))
     assert (await world.delink()).outcome is Outcome.UNKNOWN
     assert "new token" not in world.seen
 
@@ -504,13 +504,13 @@ async def test_honours_retry_after_up_to_the_longest_pause(asked: str, slept: fl
 
 
 async def test_pauses_have_an_end() -> None:
-    world = World([BUSY] * 8 + [REMOVED], Patience(first_pause_s=10.0, longest_pause_s=25.0))
+    world = World([BUSY] * 8 + [REMOVED], RetryLimits(first_pause_s=10.0, longest_pause_s=25.0))
     await world.delink()
     assert world.slept == [10.0, 20.0, *[25.0] * 6]
 
 
 async def test_a_link_that_is_never_let_in_stops_the_run_until_there_is_room() -> None:
-    world = World([BUSY] * 4, Patience(waits=3, sends=1))
+    world = World([BUSY] * 4, RetryLimits(waits=3, sends=1))
     result = await world.delink()
     assert world.seen == [*[DELETE, "pause"] * 3, DELETE]
     assert (result.outcome, result.attempts, result.http_status) == (Outcome.NOT_ATTEMPTED, 4, 429)
@@ -520,7 +520,7 @@ async def test_a_link_that_is_never_let_in_stops_the_run_until_there_is_room() -
 
 @pytest.mark.parametrize("refusals", [[BUSY] * 9, [OUT_OF_CREDITS]], ids=["too much in flight", "credits"])
 async def test_an_unanswered_request_is_not_forgotten_when_the_next_is_not_let_in(
-    refusals: list[Answer],
+    refusals: list[ZohoResponse],
 ) -> None:
     world = World([UNANSWERED, FOUND, *refusals])
     result = await world.delink()
@@ -557,7 +557,7 @@ async def test_a_link_that_stays_linked_after_all_requests_has_failed() -> None:
 
 
 async def test_a_link_whose_last_request_cannot_be_verified_is_unknown() -> None:
-    world = World([UNANSWERED, FOUND, UNANSWERED, BROKEN, BROKEN], Patience(sends=2, verifications=2))
+    world = World([UNANSWERED, FOUND, UNANSWERED, BROKEN, BROKEN], RetryLimits(sends=2, verifications=2))
     result = await world.delink()
     assert (result.outcome, result.attempts) == (Outcome.UNKNOWN, 2)
 
@@ -597,14 +597,14 @@ async def test_a_reading_call_is_repeated_only_where_zoho_has_not_looked_at_it()
 @pytest.mark.parametrize(
     "said", [BROKEN, MISSING, OUT_OF_CREDITS, SCOPE], ids=["500", "204", "credits", "scope"]
 )
-async def test_any_other_answer_to_a_reading_call_is_the_answer(said: Answer) -> None:
+async def test_any_other_answer_to_a_reading_call_is_the_answer(said: ZohoResponse) -> None:
     world = World([said])
     assert await read(world)() is said
     assert world.slept == []
 
 
 async def test_a_reading_call_gives_up_with_the_last_answer() -> None:
-    world = World([BUSY] * 3, Patience(waits=3))
+    world = World([BUSY] * 3, RetryLimits(waits=3))
     assert (await read(world)()).status == 429
     world = World([BAD_TOKEN, BAD_TOKEN])
     assert (await read(world)()) is BAD_TOKEN

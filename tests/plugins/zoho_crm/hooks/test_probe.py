@@ -21,12 +21,12 @@ from tests.plugins.zoho_crm.hooks.test_delink import (
 )
 from tests.plugins.zoho_crm.hooks.test_relink import LINKED, NOW, PARENT, RELATED, World
 from zoho_crm.core.links import Link
+from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import PlannedLink
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import ZohoAuthError
-from zoho_crm.hooks.presence import Patience
-from zoho_crm.hooks.probe import LinkProber
+from zoho_crm.hooks.presence import RetryLimits
+from zoho_crm.hooks.probe import PresenceClient
 
 ROLES = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id%2CContact_Role%2CNote"
 FIELDS = ("Contact_Role", "Note")
@@ -38,10 +38,10 @@ class Probing(World):
 
         self._left = deque(self.script)
         planned = PlannedLink(3, Link("c/1", "d 1"), "key")
-        prober = LinkProber(
+        prober = PresenceClient(
             self, RELATION, "v7", self.patience, sleep=self.sleep, now=lambda: NOW, **arguments
         )
-        ((result, self.stop_reason),) = await prober.settle_unit([planned])
+        ((result, self.stop_reason),) = await prober.process_unit([planned])
         assert not self._left, "the script was not played to its end"
         assert all(line.startswith("GET ") or " " not in line or line == "new token" for line in self.seen)
         assert (result.attempts, result.sent_at, result.ambiguous) == (0, None, False)
@@ -86,7 +86,7 @@ async def test_says_what_would_happen_to_a_link_that_is_put_back() -> None:
     ],
 )
 async def test_what_stays_unclear_failed_and_says_why(fields: Any, said: Any, detail: str) -> None:
-    world = Probing([said] * 3, Patience(verifications=3))
+    world = Probing([said] * 3, RetryLimits(verifications=3))
     result = await world.probe(fields=fields)
     assert result.outcome is Outcome.FAILED
     assert detail in (result.detail or "")

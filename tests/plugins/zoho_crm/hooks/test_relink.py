@@ -26,17 +26,17 @@ from tests.plugins.zoho_crm.hooks.test_delink import (
     entry,
 )
 from zoho_crm.core.links import Link
+from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import PlannedLink
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoTokenThrottledError
-from zoho_crm.hooks.presence import Patience
-from zoho_crm.hooks.relink import Relinker
+from zoho_crm.hooks.presence import RetryLimits
+from zoho_crm.hooks.relink import RelinkClient
 
 if TYPE_CHECKING:
     from zoho_crm.core.request import ZohoRequest
-    from zoho_crm.hooks.answer import Answer
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 PUT = 'PUT /crm/v7/Contacts/c%2F1/Deals {"data":[{"External_Deal_ID":"d 1"}]}'
 LINKED = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id"
@@ -45,14 +45,14 @@ RELATED = "GET /crm/v7/Deals/d%201?fields=id"
 NOW = datetime(2026, 11, 22, 2, tzinfo=UTC)
 
 
-def success(message: str = "relation added") -> Answer:
+def success(message: str = "relation added") -> ZohoResponse:
     details = {"External_Deal_ID": "d 1", "id": "77"}
     return answer(
         200, {"data": [{"code": "SUCCESS", "details": details, "message": message, "status": "success"}]}
     )
 
 
-def wrong(field_name: str) -> Answer:
+def wrong(field_name: str) -> ZohoResponse:
     return entry(400, "INVALID_DATA", "invalid data", api_name=field_name)
 
 
@@ -60,12 +60,12 @@ def wrong(field_name: str) -> Answer:
 class World:
     """One relinker whose client answers from a script; a request too many is a failure of the test."""
 
-    script: list[Answer | ZohoError]
-    patience: Patience = field(default_factory=Patience)
+    script: list[ZohoResponse | ZohoError]
+    patience: RetryLimits = field(default_factory=RetryLimits)
     token_error: ZohoError | None = None
     seen: list[str] = field(default_factory=list)
 
-    async def send(self, request: ZohoRequest) -> Answer:
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
         body = f" {request.body.decode()}" if request.body else ""
         self.seen.append(f"{request.method} {request.target}{body}")
         said = deque.popleft(self._left)
@@ -73,7 +73,7 @@ class World:
             raise said
         return said
 
-    async def replace_token(self, rejected: Answer) -> None:
+    async def replace_token(self, rejected: ZohoResponse) -> None:
         self.seen.append("new token")
         if self.token_error:
             raise self.token_error
@@ -84,8 +84,8 @@ class World:
     async def relink(self, *, ambiguous: bool = False, snapshot: str | None = None) -> Any:
         self._left = deque(self.script)
         planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous, snapshot=snapshot)
-        relinker = Relinker(self, RELATION, "v7", self.patience, sleep=self.sleep, now=lambda: NOW)
-        ((result, self.stop_reason),) = await relinker.settle_unit([planned])
+        relinker = RelinkClient(self, RELATION, "v7", self.patience, sleep=self.sleep, now=lambda: NOW)
+        ((result, self.stop_reason),) = await relinker.process_unit([planned])
         assert result.planned is planned
         assert not self._left, "the script was not played to its end"
         return result
@@ -156,14 +156,14 @@ async def test_what_was_not_applied_is_put_again() -> None:
 
 async def test_what_is_never_applied_fails() -> None:
     not_there = [MISSING, FOUND, FOUND]
-    world = World([MISSING, BROKEN, *not_there, BROKEN, *not_there], Patience(sends=2))
+    world = World([MISSING, BROKEN, *not_there, BROKEN, *not_there], RetryLimits(sends=2))
     result = await world.relink()
     assert (result.outcome, result.attempts, result.ambiguous) == (Outcome.FAILED, 2, True)
     assert (result.detail or "").startswith("still not linked after 2 requests; the last: status 500")
 
 
 async def test_what_cannot_be_verified_is_unknown() -> None:
-    world = World([MISSING, UNANSWERED, BROKEN, BROKEN], Patience(verifications=2))
+    world = World([MISSING, UNANSWERED, BROKEN, BROKEN], RetryLimits(verifications=2))
     result = await world.relink()
     assert (result.outcome, result.ambiguous) == (Outcome.UNKNOWN, True)
 
@@ -192,7 +192,7 @@ async def test_a_link_that_an_earlier_try_may_have_put_back_is_verified_first(
 
 
 async def test_an_unclear_first_look_sends_nothing() -> None:
-    world = World([BROKEN, UNANSWERED, NOT_SENT], Patience(verifications=3))
+    world = World([BROKEN, UNANSWERED, NOT_SENT], RetryLimits(verifications=3))
     result = await world.relink()
     assert world.seen == [LINKED, "pause", LINKED, "pause", LINKED]
     assert (result.outcome, result.attempts, result.ambiguous) == (Outcome.FAILED, 0, False)
@@ -215,7 +215,7 @@ async def test_an_unclear_first_look_sends_nothing() -> None:
 )
 @pytest.mark.parametrize("first", [[], [MISSING]], ids=["first-look", "put"])
 async def test_what_waits_for_every_link_stops(
-    first: list[Any], said: Answer, reason: StopReason, outcome: Outcome
+    first: list[Any], said: ZohoResponse, reason: StopReason, outcome: Outcome
 ) -> None:
     world = World([*first, said])
     result = await world.relink()
@@ -223,7 +223,7 @@ async def test_what_waits_for_every_link_stops(
 
 
 async def test_load_is_waited_for_and_costs_no_put() -> None:
-    world = World([BUSY, MISSING, BUSY, BUSY, success()], Patience(sends=1))
+    world = World([BUSY, MISSING, BUSY, BUSY, success()], RetryLimits(sends=1))
     result = await world.relink()
     assert world.seen == [LINKED, "pause", LINKED, PUT, "pause", PUT, "pause", PUT]
     assert (result.outcome, result.attempts) == (Outcome.RELINKED, 3)
@@ -231,13 +231,13 @@ async def test_load_is_waited_for_and_costs_no_put() -> None:
 
 @pytest.mark.parametrize("first", [[], [MISSING]], ids=["first-look", "put"])
 async def test_load_without_end_stops(first: list[Any]) -> None:
-    world = World([*first, *[BUSY] * 3], Patience(waits=2))
+    world = World([*first, *[BUSY] * 3], RetryLimits(waits=2))
     result = await world.relink()
     assert (world.stop_reason, result.outcome) == (StopReason.CREDITS, Outcome.NOT_ATTEMPTED)
 
 
 async def test_a_refused_token_is_replaced() -> None:
-    world = World([BAD_TOKEN, MISSING, BAD_TOKEN, success()], Patience(sends=1))
+    world = World([BAD_TOKEN, MISSING, BAD_TOKEN, success()], RetryLimits(sends=1))
     assert (await world.relink()).outcome is Outcome.RELINKED
     assert world.seen == [LINKED, "new token", LINKED, PUT, "new token", PUT]
 

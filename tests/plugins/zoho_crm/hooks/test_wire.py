@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zoho_crm.core.links import Relation
-    from zoho_crm.hooks.answer import Answer
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 UNRESERVED = set((string.ascii_letters + string.digits + "-._~").encode())
 NASTY = [
@@ -59,7 +59,7 @@ def percent_encoded(text: str) -> str:
 
 
 @pytest.fixture(params=["requests", "aiohttp"])
-def send(request: pytest.FixtureRequest, hook: ZohoCRMHook) -> Iterator[Callable[[Any], Answer]]:
+def send(request: pytest.FixtureRequest, hook: ZohoCRMHook) -> Iterator[Callable[[Any], ZohoResponse]]:
     if request.param == "requests":
         yield hook.send
         return
@@ -70,7 +70,7 @@ def send(request: pytest.FixtureRequest, hook: ZohoCRMHook) -> Iterator[Callable
         runner.run(client.__aexit__(None, None, None))
 
 
-def test_any_ids(zoho: Any, send: Callable[[Any], Answer], relation: Relation) -> None:
+def test_any_ids(zoho: Any, send: Callable[[Any], ZohoResponse], relation: Relation) -> None:
     @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(external_id=IDS, related_external_id=IDS)
     @example("..", "..")
@@ -107,7 +107,7 @@ ATTRIBUTES = st.dictionaries(
 
 
 def test_any_ids_and_attributes_of_a_link_that_is_put_back(
-    zoho: Any, send: Callable[[Any], Answer], relation: Relation
+    zoho: Any, send: Callable[[Any], ZohoResponse], relation: Relation
 ) -> None:
     @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(external_id=IDS, related_external_id=IDS, attributes=ATTRIBUTES)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Relation
+from zoho_crm.core.models import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, Origin, PlannedLink, PlanSummary, RunStart, Target
 from zoho_crm.ledger import tables
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from tests.plugins.zoho_crm.ledger.samples import (
     rows_of,
     run_start,
 )
-from zoho_crm.core.records import CreditReading
+from zoho_crm.core.models import CreditReading
 from zoho_crm.ledger import tables
 
 if TYPE_CHECKING:

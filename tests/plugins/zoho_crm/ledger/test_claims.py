@@ -23,8 +23,8 @@ from tests.plugins.zoho_crm.ledger.samples import (
     states,
 )
 from zoho_crm.core.links import Link
-from zoho_crm.core.outcomes import DRIVE_AGAIN, Outcome
-from zoho_crm.core.records import PlannedLink
+from zoho_crm.core.models import PlannedLink
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger
@@ -205,7 +205,7 @@ def test_outcome_decides_where_a_link_stands(
         assert [link.ambiguous_before for link in again] == [False]
 
 
-@pytest.mark.parametrize("outcome", sorted(DRIVE_AGAIN))
+@pytest.mark.parametrize("outcome", sorted(RETRYABLE_OUTCOMES))
 def test_a_link_that_may_be_removed_late_stays_in_flight(
     ledger: Ledger, engine: sa.Engine, claim: Claim, outcome: Outcome
 ) -> None:

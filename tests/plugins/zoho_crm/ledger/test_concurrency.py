@@ -18,7 +18,7 @@ from zoho_crm.ledger import schema, tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from zoho_crm.core.records import PlannedLink
+    from zoho_crm.core.models import PlannedLink
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
 

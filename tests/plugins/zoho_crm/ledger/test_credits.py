@@ -20,13 +20,13 @@ from tests.plugins.zoho_crm.ledger.samples import (
     rows_of,
     run_start,
 )
-from zoho_crm.core.records import CreditReading
+from zoho_crm.core.models import CreditReading
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.credits import READINGS_KEPT
 from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.ledger.progress_queries import progress
 from zoho_crm.ledger.reading_credits import CreditsLeft, credits_left
-from zoho_crm.ledger.reading_progress import progress
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

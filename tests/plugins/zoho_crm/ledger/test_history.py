@@ -156,11 +156,11 @@ def test_a_new_decision_of_the_guards_takes_an_approval_back(ledger: Ledger) -> 
 
 def test_a_change_of_state_is_told_once_with_what_was_before(ledger: Ledger, engine: sa.Engine) -> None:
     told = [
-        ledger.change_state(JOB, state, f"run-{number}")
+        ledger.record_job_state(JOB, state, f"run-{number}")
         for number, state in enumerate(["ok", "ok", "failed", "failed", "ok", "breach"])
     ]
     assert told == ["", None, "ok", None, "failed", "ok"]
-    assert ledger.change_state("another", "failed", "run") == ""
+    assert ledger.record_job_state("another", "failed", "run") == ""
     rows = rows_of(engine, tables.job_states)
     assert [(row["job"], row["state"], row["run_key"]) for row in rows] == [
         ("another", "failed", "run"),
@@ -172,7 +172,9 @@ def test_a_change_of_state_is_told_once_with_what_was_before(ledger: Ledger, eng
 @pytest.mark.parametrize("before", [None, "ok"])
 def test_of_many_that_note_the_same_change_one_has_made_it(ledger: Ledger, before: str | None) -> None:
     if before:
-        ledger.change_state(JOB, before, "run-0")
+        ledger.record_job_state(JOB, before, "run-0")
     with ThreadPoolExecutor(8) as pool:
-        told = list(pool.map(lambda number: ledger.change_state(JOB, "failed", f"run-{number}"), range(8)))
+        told = list(
+            pool.map(lambda number: ledger.record_job_state(JOB, "failed", f"run-{number}"), range(8))
+        )
     assert sorted(told, key=str) == sorted([before or "", *[None] * 7], key=str)

@@ -50,7 +50,7 @@ def crash(ledger: Ledger, run_key: str = RUN) -> None:
 
 def close(ledger: Ledger) -> None:
     crash(ledger)
-    ledger.close_open_links(RUN, origin=ORIGIN)
+    ledger.close_unfinished_links(RUN, origin=ORIGIN)
 
 
 def finish(ledger: Ledger) -> None:
@@ -154,7 +154,7 @@ def test_links_are_closed_under_the_claim_of_their_own_chunk(ledger: Ledger, eng
         crash_in = ledger.claim_chunk(RUN, 2, "a try that dies")
     ledger.take(crash_in, 1)
 
-    assert ledger.close_open_links(RUN, origin=ORIGIN).total() == 6
+    assert ledger.close_unfinished_links(RUN, origin=ORIGIN).total() == 6
 
     closed = [row for row in rows_of(engine, tables.audit, "seq") if row["outcome"] != "removed"]
     assert [(row["seq"], row["claim_no"]) for row in closed] == [

@@ -22,10 +22,10 @@ from tests.plugins.zoho_crm.ledger.samples import (
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import (
-    reading_links,
-    reading_progress,
-    reading_runs,
-    reading_story,
+    link_history,
+    link_queries,
+    progress_queries,
+    run_queries,
     staging,
     tables,
 )
@@ -134,29 +134,29 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.pending(RUN)
     ledger.stop_run(RUN, "enough")
     ledger.stop_reason(RUN)
-    ledger.close_open_links(RUN, origin=ORIGIN)
+    ledger.close_unfinished_links(RUN, origin=ORIGIN)
     ledger.finish_run(RUN, status="partial", detail=None, finished_at=MOMENT)
     ledger.seal_run(RUN)
     list(ledger.verify())
     ledger.runs_to_pseudonymise(JOB, MOMENT)
-    ledger.runs_left_open(JOB, MOMENT)
+    ledger.unfinished_runs(JOB, MOMENT)
     ledger.pseudonymise(RUN)
 
 
 def _look_at_everything(ledger: Ledger) -> None:
     engine, run = ledger.engine, ledger.get_run(RUN)
     assert run is not None
-    visible = reading_runs.dags_and_jobs(engine)
-    wanted = reading_runs.RunFilter(job=JOB, status="running", mode="apply", since=MOMENT, until=MOMENT)
-    place = reading_runs.RunPlace.of(run)
-    reading_runs.page_of_runs(engine, wanted, visible=visible, after=place)
-    reading_runs.outcomes_by_day(engine, wanted, visible=visible)
-    reading_runs.runs_of_dag_run(engine, run.dag_id, run.dag_run_id)
-    reading_runs.taken_up_by(engine, run)
-    far = reading_progress.progress(engine, run)
-    assert reading_progress.reasons(engine, run, far)
-    every = reading_links.LinkFilter(outcome="failed", external_id="c", related_external_id="d-000000")
-    for links_wanted in (every, reading_links.LinkFilter(outcome=reading_links.OPEN)):
-        reading_links.page_of_links(engine, run, links_wanted)
-    (first, *_) = reading_links.stream_links(engine, run)
-    assert reading_story.story(engine, first.pair_key, visible=visible)
+    visible = run_queries.dags_and_jobs(engine)
+    wanted = run_queries.RunFilter(job=JOB, status="running", mode="apply", since=MOMENT, until=MOMENT)
+    place = run_queries.RunPlace.of(run)
+    run_queries.page_of_runs(engine, wanted, visible=visible, after=place)
+    run_queries.outcomes_by_day(engine, wanted, visible=visible)
+    run_queries.runs_of_dag_run(engine, run.dag_id, run.dag_run_id)
+    run_queries.runs_started_from(engine, run)
+    far = progress_queries.progress(engine, run)
+    assert progress_queries.reasons(engine, run, far)
+    every = link_queries.LinkFilter(outcome="failed", external_id="c", related_external_id="d-000000")
+    for links_wanted in (every, link_queries.LinkFilter(outcome=link_queries.OPEN)):
+        link_queries.page_of_links(engine, run, links_wanted)
+    (first, *_) = link_queries.stream_links(engine, run)
+    assert link_history.link_history(engine, first.pair_key, visible=visible)

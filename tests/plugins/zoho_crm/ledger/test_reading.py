@@ -20,19 +20,19 @@ from tests.plugins.zoho_crm.ledger.samples import (
     settle,
 )
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.ledger import reading_links
-from zoho_crm.ledger.reading_links import OPEN, LinkFilter, page_of_links, stream_links
-from zoho_crm.ledger.reading_progress import progress, reasons
-from zoho_crm.ledger.reading_runs import (
+from zoho_crm.ledger import link_queries
+from zoho_crm.ledger.link_history import link_history
+from zoho_crm.ledger.link_queries import OPEN, LinkFilter, page_of_links, stream_links
+from zoho_crm.ledger.progress_queries import progress, reasons
+from zoho_crm.ledger.run_queries import (
     RunFilter,
     RunPlace,
     dags_and_jobs,
     outcomes_by_day,
     page_of_runs,
     runs_of_dag_run,
-    taken_up_by,
+    runs_started_from,
 )
-from zoho_crm.ledger.reading_story import story
 from zoho_crm.ledger.tables import runs
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def test_links_are_paged_filtered_and_streamed_without_loss(ledger: Ledger):
 def test_links_come_in_the_order_of_their_related_ids_where_many_begin_so(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(reading_links, "FEW", 9)
+    monkeypatch.setattr(link_queries, "FEW", 9)
     rows = [(f"c-{n:03}", f"{'dé' if n % 2 else 'D'}-{n % 10}") for n in range(60)] + [("..", "dé-bad")]
     planned(ledger, rows)
     drive(ledger, 0, Outcome.FAILED)
@@ -286,12 +286,12 @@ def test_story_is_told_the_last_first_and_with_the_run(ledger: Ledger):
     (link,) = ledger.take(ledger.claim_chunk("later", 0, "a try"), 1)
     drive(ledger, outcome=Outcome.ALREADY_ABSENT, run_key="later")
 
-    events = story(ledger.engine, link.pair_key, visible=VISIBLE)
+    events = link_history(ledger.engine, link.pair_key, visible=VISIBLE)
 
     assert [(event.outcome, event.run_reason) for event in events] == [
         ("already_absent", "once more"),
         ("removed", None),
         ("failed", None),
     ]
-    assert story(ledger.engine, link.pair_key, visible={("another", JOB)}) == []
-    assert [run.run_key for run in taken_up_by(ledger.engine, stored(ledger))] == ["later"]
+    assert link_history(ledger.engine, link.pair_key, visible={("another", JOB)}) == []
+    assert [run.run_key for run in runs_started_from(ledger.engine, stored(ledger))] == ["later"]

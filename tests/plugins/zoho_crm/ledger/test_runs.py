@@ -26,7 +26,7 @@ from zoho_crm.ledger.runs import RunStatus, StoredRun
 from zoho_crm.ledger.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from zoho_crm.core.records import RunStart
+    from zoho_crm.core.models import RunStart
     from zoho_crm.ledger.ledger import Ledger
 
 

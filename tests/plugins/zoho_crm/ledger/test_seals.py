@@ -58,7 +58,7 @@ def test_chunk_knows_the_end_of_its_chain(ledger: Ledger, engine: sa.Engine) -> 
     planned(ledger, pairs(3), chunk_size=3)
     claim = ledger.claim_chunk(RUN, 0, "a try")
     ledger.take(claim, 2)
-    ledger.close_open_links(RUN, origin=ORIGIN)
+    ledger.close_unfinished_links(RUN, origin=ORIGIN)
     drive(ledger)
 
     (chunk,) = rows_of(engine, tables.chunks)

@@ -13,11 +13,11 @@ import sqlalchemy as sa
 from tests.plugins.zoho_crm.ledger.samples import JOB, ORIGIN, RELATION, TARGET, result, rows_of, run_start
 from zoho_crm.core.audit_condition import check_condition
 from zoho_crm.core.links import Relation, pair_key
+from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import RELINK
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger import selection, tables, taken_up
-from zoho_crm.ledger.past_runs import fault_of
+from zoho_crm.ledger import carry_over, selection, tables
+from zoho_crm.ledger.origin_runs import ineligibility_reason
 from zoho_crm.ledger.selection import AUDIT_COLUMNS, Since
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(
     claim._open.update({each.planned.seq: each.planned for each in results})
     ledger.settle(claim, results, origin=ORIGIN, target=aim, job=job, in_flight=not dry_run)
     if finish:
-        ledger.close_open_links(run_key, origin=ORIGIN)
+        ledger.close_unfinished_links(run_key, origin=ORIGIN)
         ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=NOW)
     stored = ledger.get_run(run_key)
     assert stored is not None
@@ -255,7 +255,7 @@ def test_a_condition_is_read_where_nothing_can_be_written(ledger: Ledger) -> Non
 def test_snapshots_come_from_the_removal_and_no_other_run(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(taken_up, "COPY_LINKS", 2)
+    monkeypatch.setattr(carry_over, "COPY_LINKS", 2)
     outcomes = {pair(n): Outcome.REMOVED for n in range(5)}
     run(ledger, "before", outcomes, snapshot='{"Contact_Role": "old"}')
     run(ledger, "first", outcomes, snapshot='{"Contact_Role": "Buyer"}')
@@ -284,7 +284,7 @@ def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
     ledger.start_run(run_start("again"))
     rows = [*outcomes, pair(9), pair(10)]
     ledger.plan_run("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET)
-    ledger.keep_doubts("again")
+    ledger.carry_over_in_flight("again")
     claim = ledger.claim_chunk("again", 0, "a try")
     taken = ledger.take(claim, 20)
     doubtful = {pair(n) for n in (1, 4, 7, 9)}
@@ -296,7 +296,7 @@ def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
     results = [result(link, Outcome.FAILED) for link in taken if not link.ambiguous_before]
     ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
     before = rows_of(ledger.engine, tables.links)
-    ledger.keep_doubts("again")
+    ledger.carry_over_in_flight("again")
     assert rows_of(ledger.engine, tables.links) == before
 
 
@@ -358,7 +358,7 @@ def test_runs_that_cannot_be_taken_up_are_told_apart(
     ledger: Ledger, changes: dict[str, Any], says: str | None
 ) -> None:
     stored = replace(run(ledger, "first", {pair(0): Outcome.FAILED}), **changes)
-    fault = fault_of(stored, JOB, TARGET)
+    fault = ineligibility_reason(stored, JOB, TARGET)
     if says is None:
         assert fault is None
     else:

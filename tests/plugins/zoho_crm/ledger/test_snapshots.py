@@ -97,7 +97,7 @@ def test_link_that_is_closed_keeps_its_snapshot_with_the_outcome(
     ledger.store_snapshots(claim, {4: ROLE})
     ledger.take(claim, 1)
 
-    ledger.close_open_links(RUN, origin=ORIGIN)
+    ledger.close_unfinished_links(RUN, origin=ORIGIN)
 
     assert snapshots(engine, tables.audit) == [None] * 4 + [ROLE, None, None, None]
 

@@ -22,7 +22,7 @@ from tests.plugins.zoho_crm.operators.world import (
 from zoho_crm.errors import PlanError
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.guard import GuardOperator
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def asked(audit: Audit, warehouse: Warehouse, sql_path: Path) -> dict[str, Any]:
     warehouse.add(pairs(10))
     job, params = make_job(guards=ASKING), {"mode": "apply"}
     folder = jobs_folder(sql_path)
-    PlanOperator(task_id="plan", job=job, jobs_folder=folder).execute(context("plan", params=params))
+    PlanLinksOperator(task_id="plan", job=job, jobs_folder=folder).execute(context("plan", params=params))
     found = GuardOperator(task_id="guard", job=job, jobs_folder=folder).execute(
         context("guard", params=params)
     )

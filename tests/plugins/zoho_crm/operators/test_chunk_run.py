@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from requests.structures import CaseInsensitiveDict
 
 from zoho_crm.core.links import Link
+from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, PlannedLink
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import ClaimLostError
-from zoho_crm.hooks.answer import Answer
+from zoho_crm.hooks.zoho_response import ZohoResponse
 from zoho_crm.operators import chunk_run
 from zoho_crm.operators.chunk_run import BREAKER_AFTER, SAME_REFUSALS, ChunkReport, ChunkRun, FixedSlots
 
@@ -134,15 +134,15 @@ class FakeDelinker:
     units: list[list[int]] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
-    observe: Callable[[Answer], None] = lambda _: None
+    observe: Callable[[ZohoResponse], None] = lambda _: None
 
     def unit_length(self, links: Sequence[PlannedLink]) -> int:
         return len(links)
 
-    def watch(self, observe: Callable[[Answer], None], is_stopped: Callable[[], bool]) -> None:
+    def watch(self, observe: Callable[[ZohoResponse], None], is_stopped: Callable[[], bool]) -> None:
         self.observe = observe
 
-    async def settle_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
         self.units.append([link.seq for link in unit])
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
@@ -200,9 +200,9 @@ async def run(
         return await ChunkRun(delinker, store, slots or FixedSlots(concurrency), concurrency, **options).run()
 
 
-def answer(status: int = 200, **headers: str) -> Answer:
+def answer(status: int = 200, **headers: str) -> ZohoResponse:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, CaseInsensitiveDict(named), b"", 0.01)
+    return ZohoResponse(status, CaseInsensitiveDict(named), b"", 0.01)
 
 
 # -- each link has one result

@@ -9,7 +9,7 @@ import pendulum
 import pytest
 
 from tests.plugins.zoho_crm.operators.world import DAG_ID, RUN_ID, context
-from zoho_crm.core.records import Origin
+from zoho_crm.core.models import Origin
 from zoho_crm.core.run_request import BEGINNING, AssetEvent
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.operators.context import asset_events_of, data_interval_of, origin_of, request_of, run_type_of

@@ -36,13 +36,13 @@ from tests.plugins.zoho_crm.operators.world import (
     zoho_connection,
 )
 from zoho_crm.core.links import external_id_fault
-from zoho_crm.core.records import ChunkRef, RunStart
-from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError, ZohoConfigError
+from zoho_crm.core.models import ChunkRef, RunStart
+from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError, ZohoConfigError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
-from zoho_crm.operators.links_task import LinksTask
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.link_operator import LinkOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,9 +144,9 @@ def test_partial_defaults_like_the_constructor_and_leaves_other_operators_alone(
         DeleteRelatedByExternalIdOperator.partial(**PARTIAL).expand(links=[[LINK]])
     mapped: Any = dag.get_task("delink")
     assert mapped.unmap({"links": [LINK]}).task_concurrency == delink(links=[LINK]).task_concurrency
-    assert "partial" not in vars(PlanOperator)
-    assert "partial" in vars(LinksTask)
-    assert vars(BaseOperator)["partial"] is not vars(LinksTask)["partial"]
+    assert "partial" not in vars(PlanLinksOperator)
+    assert "partial" in vars(LinkOperator)
+    assert vars(BaseOperator)["partial"] is not vars(LinkOperator)["partial"]
 
 
 @reads_a_dag_back
@@ -288,7 +288,7 @@ def test_failed_links_without_a_ledger_raise(zoho: LocalZoho, monkeypatch: pytes
     impatient(monkeypatch)
     link_all(zoho, pairs(3))
     zoho.state.faults.add(do="status", status=503, match={"method": "DELETE", "path": "c-00001"}, times=None)
-    with pytest.raises(LinksLeftError, match="2 removed, 1 failed"):
+    with pytest.raises(UnfinishedLinksError, match="2 removed, 1 failed"):
         delink(links=pairs(3)).execute(context())
     assert linked(zoho) == {pairs(3)[1]}
 
@@ -388,7 +388,7 @@ def test_a_second_try_drives_only_the_links_that_were_left(
     impatient(monkeypatch)
     link_all(zoho, pairs(6))
     zoho.state.faults.add(do="status", status=503, match={"method": "DELETE", "path": "c-0000[24]"}, times=8)
-    with pytest.raises(LinksLeftError, match="4 removed, 2 failed"):
+    with pytest.raises(UnfinishedLinksError, match="4 removed, 2 failed"):
         delink(links=pairs(6), audit_conn_id=AUDIT).execute(context())
     assert (audit.run()["status"], audit.run()["failed"], audit.run()["detail"]) == ("failed", 2, "2 failed")
     before = len(sent(zoho))
@@ -413,7 +413,7 @@ def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try_before_anythin
     unreadable = zoho.state.faults.add(
         do="status", status=500, match={"method": "GET", "path": "c-00001"}, times=None
     )
-    with pytest.raises(LinksLeftError, match="1 removed, 1 unknown"):
+    with pytest.raises(UnfinishedLinksError, match="1 removed, 1 unknown"):
         delink(links=pairs(2), audit_conn_id=AUDIT).execute(context())
     zoho.state.faults.rules.remove(unreadable)
     deletes = len(sent(zoho))
@@ -472,7 +472,7 @@ def test_works_off_the_chunks_of_a_plan_operator(
     audit.ledger()
     job = make_job(chunk_size=3)
     preflight = {"org_id": "70000001", "data_center": "us", "api_version": "v7"}
-    chunks = PlanOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
+    chunks = PlanLinksOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", params={"mode": "apply"}, preflight=preflight)
     )
     assert [chunk["links"] for chunk in chunks] == [3, 3, 1]
@@ -707,7 +707,7 @@ def test_the_time_limit_of_the_task_ends_it_in_order(
     task = delink(
         chunk=chunk, audit_conn_id=AUDIT, task_concurrency=1, execution_timeout=timedelta(seconds=1)
     )
-    with pytest.raises(LinksLeftError, match="time is nearly up"):
+    with pytest.raises(UnfinishedLinksError, match="time is nearly up"):
         task.execute(context())
     found = audit.latest()
     assert len(found) < 60 or "not_attempted" in found.values()
@@ -729,7 +729,7 @@ def test_a_kill_ends_it_in_order(zoho: LocalZoho, audit: Audit) -> None:
         running = pool.submit(task.execute, context())
         wait_until(lambda: len(sent(zoho)) >= 4)
         task.on_kill()
-        with pytest.raises(LinksLeftError, match="told to end"):
+        with pytest.raises(UnfinishedLinksError, match="told to end"):
             running.result(timeout=20)
     removed = {pair for pair, outcome in audit.latest().items() if outcome == "removed"}
     assert 4 <= len(removed) < 60
@@ -864,7 +864,7 @@ def planned(
     audit: Audit, links: list[tuple[str, str]], *, mode: str = "apply", chunk_size: int = 1_000
 ) -> list[ChunkRef]:
     """Store the plan of a job's run, as PlanOperator does."""
-    from zoho_crm.core.records import Target
+    from zoho_crm.core.models import Target
 
     ledger, origin = audit.ledger(), origin_of(context("plan"))
     target = Target(RELATION, "us", "v7", dry_run=mode == "dry_run")
@@ -877,12 +877,12 @@ def planned(
 
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no link wait long for a Zoho in trouble."""
-    from zoho_crm.hooks.presence import Patience
+    from zoho_crm.hooks.presence import RetryLimits
 
     monkeypatch.setattr(
-        "zoho_crm.hooks.presence.Patience.__init__",
+        "zoho_crm.hooks.presence.RetryLimits.__init__",
         _with_defaults(
-            Patience.__init__, sends=4, waits=3, verifications=2, first_pause_s=0.001, longest_pause_s=0.01
+            RetryLimits.__init__, sends=4, waits=3, verifications=2, first_pause_s=0.001, longest_pause_s=0.01
         ),
     )
 

@@ -16,12 +16,12 @@ from tests.plugins.zoho_crm.operators.world import (
     make_job,
     pairs,
 )
-from zoho_crm.core.records import RunStart, Target
+from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.run_request import run_key
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.guard import GuardOperator, GuardResult
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +43,7 @@ def ten_links(audit: Audit, warehouse: Warehouse) -> None:
 
 
 def plan(job: Job, sql_path: Path, run_id: str = "manual__1", **params: Any) -> None:
-    PlanOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
+    PlanLinksOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", run_id=run_id, params=params)
     )
 

@@ -23,14 +23,14 @@ from tests.plugins.zoho_crm.operators.world import (
 )
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.guard import GuardOperator
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 from zoho_crm.operators.report import ReportOperator
 from zoho_crm.ui.plugin import ZohoDelinkPlugin
 
 if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.models import ChunkRef
 
 pytest.importorskip("airflow.providers.openlineage")
 
@@ -71,7 +71,7 @@ def task(kind: Any, sql_path: Path, **changes: Any) -> Any:
 
 
 def planned(sql_path: Path, **params: Any) -> ChunkRef:
-    (chunk,) = task(PlanOperator, sql_path).execute(
+    (chunk,) = task(PlanLinksOperator, sql_path).execute(
         context(
             "plan", params={"mode": "apply", **params}, preflight={"org_id": "60001234", "data_center": "eu"}
         )
@@ -83,7 +83,7 @@ def test_a_plan_leads_from_the_warehouses_tables_to_the_plans(
     audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
     warehouse.add([*pairs(3), ("c-9", "..")])
-    plan = task(PlanOperator, sql_path)
+    plan = task(PlanLinksOperator, sql_path)
     # What it reads is not known before: the form may hold pasted links.
     assert told(plan, at_start=True) == ([], {of_audit(audit, "zoho_delink_link"): None})
     plan.execute(context("plan"))
@@ -91,7 +91,7 @@ def test_a_plan_leads_from_the_warehouses_tables_to_the_plans(
 
 
 def test_pasted_links_are_of_no_table(audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
-    plan = task(PlanOperator, sql_path)
+    plan = task(PlanLinksOperator, sql_path)
     plan.execute(context("plan", params={"links": [["c-1", "d-1"]]}))
     assert told(plan) == ([], {of_audit(audit, "zoho_delink_link"): 1})
 

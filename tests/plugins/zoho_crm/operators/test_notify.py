@@ -25,13 +25,13 @@ from tests.plugins.zoho_crm.operators.world import (
     pairs,
     set_connection,
 )
+from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, Target
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.guard import GuardOperator
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Run:
     def plan(self, mode: str = "apply") -> str:
         self.count += 1
         run_id = f"manual__{self.count}"
-        PlanOperator(task_id="plan", job=self.job, jobs_folder=self.folder).execute(
+        PlanLinksOperator(task_id="plan", job=self.job, jobs_folder=self.folder).execute(
             context("plan", run_id=run_id, params={"mode": mode})
         )
         return run_id

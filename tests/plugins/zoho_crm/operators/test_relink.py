@@ -23,18 +23,18 @@ from tests.plugins.zoho_crm.operators.world import (
     linked,
     pairs,
 )
+from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.outcomes import RELINK_OUTCOMES
-from zoho_crm.core.records import RunStart, Target
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
-from zoho_crm.errors import LinksLeftError, PlanError, RunStoppedError
-from zoho_crm.hooks.presence import Patience
+from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError
+from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.ledger import tables
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 
 if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.models import ChunkRef
 
 pytestmark = pytest.mark.integration
 
@@ -111,13 +111,13 @@ def puts(zoho: LocalZoho) -> int:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    init = Patience.__init__
+    init = RetryLimits.__init__
 
     def brief(self: Any, **given: Any) -> None:
         quick = {"waits": 3, "verifications": 2, "first_pause_s": 0.001, "longest_pause_s": 0.01}
         init(self, **{**quick, **given})
 
-    monkeypatch.setattr(Patience, "__init__", brief)
+    monkeypatch.setattr(RetryLimits, "__init__", brief)
 
 
 def test_puts_a_chunk_back_with_its_attributes_and_audits_it(zoho: LocalZoho, audit: Audit) -> None:
@@ -197,7 +197,7 @@ def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try(zoho: LocalZoh
         do="status", status=502, match={"method": "GET", "path": "c-00001", "nth": 2}, times=None
     )
     task = relink(chunk=chunk, audit_conn_id=AUDIT)
-    with pytest.raises(LinksLeftError, match="1 unknown, 1 relinked"):
+    with pytest.raises(UnfinishedLinksError, match="1 unknown, 1 relinked"):
         task.execute(context("relink"))
     assert audit.latest()[pairs(2)[1]] == "unknown"
     zoho.state.faults.clear()

@@ -18,11 +18,11 @@ from tests.plugins.zoho_crm.operators.world import (
     make_job,
     pairs,
 )
+from zoho_crm.core.models import ChunkRef, LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import ChunkRef, LinkResult, Target
 from zoho_crm.errors import PlanError
 from zoho_crm.operators.context import origin_of
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator, run_status
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def chunk(audit: Audit, warehouse: Warehouse, sql_path: Path) -> ChunkRef:
     """Ten links, planned in one chunk."""
     audit.ledger()
     warehouse.add(pairs(10))
-    (made,) = PlanOperator(task_id="plan", job=make_job(), jobs_folder=jobs_folder(sql_path)).execute(
+    (made,) = PlanLinksOperator(task_id="plan", job=make_job(), jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", params={"mode": "apply"})
     )
     return made

@@ -31,7 +31,7 @@ from zoho_crm.errors import RunStoppedError
 from zoho_crm.operators import chunk_run, spans
 from zoho_crm.operators.assets import updates_of
 from zoho_crm.operators.guard import GuardOperator
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from include.local_zoho import LocalZoho
     from tests.statsd import StatsdServer
-    from zoho_crm.core.records import ChunkRef
+    from zoho_crm.core.models import ChunkRef
 
 pytestmark = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
 
@@ -65,7 +65,9 @@ class Run:
         self.params = {"mode": mode}
 
     def plan(self) -> ChunkRef:
-        (chunk,) = PlanOperator(task_id="plan", **self.about).execute(context("plan", params=self.params))
+        (chunk,) = PlanLinksOperator(task_id="plan", **self.about).execute(
+            context("plan", params=self.params)
+        )
         GuardOperator(task_id="guard", **self.about).execute(context("guard", params=self.params))
         return chunk
 

@@ -10,12 +10,19 @@ import sqlalchemy as sa
 import tenacity
 
 from tests.plugins.zoho_crm.operators.world import RELATION, Audit, context
+from zoho_crm.core.models import LinkResult, PlannedLink, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import LinkResult, PlannedLink, RunStart, Target
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.operators import stores
 from zoho_crm.operators.context import origin_of
-from zoho_crm.operators.stores import LEASE_S, ClaimedChunk, InMemory, LeasedSlots, distinct_links, one_slot
+from zoho_crm.operators.stores import (
+    LEASE_S,
+    ChunkStore,
+    LeasedSlots,
+    MemoryStore,
+    deduplicate_links,
+    one_slot,
+)
 
 if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
@@ -31,9 +38,9 @@ def planned(ledger: Ledger, count: int, **changes: Any) -> None:
     ledger.plan_run(KEY, RELATION, rows, chunk_size=100, max_chunks=1, origin=origin, target=TARGET)
 
 
-def claimed(ledger: Ledger, **changes: Any) -> ClaimedChunk:
+def claimed(ledger: Ledger, **changes: Any) -> ChunkStore:
     claim = ledger.claim_chunk(KEY, 0, "a try")
-    return ClaimedChunk(ledger, claim, origin_of(context("delink")), TARGET, "contacts_deals", **changes)
+    return ChunkStore(ledger, claim, origin_of(context("delink")), TARGET, "contacts_deals", **changes)
 
 
 def removed(link: PlannedLink) -> LinkResult:
@@ -156,8 +163,8 @@ def test_any_other_error_is_raised_at_once(audit: Audit, waits: list[float], fai
 
 
 def test_memory_hands_out_every_link_once_and_keeps_outcomes() -> None:
-    links, _ = distinct_links([("c", str(n)) for n in range(5)], RELATION)
-    store = InMemory(deque(links), "a job", Target(RELATION, "us", "v7"))
+    links, _ = deduplicate_links([("c", str(n)) for n in range(5)], RELATION)
+    store = MemoryStore(deque(links), "a job", Target(RELATION, "us", "v7"))
     first = store.settle([], 3)
     second = store.settle([removed(one) for one in first], 9)
     assert [*first, *second] == links
@@ -213,7 +220,7 @@ def test_one_slot_waits_for_a_free_one_and_gives_it_back_after_an_error(audit: A
 
 
 def test_links_are_checked_sorted_and_taken_once() -> None:
-    sendable, invalid = distinct_links(
+    sendable, invalid = deduplicate_links(
         [
             ("b", "2"),
             ("a", "9"),
@@ -253,17 +260,17 @@ def test_links_are_checked_sorted_and_taken_once() -> None:
     ids=str,
 )
 def test_values_with_one_exact_text_are_that_text(value: object, text: str) -> None:
-    ((one,), invalid) = distinct_links([(value, value), (text, text)], RELATION)
+    ((one,), invalid) = deduplicate_links([(value, value), (text, text)], RELATION)
     assert (one.link.external_id, one.link.related_external_id, invalid) == (text, text, [])
 
 
 @pytest.mark.parametrize("value", [1.5, True, Decimal("1.5"), b"ab", ["a"]], ids=repr)
 def test_values_without_an_exact_text_are_never_sent(value: object) -> None:
-    sendable, ((_, fault),) = distinct_links([(value, "d")], RELATION)
+    sendable, ((_, fault),) = deduplicate_links([(value, "d")], RELATION)
     assert sendable == []
     assert fault == f"external_id is not text but {type(value).__name__}"
 
 
 def test_an_integer_of_thousands_of_digits_is_never_sent() -> None:
-    sendable, invalid = distinct_links([(10**5000, "d")], RELATION)
+    sendable, invalid = deduplicate_links([(10**5000, "d")], RELATION)
     assert (sendable, len(invalid)) == ([], 1)

@@ -25,7 +25,7 @@ from tests.plugins.zoho_crm.operators.world import (
     set_connection,
     zoho_connection,
 )
-from zoho_crm.operators.plan import PlanOperator
+from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def test_every_link_of_ten_thousand_has_one_story(
     job = make_job(chunk_size=2_500, task_concurrency=10)
     params = {"mode": "apply"}
 
-    chunks = PlanOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
+    chunks = PlanLinksOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", params=params)
     )
     with ThreadPoolExecutor(2) as pool:

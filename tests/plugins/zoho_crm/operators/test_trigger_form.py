@@ -12,7 +12,7 @@ import pytest
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import ParamValidationError
 
-from zoho_crm.core.run_request import RunRequest, read_run_request
+from zoho_crm.core.run_request import RunRequest, parse_run_request
 from zoho_crm.operators.trigger_form import job_form
 
 PAGE = Path(__file__).parents[4] / "docs" / "trigger-form.md"
@@ -24,7 +24,7 @@ def submit(**values: Any) -> RunRequest:
     """Fill in the form as Airflow does when a run is started, and read it as the first task does."""
     params = ParamsDict(job_form())
     params.update(values)
-    return read_run_request(
+    return parse_run_request(
         params.validate(), run_type="manual", run_after=NOW, data_interval=None, fields=list(job_form())
     )
 

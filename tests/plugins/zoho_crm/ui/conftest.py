@@ -111,14 +111,14 @@ def pages(tmp_path: Path, _empty_audit: bytes, monkeypatch: pytest.MonkeyPatch) 
 
     from zoho_crm.ui import auth
     from zoho_crm.ui.app import create_app
-    from zoho_crm.ui.sources import Sources
+    from zoho_crm.ui.audit_databases import AuditDatabases
 
     path = tmp_path / "audit.db"
     path.write_bytes(_empty_audit)
     ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
     rights = Everybody()
     monkeypatch.setattr(auth.Reader, "_may", lambda _, method, dag_id: rights.may(method, dag_id))
-    app = create_app(Sources(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{path}"))))
+    app = create_app(AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{path}"))))
     for dependency in (auth.SIGNED_IN, auth.READ_RUN):
         app.dependency_overrides[dependency] = lambda: None
     app.dependency_overrides[auth.reader_of] = lambda: auth.Reader(None)

@@ -101,10 +101,10 @@ def test_database_of_another_version_is_told_and_left_alone(pages: Pages, versio
 
 
 def test_database_without_tables_has_no_runs_yet(tmp_path: Path, pages: Pages):
-    from zoho_crm.ui.sources import Sources
+    from zoho_crm.ui.audit_databases import AuditDatabases
 
     empty = f"sqlite:///{tmp_path / 'empty.db'}"
-    pages.app.state.sources = Sources(JOBS, lambda _: Ledger(sa.create_engine(empty)))
+    pages.app.state.sources = AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(empty)))
 
     page = pages.client.get("/")
 
@@ -114,10 +114,10 @@ def test_database_without_tables_has_no_runs_yet(tmp_path: Path, pages: Pages):
 
 
 def test_database_that_is_away_is_told_without_its_address(tmp_path: Path, pages: Pages):
-    from zoho_crm.ui.sources import Sources
+    from zoho_crm.ui.audit_databases import AuditDatabases
 
     nowhere = tmp_path / "nowhere" / "secret-host.db"
-    pages.app.state.sources = Sources(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{nowhere}")))
+    pages.app.state.sources = AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{nowhere}")))
 
     page = pages.client.get("/")
 

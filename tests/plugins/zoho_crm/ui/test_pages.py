@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from tests.plugins.zoho_crm.ledger.samples import JOB, ORIGIN, TARGET
 from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
 from zoho_crm.core.links import pair_key
+from zoho_crm.core.models import CreditReading
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.records import CreditReading
-from zoho_crm.ledger import reading_links
+from zoho_crm.ledger import link_queries
 from zoho_crm.ledger.tables import runs
 
 if TYPE_CHECKING:
@@ -206,7 +206,7 @@ def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pag
 
 @pytest.mark.parametrize("few", [10_000, 70, 8], ids=["few links", "some", "too many to sort"])
 def test_links_of_a_search_are_paged_through_once(pages: Pages, few: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(reading_links, "FEW", few)
+    monkeypatch.setattr(link_queries, "FEW", few)
     monkeypatch.setattr("zoho_crm.ui.run_pages.PAGE_LINKS", 20)
     rows: list[tuple[str, str]] = [(f"c-{number:03}", f"d-{number % 9}") for number in range(150)]
     failed, left = set(rows[1:145:10]), set(rows[145:])
@@ -431,6 +431,6 @@ def test_record_ids_lead_to_zoho_where_their_page_is_known(pages: Pages):
 
     assert {run_id for run_id, text in texts.items() if link in text} == {"one"}
     assert all("<code>4150868000000/1</code>" in text for text in texts.values())
-    story = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
-    assert story.count("Record in Deals") == 3
-    assert story.count(link) == 1
+    link_history = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
+    assert link_history.count("Record in Deals") == 3
+    assert link_history.count(link) == 1

@@ -1,0 +1,269 @@
+"""``zoho-delink plan``: what a run would plan, and what the guards would say. Nothing is stored or sent."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoho_crm.cli.exits import Exit
+from zoho_crm.cli.options import (
+    command,
+    current_time,
+    job_named,
+    jobs_folder_option,
+    json_option,
+    usage_error,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from sqlalchemy import Engine
+
+    from zoho_crm.cli.output import Output
+    from zoho_crm.core.guard_rules import Decision, Facts
+    from zoho_crm.core.job import Job
+    from zoho_crm.core.links import Link
+    from zoho_crm.core.models import PlanSummary
+    from zoho_crm.core.run_request import RunRequest
+    from zoho_crm.ledger.ledger import Ledger
+
+_RUN = "a plan that is thrown away"
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """What came of planning, and of the guards."""
+
+    plan: PlanSummary
+    invalid: dict[str, int]
+    sample: list[Link]
+    facts: Facts
+    decision: Decision
+
+
+@click.command("plan")
+@click.argument("job_name", metavar="JOB")
+@click.option(
+    "--window",
+    nargs=2,
+    metavar="START END",
+    help="Half-open window, like 2026-11-22T00:00 2026-11-23T00:00; without a time zone it is UTC.",
+)
+@click.option(
+    "--all", "everything", is_flag=True, help="Everything up to now, as a run by hand without a window."
+)
+@click.option("--sample", type=click.IntRange(0, 1000), default=10, show_default=True, help="Links to show.")
+@jobs_folder_option
+@json_option
+@command
+def plan(
+    job_name: str,
+    window: tuple[str, str] | None,
+    everything: bool,
+    sample: int,
+    jobs_folder: Path,
+    out: Output,
+) -> Exit:
+    """
+    Read the source of JOB and show what a run would plan.
+
+    The job's SQL is run. The links are put into a temporary database on this machine, which is removed at the end, so
+    that they are counted just as a run would count them. Ends with 1 if a guard would stop the run or ask.
+    """
+    if everything == (window is not None):
+        usage_error("Give either --window START END or --all.")
+    job = job_named(jobs_folder, job_name)
+    request = _request(window)
+    planned = _plan(job, request, jobs_folder, sample)
+    _tell(out, _document(job, request, planned))
+    return Exit.CHECK_FAILED if planned.decision.breaches else Exit.OK
+
+
+def _request(window: tuple[str, str] | None) -> RunRequest:
+    from zoho_crm.core.run_request import parse_run_request
+
+    form = dict(zip(("window_start", "window_end"), window, strict=True)) if window else {}
+    return parse_run_request(form, run_type="manual", run_after=current_time(), data_interval=None)
+
+
+def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Planned:
+    from zoho_crm.cli.connections import open_engine
+    from zoho_crm.core.guard_rules import judge
+    from zoho_crm.core.job_files import sql_path
+    from zoho_crm.source import check_sql, stream_links
+
+    sql = sql_path(job, jobs_folder).read_text(encoding="utf-8")
+    check_sql(sql)
+    with open_engine(job.source.conn_id, "source.conn_id") as source, _scratch_ledger() as ledger:
+        rows = stream_links(source, sql, request.window_start, request.window_end)
+        made = _made_plan(ledger, job, rows)
+        facts = _facts(job, request, jobs_folder, source, made.planned)
+        return _Planned(
+            plan=made,
+            invalid=_invalid_by_reason(ledger),
+            sample=ledger.sample(_RUN, sample) if sample else [],
+            facts=facts,
+            decision=judge(facts, job.guards),
+        )
+
+
+@contextmanager
+def _scratch_ledger() -> Iterator[Ledger]:
+    """Yield a ledger of its own, readable by this user alone, that is removed at the end."""
+    import sqlalchemy as sa
+
+    from zoho_crm.ledger.ledger import Ledger
+
+    with tempfile.TemporaryDirectory(prefix="zoho-delink-plan-") as folder:
+        ledger = Ledger(sa.create_engine(f"sqlite:///{Path(folder) / 'plan.db'}"))
+        try:
+            ledger.ensure_schema()
+            yield ledger
+        finally:
+            ledger.close()
+
+
+def _made_plan(ledger: Ledger, job: Job, rows: Iterator[tuple[object, object]]) -> PlanSummary:
+    from airflow.sdk import conf
+
+    from zoho_crm.core.models import Origin, RunStart, Target
+
+    relation = job.relation.as_relation()
+    origin = Origin(dag_id=job.dag_id, dag_run_id="", run_type="manual", task_id="")
+    target = Target(relation, data_center="", api_version="", strategy=job.strategy, dry_run=True)
+    ledger.start_run(RunStart(_RUN, job.name, origin, target, mode="dry_run"))
+    return ledger.plan_run(
+        _RUN,
+        relation,
+        rows,
+        chunk_size=job.chunk_size,
+        max_chunks=conf.getint("core", "max_map_length"),
+        origin=origin,
+        target=target,
+    )
+
+
+def _invalid_by_reason(ledger: Ledger) -> dict[str, int]:
+    import sqlalchemy as sa
+
+    from zoho_crm.ledger.engine import reading
+    from zoho_crm.ledger.tables import links
+
+    count = sa.func.count().label("links")
+    statement = (
+        sa.select(links.c.fault, count)
+        .where(links.c.fault.is_not(None))
+        .group_by(links.c.fault)
+        .order_by(count.desc(), links.c.fault)
+    )
+    with reading(ledger.engine).connect() as connection:
+        return {row.fault: row.links for row in connection.execute(statement)}
+
+
+def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, planned: int) -> Facts:
+    """Ask what the guards ask before a run; only what a limit needs is asked for."""
+    from zoho_crm.core.guard_rules import BASELINE, FRESHNESS, Facts, read_count, read_time
+    from zoho_crm.core.job_files import find_sql
+    from zoho_crm.source import fetch_value
+
+    def ask(sql_file: str, field: str) -> object:
+        sql = find_sql(jobs_folder, sql_file, field).read_text(encoding="utf-8")
+        return fetch_value(source, sql, request.window_start, request.window_end, name=field)
+
+    guards = job.guards
+    return Facts(
+        planned=planned,
+        now=current_time(),
+        known_links=read_count(ask(guards.baseline_sql_file, BASELINE)) if guards.baseline_sql_file else None,
+        source_as_of=read_time(ask(guards.freshness_sql_file, FRESHNESS))
+        if guards.freshness_sql_file
+        else None,
+        recent_planned=_recent(job) if guards.max_jump is not None else (),
+    )
+
+
+def _recent(job: Job) -> list[int]:
+    from zoho_crm.cli.connections import NoAuditError, open_ledger
+
+    try:
+        with open_ledger(job.audit_conn_id) as ledger:
+            return ledger.recent_planned(job.name, _RUN)
+    except NoAuditError:
+        return []
+
+
+def _document(job: Job, request: RunRequest, planned: _Planned) -> dict[str, Any]:
+    plan = planned.plan
+    return {
+        "ok": not planned.decision.breaches,
+        "job": job.name,
+        "window_start": request.window_start,
+        "window_end": request.window_end,
+        "source_rows": plan.source_rows,
+        "distinct": plan.planned,
+        "duplicates": plan.duplicates,
+        "invalid": plan.invalid,
+        "invalid_by_reason": planned.invalid,
+        "sendable": plan.planned - plan.invalid,
+        "chunks": len(plan.chunks),
+        "known_links": planned.facts.known_links,
+        "source_as_of": planned.facts.source_as_of,
+        "guards": planned.decision.text,
+        "breaches": planned.decision.breaches,
+        "on_breach": job.guards.on_breach,
+        "sample": [
+            {"external_id": link.external_id, "related_external_id": link.related_external_id}
+            for link in planned.sample
+        ],
+    }
+
+
+def _tell(out: Output, report: dict[str, Any]) -> None:
+    if out.as_json:
+        out.document(report)
+        return
+    out.title(f"What a run of {report['job']} would plan")
+    out.facts(
+        {
+            "window": _window(report["window_start"], report["window_end"]),
+            "rows of the source": report["source_rows"],
+            "distinct links": report["distinct"],
+            "duplicates": report["duplicates"],
+            "invalid": report["invalid"],
+            "links to send": f"{report['sendable']} in {report['chunks']} chunks",
+            "known links": report["known_links"],
+            "source is of": report["source_as_of"],
+        }
+    )
+    if report["invalid_by_reason"]:
+        out.title("Never sent")
+        out.table(("reason", "links"), list(report["invalid_by_reason"].items()))
+    if report["sample"]:
+        out.title("Some of the links")
+        out.table(
+            ("external_id", "related_external_id"),
+            [(link["external_id"], link["related_external_id"]) for link in report["sample"]],
+        )
+    for breach in report["breaches"]:
+        out.error(breach)
+    if report["ok"]:
+        out.ok(f"guards {report['guards']}")
+    elif report["on_breach"] == "approve":
+        out.say("A run would ask a person.")
+    else:
+        out.say("A run would stop before the first link is sent.")
+
+
+def _window(start: datetime, end: datetime) -> str:
+    from zoho_crm.core.run_request import BEGINNING
+
+    if start == BEGINNING:
+        return f"everything before {end:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, the end not included"

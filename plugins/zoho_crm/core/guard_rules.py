@@ -1,0 +1,230 @@
+"""
+Guards: what a plan is held against before the first link is sent.
+
+Pure: the facts come from the plan, from the job's SQL and from earlier runs, the limits from the job file.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from statistics import median
+from typing import TYPE_CHECKING
+
+from zoho_crm.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from zoho_crm.core.job import Guards
+
+RUNS_TO_COMPARE = 10
+"""Earlier runs whose median a plan is compared with."""
+FEWEST_RUNS_TO_COMPARE = 3
+"""With fewer of them, nobody can say what is usual."""
+
+BASELINE = "guards.baseline_sql_file"
+FRESHNESS = "guards.freshness_sql_file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """
+    What a plan is judged by. Times are aware.
+
+    :param planned: distinct links of the plan
+    :param now: when it is judged
+    :param known_links: how many links there are in all, as the job's baseline counts them; None without a baseline
+    :param source_as_of: when the source was last brought up to date; None if nobody can tell
+    :param recent_planned: what the job's last runs planned that removed links, at most ``RUNS_TO_COMPARE``
+    """
+
+    planned: int
+    now: datetime
+    known_links: int | None = None
+    source_as_of: datetime | None = None
+    recent_planned: Sequence[int] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """
+    What the trigger form sets in place of a limit.
+
+    :param max_links: links that this run may plan at the most
+    :param reason: why; it stands in the decision
+    """
+
+    max_links: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """
+    One limit, looked at.
+
+    :param limit: its field below ``guards``
+    :param says: the figures and the limit, for people
+    """
+
+    limit: str
+    says: str
+    breached: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What came of all limits of a job."""
+
+    checks: list[Check] = field(default_factory=list)
+
+    @property
+    def breaches(self) -> list[str]:
+        """What is wrong, a sentence for each limit that is passed."""
+        return [check.says for check in self.checks if check.breached]
+
+    @property
+    def text(self) -> str:
+        """The decision as it stands on the run row: breaches come first."""
+        ordered = sorted(self.checks, key=lambda check: not check.breached)
+        return f"{'breached' if self.breaches else 'passed'}: {'; '.join(check.says for check in ordered)}"
+
+    @property
+    def way_on(self) -> str:
+        """What a person can do about the breaches."""
+        breached = {check.limit for check in self.checks if check.breached}
+        ways = []
+        if "max_links" in breached:
+            ways.append("To let it pass, start a run with a larger max_links and a reason")
+        if others := sorted(breached - {"max_links"}):
+            ways.append(f"For {', '.join(others)}, mend the source or the limit, then start a new run")
+        return ". ".join(ways)
+
+
+def judge(
+    facts: Facts, guards: Guards, override: Override | None = None, *, count_only: bool = False
+) -> Decision:
+    """
+    Hold the facts against a job's limits. What is exactly at a limit is allowed.
+
+    :param count_only: the links are not from the job's source, so that only their number tells something
+    """
+    checks = [_check_count(facts, guards, override)]
+    if not count_only:
+        if guards.max_share is not None:
+            checks.append(_check_share(facts, guards.max_share))
+        if guards.max_source_age is not None:
+            checks.append(_check_age(facts, guards.max_source_age))
+        if guards.max_jump is not None:
+            checks.append(_check_jump(facts, guards.max_jump))
+    return Decision(checks)
+
+
+def read_count(value: object) -> int:
+    """
+    Return what the baseline yields as a number of links.
+
+    :raises PlanError: it is not a whole number, or below 0
+    """
+    if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
+        # Neither infinity nor what is no number has a whole part.
+        with suppress(OverflowError, ValueError):
+            whole = int(value)
+            if whole == value and whole >= 0:
+                return whole
+    raise PlanError(f"{BASELINE}: must yield a whole number, 0 or more; it yields {_kind(value)}")
+
+
+def read_time(value: object) -> datetime | None:
+    """
+    Return what the freshness SQL yields as a time in UTC; None for NULL.
+
+    A time without a zone is one of UTC, a date its first moment. Text is read as ISO 8601, since SQLite has no times.
+
+    :raises PlanError: it is no time
+    """
+    if value is None:
+        return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip())
+        except ValueError:
+            raise PlanError(f"{FRESHNESS}: must yield a time; it yields text that is none") from None
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        raise PlanError(f"{FRESHNESS}: must yield a time; it yields {_kind(value)}")
+    if value.tzinfo is None:
+        return value.replace(tzinfo=UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise PlanError(f"{FRESHNESS}: must yield a time; it yields one beyond all calendars") from None
+
+
+def format_duration(duration: timedelta) -> str:
+    """Return a duration in words, to its two largest units: ``3 days 4 hours``."""
+    minutes = int(duration.total_seconds()) // 60
+    parts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
+    words = [f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in parts if count]
+    return " ".join(words[:2]) or "less than a minute"
+
+
+def percent(share: float) -> str:
+    """Return a share as people write it: ``5%``, ``0.25%``."""
+    return f"{share * 100:.2f}".rstrip("0").rstrip(".") + "%"
+
+
+def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Check:
+    limit = guards.max_links if override is None else override.max_links
+    if limit is None:
+        return Check("max_links", f"{facts.planned} links planned, no limit set")
+    says = f"{facts.planned} links planned, {limit} allowed"
+    if override is not None:
+        says += f" (limit set for this run: {override.reason})"
+    return Check("max_links", says, facts.planned > limit)
+
+
+def _check_share(facts: Facts, limit: float) -> Check:
+    if facts.known_links is None:
+        raise ValueError("max_share is judged by known_links, and there is none")
+    if not facts.known_links:
+        says = f"{facts.planned} links planned of the 0 that the baseline knows, {percent(limit)} allowed"
+        return Check("max_share", says, facts.planned > 0)
+    share = facts.planned / facts.known_links
+    says = f"{percent(share)} of the {facts.known_links} known links planned, {percent(limit)} allowed"
+    return Check("max_share", says, share > limit)
+
+
+def _check_age(facts: Facts, limit: timedelta) -> Check:
+    allowed = f"{format_duration(limit)} allowed"
+    if facts.source_as_of is None:
+        return Check("max_source_age", f"nobody can tell how old the source is, {allowed}", breached=True)
+    age = facts.now - facts.source_as_of
+    of = f"the source is of {facts.source_as_of.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    if age < timedelta(0):
+        return Check("max_source_age", f"{of}, which lies in the future", breached=True)
+    return Check("max_source_age", f"{of}, {format_duration(age)} old, {allowed}", age > limit)
+
+
+def _check_jump(facts: Facts, limit: float) -> Check:
+    recent = list(facts.recent_planned)[:RUNS_TO_COMPARE]
+    if len(recent) < FEWEST_RUNS_TO_COMPARE:
+        says = f"{len(recent)} earlier runs are too few to tell a jump from"
+        return Check("max_jump", says)
+    usual = max(median(recent), 1)
+    says = (
+        f"{facts.planned} links planned, {limit:g} times the median of the last {len(recent)} runs "
+        f"({usual:g}) allowed"
+    )
+    return Check("max_jump", says, facts.planned > limit * usual)
+
+
+def _kind(value: object) -> str:
+    """Return what a value is without showing it: it may be anything that lies in a warehouse."""
+    if value is None:
+        return "NULL"
+    return "another number" if isinstance(value, int | float | Decimal) else type(value).__name__

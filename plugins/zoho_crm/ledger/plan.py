@@ -1,0 +1,300 @@
+"""Plans: which links a run may take out, cut into chunks. A run is planned once."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from zoho_crm.core.links import Link, Relation
+from zoho_crm.core.models import ChunkRef, LinkResult, Origin, PlannedLink, PlanSummary, Target
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.ledger import audit
+from zoho_crm.ledger.chain import CHUNK_OF_PLAN, ChainEnd
+from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.runs import LinkState, StoredRun, existing_run, get_run
+from zoho_crm.ledger.staging import BATCH_ROWS, begin_attempt, end_attempt, stage
+from zoho_crm.ledger.tables import chunks, links, runs, staging
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from datetime import datetime
+
+LABEL_LENGTH = 80
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkSizes:
+    """
+    How to cut a plan.
+
+    :param chunk_size: links in a chunk, as long as that makes no more than ``max_chunks``
+    :param max_chunks: chunks at most: beyond it they grow
+    """
+
+    chunk_size: int
+    max_chunks: int
+
+    def __post_init__(self) -> None:
+        if self.chunk_size < 1 or self.max_chunks < 1:
+            raise ZohoConfigError(
+                f"chunk_size and max_chunks must be at least 1, not {self.chunk_size} and {self.max_chunks}"
+            )
+
+    def for_links(self, count: int) -> int:
+        """Return the links in each chunk of a plan with ``count`` links to send."""
+        return max(self.chunk_size, -(-count // self.max_chunks))
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What is staged: rows, distinct links, and those of them that can be sent."""
+
+    rows: int
+    distinct: int
+    valid: int
+
+
+def plan_run(
+    engine: sa.Engine,
+    run_key: str,
+    relation: Relation,
+    rows: Iterable[tuple[object, object]],
+    *,
+    sizes: ChunkSizes,
+    origin: Origin,
+    target: Target,
+    now: datetime,
+) -> PlanSummary:
+    """
+    Make the plan of a run, or return the one it has without reading ``rows``.
+
+    All of the plan appears at once. Of two processes that plan the same run one publishes, and both return that.
+
+    :raises PlanError: there is no such run, or it was started for another relation
+    """
+    run = existing_run(engine, run_key)
+    _check_relation(run, relation, target)
+    if stored := plan_of(engine, run_key):
+        return stored
+    attempt = begin_attempt(engine, run_key, now)
+    try:
+        count = stage(engine, attempt, relation, rows)
+        _publish(engine, run, attempt, count, sizes=sizes, origin=origin, target=target, now=now)
+    except BaseException:
+        # What went wrong is worth more than what clearing up after it says; a later plan clears up as well.
+        with suppress(sa.exc.SQLAlchemyError):
+            end_attempt(engine, attempt)
+        raise
+    end_attempt(engine, attempt)
+    if stored := plan_of(engine, run_key):
+        return stored
+    raise PlanError(f"the plan of run {run_key!r} is gone: somebody has deleted it from the audit database")
+
+
+def plan_of(engine: sa.Engine, run_key: str) -> PlanSummary | None:
+    """Return the stored plan of a run, or None if it has none."""
+    run = get_run(engine, run_key)
+    if run is None or run.planned_at is None:
+        return None
+    statement = (
+        sa.select(chunks.c.chunk_no, chunks.c.links, chunks.c.first_external_id)
+        .where(chunks.c.run_key == run_key)
+        .order_by(chunks.c.chunk_no)
+    )
+    with reading(engine).begin() as connection:
+        rows = connection.execute(statement).all()
+    return PlanSummary(
+        source_rows=run.source_rows or 0,
+        planned=run.planned or 0,
+        duplicates=run.duplicates or 0,
+        invalid=run.invalid or 0,
+        chunks=[
+            ChunkRef(
+                run_key=run_key,
+                chunk_no=row.chunk_no,
+                links=row.links,
+                label=_label(row.chunk_no, len(rows), row.first_external_id),
+            )
+            for row in rows
+        ],
+    )
+
+
+def _label(chunk_no: int, total: int, first_external_id: str) -> str:
+    label = f"{chunk_no + 1}/{total} from {first_external_id}"
+    return label if len(label) <= LABEL_LENGTH else f"{label[: LABEL_LENGTH - 1]}…"
+
+
+def _check_relation(run: StoredRun, relation: Relation, target: Target) -> None:
+    if run.relation == relation == target.relation:
+        return
+    raise PlanError(
+        f"run {run.run_key!r} was started for {run.relation}, and is now asked to plan {relation} "
+        f"for a target of {target.relation}: start a new run for another relation"
+    )
+
+
+def _publish(
+    engine: sa.Engine,
+    run: StoredRun,
+    attempt: str,
+    count: int,
+    *,
+    sizes: ChunkSizes,
+    origin: Origin,
+    target: Target,
+    now: datetime,
+) -> None:
+    figures = _figures(engine, attempt)
+    if figures.rows != count:
+        if existing_run(engine, run.run_key).planned_at is not None:
+            # Another process has published, and what is staged here was cleared away as of no use.
+            return
+        raise PlanError(
+            f"{count} rows were staged for run {run.run_key!r} and {figures.rows} are there: "
+            "somebody deletes from the audit database; plan again"
+        )
+    size = sizes.for_links(figures.valid)
+    with engine.begin() as connection:
+        mine = connection.execute(
+            sa.update(runs)
+            .where(runs.c.run_key == run.run_key, runs.c.planned_at.is_(None))
+            .values(
+                planned_at=now,
+                source_rows=figures.rows,
+                planned=figures.distinct,
+                duplicates=figures.rows - figures.distinct,
+                invalid=figures.distinct - figures.valid,
+                chunks=-(-figures.valid // size),
+            )
+        )
+        if mine.rowcount == 0:
+            return
+        connection.execute(_insert_links(run.run_key, attempt, size))
+        connection.execute(_insert_chunks(run.run_key))
+        first, end, chain = figures.valid, figures.distinct, ChainEnd()
+        for start in range(first, end, BATCH_ROWS):
+            invalid = _invalid_links(connection, run.run_key, start, min(start + BATCH_ROWS, end), now)
+            rows = audit.audit_rows(
+                run.run_key,
+                invalid,
+                chunk_no=CHUNK_OF_PLAN,
+                claim_no=0,
+                after=chain,
+                origin=origin,
+                target=target,
+                job=run.job,
+            )
+            audit.append(connection, rows)
+            chain = rows.end
+
+
+def _figures(engine: sa.Engine, attempt: str) -> _Figures:
+    is_invalid = sa.case((staging.c.fault.is_(None), 0), else_=1)
+    distinct = (
+        sa.select(sa.func.count().label("copies"), sa.func.min(is_invalid).label("is_invalid"))
+        .where(staging.c.attempt == attempt)
+        .group_by(staging.c.pair_key)
+        .subquery("distinct_links")
+    )
+    statement = sa.select(
+        sa.func.sum(distinct.c.copies), sa.func.count(), sa.func.sum(1 - distinct.c.is_invalid)
+    ).select_from(distinct)
+    with reading(engine).begin() as connection:
+        rows, links_in_all, valid = connection.execute(statement).one()
+    return _Figures(int(rows or 0), links_in_all, int(valid or 0))
+
+
+def _insert_links(run_key: str, attempt: str, size: int) -> sa.Insert:
+    """
+    Return the statement that turns an attempt's rows into the plan: distinct links in the order of their parents.
+
+    Links that can be sent come first, so that their numbers have no gaps and a chunk is a range of them.
+    """
+    is_invalid = sa.case((staging.c.fault.is_(None), 0), else_=1)
+    copy_no = sa.func.row_number().over(
+        partition_by=staging.c.pair_key, order_by=(is_invalid, staging.c.row_no)
+    )
+    copies = (
+        sa.select(staging, is_invalid.label("is_invalid"), copy_no.label("copy_no"))
+        .where(staging.c.attempt == attempt)
+        .subquery("copies")
+    )
+    place = sa.func.row_number().over(
+        order_by=(
+            copies.c.is_invalid,
+            copies.c.external_id,
+            copies.c.related_external_id,
+            copies.c.pair_key,
+        )
+    )
+    placed = (
+        sa.select(copies, (sa.cast(place, sa.BigInteger) - 1).label("seq"))
+        .where(copies.c.copy_no == 1)
+        .subquery("placed")
+    )
+    sendable = placed.c.is_invalid == 0
+    source = sa.select(
+        sa.literal(run_key, sa.String),
+        placed.c.seq,
+        sa.case((sendable, sa.cast(placed.c.seq // size, sa.Integer)), else_=None),
+        placed.c.pair_key,
+        placed.c.external_id,
+        placed.c.related_external_id,
+        sa.case((sendable, LinkState.PLANNED.value), else_=LinkState.SETTLED.value),
+        sa.case((sendable, None), else_=Outcome.INVALID.value),
+        placed.c.fault,
+    )
+    names = (
+        "run_key",
+        "seq",
+        "chunk_no",
+        "pair_key",
+        "external_id",
+        "related_external_id",
+        "state",
+        "outcome",
+        "fault",
+    )
+    return sa.insert(links).from_select(names, source)
+
+
+def _insert_chunks(run_key: str) -> sa.Insert:
+    source = (
+        sa.select(
+            links.c.run_key,
+            links.c.chunk_no,
+            sa.func.count(),
+            sa.func.min(links.c.seq),
+            sa.func.min(links.c.external_id),
+            sa.literal(0),
+            sa.literal(0),
+        )
+        .where(links.c.run_key == run_key, links.c.chunk_no.is_not(None))
+        .group_by(links.c.run_key, links.c.chunk_no)
+    )
+    names = ("run_key", "chunk_no", "links", "first_seq", "first_external_id", "claim_no", "batches")
+    return sa.insert(chunks).from_select(names, source)
+
+
+def _invalid_links(
+    connection: sa.Connection, run_key: str, start: int, end: int, now: datetime
+) -> list[LinkResult]:
+    statement = (
+        sa.select(links)
+        .where(links.c.run_key == run_key, links.c.seq >= start, links.c.seq < end)
+        .order_by(links.c.seq)
+    )
+    return [
+        LinkResult(
+            PlannedLink(row.seq, Link(row.external_id, row.related_external_id), row.pair_key),
+            Outcome.INVALID,
+            finished_at=now,
+            detail=row.fault,
+        )
+        for row in connection.execute(statement)
+    ]

@@ -1,0 +1,314 @@
+"""Plans that take up links of past runs: to drive them again, or to put back what was removed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from zoho_crm.core.approval import approval_block_reason
+from zoho_crm.core.guard_rules import Facts, judge
+from zoho_crm.core.links import PairKeys, to_external_id
+from zoho_crm.core.models import DELINK, RELINK, RunStart, Target
+from zoho_crm.core.reprocess_request import parse_relink_request, parse_retry_request
+from zoho_crm.errors import ZohoConfigError
+from zoho_crm.operators.context import origin_of, request_of
+from zoho_crm.operators.dag_parts import delink_arguments, relink_arguments
+from zoho_crm.operators.job_operator import JobOperator
+from zoho_crm.operators.plan_signals import log_plan
+from zoho_crm.operators.preflight import PreflightOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import datetime
+
+    from airflow.sdk import Context
+
+    from zoho_crm.core.job import Job
+    from zoho_crm.core.links import Link
+    from zoho_crm.core.models import PlanSummary
+    from zoho_crm.core.reprocess_request import RelinkRequest, RetryRequest
+    from zoho_crm.core.run_request import RunRequest
+    from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.ledger.runs import StoredRun
+
+CHOSEN = "chosen"
+
+
+@dataclass
+class Selection:
+    """
+    The links that a run takes up.
+
+    :param links: read once, when the plan is made
+    :param counts: links by what happened to them last, and how many of them are chosen; filled while they are read
+    :param origin_run_key: the run they are of; None if they are of several
+    :param window: the window that those lie in
+    """
+
+    links: Iterator[Link]
+    counts: Counter[str]
+    origin_run_key: str | None = None
+    window: tuple[datetime | None, datetime | None] = (None, None)
+
+
+class ReprocessPreflightOperator(PreflightOperator):
+    """Check what a run on past runs depends on: not the warehouse, from which it takes nothing."""
+
+    def check_sql(self, job: Job) -> None:
+        """Take no SQL."""
+
+    def check_source(self, job: Job) -> None:
+        """Ask no warehouse: links can be put back while it is away."""
+
+
+class RetryPreflightOperator(ReprocessPreflightOperator):
+    """Check what driving links again depends on."""
+
+    def check_form(self, context: Context) -> None:
+        """Check the form of ``zoho_delink_redrive``."""
+        parse_retry_request(context["params"], request_of(context))
+
+
+class RelinkPreflightOperator(ReprocessPreflightOperator):
+    """Check what putting links back depends on: another scope."""
+
+    operation: ClassVar[str] = RELINK
+
+    def check_form(self, context: Context) -> None:
+        """Check the form of ``zoho_relink``."""
+        _read_relink(context, request_of(context))
+
+
+class ReprocessPlanOperator(JobOperator):
+    """
+    Store links of past runs as the plan of this one.
+
+    Planning a run that is planned reads nothing and changes nothing. How many links there were, by what happened to
+    them last, is logged and left as the XCom ``counts``.
+
+    :return: the arguments of each mapped task, since Airflow knows the job at run time only; none for an empty plan
+    :raises ZohoConfigError: a field of the trigger form is wrong, or the run it names cannot be taken up
+    """
+
+    operation: ClassVar[str]
+    _planned: PlanSummary | None = None
+
+    def execute(self, context: Context) -> list[dict[str, Any]]:
+        """Store the plan and return what is mapped over."""
+        from zoho_crm.ledger.ledger import Ledger
+
+        job, key = self.job_of(context), self.run_key_of(context)
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
+        try:
+            stored = ledger.plan_of(key)
+            plan = self._planned = stored or self._plan(ledger, job, key, context)
+            self.complete(ledger, key)
+            run = ledger.get_run(key)
+        finally:
+            ledger.close()
+        assert run is not None  # noqa: S101 - for the type checker: it has a plan
+        log_plan(self.log, run, plan, is_new=stored is None)
+        return [{**self.arguments(job), "chunk": chunk} for chunk in plan.chunks]
+
+    def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
+        """Return the audit of past runs, and the plan's table."""
+        from zoho_crm.operators.lineage import AUDIT_TABLE, PLAN_TABLE, ledger_output, ledger_table
+
+        rows = self._planned.planned if self._planned else None
+        audit = job.audit_conn_id
+        return [ledger_table(audit, AUDIT_TABLE)], [ledger_output(audit, PLAN_TABLE, rows)]
+
+    @abstractmethod
+    def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
+        """Find the links to take up."""
+
+    @abstractmethod
+    def arguments(self, job: Job) -> dict[str, Any]:
+        """Return the mapped operator's arguments, all but the chunk."""
+
+    def complete(self, ledger: Ledger, key: str) -> None:
+        """Add what else the plan needs; done again after a crash."""
+
+    def _plan(self, ledger: Ledger, job: Job, key: str, context: Context) -> PlanSummary:
+        from airflow.sdk import conf
+
+        request, origin = request_of(context), origin_of(context)
+        preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
+        target = self._target(job, request, preflight)
+        selection = self.select(ledger, job, context, target)
+        run = ledger.start_run(
+            RunStart(
+                run_key=key,
+                job=job.name,
+                origin=origin,
+                target=target,
+                mode=request.mode,
+                window_start=selection.window[0],
+                window_end=selection.window[1],
+                reason=request.reason,
+                params={name: value for name, value in context["params"].items() if name != "links"},
+                origin_run_key=selection.origin_run_key,
+                environment=preflight.get("environment"),
+                check_credits=preflight.get("credits", 0),
+            )
+        )
+        plan = ledger.plan_run(
+            run.run_key,
+            target.relation,
+            ((link.external_id, link.related_external_id) for link in selection.links),
+            chunk_size=job.chunk_size,
+            max_chunks=conf.getint("core", "max_map_length"),
+            origin=origin,
+            target=target,
+        )
+        counts = dict(sorted(selection.counts.items()))
+        self.log.info("Links found", job=job.name, run_key=key, mode=run.mode, **counts)
+        context["ti"].xcom_push(key="counts", value=counts)
+        return plan
+
+    def _target(self, job: Job, request: RunRequest, preflight: dict[str, Any]) -> Target:
+        return Target(
+            relation=job.relation.as_relation(),
+            data_center=preflight.get("data_center", ""),
+            api_version=preflight.get("api_version", ""),
+            strategy=job.strategy if self.operation == DELINK else "single",
+            org_id=preflight.get("org_id"),
+            dry_run=request.mode == "dry_run",
+            operation=self.operation,
+        )
+
+
+class PlanRetryOperator(ReprocessPlanOperator):
+    """Plan the links that past runs have left open, and that no run has settled since."""
+
+    operation: ClassVar[str] = DELINK
+
+    def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
+        """Take the links whose last outcome over all runs is one of those asked for."""
+        asked = parse_retry_request(context["params"], request_of(context))
+        past = self._past(ledger, job, asked, target)
+        counts = Counter({CHOSEN: 0, "runs": len(past)})
+
+        def chosen() -> Iterator[Link]:
+            for one in ledger.last_outcomes(past, target.org_id):
+                # Whoever has put a link back wants it to stay, whatever came of that.
+                counts[one.outcome.value if one.operation == DELINK else "put_back"] += 1
+                if one.operation == DELINK and one.outcome in asked.outcomes:
+                    counts[CHOSEN] += 1
+                    yield one.link
+
+        if asked.window is None:
+            return Selection(chosen(), counts, origin_run_key=past[0].run_key)
+        return Selection(chosen(), counts, window=asked.window)
+
+    def complete(self, ledger: Ledger, key: str) -> None:
+        """Have links asked about first that a request may have reached without an answer."""
+        run = ledger.get_run(key)
+        if run is not None and not run.dry_run:
+            ledger.carry_over_in_flight(key)
+
+    def arguments(self, job: Job) -> dict[str, Any]:
+        """Return those of the deleting operator."""
+        return delink_arguments(job)
+
+    def _past(self, ledger: Ledger, job: Job, asked: RetryRequest, target: Target) -> list[StoredRun]:
+        if asked.run is not None:
+            run = ledger.find_run(job.name, asked.run)
+            if fault := _fault(ledger, job, run, target):
+                raise ZohoConfigError(f"run: {run.run_key} {fault}")
+            return [run]
+        assert asked.window is not None  # noqa: S101 - for the type checker: the form has one of both
+        usable = []
+        for run in ledger.runs_in_window(job.name, *asked.window):
+            if fault := _fault(ledger, job, run, target):
+                self.log.warning("Left out: the run %s %s", run.run_key, fault)
+            else:
+                usable.append(run)
+        if not usable:
+            raise ZohoConfigError(
+                f"window_start: no run of {job.name} that can be taken up has its own window in this one; "
+                "the log says which were left out"
+            )
+        return usable
+
+
+class PlanRelinkOperator(ReprocessPlanOperator):
+    """Plan the links that a run has removed, and that nobody has put back or removed again since."""
+
+    operation: ClassVar[str] = RELINK
+
+    def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
+        """Take the links that are gone because of that run."""
+        from zoho_crm.ledger.origin_runs import ineligibility_reason
+        from zoho_crm.ledger.selection import Since
+
+        asked = _read_relink(context, request_of(context))
+        run = ledger.find_run(job.name, asked.run)
+        if fault := ineligibility_reason(run, job.name, target):
+            raise ZohoConfigError(f"run: {run.run_key} {fault}")
+        keys = _pair_keys(asked, target)
+        counts = Counter({CHOSEN: 0, "already_absent": run.already_absent or 0})
+        if keys is not None:
+            counts["pasted"] = len(keys)
+
+        def chosen() -> Iterator[Link]:
+            for one in ledger.removed_links(run, org_id=target.org_id, where=asked.where, pair_keys=keys):
+                counts[one.since.value] += 1
+                if one.since is Since.STILL_REMOVED:
+                    counts[CHOSEN] += 1
+                    yield one.link
+
+        return Selection(chosen(), counts, origin_run_key=run.run_key)
+
+    def complete(self, ledger: Ledger, key: str) -> None:
+        """Give the links the attributes they had."""
+        run = ledger.get_run(key)
+        if run is not None and run.origin_run_key is not None:
+            ledger.copy_snapshots(key, run.origin_run_key)
+
+    def arguments(self, job: Job) -> dict[str, Any]:
+        """Return those of the operator that puts links back."""
+        return relink_arguments(job)
+
+
+def _read_relink(context: Context, request: RunRequest) -> RelinkRequest:
+    from zoho_crm.ledger.selection import AUDIT_COLUMNS
+
+    return parse_relink_request(context["params"], request, AUDIT_COLUMNS)
+
+
+def _pair_keys(asked: RelinkRequest, target: Target) -> frozenset[str] | None:
+    if asked.links is None:
+        return None
+    keys = PairKeys(target.relation)
+    texts = ((to_external_id(first), to_external_id(second)) for first, second in asked.links)
+    return frozenset(keys.of(str(first), str(second)) for first, second in texts)
+
+
+def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | None:
+    """Say why the links of a run may not be driven again, or return None: a redrive is no way past a guard."""
+    from zoho_crm.ledger.origin_runs import ineligibility_reason
+
+    if fault := ineligibility_reason(run, job.name, target):
+        return fault
+    if kept := approval_block_reason(run.approval):
+        return f"was not let through: {kept}; start a new run"
+    if run.approval is not None or not (run.guard_decision or "").startswith("breached"):
+        return None
+    limits = job.guards
+    if run.known_links is None:
+        # The job had no baseline then.
+        limits = limits.model_copy(update={"max_share": None})
+    facts = Facts(
+        planned=run.planned or 0,
+        now=run.planned_at or run.started_at,
+        known_links=run.known_links,
+        source_as_of=run.source_as_of,
+        recent_planned=ledger.recent_planned(job.name, run.run_key),
+    )
+    # How many they are is judged anew, for the new plan.
+    checks = [check for check in judge(facts, limits).checks if check.limit != "max_links"]
+    others = [check.says for check in checks if check.breached]
+    return f"was stopped by its guards: {'; '.join(others)}; start a new run" if others else None

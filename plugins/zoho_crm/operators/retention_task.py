@@ -1,0 +1,90 @@
+"""Replace the external ids of old runs by their hashes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.sdk import BaseOperator
+
+from zoho_crm.core.job_files import named_job
+from zoho_crm.errors import PlanError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow.sdk import Context
+
+    from zoho_crm.ledger.ledger import Ledger
+
+
+class RetentionOperator(BaseOperator):
+    """
+    Replace the external ids of a job's runs by their hashes once they are older than its ``retention_days``.
+
+    The audit still verifies; a run whose ids are replaced cannot be driven, driven again or put back. Old readings of
+    credits left are deleted as well. The form's ``dry_run`` only counts.
+
+    :param job_name: name of the job, of whose file only ``retention_days`` and ``audit_conn_id`` are used
+    :param jobs_folder: folder of the job files
+    :return: job, runs found, audit rows changed, and runs that keep their ids since they never ended
+    :raises JobFileError: there is no such job, or its file cannot be used
+    """
+
+    def __init__(self, *, job_name: str, jobs_folder: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.job_name = job_name
+        self.jobs_folder = jobs_folder
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Replace ids, or count, and return what was found."""
+        from zoho_crm.ledger.ledger import Ledger
+
+        job = named_job(self.jobs_folder, self.job_name)
+        only_count = bool(context["params"].get("dry_run"))
+        summary: dict[str, Any] = {
+            "job": job.name,
+            "dry_run": only_count,
+            "runs": 0,
+            "rows": 0,
+            "left_open": 0,
+        }
+        if job.retention_days is None:
+            self.log.info("%s keeps the external ids of its runs: it sets no retention_days", job.name)
+            return summary
+        before = datetime.now(UTC) - timedelta(days=job.retention_days)
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
+        try:
+            ledger.ensure_schema()
+            run_keys = ledger.runs_to_pseudonymise(job.name, before)
+            left_open = ledger.unfinished_runs(job.name, before)
+            if not only_count:
+                summary["rows"] = sum(self._replace(ledger, run_key) for run_key in run_keys)
+                ledger.forget_credit_readings()
+        finally:
+            ledger.close()
+        summary |= {"runs": len(run_keys), "left_open": len(left_open)}
+        self.log.info(
+            "%s: %s runs finished more than %s days ago, %s audit rows changed%s",
+            job.name,
+            len(run_keys),
+            job.retention_days,
+            summary["rows"],
+            " (dry run)" if only_count else "",
+        )
+        if left_open:
+            self.log.warning(
+                "%s: %s older runs never ended and keep their external ids; clear their report: %s",
+                job.name,
+                len(left_open),
+                ", ".join(left_open),
+            )
+        return summary
+
+    def _replace(self, ledger: Ledger, run_key: str) -> int:
+        try:
+            return ledger.pseudonymise(run_key)
+        except PlanError as error:
+            # Somebody has cleared a task of it a moment ago; the next day finds it again.
+            self.log.warning("Left for later: %s", error)
+            return 0

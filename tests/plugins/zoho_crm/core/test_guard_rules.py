@@ -1,0 +1,276 @@
+"""Guards: each limit row by row, and what a decision says."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta, timezone
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from zoho_crm.core.guard_rules import Facts, Override, format_duration, judge, percent, read_count, read_time
+from zoho_crm.core.job import Guards
+from zoho_crm.errors import PlanError
+
+NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+BASELINE = {"baseline_sql_file": "known.sql"}
+FRESHNESS = {"freshness_sql_file": "loaded.sql"}
+
+
+def breaches(facts: dict[str, Any], guards: dict[str, Any], **options: Any) -> list[str]:
+    return judge(Facts(**{"planned": 10, "now": NOW, **facts}), Guards(**guards), **options).breaches
+
+
+@pytest.mark.parametrize(
+    ("planned", "max_links", "breach"),
+    [
+        pytest.param(10, None, [], id="no limit"),
+        pytest.param(9, 10, [], id="below"),
+        pytest.param(10, 10, [], id="at the limit"),
+        pytest.param(11, 10, ["11 links planned, 10 allowed"], id="above"),
+        pytest.param(0, 0, [], id="nothing planned and nothing allowed"),
+        pytest.param(1, 0, ["1 links planned, 0 allowed"], id="nothing allowed"),
+    ],
+)
+def test_number_of_links(planned: int, max_links: int | None, breach: list[str]) -> None:
+    assert breaches({"planned": planned}, {"max_links": max_links}) == breach
+
+
+@pytest.mark.parametrize(
+    ("planned", "known", "share", "breach"),
+    [
+        pytest.param(5, 100, 0.05, [], id="at the limit"),
+        pytest.param(7, 100, 0.07, [], id="at a limit that no float holds"),
+        pytest.param(6, 100, 0.05, ["6% of the 100 known links planned, 5% allowed"], id="above"),
+        pytest.param(3, 2, 1.0, ["150% of the 2 known links planned, 100% allowed"], id="more than known"),
+        pytest.param(
+            1, 0, 1.0, ["1 links planned of the 0 that the baseline knows, 100% allowed"], id="none known"
+        ),
+        pytest.param(0, 0, 0.05, [], id="none known, none planned"),
+        pytest.param(0, 100, 0.05, [], id="none planned"),
+        pytest.param(
+            2, 1000, 0.001, ["0.2% of the 1000 known links planned, 0.1% allowed"], id="a small share"
+        ),
+    ],
+)
+def test_share_of_the_known_links(planned: int, known: int, share: float, breach: list[str]) -> None:
+    guards = {"max_share": share, **BASELINE}
+    assert breaches({"planned": planned, "known_links": known}, guards) == breach
+
+
+def test_a_share_without_a_count_is_a_mistake_of_the_caller() -> None:
+    with pytest.raises(ValueError, match="known_links"):
+        breaches({}, {"max_share": 0.5, **BASELINE})
+
+
+@pytest.mark.parametrize(
+    ("as_of", "breach"),
+    [
+        pytest.param(NOW, [], id="now"),
+        pytest.param(NOW - 6 * HOUR, [], id="at the limit"),
+        pytest.param(
+            NOW - 6 * HOUR - timedelta(microseconds=1),
+            ["the source is of 2026-11-23 05:59 UTC, 6 hours old, 6 hours allowed"],
+            id="above by a moment",
+        ),
+        pytest.param(
+            NOW - 50 * HOUR,
+            ["the source is of 2026-11-21 10:00 UTC, 2 days 2 hours old, 6 hours allowed"],
+            id="days",
+        ),
+        pytest.param(
+            NOW.astimezone(timezone(2 * HOUR)) - 7 * HOUR,
+            ["the source is of 2026-11-23 05:00 UTC, 7 hours old, 6 hours allowed"],
+            id="another zone",
+        ),
+        pytest.param(
+            NOW + timedelta(microseconds=1),
+            ["the source is of 2026-11-23 12:00 UTC, which lies in the future"],
+            id="the future",
+        ),
+        pytest.param(None, ["nobody can tell how old the source is, 6 hours allowed"], id="no time"),
+    ],
+)
+def test_age_of_the_source(as_of: datetime | None, breach: list[str]) -> None:
+    assert breaches({"source_as_of": as_of}, {"max_source_age": "6h", **FRESHNESS}) == breach
+
+
+@pytest.mark.parametrize(
+    ("planned", "recent", "breach"),
+    [
+        pytest.param(10_000, [], [], id="no run before"),
+        pytest.param(10_000, [1, 1], [], id="too few before"),
+        pytest.param(30, [10, 10, 10], [], id="at the limit"),
+        pytest.param(
+            31,
+            [10, 10, 10],
+            ["31 links planned, 3 times the median of the last 3 runs (10) allowed"],
+            id="above",
+        ),
+        pytest.param(3, [0, 0, 0], [], id="nothing is usual, and counted as one"),
+        pytest.param(
+            4,
+            [0, 0, 0],
+            ["4 links planned, 3 times the median of the last 3 runs (1) allowed"],
+            id="nothing is usual",
+        ),
+        pytest.param(45, [10, 20, 5, 30], [], id="an even number of runs"),
+        pytest.param(
+            46,
+            [10, 20, 5, 30],
+            ["46 links planned, 3 times the median of the last 4 runs (15) allowed"],
+            id="above an even number",
+        ),
+        pytest.param(30, [10] * 10 + [10_000] * 30, [], id="older runs do not count"),
+        pytest.param(
+            31,
+            [10] * 10 + [10_000] * 30,
+            ["31 links planned, 3 times the median of the last 10 runs (10) allowed"],
+            id="older runs do not raise it",
+        ),
+    ],
+)
+def test_a_sudden_jump(planned: int, recent: list[int], breach: list[str]) -> None:
+    assert breaches({"planned": planned, "recent_planned": recent}, {"max_jump": 3}) == breach
+
+
+ALL = {"max_links": 5, "max_share": 0.5, "max_source_age": "6h", "max_jump": 2.5, **BASELINE, **FRESHNESS}
+BAD = {"known_links": 12, "source_as_of": NOW - 8 * HOUR, "recent_planned": [2, 2, 2]}
+
+
+def test_every_breach_is_told_each_with_its_figures() -> None:
+    assert breaches(BAD, ALL) == [
+        "10 links planned, 5 allowed",
+        "83.33% of the 12 known links planned, 50% allowed",
+        "the source is of 2026-11-23 04:00 UTC, 8 hours old, 6 hours allowed",
+        "10 links planned, 2.5 times the median of the last 3 runs (2) allowed",
+    ]
+
+
+def test_links_that_are_not_from_the_source_are_judged_by_their_number_alone() -> None:
+    assert breaches(BAD, ALL, count_only=True) == ["10 links planned, 5 allowed"]
+
+
+def test_the_override_takes_the_place_of_the_one_limit_and_its_reason_stands_in_the_decision() -> None:
+    decision = judge(Facts(planned=10, now=NOW, **BAD), Guards(**ALL), Override(10, "spring cleaning"))
+    assert len(decision.breaches) == 3
+    assert "10 links planned, 10 allowed (limit set for this run: spring cleaning)" in decision.text
+    assert "max_links" not in decision.way_on
+
+
+def test_a_decision_tells_breaches_first_and_what_passed_after_them() -> None:
+    decision = judge(
+        Facts(planned=10, now=NOW, source_as_of=NOW - 8 * HOUR),
+        Guards(max_links=10, max_source_age="6h", freshness_sql_file="loaded.sql"),
+    )
+    assert decision.text == (
+        "breached: the source is of 2026-11-23 04:00 UTC, 8 hours old, 6 hours allowed; "
+        "10 links planned, 10 allowed"
+    )
+    assert decision.way_on == "For max_source_age, mend the source or the limit, then start a new run"
+
+
+@pytest.mark.parametrize(
+    ("guards", "text"),
+    [
+        ({}, "passed: 10 links planned, no limit set"),
+        ({"max_links": 10}, "passed: 10 links planned, 10 allowed"),
+        (
+            {"max_links": 10, "max_jump": 3},
+            "passed: 10 links planned, 10 allowed; 0 earlier runs are too few to tell a jump from",
+        ),
+    ],
+)
+def test_a_decision_without_a_breach(guards: dict[str, Any], text: str) -> None:
+    decision = judge(Facts(planned=10, now=NOW), Guards(**guards))
+    assert (decision.text, decision.breaches, decision.way_on) == (text, [], "")
+
+
+@pytest.mark.parametrize(
+    ("value", "count"), [(0, 0), (7, 7), (Decimal("7"), 7), (Decimal("7.00"), 7), (1e6, 1_000_000)]
+)
+def test_a_count_may_be_any_whole_number(value: object, count: int) -> None:
+    assert read_count(value) == count
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (None, "NULL"),
+        (True, "another number"),
+        (-1, "another number"),
+        (1.5, "another number"),
+        (float("inf"), "another number"),
+        (Decimal("NaN"), "another number"),
+        (float("nan"), "another number"),
+        ("12", "str"),
+        (b"12", "bytes"),
+    ],
+)
+def test_what_is_no_count_is_told_by_the_field(value: object, kind: str) -> None:
+    with pytest.raises(PlanError, match=rf"^guards\.baseline_sql_file: .* yields {kind}$"):
+        read_count(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "moment"),
+    [
+        pytest.param(datetime(2026, 11, 23, 12, tzinfo=UTC), NOW, id="aware"),
+        pytest.param(datetime(2026, 11, 23, 14, tzinfo=timezone(2 * HOUR)), NOW, id="another zone"),
+        pytest.param(datetime(2026, 11, 23, 12), NOW, id="naive is UTC"),
+        pytest.param(date(2026, 11, 23), NOW - 12 * HOUR, id="a date"),
+        pytest.param("2026-11-23 12:00:00.000000", NOW, id="text of SQLite"),
+        pytest.param(" 2026-11-23T12:00:00Z ", NOW, id="ISO text"),
+        pytest.param("2026-11-23T14:00:00+02:00", NOW, id="ISO text of another zone"),
+        pytest.param("2026-11-23", NOW - 12 * HOUR, id="text of a date"),
+        pytest.param(None, None, id="NULL"),
+    ],
+)
+def test_a_time_may_be_a_datetime_a_date_or_iso_text(value: object, moment: datetime | None) -> None:
+    found = read_time(value)
+    assert found == moment
+    assert found is None or found.utcoffset() == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "12:00",
+        "",
+        "yesterday",
+        "1763899200",
+        1763899200,
+        1.5,
+        True,
+        b"2026-11-23",
+        "9999-12-31T23:59:59-10:00",
+    ],
+)
+def test_what_is_no_time_is_told_by_the_field_and_not_shown(value: object) -> None:
+    with pytest.raises(PlanError, match=r"^guards\.freshness_sql_file: must yield a time") as refused:
+        read_time(value)
+    assert not str(value) or str(value) not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("duration", "words"),
+    [
+        (timedelta(0), "less than a minute"),
+        (timedelta(seconds=59), "less than a minute"),
+        (timedelta(minutes=1), "1 minute"),
+        (timedelta(hours=24), "1 day"),
+        (timedelta(minutes=90), "1 hour 30 minutes"),
+        (timedelta(days=3, minutes=4), "3 days 4 minutes"),
+        (timedelta(days=2, hours=3, minutes=4), "2 days 3 hours"),
+    ],
+)
+def test_durations_are_spelled(duration: timedelta, words: str) -> None:
+    assert format_duration(duration) == words
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.05, "5%"), (1.0, "100%"), (0.0025, "0.25%"), (1.5, "150%"), (0.0, "0%")]
+)
+def test_shares_are_told_in_percent(share: float, text: str) -> None:
+    assert percent(share) == text

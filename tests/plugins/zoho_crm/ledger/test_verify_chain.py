@@ -1,0 +1,349 @@
+from __future__ import annotations
+
+import tracemalloc
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ledger.samples import (
+    JOB,
+    MOMENT,
+    ORIGIN,
+    RUN,
+    TARGET,
+    drive,
+    pairs,
+    planned,
+    result,
+    rows_of,
+    settle,
+)
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger import tables
+from zoho_crm.ledger.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoho_crm.ledger.chain_check import Finding
+
+AUDIT = tables.audit
+
+
+@pytest.fixture
+def sealed(ledger: Ledger) -> Ledger:
+    """A finished and sealed run of two chunks with four rows each, and two rows of the plan."""
+    planned(ledger, [*pairs(8), (None, "x"), ("y", None)], chunk_size=4)
+    for chunk_no in (0, 1):
+        claim = ledger.claim_chunk(RUN, chunk_no, "a try")
+        results = [
+            result(
+                link,
+                Outcome.REMOVED,
+                attempts=1,
+                sent_at=MOMENT - timedelta(milliseconds=link.seq),
+                http_status=200,
+                zoho_code="SUCCESS",
+                zoho_message="relation removed",
+                zoho_record_id="55440",
+                detail=f"link {link.seq} ü ok",
+            )
+            for link in ledger.take(claim, 4)
+        ]
+        ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+    finish(ledger)
+    ledger.seal_run(RUN)
+    return ledger
+
+
+def finish(ledger: Ledger, run_key: str = RUN) -> None:
+    ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=MOMENT)
+
+
+def change(engine: sa.Engine, *statements: sa.Executable) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def event_at(engine: sa.Engine, chunk_no: int, chain_no: int) -> str:
+    (event_id,) = (
+        row["event_id"]
+        for row in rows_of(engine, AUDIT)
+        if (row["chunk_no"], row["chain_no"]) == (chunk_no, chain_no)
+    )
+    return str(event_id)
+
+
+def summary(findings: list[Finding]) -> list[tuple[str, str | None]]:
+    return [(finding.kind.value, finding.event_id) for finding in findings]
+
+
+def flipped(value: Any) -> Any:
+    """The value with its lowest bit, or the lowest bit of its last byte, the other way round."""
+    if value is None or value == "":
+        return "a"
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value ^ 1
+    if isinstance(value, datetime):
+        return value.replace(microsecond=value.microsecond ^ 1)
+    return value[:-1] + chr(ord(value[-1]) ^ 1)
+
+
+def test_audit_as_it_was_written_has_no_findings(sealed: Ledger) -> None:
+    assert list(sealed.verify()) == []
+    assert list(sealed.verify(RUN)) == []
+
+
+def test_everything_the_ledger_does_verifies(ledger: Ledger) -> None:
+    planned(ledger, pairs(9), chunk_size=3)
+    claim = ledger.claim_chunk(RUN, 0, "a try")
+    links = ledger.take(claim, 1)
+    while links:
+        links = settle(ledger, claim, links, Outcome.FAILED, take=1)
+    ledger.take(ledger.claim_chunk(RUN, 1, "a try that dies"), 2)
+    ledger.close_unfinished_links(RUN, origin=ORIGIN)
+    finish(ledger)
+    ledger.seal_run(RUN)
+    for chunk_no in range(3):
+        drive(ledger, chunk_no)
+    finish(ledger)
+    ledger.seal_run(RUN)
+
+    assert list(ledger.verify()) == []
+
+
+def test_flipped_byte_in_any_column_names_its_row(sealed: Ledger, engine: sa.Engine) -> None:
+    event_id = event_at(engine, 1, 2)
+    (row,) = (row for row in rows_of(engine, AUDIT) if row["event_id"] == event_id)
+    assert [name for name, value in row.items() if value is None] == ["snapshot"]
+
+    for name, value in row.items():
+        changed = {**row, name: flipped(value)}
+        change(engine, sa.delete(AUDIT).where(AUDIT.c.event_id == event_id), sa.insert(AUDIT).values(changed))
+        findings = list(sealed.verify())
+        change(
+            engine,
+            sa.delete(AUDIT).where(AUDIT.c.event_id == changed["event_id"]),
+            sa.insert(AUDIT).values(row),
+        )
+
+        assert changed["event_id"] in {finding.event_id for finding in findings}, name
+        if name not in {"run_key", "chunk_no", "chain_no"}:
+            # Where its place stays the same, nothing but the row is named.
+            assert summary(findings) == [("altered", changed["event_id"])], name
+    assert list(sealed.verify()) == []
+
+
+def test_emptied_column_names_its_row(sealed: Ledger, engine: sa.Engine) -> None:
+    event_id = event_at(engine, 0, 1)
+    (row,) = (row for row in rows_of(engine, AUDIT) if row["event_id"] == event_id)
+    mine = sa.update(AUDIT).where(AUDIT.c.event_id == event_id)
+
+    for name in (name for name, value in row.items() if AUDIT.c[name].nullable and value is not None):
+        change(engine, mine.values({name: None}))
+        findings = list(sealed.verify())
+        change(engine, mine.values({name: row[name]}))
+
+        assert ("altered", event_id) in summary(findings), name
+
+
+def test_removed_rows_are_named_by_their_places(sealed: Ledger, engine: sa.Engine) -> None:
+    before, after = event_at(engine, 1, 1), event_at(engine, 1, 4)
+    change(engine, sa.delete(AUDIT).where(AUDIT.c.chunk_no == 1, AUDIT.c.chain_no.in_([2, 3])))
+
+    (finding,) = sealed.verify()
+
+    assert (finding.run_key, finding.kind, finding.event_id) == (RUN, "missing", None)
+    assert finding.detail.startswith(
+        f"rows 2 to 3 of chunk 1 are missing, between events {before} and {after}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("chunk_no", "says"),
+    [(-1, "rows 1 to 2 of the plan are missing"), (0, "rows 1 to 4 of chunk 0 are missing")],
+)
+def test_rows_of_a_whole_chunk_are_missed(
+    sealed: Ledger, engine: sa.Engine, chunk_no: int, says: str
+) -> None:
+    change(engine, sa.delete(AUDIT).where(AUDIT.c.chunk_no == chunk_no))
+
+    (finding,) = sealed.verify()
+
+    assert finding.detail.startswith(says)
+
+
+def test_rows_of_a_plan_are_missed_before_any_seal(ledger: Ledger, engine: sa.Engine) -> None:
+    planned(ledger, [(None, "x"), ("y", None)])
+    change(engine, sa.delete(AUDIT).where(AUDIT.c.chain_no == 2))
+
+    assert [finding.detail.split(",")[0] for finding in ledger.verify()] == ["row 2 of the plan is missing"]
+
+
+def test_added_rows_are_named(sealed: Ledger, engine: sa.Engine) -> None:
+    (row,) = (row for row in rows_of(engine, AUDIT) if (row["chunk_no"], row["chain_no"]) == (0, 2))
+    forged = [
+        {"event_id": "same place"},
+        {"event_id": "at the end", "chain_no": 5},
+        {"event_id": "no such chunk", "chunk_no": 7},
+        {"event_id": "no such run", "run_key": "forged"},
+        {"event_id": "outside", "chunk_no": None, "chain_no": None, "row_hash": None},
+    ]
+    change(engine, sa.insert(AUDIT).values([{**row, **changes} for changes in forged]))
+
+    findings = list(sealed.verify())
+
+    assert {finding.event_id: finding.kind.value for finding in findings if finding.event_id} == {
+        "same place": "added",
+        "at the end": "added",
+        "no such chunk": "added",
+        "no such run": "added",
+        "outside": "added",
+    }
+
+
+def test_swapped_rows_are_named(sealed: Ledger, engine: sa.Engine) -> None:
+    one, other = event_at(engine, 0, 2), event_at(engine, 0, 3)
+    at = {one: 3, other: 2}
+    change(
+        engine,
+        *(
+            sa.update(AUDIT).where(AUDIT.c.event_id == event_id).values(chain_no=place)
+            for event_id, place in at.items()
+        ),
+    )
+
+    assert {one, other} <= {finding.event_id for finding in sealed.verify()}
+
+
+def test_other_runs_are_left_alone_when_one_is_asked_for(sealed: Ledger, engine: sa.Engine) -> None:
+    planned(sealed, pairs(2), run_key="another")
+    change(engine, sa.update(AUDIT).values(outcome="failed"))
+
+    assert list(sealed.verify("another")) == []
+    assert {finding.run_key for finding in sealed.verify()} == {RUN}
+
+
+def test_row_of_a_run_that_is_gone_is_told(sealed: Ledger, engine: sa.Engine) -> None:
+    change(engine, sa.delete(tables.runs))
+
+    assert ("missing", None) in summary(list(sealed.verify()))
+
+
+def test_flipped_byte_in_a_seal_is_told(sealed: Ledger, engine: sa.Engine) -> None:
+    (seal,) = rows_of(engine, tables.seals)
+
+    for name, value in seal.items():
+        change(engine, sa.update(tables.seals).values({name: flipped(value)}))
+        findings = list(sealed.verify())
+        change(engine, sa.update(tables.seals).values(seal))
+
+        assert findings[0].kind == "broken_seal", name
+        assert {finding.kind.value for finding in findings} <= {"broken_seal", "unsealed", "missing"}, name
+
+
+def test_seal_that_is_gone_is_told(sealed: Ledger, engine: sa.Engine) -> None:
+    for key in ("second", "third", "fourth"):
+        planned(sealed, pairs(1), run_key=key)
+        sealed.seal_run(key)
+    change(engine, sa.delete(tables.seals).where(tables.seals.c.seal_no.in_([2, 3])))
+
+    (finding,) = sealed.verify()
+
+    assert (finding.run_key, finding.kind) == ("fourth", "broken_seal")
+    assert finding.detail.startswith("seals 2 to 3 are missing before seal 4")
+
+
+def test_last_seal_that_is_gone_leaves_its_run_unsealed(sealed: Ledger, engine: sa.Engine) -> None:
+    change(engine, sa.delete(tables.seals))
+
+    assert [(finding.kind.value, finding.detail) for finding in sealed.verify()] == [
+        ("unsealed", "10 rows were written after the last seal of the run, or it has none")
+    ]
+
+
+def test_rows_after_the_last_seal_are_counted_once_the_run_is_finished(ledger: Ledger) -> None:
+    planned(ledger, pairs(6), chunk_size=3)
+    drive(ledger, 0, Outcome.FAILED)
+    assert list(ledger.verify()) == []
+    finish(ledger)
+    ledger.seal_run(RUN)
+    drive(ledger, 0)
+    drive(ledger, 1)
+
+    (finding,) = ledger.verify()
+
+    assert (finding.run_key, finding.kind, finding.event_id) == (RUN, "unsealed", None)
+    assert finding.detail.startswith("6 rows were written after")
+
+
+def test_rows_of_before_chains_are_counted(sealed: Ledger, engine: sa.Engine) -> None:
+    change(
+        engine,
+        sa.update(tables.runs).values(schema_version=1),
+        sa.update(AUDIT).where(AUDIT.c.chunk_no == -1).values(chunk_no=None, chain_no=None, row_hash=None),
+        sa.delete(tables.seals),
+    )
+    sealed.seal_run(RUN)
+
+    (finding,) = sealed.verify()
+
+    assert (finding.kind, finding.event_id) == ("unsealed", None)
+    assert finding.detail == "2 rows are of before schema version 2, and in no chain"
+
+
+def test_row_that_lost_its_place_is_named_in_a_run_of_before_chains_too(
+    sealed: Ledger, engine: sa.Engine
+) -> None:
+    event_id = event_at(engine, 0, 4)
+    change(
+        engine,
+        sa.update(tables.runs).values(schema_version=1),
+        sa.update(AUDIT).where(AUDIT.c.event_id == event_id).values(row_hash=None),
+    )
+
+    assert ("altered", event_id) in summary(list(sealed.verify()))
+
+
+def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa.Engine) -> None:
+    planned(ledger, pairs(40), chunk_size=20)
+    drive(ledger, 0)
+    ledger.seal_run(RUN)
+    other = Ledger(sa.create_engine(engine.url))
+    findings = ledger.verify()
+    if engine.name == "postgresql":
+        # Begin, then drive on, then go on with what was begun.
+        claim = other.claim_chunk(RUN, 1, "a try")
+        links = other.take(claim, 5)
+        checked = []
+        for _ in range(4):
+            links = settle(other, claim, links, take=5)
+            checked += list(ledger.verify())
+        assert checked == []
+    assert list(findings) == []
+    other.close()
+
+
+def test_memory_stays_flat(tmp_path: Path) -> None:
+    ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    ledger.ensure_schema()
+    planned(ledger, pairs(4_000), chunk_size=4_000)
+    claim = ledger.claim_chunk(RUN, 0, "a try")
+    links = ledger.take(claim, 500)
+    while links:
+        links = settle(ledger, claim, links, take=500)
+    list(ledger.verify())
+    tracemalloc.start()
+    try:
+        assert list(ledger.verify()) == []
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    # All rows at once would be twice that.
+    assert peak < 5_000_000

@@ -1,0 +1,144 @@
+"""What a run costs of the org's API credits, and what Zoho says is left."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.plugins.zoho_crm.operators.test_delete_related import impatient
+from tests.plugins.zoho_crm.operators.world import (
+    AUDIT,
+    ZOHO,
+    Audit,
+    Warehouse,
+    context,
+    delink,
+    jobs_folder,
+    link_all,
+    make_job,
+    outcomes,
+    pairs,
+)
+from zoho_crm.errors import UnfinishedLinksError, ZohoNotSentError, ZohoUnansweredError
+from zoho_crm.hooks.meter import Meter
+from zoho_crm.hooks.zoho_response import ZohoResponse
+from zoho_crm.operators import credit_usage
+from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.credit_usage import CreditUsage
+from zoho_crm.operators.plan_links import PlanLinksOperator
+from zoho_crm.operators.preflight import PreflightOperator
+from zoho_crm.operators.report import close_run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from include.local_zoho import LocalZoho
+
+
+def asked(zoho: LocalZoho) -> int:
+    """The calls of the API that reached Zoho."""
+    return sum(1 for one in zoho.state.journal.requests if one.path.startswith("/crm/"))
+
+
+def metered(*left: str | None) -> Meter:
+    """A meter that has seen answers with these headers, a second apart."""
+    clock = iter(range(100))
+    meter = Meter(ZOHO, clock=lambda: float(next(clock)))
+    for value in left:
+        headers = {} if value is None else {"X-API-CREDITS-REMAINING": value}
+        meter.answered("DELETE", ZohoResponse(200, headers, b"", 0.1))
+    return meter
+
+
+def test_each_call_costs_a_credit_unless_it_was_turned_away_or_never_left() -> None:
+    meter = metered(None, None)
+    for status in (401, 429):
+        meter.answered("DELETE", ZohoResponse(status, {}, b"", 0.1))
+    meter.answered("GET", ZohoResponse(500, {}, b"", 0.1))
+    meter.failed("DELETE", ZohoUnansweredError("sent"), 0.1)
+    meter.failed("DELETE", ZohoNotSentError("no connection"), 0.1)
+
+    assert meter.credits_used == 4
+
+
+def test_what_a_failed_write_was_to_hold_goes_with_the_next_one() -> None:
+    cost = CreditUsage(metered("9", "8"), ZOHO, "7001")
+
+    with pytest.raises(RuntimeError), cost.to_write():
+        raise RuntimeError
+    with cost.to_write() as spent:
+        assert spent.credits_used == 2
+        assert spent.reading is not None
+        assert (spent.reading.credits_left, spent.reading.org_id) == (8, "7001")
+    cost.meter.answered("DELETE", ZohoResponse(200, {}, b"", 0.1))
+    with cost.to_write() as spent:
+        assert spent == (1, None)
+
+
+def test_reading_is_kept_every_few_seconds_at_the_most() -> None:
+    cost = CreditUsage(metered("9"), ZOHO)
+    with cost.to_write() as spent:
+        assert spent.reading is not None
+    first = cost.meter.credits_seen_at
+    assert first is not None
+
+    for later, kept in ((timedelta(seconds=4), False), (credit_usage.READING_EVERY, True)):
+        cost.meter.credits_seen_at = first + later
+        with cost.to_write() as spent:
+            assert (spent.reading is not None) == kept
+
+
+@pytest.mark.integration
+def test_run_counts_the_calls_of_its_checks_and_of_every_try(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    link_all(zoho, pairs(6))
+    warehouse.add(pairs(6))
+    given = {"job": make_job(chunk_size=4), "jobs_folder": jobs_folder(sql_path)}
+    checks, plan = PreflightOperator(task_id="preflight", **given), PlanLinksOperator(task_id="plan", **given)
+    params = {"mode": "apply"}
+
+    def drive(try_number: int) -> int:
+        """Run all tasks up to the last; return what the checks have cost."""
+        known = checks.execute(context("preflight", try_number=try_number))
+        chunks = plan.execute(context("plan", preflight=known, params=params, try_number=try_number))
+        for number, chunk in enumerate(chunks):
+            delink(chunk=chunk, audit_conn_id=AUDIT).execute(context(map_index=number, try_number=try_number))
+        credits: int = known["credits"]
+        return credits
+
+    # One answer is lost, and nobody can ask about the link before the next try.
+    zoho.state.faults.add(do="reset", when="after", match={"method": "DELETE", "path": "c-00001"}, times=1)
+    silent = zoho.state.faults.add(
+        do="status", status=500, match={"method": "GET", "path": "c-00001"}, times=None
+    )
+    with pytest.raises(UnfinishedLinksError):
+        drive(1)
+    first = asked(zoho)
+    zoho.state.faults.rules.remove(silent)
+    of_checks = drive(2)
+
+    run = audit.run()
+    assert (run["credits"], run["check_credits"], run["environment"]) == (None, 2 * of_checks, "local")
+    ledger = audit.ledger()
+    close_run(ledger, run["run_key"], origin=origin_of(context("report")), tolerance=0.0)
+    assert audit.run()["credits"] == asked(zoho) > first + of_checks
+    assert audit.run()["removed"] == 6
+
+
+@pytest.mark.integration
+def test_what_is_left_is_kept_with_the_outcomes(
+    zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link_all(zoho, pairs(30))
+    zoho.state.configure(credit_limit=40)
+
+    assert delink(links=pairs(30), audit_conn_id=AUDIT).execute(context()) == outcomes(removed=30)
+
+    readings = audit.rows("zoho_delink_credit", "event_id")
+    assert [(one["connection"], one["run_key"]) for one in readings] == [(ZOHO, audit.run()["run_key"])]
+    assert 10 <= readings[0]["credits_left"] <= 20
+    assert audit.run()["credits"] == 30

@@ -1,0 +1,407 @@
+"""Plans that take up links of past runs, over a real ledger and the local Zoho."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+import yaml
+from airflow.sdk.exceptions import AirflowFailException
+
+from tests.plugins.zoho_crm.operators.world import (
+    AUDIT,
+    WAREHOUSE,
+    Audit,
+    context,
+    delink,
+    link_all,
+    linked,
+    make_job,
+    pairs,
+    sent,
+)
+from zoho_crm.core.models import LinkResult, Target
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.errors import UnfinishedLinksError, ZohoConfigError
+from zoho_crm.ledger import tables
+from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.plan_links import PlanLinksOperator
+from zoho_crm.operators.report import close_run
+from zoho_crm.operators.reprocess_plan import (
+    PlanRelinkOperator,
+    PlanRetryOperator,
+    RelinkPreflightOperator,
+    RetryPreflightOperator,
+)
+
+if TYPE_CHECKING:
+    from include.local_zoho import LocalZoho
+
+REDRIVE, RELINK = "zoho_delink_redrive", "zoho_relink"
+PREFLIGHT = {"org_id": "700000001", "data_center": "us", "api_version": "v7"}
+WINDOW = {"window_start": "2026-11-21", "window_end": "2026-11-22"}
+Pair = tuple[str, str]
+on_sqlite_alone = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
+"""For what no database decides."""
+
+
+@pytest.fixture
+def jobs(tmp_path: Path, audit: Audit) -> Path:
+    """A folder of job files with one in it; nothing answers where its SQL and its warehouse should be."""
+    audit.ledger()
+    folder = tmp_path / "include" / "jobs"
+    folder.mkdir(parents=True)
+    (folder.parent / "sql").mkdir()
+    (folder.parent / "sql" / "contacts_deals.sql").write_text("no SQL at all")
+    write_job(folder)
+    return folder
+
+
+def write_job(folder: Path, **changes: Any) -> None:
+    content = {
+        "start_date": "2026-11-01",
+        "source": {"conn_id": WAREHOUSE, "sql_file": "contacts_deals.sql"},
+        "relation": {
+            "module": "Contacts",
+            "external_field": "External_Contact_ID",
+            "related_list": "Deals",
+            "related_external_field": "External_Deal_ID",
+        },
+        "audit_conn_id": AUDIT,
+        **changes,
+    }
+    (folder / "contacts_deals.yaml").write_text(yaml.safe_dump(content))
+
+
+def past_run(
+    audit: Audit,
+    outcomes: dict[Pair, Outcome],
+    *,
+    run_id: str = "manual__past",
+    mode: str = "apply",
+    window: dict[str, str] = WINDOW,
+    finish: bool = True,
+) -> str:
+    """Store a run whose links have ended with these outcomes, and return its key."""
+    told = context(
+        "plan",
+        run_id=run_id,
+        params={"mode": mode, "links": [list(pair) for pair in outcomes], **window},
+        preflight=PREFLIGHT,
+    )
+    job = make_job()
+    # Pasted links need neither SQL nor warehouse.
+    (chunk,) = PlanLinksOperator(task_id="plan", job=job, jobs_folder=Path()).execute(told)
+    ledger, dry_run = audit.ledger(), mode == "dry_run"
+    origin = origin_of(context(run_id=run_id))
+    target = Target(job.relation.as_relation(), "us", "v7", org_id=PREFLIGHT["org_id"], dry_run=dry_run)
+    claim = ledger.claim_chunk(chunk["run_key"], 0, "a try")
+    taken = ledger.take(claim, len(outcomes), in_flight=not dry_run)
+    results = [
+        LinkResult(link, outcomes[link.link.external_id, link.link.related_external_id], ledger._now())
+        for link in taken
+    ]
+    ledger.settle(claim, results, origin=origin, target=target, job=job.name, in_flight=not dry_run)
+    if finish:
+        close_run(ledger, chunk["run_key"], origin=origin, tolerance=0.0)
+    return chunk["run_key"]
+
+
+def plan(
+    operator: type[PlanRetryOperator | PlanRelinkOperator],
+    jobs: Path,
+    *,
+    run_id: str = "manual__again",
+    preflight: dict[str, Any] = PREFLIGHT,
+    **params: Any,
+) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    """Plan as the Dag does; return what is mapped over, and the counts."""
+    dag_id = REDRIVE if operator is PlanRetryOperator else RELINK
+    told = context(
+        "plan",
+        dag_id=dag_id,
+        run_id=run_id,
+        params={"job": "contacts_deals", **params},
+        preflight=preflight,
+    )
+    counts: dict[str, int] = {}
+    told["ti"].xcom_push = lambda *, key, value: counts.update(value) if key == "counts" else None
+    return operator(task_id="plan", job=None, jobs_folder=jobs).execute(told), counts
+
+
+def planned(audit: Audit, dag_id: str) -> dict[Pair, str | None]:
+    keys = [run["run_key"] for run in audit.runs() if run["dag_id"] == dag_id]
+    return {
+        (link["external_id"], link["related_external_id"]): link["snapshot"]
+        for link in audit.links()
+        if link["run_key"] in keys
+    }
+
+
+def the_run(audit: Audit, dag_id: str) -> dict[str, Any]:
+    (run,) = (run for run in audit.runs() if run["dag_id"] == dag_id)
+    return run
+
+
+A, B, C, D, E, F = pairs(6)
+PAST = {
+    A: Outcome.REMOVED,
+    B: Outcome.FAILED,
+    C: Outcome.UNKNOWN,
+    D: Outcome.NOT_ATTEMPTED,
+    E: Outcome.FAILED,
+    F: Outcome.ALREADY_ABSENT,
+}
+
+
+@pytest.mark.parametrize("by_key", [True, False], ids=["run key", "run id"])
+def test_a_redrive_plans_what_is_open_by_the_last_outcome(audit: Audit, jobs: Path, by_key: bool) -> None:
+    key = past_run(audit, PAST)
+    past_run(audit, {E: Outcome.REMOVED}, run_id="manual__later")
+    past_run(audit, {B: Outcome.WOULD_REMOVE}, run_id="manual__dry", mode="dry_run")
+    write_job(jobs, chunk_size=2, task_concurrency=7)
+
+    mapped, counts = plan(
+        PlanRetryOperator, jobs, run=key if by_key else "manual__past", mode="apply", reason="once more"
+    )
+
+    assert set(planned(audit, REDRIVE)) == {B, C, D}
+    assert counts == {"runs": 1, "chosen": 3, "failed": 1, "unknown": 1, "not_attempted": 1, "removed": 1}
+    run = the_run(audit, REDRIVE)
+    told = ("job", "operation", "origin_run_key", "mode", "reason", "window_start", "window_end", "planned")
+    assert [run[name] for name in told] == [
+        "contacts_deals",
+        "delink",
+        key,
+        "apply",
+        "once more",
+        None,
+        None,
+        3,
+    ]
+    assert [one["chunk"]["links"] for one in mapped] == [2, 1]
+    assert {(one["module"], one["audit_conn_id"], one["task_concurrency"]) for one in mapped} == {
+        ("Contacts", AUDIT, 7)
+    }
+
+
+def test_a_redrive_takes_only_the_outcomes_asked_for(audit: Audit, jobs: Path) -> None:
+    past_run(audit, PAST)
+    _, counts = plan(PlanRetryOperator, jobs, run="manual__past", outcomes=["unknown"])
+    assert set(planned(audit, REDRIVE)) == {C}
+    assert counts["chosen"] == 1
+    assert the_run(audit, REDRIVE)["mode"] == "dry_run"
+
+
+def test_a_redrive_of_a_window_takes_the_runs_in_it(
+    audit: Audit, jobs: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    past_run(audit, {A: Outcome.FAILED, B: Outcome.FAILED}, run_id="in it")
+    past_run(audit, {B: Outcome.UNKNOWN}, run_id="in it too")
+    past_run(
+        audit, {C: Outcome.FAILED}, run_id="reaches beyond it", window={**WINDOW, "window_end": "2026-11-23"}
+    )
+    past_run(audit, {D: Outcome.WOULD_REMOVE}, run_id="dry", mode="dry_run")
+    past_run(audit, {E: Outcome.FAILED}, run_id="unfinished", finish=False)
+
+    _, counts = plan(PlanRetryOperator, jobs, **WINDOW)
+
+    assert set(planned(audit, REDRIVE)) == {A, B}
+    assert counts == {"runs": 2, "chosen": 2, "failed": 1, "unknown": 1}
+    run = the_run(audit, REDRIVE)
+    assert run["origin_run_key"] is None
+    assert str(run["window_start"]).startswith("2026-11-21 00:00:00")
+    assert str(run["window_end"]).startswith("2026-11-22 00:00:00")
+    with pytest.raises(ZohoConfigError, match=r"^window_start: no run of contacts_deals"):
+        plan(PlanRetryOperator, jobs, run_id="other", window_start="2026-11-01", window_end="2026-11-02")
+
+
+def test_planning_again_finds_the_plan(audit: Audit, jobs: Path) -> None:
+    past_run(audit, PAST)
+    first, _ = plan(PlanRetryOperator, jobs, run="manual__past")
+    stored = audit.runs(), audit.links()
+    past_run(audit, {B: Outcome.REMOVED}, run_id="manual__later")
+    again, counts = plan(PlanRetryOperator, jobs, run="manual__past")
+    assert again == first
+    assert counts == {}
+    assert the_run(audit, REDRIVE) in stored[0]
+    assert [link for link in audit.links() if link in stored[1]] == stored[1]
+
+
+@on_sqlite_alone
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        pytest.param({"approval": "rejected"}, "was not let through: the run was rejected", id="rejected"),
+        pytest.param({"approval": "asked"}, "was not let through: a person was asked", id="never approved"),
+        pytest.param(
+            {"guard_decision": "breached: x", "known_links": 10},
+            "was stopped by its guards: 60% of the 10 known links planned, 50% allowed; start a new run",
+            id="share",
+        ),
+        pytest.param({"guard_decision": "breached: x", "known_links": 100}, None, id="number alone"),
+        pytest.param({"guard_decision": "breached: x"}, None, id="no baseline then"),
+        pytest.param(
+            {"guard_decision": "breached: x", "known_links": 10, "approval": "approved"}, None, id="approved"
+        ),
+        pytest.param({"guard_decision": "passed: x", "known_links": 10}, None, id="passed"),
+    ],
+)
+def test_a_redrive_is_no_way_past_a_guard(
+    audit: Audit, jobs: Path, row: dict[str, Any], says: str | None
+) -> None:
+    key = past_run(audit, PAST)
+    (jobs.parent / "sql" / "baseline.sql").write_text("SELECT 10")
+    write_job(jobs, guards={"max_links": 5, "max_share": 0.5, "baseline_sql_file": "baseline.sql"})
+    with audit.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values(**row))
+    if says is None:
+        assert plan(PlanRetryOperator, jobs, run=key)[1]["chosen"] == 4
+    else:
+        with pytest.raises(ZohoConfigError, match=f"^run: {key} {says}"):
+            plan(PlanRetryOperator, jobs, run=key)
+
+
+@on_sqlite_alone
+@pytest.mark.parametrize("operator", [PlanRetryOperator, PlanRelinkOperator])
+@pytest.mark.parametrize(
+    ("row", "says"),
+    [
+        pytest.param({"mode": "dry_run"}, "was a dry run", id="dry run"),
+        pytest.param({"finished_at": None}, "is not finished", id="unfinished"),
+        pytest.param({"org_id": "42"}, "was for the organisation 42", id="organisation"),
+        pytest.param({"related_list": "Accounts"}, "was for Contacts", id="relation"),
+        pytest.param({"job": "another"}, "is one of another", id="job"),
+    ],
+)
+def test_a_run_that_cannot_be_taken_up_is_refused_before_anything_is_stored(
+    audit: Audit,
+    jobs: Path,
+    operator: type[PlanRetryOperator | PlanRelinkOperator],
+    row: dict[str, Any],
+    says: str,
+) -> None:
+    key = past_run(audit, PAST)
+    with audit.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values(**row))
+    with pytest.raises(ZohoConfigError, match=f"^run: {key} {says}"):
+        plan(operator, jobs, run=key)
+    assert [run["run_key"] for run in audit.runs()] == [key]
+
+
+def remember(audit: Audit, key: str, snapshot: str) -> None:
+    """Store what a run has read of its links, as the deleting operator does."""
+    with audit.engine.begin() as connection:
+        connection.execute(
+            sa.update(tables.audit).where(tables.audit.c.run_key == key).values(snapshot=snapshot)
+        )
+
+
+def test_a_relink_plans_what_is_gone_because_of_that_run(audit: Audit, jobs: Path) -> None:
+    removed = dict.fromkeys((A, B, C), Outcome.REMOVED)
+    key = past_run(audit, {**removed, D: Outcome.ALREADY_ABSENT, E: Outcome.FAILED})
+    remember(audit, key, '{"Contact_Role": "Buyer"}')
+    later = past_run(audit, {B: Outcome.REMOVED}, run_id="manual__later")
+    remember(audit, later, '{"Contact_Role": "Other"}')
+
+    mapped, counts = plan(PlanRelinkOperator, jobs, run=key, mode="apply")
+
+    assert planned(audit, RELINK) == {
+        A: '{"Contact_Role": "Buyer"}',
+        C: '{"Contact_Role": "Buyer"}',
+    }
+    assert counts == {"chosen": 2, "still_removed": 2, "removed_again": 1, "already_absent": 1}
+    run = the_run(audit, RELINK)
+    assert (run["operation"], run["origin_run_key"], run["strategy"]) == ("relink", key, "single")
+    assert "strategy" not in mapped[0]
+    assert "snapshot_fields" not in mapped[0]
+
+
+def test_a_relink_of_some_links_takes_those(audit: Audit, jobs: Path) -> None:
+    key = past_run(audit, {**dict.fromkeys((A, B, C), Outcome.REMOVED), D: Outcome.FAILED})
+    links = "\n".join(",".join(pair) for pair in (A, D, F))
+    _, counts = plan(PlanRelinkOperator, jobs, run=key, links=links, run_id="pasted")
+    assert set(planned(audit, RELINK)) == {A}
+    assert counts == {"chosen": 1, "still_removed": 1, "pasted": 3, "already_absent": 0}
+    assert "links" not in the_run(audit, RELINK)["params"]
+
+
+def test_a_relink_by_a_condition_takes_what_it_says(audit: Audit, jobs: Path) -> None:
+    key = past_run(audit, dict.fromkeys((A, B, C), Outcome.REMOVED))
+    where = f"external_id = '{B[0]}' OR related_external_id = '{C[1]}'"
+    _, counts = plan(PlanRelinkOperator, jobs, run=key, where=where)
+    assert set(planned(audit, RELINK)) == {B, C}
+    assert counts["chosen"] == 2
+    with pytest.raises(ZohoConfigError, match=r"^where: select is no column"):
+        plan(PlanRelinkOperator, jobs, run=key, where="seq IN (SELECT 1)", run_id="other")
+
+
+def test_snapshots_are_given_after_a_crash_between(
+    audit: Audit, jobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = past_run(audit, {A: Outcome.REMOVED})
+    remember(audit, key, "{}")
+    with monkeypatch.context() as patch:
+        patch.setattr(PlanRelinkOperator, "complete", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            plan(PlanRelinkOperator, jobs, run=key)
+    assert planned(audit, RELINK) == {A: None}
+    plan(PlanRelinkOperator, jobs, run=key)
+    assert planned(audit, RELINK) == {A: "{}"}
+
+
+@on_sqlite_alone
+@pytest.mark.parametrize(
+    ("operator", "params", "says"),
+    [
+        (RetryPreflightOperator, {}, "^run: missing; give the run whose links are meant"),
+        (RetryPreflightOperator, {"run": "x", "outcomes": ["removed"]}, "^outcomes: 'removed'"),
+        (RetryPreflightOperator, {"run": "x", "mode": "purge"}, "^mode: 'purge'"),
+        (RetryPreflightOperator, {"run": "x", "job": "nobody"}, "^job: there is no job 'nobody'"),
+        (RelinkPreflightOperator, {}, "^run: missing; give the run whose links are to be"),
+        (RelinkPreflightOperator, {"run": "x", "where": "1 = 1; x"}, "^where: ';'"),
+        (RelinkPreflightOperator, {"run": "x", "max_links": 5}, "^reason: say why"),
+    ],
+)
+def test_a_wrong_field_is_refused_in_the_first_task(
+    jobs: Path, operator: type[RetryPreflightOperator], params: dict[str, Any], says: str
+) -> None:
+    task = operator(task_id="preflight", job=None, jobs_folder=jobs)
+    with pytest.raises(AirflowFailException, match=says):
+        task.execute(context("preflight", params={"job": "contacts_deals", **params}))
+
+
+@on_sqlite_alone
+@pytest.mark.parametrize("operator", [RetryPreflightOperator, RelinkPreflightOperator])
+def test_preflight_needs_neither_sql_nor_warehouse(
+    zoho: LocalZoho, jobs: Path, operator: type[RetryPreflightOperator]
+) -> None:
+    task = operator(task_id="preflight", job=None, jobs_folder=jobs)
+    found = task.execute(context("preflight", params={"job": "contacts_deals", "run": "x"}))
+    assert found["data_center"] == "us"
+
+
+def test_a_redrive_sends_each_open_link_once_and_nothing_else(
+    zoho: LocalZoho, audit: Audit, jobs: Path
+) -> None:
+    link_all(zoho, PAST)
+    past_run(audit, PAST)
+    zoho.state.unlink("Contacts", C[0], "Deals", C[1])
+    mapped, _ = plan(PlanRetryOperator, jobs, run="manual__past", mode="apply")
+    for place, arguments in enumerate(mapped):
+        task = delink(**{name: arguments[name] for name in ("chunk", "audit_conn_id", "task_concurrency")})
+        try:
+            task.execute(context(dag_id=REDRIVE, run_id="manual__again", map_index=place))
+        except UnfinishedLinksError:
+            pytest.fail("links are left")
+    assert sorted(sent(zoho)) == sorted([B, D, E])
+    # A request of the past run may have reached it: it was asked about, and found gone.
+    assert "GET" in {one.method for one in zoho.state.journal.requests if C[0] in one.path}
+    key = the_run(audit, REDRIVE)["run_key"]
+    last = {row["external_id"]: row["outcome"] for row in audit.events() if row["run_key"] == key}
+    assert last == dict.fromkeys((B[0], C[0], D[0], E[0]), "removed")
+    assert linked(zoho) == {A, F}
+    _, counts = plan(PlanRetryOperator, jobs, run="manual__past", run_id="manual__third")
+    assert counts == {"runs": 1, "chosen": 0, "removed": 4}
