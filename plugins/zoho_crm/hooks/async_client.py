@@ -104,7 +104,7 @@ class AsyncZohoClient:
         :raises ZohoUnansweredError: sent, but there is no answer that can be read
         :raises ZohoAuthError: the token has run out, and there is no other to be had
         """
-        if self._clock() >= self._use_before:
+        if self._clock() >= self._use_until:
             await self._renew()
         async with self._turns:
             return await self._exchange(request)
@@ -123,7 +123,7 @@ class AsyncZohoClient:
 
     async def _renew(self) -> None:
         async with self._renewing:
-            if self._clock() >= self._use_before:
+            if self._clock() >= self._use_until:
                 self._take(await asyncio.to_thread(self._token_source.get))
 
     def _take(self, token: Token) -> None:
@@ -131,7 +131,7 @@ class AsyncZohoClient:
             raise UnsafeRequestError("The access token is for another address. Nothing was sent.")
         self._token = token
         self._authorization = f"Zoho-oauthtoken {token.access_token}"
-        self._use_before = self._token_source.use_before(token)
+        self._use_until = token.use_until
 
     async def _exchange(self, request: ZohoRequest) -> ZohoResponse:
         if self._session is None:

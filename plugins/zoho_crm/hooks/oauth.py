@@ -63,9 +63,9 @@ class Token:
     lifetime_s: float = LIFETIME_S
 
     @property
-    def lead_s(self) -> float:
-        """Seconds before its expiry at which it is no longer used."""
-        return min(LAST_USE_S, self.lifetime_s / 4)
+    def use_until(self) -> float:
+        """Seconds since the epoch from which it is no longer used, shortly before it expires."""
+        return self.expires_at - min(LAST_USE_S, self.lifetime_s / 4)
 
     @property
     def scopes(self) -> frozenset[str]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 KEY = "zoho_crm_access_token__zoho_x"
-NEVER_EARLY = 0.0
 NOW = 1_000_000.0
 
 
@@ -31,11 +30,10 @@ def zoho_connection(**changes: Any) -> ZohoConnection:
 
 @dataclass
 class World:
-    """A clock, a die, and an accounts server that hands out numbered tokens."""
+    """A clock, and an accounts server that issues numbered tokens."""
 
     variables: dict[str, str]
     now: float = NOW
-    die: float = NEVER_EARLY
     connection: ZohoConnection = field(default_factory=zoho_connection)
     fetched: int = 0
     refuse: ZohoError | None = None
@@ -56,7 +54,6 @@ class World:
             fetch=self.fetch,
             store=self.store(),
             clock=lambda: self.now,
-            random=lambda: self.die,
             **kwargs,
         )
 
@@ -105,25 +102,6 @@ def test_a_token_is_used_until_a_minute_before_its_end(world: World, left_s: flo
     assert world.fetched == fetched
 
 
-@pytest.mark.parametrize(
-    ("left_s", "die", "fetched"),
-    [
-        (360, 0.99, 0),  # five minutes before its last use: one in 148
-        (360, 0.994, 1),
-        (120, 0.6, 0),  # one minute before: 37 in 100
-        (120, 0.64, 1),
-        (3600, 0.999999, 0),
-    ],
-)
-def test_the_nearer_the_end_the_likelier_a_refresh(
-    world: World, left_s: float, die: float, fetched: int
-) -> None:
-    world.store().save(Stored(world.token("stored", left_s)))
-    world.die = die
-    world.source().get()
-    assert world.fetched == fetched
-
-
 def test_a_short_lived_token_is_used_too(world: World) -> None:
     short = Token("short", world.connection.base_url, "", world.now + 20, lifetime_s=20)
     world.store().save(Stored(short))
@@ -135,23 +113,13 @@ def test_a_short_lived_token_is_used_too(world: World) -> None:
     assert source.get().access_token == "fetched-1"
 
 
-def test_also_the_token_in_hand_is_renewed_early(world: World) -> None:
+def test_renews_the_current_token_a_minute_before_it_expires(world: World) -> None:
     source = world.source()
     source.get()
-    world.now += 3600 - 120
+    world.now += 3600 - 61
     assert source.get().access_token == "fetched-1"
-    world.die = 0.9
+    world.now += 1
     assert source.get().access_token == "fetched-2"
-
-
-@pytest.mark.parametrize(
-    "refuse",
-    [ZohoNotSentError("down"), ZohoTokenThrottledError("wait", retry_after_s=600), ZohoAuthError("no")],
-)
-def test_a_failed_early_refresh_does_no_harm(world: World, refuse: ZohoError) -> None:
-    world.store().save(Stored(world.token("stored", 120)))
-    world.die, world.refuse = 0.9, refuse
-    assert world.source().get().access_token == "stored"
 
 
 @pytest.mark.parametrize(
@@ -249,16 +217,6 @@ def test_a_throttle_is_remembered_for_everybody(world: World) -> None:
     assert world.source().get().access_token == "fetched-2"
 
 
-def test_a_throttle_leaves_a_good_token_in_use(world: World) -> None:
-    world.store().save(Stored(world.token("stored", 120)))
-    world.die, world.refuse = 0.9, ZohoTokenThrottledError("wait", retry_after_s=600)
-    world.source().get()
-    assert world.stored()["access_token"] == "stored"
-    assert world.stored()["throttled_until"] == NOW + 600
-    assert world.source().get().access_token == "stored"
-    assert world.fetched == 1
-
-
 def test_a_throttle_from_a_wrong_clock_does_not_last(world: World) -> None:
     world.store().save(Stored(None, NOW + 1e9))
     assert world.source().get().access_token == "fetched-1"
@@ -322,26 +280,3 @@ def test_a_fleet_with_a_lock_refreshes_once(world: World) -> None:
         assert set(pool.map(get, workers)) == {"fetched-1"}
     assert world.fetched == 1
     assert entered
-
-
-def test_others_go_on_while_one_renews_early(world: World) -> None:
-    world.store().save(Stored(world.token("stored", 600)))
-    source = world.source()
-    source.get()
-    world.now += 480
-    world.die = 0.9
-    renewing, release = threading.Event(), threading.Event()
-    fetch = world.fetch
-
-    def slow() -> Token:
-        renewing.set()
-        assert release.wait(5)
-        return fetch()
-
-    source._fetch = slow
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(source.get)
-        assert renewing.wait(5)
-        assert source.get().access_token == "stored"
-        release.set()
-        assert future.result().access_token == "fetched-1"

@@ -309,7 +309,6 @@ async def test_a_token_that_runs_out_is_renewed_once_and_off_the_loop(
 ) -> None:
     zoho.token_script = [zoho.token("access-token-1", expires_in=1000)]
     source = hook.token_source
-    monkeypatch.setattr(source, "_random", lambda: 0.0)
     client = hook.async_client()
     for one in (source, client):
         monkeypatch.setattr(one, "_clock", lambda: time.time() + 950)
