@@ -89,7 +89,7 @@ def test_nothing_is_sent_before_a_person_approves_who_then_stands_on_the_run_row
         "- `3 links planned, 2 allowed`",
         "- Reason: `approved moved on`",
         "- ``approved`](x) **approved**`` → `deal-2`",
-        f"({world.airflow.url}/zoho-delinks/dags/{ASKS}/runs/{quote(run_id, safe='')}/plan.csv?job=asks)",
+        f"({world.airflow.url}/zoho-delinks/dags/{ASKS}/runs/{quote(run_id, safe='')}/links.csv?job=asks)",
     ):
         assert says in asked["body"]
     waiting = world.audit.run(ASKS, run_id)

@@ -31,7 +31,7 @@ def run_address(world: World) -> str:
 
 @pytest.fixture(scope="module")
 def addresses(run_address: str) -> list[str]:
-    own = ("", "/progress", "/links.csv", "/links.jsonl", "/plan.csv")
+    own = ("", "/progress", "/links.csv", "/links.jsonl")
     others = ("/zoho-delinks/", "/zoho-delinks/links", "/zoho-delinks/static/app.js")
     return [*(run_address + each for each in own), *others]
 

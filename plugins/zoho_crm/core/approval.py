@@ -115,11 +115,11 @@ def is_rejected(approval: str | None) -> bool:
 
 def plan_url(base_url: str | None, dag_id: str, run_id: str, job: str) -> str:
     """
-    Return where the plan of a run can be read.
+    Return the address of the plan of a run as a CSV file.
 
     :param base_url: Airflow's own; without one the address is relative to its server
     """
-    path = f"/zoho-delinks/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}/plan.csv"
+    path = f"/zoho-delinks/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}/links.csv"
     return f"{(base_url or '').rstrip('/')}{path}?job={quote(job, safe='')}"
 
 

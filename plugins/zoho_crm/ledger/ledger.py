@@ -32,7 +32,6 @@ from zoho_crm.ledger.engine import engine_of, prepared, reading
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-    from typing import Any
 
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.models import (
@@ -359,10 +358,6 @@ class Ledger:
     def carry_over_in_flight(self, run_key: str) -> None:
         """Mark the links of a plan that a request of a past run may have reached: they are asked about first."""
         carry_over.carry_over_in_flight(self._engine, run_key)
-
-    def plan_pages(self, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
-        """Yield the stored plan of a run in its order, some rows at a time."""
-        return selection.plan_pages(self._engine, run_key)
 
     def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
         """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""

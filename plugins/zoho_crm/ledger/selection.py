@@ -123,25 +123,6 @@ def removed_links(
             yield RemovedLink(Link(row.external_id, row.related_external_id), since)
 
 
-def plan_pages(engine: sa.Engine, run_key: str) -> Iterator[Sequence[sa.Row[Any]]]:
-    """Yield the stored plan of a run in its order, some rows at a time: seq, both ids, state, outcome, fault."""
-    columns = ("seq", "external_id", "related_external_id", "state", "outcome", "fault")
-    statement = (
-        sa.select(*(links.c[name] for name in columns))
-        .where(links.c.run_key == run_key)
-        .order_by(links.c.seq)
-        .limit(PAGE_LINKS)
-    )
-    after = -1
-    while True:
-        with reading(engine).begin() as connection:
-            page = connection.execute(statement.where(links.c.seq > after)).all()
-        if not page:
-            return
-        yield page
-        after = page[-1].seq
-
-
 def open_page(
     engine: sa.Engine, run_key: str, after: int, which: sa.ColumnElement[bool] = _OPEN
 ) -> Sequence[sa.Row[Any]]:

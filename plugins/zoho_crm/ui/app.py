@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from zoho_crm.ui import link_pages, overview, plan_file, run_pages
+from zoho_crm.ui import link_pages, overview, run_pages
 from zoho_crm.ui.audit_databases import AuditDatabases, default_jobs_folder
 from zoho_crm.ui.auth import SIGNED_IN
 from zoho_crm.ui.rendering import STATIC, SafeHeaders, page
@@ -60,12 +60,13 @@ def create_app(sources: AuditDatabases | None = None) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.sources = sources or AuditDatabases(default_jobs_folder())
     app.add_middleware(SafeHeaders)
-    for router in (overview.router, plan_file.router, run_pages.router, link_pages.router, rest):
+    for router in (overview.router, run_pages.router, link_pages.router, rest):
         app.include_router(router)
     handlers: dict[type[Exception], ExceptionHandler] = {
         StarletteHTTPException: _refused,
         RequestValidationError: _not_understood,
         sa.exc.OperationalError: _database_away,
+        sa.exc.TimeoutError: _database_away,
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)

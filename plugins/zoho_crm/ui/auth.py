@@ -12,7 +12,7 @@ from airflow.api_fastapi.app import get_auth_manager
 from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_authenticated
 from airflow.models.dag import DagModel
-from fastapi import Depends, HTTPException
+from fastapi import Depends
 
 from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID, RELINK_DAG_ID
@@ -80,9 +80,3 @@ def reader_of(user: GetUserDep) -> Reader:
 
 
 ReaderDep = Annotated[Reader, Depends(reader_of)]
-
-
-def reads_job(dag_id: str, reader: ReaderDep, job: str | None = None) -> None:
-    """Refuse whoever may not read the runs of a Dag for the job that the address names."""
-    if job is not None and not reader.may_read(dag_id, job):
-        raise HTTPException(403, "You may not read runs of this job.")

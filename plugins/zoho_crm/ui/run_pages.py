@@ -75,9 +75,15 @@ def found_run(
 
 
 def needed_run(dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = "") -> Found:
-    """Return the run of a Dag run; raises 404 if it has none that the user may see."""
+    """
+    Return the run of a Dag run.
+
+    Raises 404 if there is none that the user may see, 503 if it may be in a database that cannot be read.
+    """
     if found := found_run(dag_id, dag_run_id, reader, sources, job):
         return found
+    if unreadable := [source.conn_id for source in sources.all() if source.fault]:
+        raise HTTPException(503, f"The audit database cannot be read: {', '.join(unreadable)}.")
     raise HTTPException(404, "This Dag run has no run in the audit.")
 
 
@@ -143,8 +149,12 @@ def run_progress(found: Annotated[Found, Depends(needed_run)]) -> dict[str, Any]
 def download(
     found: Annotated[Found, Depends(needed_run)], kind: Literal["csv", "jsonl"], outcome: str = ""
 ) -> StreamingResponse:
-    """Stream the links of a run with the last that happened to each."""
+    """Stream the links of a run, each with its outcome and its last audit row."""
     run = found.run
+    if run.planned_at is None:
+        raise HTTPException(404, "This run has no plan yet.")
+    if run.pseudonymised_at is not None:
+        raise HTTPException(404, "The plan of this run was deleted when its ids were replaced by hashes.")
     wanted = asked_outcome(outcome)
     rows = stream_links(found.engine, run, wanted)
     name = file_name(run.job, run.dag_run_id, wanted or "links")

@@ -23,7 +23,7 @@ QUESTION = Question(
     plan=PlanSummary(source_rows=130, planned=120, duplicates=10, invalid=3, chunks=[]),
     breaches=["120 links planned, 100 allowed"],
     sample=[Link("c-1", "d-1"), Link("c-2", "d-2")],
-    plan_url="http://airflow.example/plan.csv",
+    plan_url="http://airflow.example/links.csv",
     known_links=1000,
     reason="spring cleaning",
     send_until=datetime(2026, 11, 25, 2, tzinfo=UTC),
@@ -58,7 +58,7 @@ def test_the_question_tells_what_is_needed_to_decide() -> None:
         "- `c-1` → `d-1`",
         "- `c-2` → `d-2`",
         "",
-        "[The whole plan as CSV](http://airflow.example/plan.csv)",
+        "[The whole plan as CSV](http://airflow.example/links.csv)",
         "",
         "**Approve** sends it. **Reject**, as well as no answer in time, ends the run: nothing is sent.",
     ]
@@ -148,11 +148,11 @@ def test_nothing_at_all_is_said_in_words() -> None:
         (
             "https://airflow.example/af/",
             "https://airflow.example/af/zoho-delinks/dags/zoho_delink__x/runs/manual__2026-11-22T00%3A00%3A00%2B00%3A00/"
-            "plan.csv?job=x",
+            "links.csv?job=x",
         ),
         (
             None,
-            "/zoho-delinks/dags/zoho_delink__x/runs/manual__2026-11-22T00%3A00%3A00%2B00%3A00/plan.csv?job=x",
+            "/zoho-delinks/dags/zoho_delink__x/runs/manual__2026-11-22T00%3A00%3A00%2B00%3A00/links.csv?job=x",
         ),
     ],
 )
@@ -164,7 +164,7 @@ def test_a_run_id_cannot_leave_the_address() -> None:
     url = plan_url("http://a", "x", "../../) [evil](http://evil/?a=b&c#d", "x")
     assert url == (
         "http://a/zoho-delinks/dags/x/runs/..%2F..%2F%29%20%5Bevil%5D%28http%3A%2F%2Fevil%2F%3Fa%3Db%26c%23d/"
-        "plan.csv?job=x"
+        "links.csv?job=x"
     )
 
 

@@ -271,7 +271,7 @@ def test_a_person_is_asked_with_all_they_need(audit: Audit, sql_path: Path) -> N
         "- Share: 10% of 100 links",
         "### 10 of the links",
         "- `c-00009` → `d-00009`",
-        "/zoho-delinks/dags/zoho_delink__contacts_deals/runs/manual__1/plan.csv?job=contacts_deals",
+        "/zoho-delinks/dags/zoho_delink__contacts_deals/runs/manual__1/links.csv?job=contacts_deals",
     ):
         assert says in body
     run = audit.ledger().get_run(audit.run()["run_key"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,7 +28,6 @@ ADDRESSES = [
     "/dags/a/runs/b/progress",
     "/dags/a/runs/b/links.csv",
     "/dags/a/runs/b/links.jsonl",
-    "/dags/a/runs/b/plan.csv",
     "/dags/a/runs/b/again/zoho_relink",
     "/static/app.js",
     "/static/chart.umd.min.js",
@@ -150,3 +151,23 @@ def test_addresses_follow_the_path_that_airflow_is_served_below(pages: Pages):
     assert 'href="/team/airflow/zoho-delinks/"' in text
     assert 'src="/team/airflow/zoho-delinks/static/theme.js' in text
     assert 'href="/team/airflow/dags/zoho_delink__contacts_deals/runs/scheduled__' in text
+
+
+def test_loading_the_plugin_loads_no_web_server():
+    code = (
+        "import airflow.sdk, sys; from zoho_crm.ui.plugin import ZohoDelinkPlugin; ZohoDelinkPlugin();"
+        "sys.exit('fastapi' in sys.modules or 'zoho_crm.ui.app' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_database_without_a_free_connection_gives_503(pages: Pages, monkeypatch: pytest.MonkeyPatch):
+    def exhausted(*_: object) -> None:
+        raise sa.exc.TimeoutError("QueuePool limit of size 2 overflow 3 reached")
+
+    monkeypatch.setattr("zoho_crm.ui.run_pages.runs_of_dag_run", exhausted)
+
+    page = pages.client.get(pages.run())
+
+    assert page.status_code == 503
+    assert "does not answer" in page.text

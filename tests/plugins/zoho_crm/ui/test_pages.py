@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 from datetime import UTC, datetime, timedelta
@@ -305,30 +303,6 @@ def test_addresses_hold_no_external_ids(pages: Pages):
 
     assert ids(text) == ["anna@example.com"]
     assert not [link for link in re.findall(r'(?:href|action)="([^"]*)"', text) if "anna" in link]
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_download_holds_every_link_once_with_its_last_answer(pages: Pages, kind: str):
-    rows: list[tuple[object, object]] = [(f"c-{number:04}", "=1+1") for number in range(4_321)]
-    outcomes = {
-        (f"c-{n:04}", "=1+1"): Outcome.FAILED if n % 9 == 0 else Outcome.REMOVED for n in range(4_321)
-    }
-    pages.store(rows, outcomes, chunk_size=1_000, finished="failed", told={"zoho_message": "@import"})
-
-    file = pages.client.get(f"{pages.run()}/links.{kind}")
-    failed = pages.client.get(f"{pages.run()}/links.{kind}?outcome=failed")
-
-    assert file.headers["content-disposition"].endswith(f'.{kind}"')
-    if kind == "csv":
-        lines = list(csv.DictReader(io.StringIO(file.text)))
-        assert {line["related_external_id"] for line in lines} == {"'=1+1"}
-        assert {line["zoho_message"] for line in lines} == {"'@import"}
-        assert len(list(csv.DictReader(io.StringIO(failed.text)))) == 481
-    else:
-        lines = [json.loads(line) for line in file.text.splitlines()]
-        assert {line["related_external_id"] for line in lines} == {"=1+1"}
-        assert len(failed.text.splitlines()) == 481
-    assert [line["external_id"] for line in lines] == [each for each, _ in rows]
 
 
 def test_buttons_are_for_those_who_may_trigger(pages: Pages):

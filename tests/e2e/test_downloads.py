@@ -1,4 +1,4 @@
-"""The plan of a run as a file, from a real API server: who gets it, and what is in it."""
+"""The links of a run as a file, from a real API server: who may read it, and what it contains."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def address(world: World) -> str:
-    """Where the plan of a dry run lies."""
+    """Address of the plan of a dry run."""
     run_id = world.runs.trigger(BY_HAND, {"links": LINKS})
     world.runs.finish(BY_HAND, run_id)
-    return f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id, safe='')}/plan.csv"
+    return f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id, safe='')}/links.csv"
 
 
 def get(world: World, path: str, token: str | None = None, **cookies: str) -> requests.Response:
@@ -46,15 +46,15 @@ def token_of(world: World, user: str) -> str:
     return token
 
 
-def test_nobody_without_a_session_gets_a_byte_of_it(world: World, address: str):
-    nobody, wrong, wrong_cookie = (
+def test_file_is_refused_without_a_valid_session(world: World, address: str):
+    without, wrong, wrong_cookie = (
         get(world, address),
         get(world, address, "nonsense"),
         get(world, address, _token="nonsense"),
     )
-    assert nobody.status_code == 401
+    assert without.status_code == 401
     assert {wrong.status_code, wrong_cookie.status_code} <= {401, 403}
-    for answer in (nobody, wrong, wrong_cookie):
+    for answer in (without, wrong, wrong_cookie):
         assert answer.headers["content-type"] == "application/json"
         assert "c-0001" not in answer.text
     for page in ("docs", "redoc", "openapi.json", ""):
@@ -62,7 +62,7 @@ def test_nobody_without_a_session_gets_a_byte_of_it(world: World, address: str):
 
 
 @pytest.mark.parametrize("user", ["admin", "viewer"])
-def test_whoever_may_read_the_runs_of_the_dag_gets_it(world: World, address: str, user: str):
+def test_file_is_sent_to_users_who_may_read_the_runs_of_the_dag(world: World, address: str, user: str):
     token = token_of(world, user)
     for answer in (get(world, address, token), get(world, f"{address}?job=by_hand", _token=token)):
         assert answer.status_code == 200
@@ -75,17 +75,17 @@ def test_whoever_may_read_the_runs_of_the_dag_gets_it(world: World, address: str
         ]
 
 
-def test_a_session_gets_no_plan_that_is_not_there(world: World, address: str):
+def test_missing_run_is_404(world: World, address: str):
     token = token_of(world, "viewer")
     for path in (
         f"{address}?job=daily",
         address.replace(BY_HAND, "zoho_delink__nobody"),
-        address.replace("/plan.csv", "0/plan.csv"),
+        address.replace("/links.csv", "0/links.csv"),
     ):
         assert get(world, path, token).status_code == 404
 
 
-def test_airflow_knows_the_plugin(world: World):
+def test_airflow_loads_the_plugin(world: World):
     plugins = {each["name"]: each for each in world.airflow.api("GET", "/api/v2/plugins")["plugins"]}
     (app,) = plugins["zoho_delinks"]["fastapi_apps"]
     assert app["url_prefix"] == "/zoho-delinks"

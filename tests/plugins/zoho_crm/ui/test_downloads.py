@@ -1,0 +1,147 @@
+"""The links of a run as a file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tracemalloc
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+
+from tests.plugins.zoho_crm.ledger.samples import MOMENT
+from tests.plugins.zoho_crm.ui.conftest import JOBS
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger import tables
+from zoho_crm.ledger.link_queries import LINK_FIELDS, stream_links
+from zoho_crm.ledger.runs import get_run
+
+if TYPE_CHECKING:
+    from tests.plugins.zoho_crm.ui.conftest import Pages
+    from zoho_crm.ledger.runs import StoredRun
+
+# Airflow's own imports of its API server.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Using `httpx`")
+
+
+def stored_run(pages: Pages) -> StoredRun:
+    run = get_run(pages.ledger.engine, "a-run")
+    assert run is not None
+    return run
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_file_holds_every_link_once_with_its_last_audit_row(pages: Pages, kind: str):
+    rows: list[tuple[object, object]] = [(f"c-{number:04}", "=1+1") for number in range(4_321)]
+    outcomes = {
+        (f"c-{n:04}", "=1+1"): Outcome.FAILED if n % 9 == 0 else Outcome.REMOVED for n in range(4_321)
+    }
+    pages.store(rows, outcomes, chunk_size=1_000, finished="failed", told={"zoho_message": "@import"})
+
+    file = pages.client.get(f"{pages.run()}/links.{kind}")
+    failed = pages.client.get(f"{pages.run()}/links.{kind}?outcome=failed")
+
+    assert file.headers["content-disposition"].endswith(f'.{kind}"')
+    if kind == "csv":
+        lines = list(csv.DictReader(io.StringIO(file.text)))
+        assert {line["related_external_id"] for line in lines} == {"'=1+1"}
+        assert {line["zoho_message"] for line in lines} == {"'@import"}
+        assert len(list(csv.DictReader(io.StringIO(failed.text)))) == 481
+    else:
+        lines = [json.loads(line) for line in file.text.splitlines()]
+        assert {line["related_external_id"] for line in lines} == {"=1+1"}
+        assert len(failed.text.splitlines()) == 481
+    assert [line["external_id"] for line in lines] == [each for each, _ in rows]
+
+
+def test_csv_holds_the_plan_before_anything_is_sent_and_no_formula(pages: Pages):
+    pages.store([("c-1", "d-1"), ("=1+1", "@x"), ('a"b', "c,d"), ("", "d-9"), ("-5", "+6")])
+
+    file = pages.client.get(f"{pages.run()}/links.csv")
+
+    names = ("seq", "external_id", "related_external_id", "state", "outcome", "fault")
+    lines = list(csv.DictReader(io.StringIO(file.text)))
+    assert tuple(lines[0]) == LINK_FIELDS
+    assert [[line[name] for name in names] for line in lines] == [
+        ["0", "'-5", "'+6", "planned", "", ""],
+        ["1", "'=1+1", "'@x", "planned", "", ""],
+        ["2", 'a"b', "c,d", "planned", "", ""],
+        ["3", "c-1", "d-1", "planned", "", ""],
+        ["4", "", "d-9", "settled", "invalid", "external_id is blank"],
+    ]
+    assert file.headers["content-type"] == "text/csv; charset=utf-8"
+
+
+def test_file_of_any_size_takes_little_memory_and_holds_no_connection(pages: Pages):
+    from zoho_crm.ui.downloads import csv_pieces
+
+    pages.store([])
+    with pages.ledger.engine.begin() as connection:
+        numbers = sa.text(
+            "INSERT INTO zoho_delink_link (run_key, seq, pair_key, external_id, related_external_id, state) "
+            "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 49999) "
+            "SELECT 'a-run', i, i, 'c-' || i, 'd-' || i, 'planned' FROM n"
+        )
+        connection.execute(numbers)
+    engine = pages.ledger.engine
+    pieces = csv_pieces(stream_links(engine, replace(stored_run(pages), planned=50_000)))
+    first = next(pieces)
+    pool = engine.pool
+    assert isinstance(pool, sa.QueuePool)
+    assert pool.checkedout() == 0
+    tracemalloc.start()
+    try:
+        count = first.count("\r\n") + sum(piece.count("\r\n") for piece in pieces)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 50_001
+    assert peak < 10_000_000
+
+
+def test_run_without_a_plan_is_404(pages: Pages):
+    pages.store([])
+    with pages.ledger.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values(planned_at=None))
+
+    answer = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
+
+    assert (answer.status_code, answer.json()) == (404, {"detail": "This run has no plan yet."})
+
+
+def test_run_whose_ids_were_replaced_is_404(pages: Pages):
+    pages.store([("c-1", "d-1")])
+    with pages.ledger.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values(pseudonymised_at=MOMENT))
+
+    answer = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
+
+    assert answer.status_code == 404
+    assert "replaced by hashes" in answer.json()["detail"]
+
+
+def test_audit_database_that_cannot_be_read_is_503(pages: Pages):
+    from zoho_crm.ui.audit_databases import AuditDatabases
+
+    def refuse(conn_id: str) -> None:
+        raise ConnectionError(conn_id)
+
+    pages.app.state.sources = AuditDatabases(JOBS, refuse)  # type: ignore[arg-type]
+
+    answer = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
+
+    assert answer.status_code == 503
+    assert "zoho_delink_audit" in answer.json()["detail"]
+
+
+def test_exports_share_one_bounded_engine(pages: Pages):
+    pages.store([("c-1", "d-1")])
+    opened = pages.app.state.sources
+    engines = set()
+    for _ in range(20):
+        assert pages.client.get(f"{pages.run()}/links.csv").status_code == 200
+        engines |= {id(source.engine) for source in opened.readable()}
+    assert len(engines) == 1
