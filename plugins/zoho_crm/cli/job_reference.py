@@ -27,6 +27,9 @@ run `scripts/job_reference.sh`. What jobs are and how they run: [jobs.md](jobs.m
 
 A key that is not listed here is refused. The job is named like its file, and its Dag `zoho_delink__<job>`.
 `zoho-delink check-job FILE` checks a file without Airflow.
+
+Speed: `max_concurrency` of the Zoho connection limits the requests in flight of the whole org, and `task_concurrency`
+of a job, if you set it, should be half of that. `max_active_chunks`, `chunk_size` and `pool` need no value.
 """
 
 _PARAM = re.compile(r"^:param (\w+):(.*(?:\n[ \t]+.*)*)", re.MULTILINE)

@@ -33,7 +33,7 @@ from zoho_crm.errors import ZohoConfigError
 DAG_ID_PREFIX = "zoho_delink__"
 
 DEFAULT_ORG_CONCURRENCY = 10
-"""Requests in flight that a connection allows where it does not say otherwise."""
+"""Requests in flight for the whole org, unless the connection sets ``max_concurrency``."""
 
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _RANDOM_CRON = re.compile(r"\b[hr]\b", re.IGNORECASE)
@@ -235,11 +235,11 @@ class Job(_Model):
     :param audit_conn_id: connection of the database that holds plan and audit
     :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call
     :param allow_undocumented_relation: take links out of a relation that Zoho does not document a delink for
-    :param chunk_size: links a mapped task takes care of; it grows when a run needs more tasks than Airflow maps
-    :param task_concurrency: requests in flight within one mapped task
-    :param max_active_chunks: mapped tasks at work at once over all runs of the job; by default as many as an org
-        of 10 requests in flight keeps busy
-    :param pool: name of an Airflow pool for the mapped tasks; it must exist, or they wait for ever
+    :param chunk_size: links of one mapped task; it grows when a run needs more tasks than Airflow maps
+    :param task_concurrency: requests in flight in one mapped task
+    :param max_active_chunks: mapped tasks at work at once over all runs of the job; by default 10 /
+        ``task_concurrency``, rounded up, and at least 2
+    :param pool: an existing Airflow pool for the mapped tasks, for a limit over several Dags
     :param breaker_share: share (0 to 1) of a task's links that may fail, be refused or stay unknown before the whole
         run is stopped
     :param credit_reserve: API credits of the org to leave to others; Zoho tells what is left once half are used
@@ -384,8 +384,8 @@ class Job(_Model):
 
     @property
     def active_chunks(self) -> int:
-        """Mapped tasks at work at once: enough to keep the org busy, no more than find something to do."""
-        return self.max_active_chunks or math.ceil(DEFAULT_ORG_CONCURRENCY / self.task_concurrency)
+        """Mapped tasks at work at once: enough to use the org's limit, few enough not to wait for it."""
+        return self.max_active_chunks or max(2, math.ceil(DEFAULT_ORG_CONCURRENCY / self.task_concurrency))
 
     @property
     def start(self) -> datetime:

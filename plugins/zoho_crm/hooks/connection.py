@@ -12,6 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from airflow.sdk.log import mask_secret
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
+from zoho_crm.core.job import DEFAULT_ORG_CONCURRENCY
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
@@ -94,7 +95,9 @@ class ZohoConnection(BaseModel):
     data_center: DataCenter = "us"
     environment: Environment = "production"
     api_version: ApiVersion = "v7"
-    max_concurrency: Annotated[int, Field(ge=1, le=25), BeforeValidator(_refuse_truth)] = 10
+    max_concurrency: Annotated[int, Field(ge=1, le=25), BeforeValidator(_refuse_truth)] = (
+        DEFAULT_ORG_CONCURRENCY
+    )
     local_url: str | None = None
 
     @classmethod

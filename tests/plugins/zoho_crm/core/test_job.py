@@ -55,7 +55,7 @@ def test_a_short_job_file_takes_its_defaults(jobs: Path) -> None:
 
 @pytest.mark.parametrize(
     ("task_concurrency", "max_active_chunks", "active"),
-    [(5, None, 2), (3, None, 4), (10, None, 1), (25, None, 1), (5, 7, 7)],
+    [(5, None, 2), (3, None, 4), (10, None, 2), (25, None, 2), (5, 7, 7)],
 )
 def test_mapped_tasks_at_work_fit_the_org(
     jobs: Path, task_concurrency: int, max_active_chunks: int | None, active: int
