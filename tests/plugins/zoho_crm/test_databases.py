@@ -1,4 +1,4 @@
-"""Reading from real databases through Airflow's own hooks: windows, values, refusals, and memory."""
+"""Read from real databases through Airflow hooks: windows, values, refused SQL, and memory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ WAREHOUSES = [
 @dataclass(frozen=True, slots=True)
 class Warehouse:
     """
-    A warehouse with a table of pairs, whose sessions are not in UTC unless somebody says so.
+    A warehouse with a table of pairs, whose sessions are not in UTC by default.
 
     :param connection: the Airflow connection
     :param execute: runs a statement and commits
@@ -168,7 +168,7 @@ def test_column_with_a_time_zone_is_compared_by_moment(warehouse: Warehouse, eng
 
 
 @pytest.mark.parametrize("window", ["", " AND :window_start < :window_end"], ids=["no window", "window"])
-def test_signs_that_drivers_use_reach_the_database_as_they_are_written(
+def test_percent_signs_and_colons_reach_the_database_unchanged(
     warehouse: Warehouse, engine: sa.Engine, window: str
 ) -> None:
     warehouse.add(("100%% ?", "%s % d 10:30", "2026-11-21 00:00:00"))
@@ -176,7 +176,7 @@ def test_signs_that_drivers_use_reach_the_database_as_they_are_written(
     assert pairs(engine, sql) == [("100%% ?", "%s % d 10:30")]
 
 
-def test_values_come_as_they_are(warehouse: Warehouse, engine: sa.Engine) -> None:
+def test_values_are_not_converted(warehouse: Warehouse, engine: sa.Engine) -> None:
     warehouse.add(("ü-漢-🔗", "D", "2026-11-21 00:00:00"))
     assert pairs(engine, SQL) == [("ü-漢-🔗", "D")]
     assert pairs(engine, "SELECT 7 AS external_id, NULL AS related_external_id") == [(7, None)]
@@ -194,7 +194,7 @@ def test_values_come_as_they_are(warehouse: Warehouse, engine: sa.Engine) -> Non
     ],
     ids=["syntax", "table", "column"],
 )
-def test_sql_that_the_warehouse_refuses_is_the_jobs_fault(
+def test_refused_sql_is_a_plan_error_with_the_drivers_message(
     warehouse: Warehouse, engine: sa.Engine, sql: str
 ) -> None:
     with pytest.raises(PlanError, match=r"^The warehouse refuses the job's SQL: "):
@@ -209,7 +209,7 @@ def test_nothing_is_written(warehouse: Warehouse, engine: sa.Engine) -> None:
     assert pairs(engine, SQL) == [("c-1", "d-1")]
 
 
-def test_stream_that_is_left_early_gives_its_connection_back(
+def test_closing_the_stream_early_releases_the_connection(
     warehouse: Warehouse, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("zoho_crm.source.FETCH_ROWS", 10)
@@ -221,7 +221,7 @@ def test_stream_that_is_left_early_gives_its_connection_back(
     assert caplog.messages == []
 
 
-def test_audit_is_kept_where_rows_can_be_locked(warehouse: Warehouse) -> None:
+def test_audit_needs_a_database_with_row_locks(warehouse: Warehouse) -> None:
     if warehouse.kind == "duckdb":
         with pytest.raises(ZohoConfigError, match="is for duckdb, which cannot hold the audit"):
             audit_engine_of(CONN)
@@ -272,7 +272,7 @@ def test_audit_in_a_database_without_row_locks_is_refused(
     assert "hunter2" not in str(caught.value)
 
 
-def test_database_that_cannot_be_reached_is_not_the_jobs_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_database_is_not_a_plan_error(monkeypatch: pytest.MonkeyPatch) -> None:
     connection = {"conn_type": "mysql", "host": "127.0.0.1", "port": 1, "extra": {"client": "pymysql"}}
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN.upper()}", json.dumps(connection))
     with pytest.raises(sa.exc.DBAPIError):
@@ -301,7 +301,7 @@ def test_missing_driver_or_dialect_is_reported_without_the_password(
     ],
     ids=["snowflake", "bigquery", "redshift", "redshift, as Airflow's hook has it"],
 )
-def test_sql_compiles_for_databases_that_are_not_at_hand(dialect: str, start: str) -> None:
+def test_sql_compiles_for_databases_without_a_test_server(dialect: str, start: str) -> None:
     module, _, name = dialect.partition(":")
     made = getattr(import_module(module), name)(paramstyle="pyformat")
     statement = _bind_window(f"{SQL} WHERE marked_at >= :window_start AND 'a' LIKE 'a%'", START, END, made)
@@ -314,7 +314,7 @@ def test_sql_compiles_for_databases_that_are_not_at_hand(dialect: str, start: st
 
 MANY = 120_000
 WIDE = 1_000
-"""Characters in a row: all rows together are 120 MB, which one who takes them all at once must hold."""
+"""Characters in a row: all rows together are 120 MB, the memory that a buffered result needs."""
 MOST_MB = 155
 GROWTH_MB = 12
 SERIES = {
@@ -357,7 +357,7 @@ print(json.dumps([count, used_mb() - first, first]))
         pytest.param("duckdb", id="duckdb"),
     ],
 )
-def test_rows_are_never_all_in_memory(driver: str, request: pytest.FixtureRequest) -> None:
+def test_memory_stays_flat(driver: str, request: pytest.FixtureRequest) -> None:
     name = driver.partition("+")[0]
     padded = PADDED.get(name, "concat(repeat('d', {wide}), n)").format(wide=WIDE)
     series = SERIES[name].format(many=MANY)

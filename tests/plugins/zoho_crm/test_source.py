@@ -65,7 +65,7 @@ def test_the_window_is_bound_half_open_and_in_utc(warehouse: sa.Engine) -> None:
     assert pairs(warehouse, SQL + WINDOW) == [("first", "d"), ("last", "d")]
 
 
-def test_sql_without_a_window_and_with_half_a_window_is_taken(warehouse: sa.Engine) -> None:
+def test_sql_may_use_no_parameter_or_only_one(warehouse: sa.Engine) -> None:
     utc = "" if warehouse.name == "sqlite" else "+00"
     add(
         warehouse,
@@ -107,7 +107,7 @@ def test_columns_are_found_by_name(warehouse: sa.Engine, sql: str) -> None:
         ),
     ],
 )
-def test_columns_that_are_not_there_are_named(warehouse: sa.Engine, columns: str, says: str) -> None:
+def test_missing_or_repeated_column_is_named(warehouse: sa.Engine, columns: str, says: str) -> None:
     with pytest.raises(PlanError, match=says):
         pairs(warehouse, f"SELECT {columns} FROM pairs")  # noqa: S608
 
@@ -128,12 +128,12 @@ def test_sql_that_yields_no_rows_is_refused() -> None:
 
 
 @pytest.mark.parametrize("sql", ["SELECT external_id FORM pairs", "SELECT external_id FROM pears"])
-def test_sql_that_the_warehouse_refuses_is_the_jobs_fault(warehouse: sa.Engine, sql: str) -> None:
+def test_refused_sql_is_a_plan_error_with_the_drivers_message(warehouse: sa.Engine, sql: str) -> None:
     with pytest.raises(PlanError, match=r"^The warehouse refuses the job's SQL: .*(pairs|pears)"):
         pairs(warehouse, sql)
 
 
-def test_values_come_as_they_are(warehouse: sa.Engine) -> None:
+def test_values_are_not_converted(warehouse: sa.Engine) -> None:
     if warehouse.name == "sqlite":
         assert pairs(warehouse, "SELECT 7 AS external_id, NULL AS related_external_id") == [(7, None)]
         return
@@ -145,7 +145,7 @@ def test_values_come_as_they_are(warehouse: sa.Engine) -> None:
     ]
 
 
-def test_rows_are_read_as_they_are_asked_for(warehouse: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_read_on_demand(warehouse: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "FETCH_ROWS", 10)
     add(warehouse, *((f"c-{n:03}", "d", "2026-11-21 05:00:00.000000+00") for n in range(95)))
     stream = stream_links(warehouse, f"{SQL} ORDER BY external_id", START, END)
@@ -156,7 +156,7 @@ def test_rows_are_read_as_they_are_asked_for(warehouse: sa.Engine, monkeypatch: 
     assert len(pairs(warehouse, SQL)) == 95
 
 
-def test_nothing_is_read_before_the_first_pair_is_asked_for(tmp_path: Path) -> None:
+def test_nothing_is_read_before_the_first_row_is_consumed(tmp_path: Path) -> None:
     nowhere = sa.create_engine(f"sqlite:///{tmp_path / 'none' / 'w.db'}")
     stream = stream_links(nowhere, SQL, START, END)
     with pytest.raises(sa.exc.OperationalError):
@@ -174,7 +174,7 @@ def test_nothing_is_read_before_the_first_pair_is_asked_for(tmp_path: Path) -> N
     ],
     ids=["plain", "window", "casts", "escaped", "twice"],
 )
-def test_sql_that_a_run_can_use_passes(sql: str) -> None:
+def test_check_sql_accepts(sql: str) -> None:
     check_sql(sql)
 
 
@@ -188,7 +188,7 @@ def test_sql_that_a_run_can_use_passes(sql: str) -> None:
         pytest.param("SELECT :Window_Start", "uses :Window_Start;", id="case"),
     ],
 )
-def test_sql_that_no_run_can_use_is_refused(sql: str, says: str) -> None:
+def test_empty_sql_and_unknown_parameters_are_refused(sql: str, says: str) -> None:
     with pytest.raises(PlanError, match=says):
         check_sql(sql)
     with pytest.raises(PlanError, match=says):
@@ -199,7 +199,7 @@ def value_of(engine: sa.Engine, sql: str) -> object:
     return fetch_value(engine, sql, START, END, name="guards.baseline_sql_file")
 
 
-def test_a_single_value_comes_as_the_driver_gives_it_within_the_window(warehouse: sa.Engine) -> None:
+def test_fetch_value_binds_the_window_and_does_not_convert(warehouse: sa.Engine) -> None:
     utc = "" if warehouse.name == "sqlite" else "+00"
     add(
         warehouse,
@@ -226,7 +226,9 @@ def test_a_single_value_comes_as_the_driver_gives_it_within_the_window(warehouse
         ("SELECT count(*) FROM elsewhere", "The warehouse refuses guards.baseline_sql_file: "),
     ],
 )
-def test_what_is_no_single_value_is_told_by_the_field(warehouse: sa.Engine, sql: str, says: str) -> None:
+def test_fetch_value_names_the_field_when_there_is_not_one_value(
+    warehouse: sa.Engine, sql: str, says: str
+) -> None:
     add(warehouse, ("a", "d", "2026-11-21 00:00:00+00"))
     with pytest.raises(PlanError, match=says) as refused:
         value_of(warehouse, sql)
