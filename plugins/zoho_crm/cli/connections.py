@@ -55,9 +55,9 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
             )
         if version != schema.SCHEMA_VERSION:
             raise CommandError(
-                f"The audit database is at schema version {version}, and this package works with "
-                f"{schema.SCHEMA_VERSION}: the next run of a job brings an older one up to date; a newer one needs "
-                "a newer package.",
+                f"The audit database is at schema version {version}, and this package needs version "
+                f"{schema.SCHEMA_VERSION}: the next run of a job upgrades an older one; a newer one needs a newer "
+                "package.",
                 Exit.USAGE_ERROR,
             )
         yield ledger

@@ -31,7 +31,7 @@ class Kind(StrEnum):
     MISSING = "missing"
     """Rows that were written are gone."""
     UNSEALED = "unsealed"
-    """Rows that no seal holds: of before schema version 2, or of after the last report."""
+    """Rows that no seal holds: they were written after the last report."""
     BROKEN_SEAL = "broken_seal"
     """A seal is not what was written, is gone, or is not one of these rows."""
 

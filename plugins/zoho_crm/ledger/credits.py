@@ -29,7 +29,7 @@ CHUNK_CREDITS = (
 """What all tries at the chunks of a run have used."""
 
 CREDITS_OF_RUN = runs.c.check_credits + sa.cast(CHUNK_CREDITS, sa.BigInteger)
-"""All that a run has used; NULL for one that was begun before anybody counted."""
+"""All API credits that a run has used."""
 
 
 def append_reading(connection: sa.Connection, run_key: str, reading: CreditReading) -> None:

@@ -47,7 +47,7 @@ class Progress:
     :param planned: links of the plan; 0 while there is none
     :param done: links that have an outcome
     :param chunks_done: chunks all of whose links have one
-    :param credits: API credits used so far, written with each batch; None: nobody counted when the run was begun
+    :param credits: API credits used so far, written with each batch
     """
 
     planned: int
@@ -55,7 +55,7 @@ class Progress:
     chunks: int
     chunks_done: int
     by_outcome: Counter[Outcome]
-    credits: int | None = None
+    credits: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +89,7 @@ def progress(engine: sa.Engine, run: StoredRun) -> Progress:
     done = sum(chunk.links - chunk.still_open for chunk in claimed) + (run.invalid or 0)
     by_outcome[hoped_for] = max(0, done - by_outcome.total())
     chunks_done = sum(1 for chunk in claimed if not chunk.still_open)
-    used = None
-    if run.check_credits is not None:
-        used = run.check_credits + sum(chunk.credits for chunk in claimed)
+    used = run.check_credits + sum(chunk.credits for chunk in claimed)
     return Progress(planned, by_outcome.total(), all_chunks, chunks_done, +by_outcome, used)
 
 

@@ -60,8 +60,8 @@ class StoredRun:
     :param window_start: start of the half-open window of the first try: later tries reuse it
     :param params: the trigger form's values
     :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
-    :param credits: API credits that all its requests have used, those of all tries
-    :param check_credits: API credits of them that no chunk has used; None: nobody counted when it was begun
+    :param credits: API credits used by all requests of all tries; None while the run is not finished
+    :param check_credits: API credits of them used outside of chunks
     """
 
     run_key: str
@@ -111,7 +111,7 @@ class StoredRun:
     already_linked: int | None
     would_relink: int | None
     credits: int | None
-    check_credits: int | None
+    check_credits: int
     known_links: int | None
     source_as_of: datetime | None
     guard_decision: str | None

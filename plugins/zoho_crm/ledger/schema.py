@@ -1,4 +1,4 @@
-"""The schema of the audit database: made once, brought forward step by step, never back."""
+"""The schema of the audit database: created once, upgraded revision by revision, never downgraded."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from sqlalchemy.ext.compiler import compiles
 
 from zoho_crm import __version__
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger import migrations, tables
+from zoho_crm.ledger import tables
 from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.revisions import REVISIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
-SCHEMA_VERSION = 3
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
-    2: migrations.to_version_2,
-    3: migrations.to_version_3,
-}
-"""What brings a database from the version before to the one that is the key. Version 1 was the first."""
+SCHEMA_VERSION = 1
 
 _TRIES = 10
 _LOCK_TIMEOUT_S = 60
@@ -33,7 +29,7 @@ class CreateView(sa.schema.ExecutableDDLElement):
     ``CREATE VIEW``, which SQLAlchemy 2.0 has no element for.
 
     :param name: name of the view
-    :param select: what it shows
+    :param select: the query of the view
     """
 
     def __init__(self, name: str, select: sa.Select[Any]) -> None:
@@ -43,7 +39,7 @@ class CreateView(sa.schema.ExecutableDDLElement):
 
 class DropView(sa.schema.ExecutableDDLElement):
     """
-    ``DROP VIEW``, which SQLAlchemy 2.0 has no element for either.
+    ``DROP VIEW``, which SQLAlchemy 2.0 has no element for.
 
     :param name: name of the view
     """
@@ -64,7 +60,7 @@ def _compile_drop_view(element: DropView, compiler: Any, **_: Any) -> str:
 
 
 def stored_version(connection: sa.Connection) -> int | None:
-    """Return the version the database is at; None if it holds no ledger."""
+    """Return the schema version of a database; None if it holds no audit."""
     if not sa.inspect(connection).has_table(tables.versions.name):
         return None
     version: int | None = connection.scalar(sa.select(sa.func.max(tables.versions.c.version)))
@@ -73,79 +69,94 @@ def stored_version(connection: sa.Connection) -> int | None:
 
 def ensure_schema(engine: sa.Engine) -> None:
     """
-    Create the tables, or bring them to :data:`SCHEMA_VERSION`. Several processes may do it at once.
+    Create the tables, or upgrade them to :data:`SCHEMA_VERSION`. Several processes may do so at once.
 
     A database that is up to date is only read, so that everyday work needs no right to create tables.
 
-    :raises ZohoConfigError: the database is at a newer version than this package knows
+    :raises ZohoConfigError: the database is at a newer version than this package supports
     """
     for tries_left in reversed(range(_TRIES)):
         with reading(engine).begin() as connection:
             version = stored_version(connection)
         if version is not None and version > SCHEMA_VERSION:
             raise ZohoConfigError(
-                f"the audit database is at schema version {version}, and this package knows versions up to "
+                f"the audit database is at schema version {version}, and this package supports versions up to "
                 f"{SCHEMA_VERSION}: install the newer package, or use another audit connection"
             )
         if version == SCHEMA_VERSION:
             return
         try:
-            with engine.begin() as connection, _alone(connection):
+            with engine.begin() as connection, _exclusive(connection):
                 _advance(connection)
         except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError):
-            # Somebody else is creating the same table: they have it, or are about to.
+            # Another process is creating the same table: the next try sees its result.
             if not tries_left:
                 raise
 
 
 def _advance(connection: sa.Connection) -> None:
     version = stored_version(connection)
-    if version == SCHEMA_VERSION:
-        return
     if version is None:
-        tables.versions.create(connection, checkfirst=True)
-        tables.metadata.create_all(connection)
-        _make_view(connection)
-        _note_version(connection, SCHEMA_VERSION)
-        return
-    steps = range(version + 1, SCHEMA_VERSION + 1)
-    note_last = _commits_by_itself(connection)
-    if not note_last:
-        # The key comes first: whoever cannot insert it leaves the step to the one who could.
-        _note_versions(connection, steps)
-    for step in steps:
-        MIGRATIONS[step](connection)
-    _make_view(connection)
-    if note_last:
-        _note_versions(connection, steps)
+        _create(connection)
+    elif version < SCHEMA_VERSION:
+        _upgrade(connection, version)
 
 
-def _make_view(connection: sa.Connection) -> None:
-    """Make the view anew: it shows all columns of its table, and not those that are added later."""
+def _create(connection: sa.Connection) -> None:
+    """Create what does not exist yet: an interrupted creation may have left a part of the tables."""
+    for table in tables.metadata.sorted_tables:
+        table.create(connection, checkfirst=True)
+        for index in table.indexes:
+            index.create(connection, checkfirst=True)
+    _create_view(connection)
+    _record(connection, [SCHEMA_VERSION])
+
+
+def _upgrade(connection: sa.Connection, version: int) -> None:
+    # Half a second of imports, needed once in the life of a database.
+    from alembic.operations import Operations
+    from alembic.runtime.migration import MigrationContext
+
+    operations = Operations(MigrationContext.configure(connection))
+    versions = range(version + 1, SCHEMA_VERSION + 1)
+    record_last = _commits_ddl(connection)
+    if not record_last:
+        # A process that cannot insert the key leaves the upgrade to the one that could.
+        _record(connection, versions)
+    for number in versions:
+        REVISIONS[number](operations)
+    _create_view(connection)
+    if record_last:
+        _record(connection, versions)
+
+
+def _create_view(connection: sa.Connection) -> None:
+    """Create or replace the view: it shows the columns that its table had when the view was created."""
     if sa.inspect(connection).has_table(tables.latest.name):
         connection.execute(DropView(tables.latest.name))
     connection.execute(CreateView(tables.latest.name, tables.LATEST_SELECT))
 
 
-def _commits_by_itself(connection: sa.Connection) -> bool:
-    """Tell whether the database commits whatever changes a table, so that a step cannot be rolled back."""
+def _commits_ddl(connection: sa.Connection) -> bool:
+    """Return whether the database commits each statement that changes a table, so that none can be rolled back."""
     return connection.dialect.name in {"mysql", "mariadb"}
 
 
 @contextmanager
-def _alone(connection: sa.Connection) -> Iterator[None]:
+def _exclusive(connection: sa.Connection) -> Iterator[None]:
     """
     Let one process at a time change tables where that cannot be one transaction; elsewhere the transaction does so.
 
-    Whoever comes after one that died finds the version unchanged, and makes what is missing.
+    After a process that died, the next one finds the version unchanged and creates what is missing.
     """
-    if not _commits_by_itself(connection):
+    if not _commits_ddl(connection):
         yield
         return
     lock = sa.func.concat("zoho_delink/", sa.func.md5(sa.func.database()))
     if connection.scalar(sa.select(sa.func.get_lock(lock, _LOCK_TIMEOUT_S))) != 1:
         raise ZohoConfigError(
-            f"another process has been changing the audit tables for {_LOCK_TIMEOUT_S} seconds: see what it is"
+            f"another process has been changing the audit tables for {_LOCK_TIMEOUT_S} seconds: check whether it "
+            "still runs, and try again"
         )
     try:
         yield
@@ -153,14 +164,7 @@ def _alone(connection: sa.Connection) -> Iterator[None]:
         connection.execute(sa.select(sa.func.release_lock(lock)))
 
 
-def _note_versions(connection: sa.Connection, versions: Iterable[int]) -> None:
-    for version in versions:
-        _note_version(connection, version)
-
-
-def _note_version(connection: sa.Connection, version: int) -> None:
-    connection.execute(
-        sa.insert(tables.versions).values(
-            version=version, applied_at=datetime.now(UTC), code_version=__version__
-        )
-    )
+def _record(connection: sa.Connection, versions: Iterable[int]) -> None:
+    now = datetime.now(UTC)
+    rows = [{"version": version, "applied_at": now, "code_version": __version__} for version in versions]
+    connection.execute(sa.insert(tables.versions), rows)

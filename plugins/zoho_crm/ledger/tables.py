@@ -54,7 +54,7 @@ versions = sa.Table(
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("applied_at", UtcDateTime, nullable=False),
     sa.Column("code_version", sa.String(50), nullable=False),
-    comment="schema versions this database has been brought to; the highest one counts",
+    comment="schema versions that this database has had; the highest one is current",
 )
 
 runs = sa.Table(
@@ -78,8 +78,8 @@ runs = sa.Table(
     sa.Column("duplicates", sa.BigInteger),
     sa.Column("chunks", sa.Integer),
     *(sa.Column(outcome.value, sa.BigInteger) for outcome in Outcome),
-    sa.Column("credits", sa.BigInteger, comment="API credits used; null: not finished, or not counted"),
-    sa.Column("check_credits", sa.BigInteger, comment="those of them that no chunk has used"),
+    sa.Column("credits", sa.BigInteger, comment="API credits used; null: not finished"),
+    sa.Column("check_credits", sa.BigInteger, nullable=False, comment="those of them used outside of chunks"),
     sa.Column("known_links", sa.BigInteger, comment="what the job's baseline counted"),
     sa.Column("source_as_of", UtcDateTime, comment="when the source was last brought up to date"),
     sa.Column("guard_decision", sa.String(MESSAGE_LENGTH)),
@@ -186,9 +186,16 @@ audit = sa.Table(
     sa.Column("detail", sa.String(MESSAGE_LENGTH)),
     sa.Column("dry_run", sa.Boolean(create_constraint=False), nullable=False),
     sa.Column("snapshot", long_text(), comment="the link's own attributes, a JSON object"),
-    sa.Column("chunk_no", sa.Integer, comment="-1: written by the plan; null: before schema version 2"),
-    sa.Column("chain_no", sa.BigInteger, comment="place among the audit rows of the chunk, from 1"),
-    sa.Column("row_hash", exact_text(64), comment="SHA-256 over the row and the row_hash before it"),
+    sa.Column("chunk_no", sa.Integer, nullable=False, comment="-1: written by the plan"),
+    sa.Column(
+        "chain_no",
+        sa.BigInteger,
+        nullable=False,
+        comment="position among the audit rows of the chunk, from 1",
+    ),
+    sa.Column(
+        "row_hash", exact_text(64), nullable=False, comment="SHA-256 over the row and the row_hash before it"
+    ),
     sa.Index("zoho_delink_audit_run", "run_key", "seq", sa.text("claim_no DESC"), sa.text("event_id DESC")),
     sa.Index("zoho_delink_audit_pair", "pair_key", "event_id"),
     sa.Index("zoho_delink_audit_chain", "run_key", "chunk_no", "chain_no"),

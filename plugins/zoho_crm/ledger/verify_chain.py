@@ -19,11 +19,7 @@ from zoho_crm.ledger.tables import audit, chunks, runs, seals
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-FIRST_VERSION_WITH_CHAINS = 2
 _FETCH = 1_000
-_CHAINED = sa.and_(
-    audit.c.chunk_no.is_not(None), audit.c.chain_no.is_not(None), audit.c.row_hash.is_not(None)
-)
 _CHUNK_NO = COMMON.index("chunk_no")
 
 
@@ -79,9 +75,7 @@ def _run_keys(engine: sa.Engine) -> Sequence[str]:
 def _check_run(engine: sa.Engine, run_key: str) -> Iterator[Finding]:
     with _snapshot(engine).begin() as connection:
         run = connection.execute(
-            sa.select(runs.c.planned, runs.c.planned_at, runs.c.schema_version, runs.c.finished_at).where(
-                runs.c.run_key == run_key
-            )
+            sa.select(runs.c.planned, runs.c.planned_at, runs.c.finished_at).where(runs.c.run_key == run_key)
         ).one_or_none()
         if run is None:
             yield Finding(run_key, Kind.MISSING, None, "the row of the run is missing")
@@ -96,10 +90,12 @@ def _check_run(engine: sa.Engine, run_key: str) -> Iterator[Finding]:
         for chunk_no in sorted({*ends, *sealed} - checked):
             yield from _check_of(run_key, chunk_no, ends, sealed).findings(())
         if run is not None and run.finished_at is not None and unsealed:
-            yield _unsealed(
-                run_key, f"{unsealed} rows were written after the last seal of the run, or it has none"
+            yield Finding(
+                run_key,
+                Kind.UNSEALED,
+                None,
+                f"{unsealed} rows were written after the last seal of the run, or it has none",
             )
-        yield from _unchained(connection, run_key, run)
 
 
 def _check_of(
@@ -122,7 +118,7 @@ def _chained_rows(connection: sa.Connection, run_key: str) -> Iterator[ChainRow]
         sa.select(
             audit.c.event_id, audit.c.chain_no, audit.c.row_hash, *(audit.c[name] for name in (*COMMON, *OWN))
         )
-        .where(audit.c.run_key == run_key, _CHAINED)
+        .where(audit.c.run_key == run_key)
         .order_by(audit.c.chunk_no, audit.c.chain_no, audit.c.event_id)
     )
     first, end = 3, 3 + len(COMMON)
@@ -142,7 +138,7 @@ def _written_ends(connection: sa.Connection, run_key: str, run: sa.Row[Any] | No
     )
     stored = connection.execute(statement).all()
     ends = {row.chunk_no: ChainEnd(row.chain_no, row.chain_hash or "") for row in stored}
-    if run is not None and run.planned_at and run.schema_version >= FIRST_VERSION_WITH_CHAINS:
+    if run is not None and run.planned_at:
         # What is in no chunk cannot be sent, and has a row that says so.
         ends[CHUNK_OF_PLAN] = ChainEnd(run.planned - sum(row.links for row in stored))
     return ends
@@ -158,25 +154,3 @@ def _sealed_ends(connection: sa.Connection, run_key: str) -> dict[int, list[Seal
                 for chunk_no, chain_no, row_hash in json.loads(seal.ends):
                     ends[chunk_no].append(SealedEnd(seal.seal_no, ChainEnd(chain_no, row_hash)))
     return ends
-
-
-def _unchained(connection: sa.Connection, run_key: str, run: sa.Row[Any] | None) -> Iterator[Finding]:
-    """Tell of rows outside every chain: those of before chains are counted, any other is named."""
-    rows = sa.select(audit.c.event_id).where(audit.c.run_key == run_key, sa.not_(_CHAINED))
-    written = sa.or_(
-        audit.c.chunk_no.is_not(None), audit.c.chain_no.is_not(None), audit.c.row_hash.is_not(None)
-    )
-    for event_id in connection.execute(rows.where(written)).scalars():
-        yield Finding(run_key, Kind.ALTERED, event_id, "its place in the chain is not what was written")
-    outside = rows.where(sa.not_(written))
-    if run is not None and run.schema_version < FIRST_VERSION_WITH_CHAINS:
-        count = connection.scalar(sa.select(sa.func.count()).select_from(outside.subquery("outside")))
-        if count:
-            yield _unsealed(run_key, f"{count} rows are of before schema version 2, and in no chain")
-        return
-    for event_id in connection.execute(outside).scalars():
-        yield Finding(run_key, Kind.ADDED, event_id, "it is in no chain")
-
-
-def _unsealed(run_key: str, detail: str) -> Finding:
-    return Finding(run_key, Kind.UNSEALED, None, detail)

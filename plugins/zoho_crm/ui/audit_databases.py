@@ -126,11 +126,11 @@ def _fault_of_version(version: int | None) -> str | None:
     if version < SCHEMA_VERSION:
         return (
             f"it is at schema version {version}, and version {SCHEMA_VERSION} is needed: the next run of a job "
-            "brings it forward"
+            "upgrades it"
         )
     if version > SCHEMA_VERSION:
         return (
-            f"it is at schema version {version}, and this package knows versions up to {SCHEMA_VERSION}: "
+            f"it is at schema version {version}, and this package supports versions up to {SCHEMA_VERSION}: "
             "install the newer package on the API server"
         )
     return None

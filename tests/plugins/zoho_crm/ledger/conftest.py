@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.mariadb import MariaDbServer
 
-DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_migrations", "test_plans", "test_schema"}
+DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_plans", "test_schema"}
 """Where much is written at once, or by several at once; elsewhere one driver of PostgreSQL speaks for both."""
 
 
@@ -33,7 +33,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-MAKES_TABLES = {"test_migrations.py", "test_schema.py"}
+MAKES_TABLES = {"test_schema.py"}
 """Tests that need a database of their own in MariaDB, where the tables of a ledger take a while to make."""
 
 

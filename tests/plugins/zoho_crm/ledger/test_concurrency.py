@@ -18,6 +18,8 @@ from zoho_crm.ledger import schema, tables
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from alembic.operations import Operations
+
     from zoho_crm.core.models import PlannedLink
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
@@ -54,18 +56,18 @@ def test_schema_is_made_once_by_eight_processes(
     assert [row["version"] for row in rows_of(engine, tables.versions)] == [schema.SCHEMA_VERSION]
 
 
-def test_schema_is_brought_forward_once_by_eight_threads(
+def test_schema_is_upgraded_once_by_eight_threads(
     ledger: Ledger, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def adds_a_row(connection: sa.Connection) -> None:
-        connection.execute(sa.insert(tables.slot_limits).values(connection="c", slot_limit=1, turn=0))
+    def adds_a_row(op: Operations) -> None:
+        op.execute(sa.insert(tables.slot_limits).values(connection="c", slot_limit=1, turn=0))
 
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 4)
-    monkeypatch.setattr(schema, "MIGRATIONS", {4: adds_a_row})
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(schema, "REVISIONS", {2: adds_a_row})
 
     _at_once(8, lambda _: ledger.ensure_schema())
 
-    assert [row["version"] for row in rows_of(engine, tables.versions)] == [3, 4]
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [1, 2]
     assert len(rows_of(engine, tables.slot_limits)) == 1
 
 

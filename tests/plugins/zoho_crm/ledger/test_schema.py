@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,7 +13,10 @@ from zoho_crm.ledger import schema, tables
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from alembic.operations import Operations
 
 AUDIT_COLUMNS = {
     "event_id",
@@ -78,10 +82,15 @@ def test_tables_and_view_have_the_names_and_columns_others_rely_on(ledger: Ledge
     assert inspector.get_view_names() == ["zoho_delink_latest"]
 
 
-def test_schema_is_made_once_and_noted(ledger: Ledger, engine: sa.Engine) -> None:
+def test_schema_is_created_once_and_its_version_recorded(ledger: Ledger, engine: sa.Engine) -> None:
     ledger.ensure_schema()
 
-    assert [row["version"] for row in rows_of(engine, tables.versions)] == [schema.SCHEMA_VERSION]
+    assert schema.SCHEMA_VERSION == 1
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [1]
+
+
+def test_every_version_after_the_first_has_a_revision() -> None:
+    assert sorted(schema.REVISIONS) == list(range(2, schema.SCHEMA_VERSION + 1))
 
 
 def test_database_that_is_up_to_date_is_only_read(ledger: Ledger, engine: sa.Engine) -> None:
@@ -90,26 +99,59 @@ def test_database_that_is_up_to_date_is_only_read(ledger: Ledger, engine: sa.Eng
 
     ledger.ensure_schema()
 
+    assert statements
     assert [statement for statement in statements if "CREATE" in statement or "INSERT" in statement] == []
 
 
 def test_newer_schema_is_refused(ledger: Ledger, engine: sa.Engine) -> None:
-    _note(engine, schema.SCHEMA_VERSION + 1)
+    with engine.begin() as connection:
+        connection.execute(sa.insert(tables.versions).values(version=2, applied_at=MOMENT, code_version="9"))
 
-    with pytest.raises(ZohoConfigError, match="install the newer package"):
+    with pytest.raises(
+        ZohoConfigError, match=r"at schema version 2, .* versions up to 1: install the newer package"
+    ):
         ledger.ensure_schema()
 
 
-def test_older_schema_is_brought_forward_step_by_step_and_keeps_its_rows(
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TABLE zoho_delink_seal",
+        "CREATE INDEX zoho_delink_audit_pair",
+        "CREATE VIEW",
+        "INSERT INTO zoho_delink_version",
+    ],
+    ids=["table", "index", "view", "version"],
+)
+def test_creation_interrupted_before_a_statement_is_resumed(engine: sa.Engine, statement: str) -> None:
+    with pytest.raises(RuntimeError), _interrupted_before(engine, statement):
+        Ledger(engine).ensure_schema()
+    Ledger(engine).ensure_schema()
+
+    inspector = sa.inspect(engine)
+    indexes = {
+        name: {index["name"] for index in inspector.get_indexes(name)} for name in inspector.get_table_names()
+    }
+    assert indexes == {
+        table.name: {index.name for index in table.indexes} for table in tables.metadata.sorted_tables
+    }
+    assert inspector.get_view_names() == ["zoho_delink_latest"]
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [1]
+
+
+def test_older_schema_is_upgraded_revision_by_revision_and_keeps_its_rows(
     ledger: Ledger, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned(ledger, pairs(3))
-    steps = {
-        4: lambda connection: connection.exec_driver_sql("ALTER TABLE zoho_delink_run ADD COLUMN a INTEGER"),
-        5: lambda connection: connection.exec_driver_sql("UPDATE zoho_delink_run SET a = 7"),
-    }
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 5)
-    monkeypatch.setattr(schema, "MIGRATIONS", steps)
+
+    def to_version_2(op: Operations) -> None:
+        op.add_column("zoho_delink_run", sa.Column("a", sa.Integer))
+
+    def to_version_3(op: Operations) -> None:
+        op.execute("UPDATE zoho_delink_run SET a = 7")
+
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(schema, "REVISIONS", {2: to_version_2, 3: to_version_3})
 
     ledger.ensure_schema()
     ledger.ensure_schema()
@@ -117,24 +159,24 @@ def test_older_schema_is_brought_forward_step_by_step_and_keeps_its_rows(
     with engine.connect() as connection:
         stored = connection.exec_driver_sql("SELECT run_key, a FROM zoho_delink_run").all()
     assert stored == [(RUN, 7)]
-    assert [row["version"] for row in rows_of(engine, tables.versions)] == [3, 4, 5]
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [1, 2, 3]
 
 
-def test_failed_step_leaves_the_old_version(
+def test_failed_revision_leaves_the_old_version(
     ledger: Ledger, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(connection: sa.Connection) -> None:
-        connection.exec_driver_sql("CREATE TABLE half_done (a INTEGER)")
+    def fails(op: Operations) -> None:
+        op.execute("CREATE TABLE half_done (a INTEGER)")
         raise RuntimeError
 
-    monkeypatch.setattr(schema, "SCHEMA_VERSION", 4)
-    monkeypatch.setattr(schema, "MIGRATIONS", {4: fails})
+    monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
+    monkeypatch.setattr(schema, "REVISIONS", {2: fails})
 
     with pytest.raises(RuntimeError):
         ledger.ensure_schema()
 
-    assert [row["version"] for row in rows_of(engine, tables.versions)] == [3]
-    # Where the database commits whatever changes a table by itself, the step goes on from there when it is tried again.
+    assert [row["version"] for row in rows_of(engine, tables.versions)] == [1]
+    # MySQL and MariaDB commit each statement that changes a table.
     assert sa.inspect(engine).has_table("half_done") == (engine.name == "mysql")
 
 
@@ -184,8 +226,16 @@ def test_latest_row_is_of_the_latest_claim_whatever_the_clocks_say(ledger: Ledge
     assert latest == [("removed", 2)]
 
 
-def _note(engine: sa.Engine, version: int) -> None:
-    with engine.begin() as connection:
-        connection.execute(
-            sa.insert(tables.versions).values(version=version, applied_at=MOMENT, code_version="9")
-        )
+@contextmanager
+def _interrupted_before(engine: sa.Engine, start: str) -> Iterator[None]:
+    """Fail, as if the process died, before the statement that begins so."""
+
+    def interrupt(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        if statement.lstrip().startswith(start):
+            raise RuntimeError
+
+    sa.event.listen(engine, "before_cursor_execute", interrupt)
+    try:
+        yield
+    finally:
+        sa.event.remove(engine, "before_cursor_execute", interrupt)

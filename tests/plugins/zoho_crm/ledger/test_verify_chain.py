@@ -192,7 +192,6 @@ def test_added_rows_are_named(sealed: Ledger, engine: sa.Engine) -> None:
         {"event_id": "at the end", "chain_no": 5},
         {"event_id": "no such chunk", "chunk_no": 7},
         {"event_id": "no such run", "run_key": "forged"},
-        {"event_id": "outside", "chunk_no": None, "chain_no": None, "row_hash": None},
     ]
     change(engine, sa.insert(AUDIT).values([{**row, **changes} for changes in forged]))
 
@@ -203,7 +202,6 @@ def test_added_rows_are_named(sealed: Ledger, engine: sa.Engine) -> None:
         "at the end": "added",
         "no such chunk": "added",
         "no such run": "added",
-        "outside": "added",
     }
 
 
@@ -280,34 +278,6 @@ def test_rows_after_the_last_seal_are_counted_once_the_run_is_finished(ledger: L
 
     assert (finding.run_key, finding.kind, finding.event_id) == (RUN, "unsealed", None)
     assert finding.detail.startswith("6 rows were written after")
-
-
-def test_rows_of_before_chains_are_counted(sealed: Ledger, engine: sa.Engine) -> None:
-    change(
-        engine,
-        sa.update(tables.runs).values(schema_version=1),
-        sa.update(AUDIT).where(AUDIT.c.chunk_no == -1).values(chunk_no=None, chain_no=None, row_hash=None),
-        sa.delete(tables.seals),
-    )
-    sealed.seal_run(RUN)
-
-    (finding,) = sealed.verify()
-
-    assert (finding.kind, finding.event_id) == ("unsealed", None)
-    assert finding.detail == "2 rows are of before schema version 2, and in no chain"
-
-
-def test_row_that_lost_its_place_is_named_in_a_run_of_before_chains_too(
-    sealed: Ledger, engine: sa.Engine
-) -> None:
-    event_id = event_at(engine, 0, 4)
-    change(
-        engine,
-        sa.update(tables.runs).values(schema_version=1),
-        sa.update(AUDIT).where(AUDIT.c.event_id == event_id).values(row_hash=None),
-    )
-
-    assert ("altered", event_id) in summary(list(sealed.verify()))
 
 
 def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa.Engine) -> None:
