@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Write docs/job-file.md anew from the model that checks job files.
+# Generate docs/job-file.md from the model of a job file.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 page=$(.venv/bin/zoho-delink job-reference)

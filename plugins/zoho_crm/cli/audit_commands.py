@@ -1,4 +1,4 @@
-"""``zoho-delink audit``: what happened, to take along, and whether anybody has changed it since."""
+"""``zoho-delink audit``: show, export and verify the audit."""
 
 from __future__ import annotations
 
@@ -39,9 +39,11 @@ def audit() -> None:
 @audit.command("show")
 @click.argument("run", required=False)
 @click.option(
-    "--link", nargs=2, metavar="ID RELATED_ID", help="Tell the history of one link, by its external ids."
+    "--link", nargs=2, metavar="ID RELATED_ID", help="Show the history of one link, by its external ids."
 )
-@click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="Runs of a job to show.")
+@click.option(
+    "--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of runs to show."
+)
 @job_option
 @audit_conn_option
 @jobs_folder_option
@@ -59,15 +61,15 @@ def show(
     """
     Show one run, the history of one link, or the last runs.
 
-    RUN is Airflow's run id, or the run_key of the run's row. Without RUN and --link, the last runs are shown: those of
-    --job, or of all jobs. Ends with 1 if the link that is asked for is in no run.
+    RUN is Airflow's run id or the run_key. Without RUN and --link, shows the last runs of --job, or of all jobs. Exits
+    with 1 if no run has processed the link of --link.
     """
     from zoho_crm.cli import audit_view
     from zoho_crm.cli.audit_reading import link_history, named_run, run_report, runs_of
     from zoho_crm.cli.connections import open_ledger
 
     if run and link:
-        usage_error("Give a run or --link, but not both.")
+        usage_error("Give either RUN or --link.")
     job = job_named(jobs_folder, job_name) if job_name else None
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         if link:
@@ -85,14 +87,14 @@ def show(
 @audit.command("export")
 @click.argument("run")
 @click.option(
-    "--format", "kind", type=click.Choice(["csv", "jsonl"]), help="By default csv; jsonl with --json."
+    "--format", "kind", type=click.Choice(["csv", "jsonl"]), help="Default: csv, or jsonl with --json."
 )
-@click.option("--latest", is_flag=True, help="Only the last row of each link, which tells what came of it.")
+@click.option("--latest", is_flag=True, help="Only the last row of each link, with its final outcome.")
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write, in place of the output.",
+    help="File to write. Default: standard output.",
 )
 @job_option
 @audit_conn_option
@@ -110,10 +112,10 @@ def export(
     out: Output,
 ) -> None:
     """
-    Write the audit rows of a run, one a line, in the order of its plan.
+    Write the audit rows of a run, one per line, in the order of its plan.
 
-    A cell of CSV that a spreadsheet would take for a formula gets an apostrophe first; JSON lines hold the values as
-    they are. The rows hold external ids: a file is made readable by you alone.
+    In CSV, a cell that a spreadsheet would take for a formula begins with an apostrophe; JSON Lines holds the values
+    unchanged. The rows hold external ids, so a new file is readable by its owner alone.
     """
     from zoho_crm.cli.audit_reading import audit_rows, named_run
     from zoho_crm.cli.connections import open_ledger
@@ -122,7 +124,7 @@ def export(
     write = _write_jsonl if (kind or ("jsonl" if out.as_json else "csv")) == "jsonl" else _write_csv
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         found = named_run(ledger, run, job_name)
-        with _opened(output, out) as stream:
+        with _open_output(output, out) as stream:
             count = write(stream, audit_rows(ledger, found.run_key, only_latest=latest))
     click.echo(f"{count} rows of {found.run_key}" + (f" in {output}" if output else ""), err=True)
 
@@ -130,7 +132,11 @@ def export(
 @audit.command("verify")
 @click.argument("run", required=False)
 @click.option(
-    "--limit", type=click.IntRange(1), default=1000, show_default=True, help="Findings to tell at most."
+    "--limit",
+    type=click.IntRange(1),
+    default=1000,
+    show_default=True,
+    help="Maximum number of findings to show.",
 )
 @job_option
 @audit_conn_option
@@ -148,7 +154,7 @@ def verify(
     """
     Recompute the hashes of the audit rows, of one run or of all, and compare them with the chains and the seals.
 
-    Ends with 1 if a row was altered, added or is missing, or if a seal is broken or does not cover all rows.
+    Exits with 1 if a row was altered, added or is missing, or if a seal is broken or does not cover all rows.
     """
     from zoho_crm.cli.audit_reading import named_run
     from zoho_crm.cli.connections import open_ledger
@@ -166,9 +172,11 @@ def verify(
         out.document({"ok": not rows, "run_key": key, "findings": rows, "more": more})
     elif rows:
         out.table(("kind", "run", "event", "detail"), [tuple(row[name] for name in _ORDER) for row in rows])
-        out.error(f"{'more than ' if more else ''}{len(rows)} findings: the audit is not as it was written")
+        out.error(
+            f"{'more than ' if more else ''}{len(rows)} findings: the audit was changed after it was written"
+        )
     else:
-        out.ok("the audit is as it was written" + (f": {key}" if key else ""))
+        out.ok("the audit is unchanged" + (f": {key}" if key else ""))
     return Exit.CHECK_FAILED if rows else Exit.OK
 
 
@@ -176,7 +184,7 @@ _ORDER = ("kind", "run_key", "event_id", "detail")
 
 
 @contextmanager
-def _opened(output: Path | None, out: Output) -> Iterator[IO[str]]:
+def _open_output(output: Path | None, out: Output) -> Iterator[IO[str]]:
     if output is None:
         yield out.stream
         return
@@ -198,7 +206,7 @@ def _write_csv(stream: IO[str], rows: Iterator[Mapping[str, Any]]) -> int:
     count = 0
     for row in rows:
         values = (plain_value(row[name]) for name in columns)
-        # Numbers are no text that anybody has written, and a minus may stand before them.
+        # A negative number is not a formula.
         writer.writerow([value if isinstance(value, int) else safe_cell(value) for value in values])
         count += 1
     return count

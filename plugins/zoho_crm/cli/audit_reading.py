@@ -1,4 +1,4 @@
-"""What the audit commands ask the audit database. Nothing here writes."""
+"""Queries of the audit commands. All of them only read."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
 
 FETCH_ROWS = 1_000
-_NEEDS_A_LOOK = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.REJECTED, Outcome.NOT_ATTEMPTED, Outcome.INVALID)
+_NEEDS_ATTENTION = (Outcome.FAILED, Outcome.UNKNOWN, Outcome.REJECTED, Outcome.NOT_ATTEMPTED, Outcome.INVALID)
 
 
 def named_run(ledger: Ledger, name: str, job: str | None) -> StoredRun:
     """
-    Return the run that somebody names by its key or by Airflow's run id.
+    Return a run by its run_key or by Airflow's run id.
 
-    :param job: whose run it is; None: of whichever job
-    :raises ZohoConfigError: there is none, or there are several
+    :param job: job of the run; None: any job
+    :raises ZohoConfigError: no run or several runs match
     """
     if job is not None:
         return ledger.find_run(job, name)
@@ -41,24 +41,22 @@ def named_run(ledger: Ledger, name: str, job: str | None) -> StoredRun:
     with reading(ledger.engine).connect() as connection:
         found = connection.execute(statement).all()
     if not found:
-        raise ZohoConfigError(
-            f"The audit database holds no run {name!r}; give Airflow's run id or the run_key of its row"
-        )
+        raise ZohoConfigError(f"The audit database has no run {name!r}: give Airflow's run id or the run_key")
     if len(found) > 1:
         raise ZohoConfigError(
-            f"{len(found)} runs have the id {name!r}; name the job with --job, or give the key of one: "
+            f"{len(found)} runs have the id {name!r}: name the job with --job, or give one of these keys: "
             + ", ".join(row.run_key for row in found)
         )
     return existing_run(ledger.engine, found[0].run_key)
 
 
 def run_report(ledger: Ledger, run: StoredRun) -> dict[str, Any]:
-    """Return all that is known of a run: its row, its counts by outcome, and why links came out badly."""
+    """Return a run with its counts by outcome, and the reasons of links that need attention."""
     count = sa.func.count().label("links")
     reason = (latest.c.outcome, latest.c.zoho_code, latest.c.zoho_message, latest.c.detail)
     reasons = (
         sa.select(*reason, count)
-        .where(latest.c.run_key == run.run_key, latest.c.outcome.in_([one.value for one in _NEEDS_A_LOOK]))
+        .where(latest.c.run_key == run.run_key, latest.c.outcome.in_([one.value for one in _NEEDS_ATTENTION]))
         .group_by(*reason)
         .order_by(count.desc(), latest.c.outcome)
         .limit(50)
@@ -87,9 +85,9 @@ def link_history(
     ledger: Ledger, external_id: str, related_external_id: str, relation: Relation | None
 ) -> list[dict[str, Any]]:
     """
-    Return every audit row of a link over all runs, oldest first, with the reason its run was started for.
+    Return every audit row of a link over all runs, oldest first, with the reason given for each run.
 
-    :param relation: which link is meant where ids of several relations are alike; None: all of them
+    :param relation: relation of the link; None: any relation
     """
     columns = (
         *(audit.c[name] for name in ("finished_at", "operation", "outcome", "dry_run", "job", "dag_id")),
@@ -99,7 +97,7 @@ def link_history(
         runs.c.reason,
         runs.c.approved_by,
     )
-    # An index leads from the key of a link to its rows; without a relation there is no key, and all rows are read.
+    # With a relation, the index on pair_key is used; without, the whole table is read.
     link = (
         audit.c.pair_key == pair_key(relation, external_id, related_external_id)
         if relation is not None
@@ -117,9 +115,9 @@ def link_history(
 
 def audit_rows(ledger: Ledger, run_key: str, *, only_latest: bool) -> Iterator[Mapping[str, Any]]:
     """
-    Yield the audit rows of a run in the order of its plan, oldest first for each link; some in memory at a time.
+    Stream the audit rows of a run in the order of its plan, oldest first for each link.
 
-    :param only_latest: the last row of each link alone
+    :param only_latest: only the last row of each link
     """
     source = latest if only_latest else audit
     statement = (

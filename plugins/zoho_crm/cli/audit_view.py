@@ -1,4 +1,4 @@
-"""How runs and links of the audit are shown."""
+"""Print runs and links of the audit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def show_run(out: Output, run: Mapping[str, Any]) -> None:
-    """Show one run: what it was, what came of its links, and why links came out badly."""
+    """Print one run with its counts by outcome, and the reasons of links that need attention."""
     if out.as_json:
         out.document(run)
         return
@@ -20,14 +20,14 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
         {
             "run_key": run["run_key"],
             "Dag": run["dag_id"],
-            "does": f"{run['operation']}, {run['mode']}",
-            "takes up": run["origin_run_key"],
-            "started by": f"{run['run_type']}, {run['triggered_by'] or 'nobody named'}",
+            "action": f"{run['operation']}, {run['mode']}",
+            "origin run": run["origin_run_key"],
+            "started by": _requester(run),
             "reason": run["reason"],
             "window": _window(run),
             "status": run["status"],
             "detail": run["detail"],
-            "stopped": run["stop_reason"],
+            "stop reason": run["stop_reason"],
             "guards": run["guard_decision"],
             "approval": _approval(run),
             "started": run["started_at"],
@@ -37,26 +37,26 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
             if run["source_rows"] is None
             else f"{run['source_rows']}, {run['duplicates']}",
             "links planned": run["planned"],
-            "links open": run["open_links"],
+            "unfinished links": run["open_links"],
             "API credits used": run["credits"],
         }
     )
     if run["outcomes"]:
-        out.title("What came of the links")
+        out.title("Outcomes")
         out.table(("outcome", "links"), list(run["outcomes"].items()))
     if run["reasons"]:
-        out.title("Why")
+        out.title("Needs attention")
         names = ("outcome", "zoho_code", "zoho_message", "detail", "links")
         out.table(names, [[reason[name] for name in names] for reason in run["reasons"]])
 
 
 def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
-    """Show some runs, one a line."""
+    """Print runs, one per line."""
     if out.as_json:
         out.document({"runs": list(found)})
         return
     if not found:
-        out.say("There are no runs.")
+        out.say("No runs yet.")
         return
     names = (
         "started_at",
@@ -74,12 +74,12 @@ def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
 
 
 def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[str, Any]]) -> None:
-    """Show what happened to one link over all runs, and who removed it."""
+    """Print the history of one link over all runs, and who changed it last."""
     if out.as_json:
         out.document({"external_id": link[0], "related_external_id": link[1], "history": list(history)})
         return
     if not history:
-        out.error("no run has ever had this link in its plan and come to it")
+        out.error("no run has processed this link")
         return
     names = (
         "finished_at",
@@ -98,10 +98,11 @@ def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[s
     ]
     if changes:
         last = changes[-1]
-        out.say(
-            f"Last {last['outcome']} by {last['dag_run_id']} ({last['run_type']}, "
-            f"{last['triggered_by'] or 'nobody named'})."
-        )
+        out.say(f"Last {last['outcome']} by {last['dag_run_id']} ({_requester(last)}).")
+
+
+def _requester(run: Mapping[str, Any]) -> str:
+    return f"{run['run_type']}, {run['triggered_by']}" if run["triggered_by"] else str(run["run_type"])
 
 
 def _window(run: Mapping[str, Any]) -> str | None:

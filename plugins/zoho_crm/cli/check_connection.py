@@ -1,4 +1,4 @@
-"""``zoho-delink check-connection``: whether a Zoho connection works, and is enough for a job."""
+"""``zoho-delink check-connection``: check a Zoho connection, and what a job needs of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ EDITION_CONCURRENCY = {
     "crmplus": 25,
 }
 """
-Requests that Zoho lets an organisation have in flight, by edition.
+Limit of requests in flight per organization, by edition.
 
 Source: https://www.zoho.com/crm/developer/docs/api/v7/api-limits.html
 """
@@ -38,8 +38,8 @@ Source: https://www.zoho.com/crm/developer/docs/api/v7/api-limits.html
 
 @click.command("check-connection")
 @click.argument("conn_id", required=False)
-@click.option("--job", "job_name", help="Check what this job needs of the connection as well.")
-@click.option("--relink", is_flag=True, help="With --job: check what putting its links back needs.")
+@click.option("--job", "job_name", help="Also check what this job needs.")
+@click.option("--relink", is_flag=True, help="With --job: check what relinking needs.")
 @jobs_folder_option
 @json_option
 @command
@@ -47,10 +47,10 @@ def check_connection(
     conn_id: str | None, job_name: str | None, relink: bool, jobs_folder: Path, out: Output
 ) -> Exit:
     """
-    Get an access token and ask Zoho for the organisation, without touching a record.
+    Fetch an access token and the organization, without touching a record.
 
-    CONN_ID is zoho_crm_default, or the connection of the job, unless it is given. Takes one of the ten tokens that Zoho
-    hands out in ten minutes; the token is forgotten afterwards.
+    CONN_ID defaults to the connection of the job, or to zoho_crm_default. Uses one of the ten tokens that Zoho issues
+    in ten minutes; the token is not stored.
     """
     from zoho_crm.cli.connections import zoho_hook
 
@@ -58,27 +58,27 @@ def check_connection(
     conn_id = conn_id or (job.zoho_conn_id if job else "zoho_crm_default")
     hook = zoho_hook(conn_id)
     report: dict[str, Any] = {"conn_id": conn_id, "job": job.name if job else None}
-    faults: list[str] = []
+    errors: list[str] = []
     advice: list[str] = []
     try:
-        _ask(hook, job, RELINK if relink else DELINK, report, faults, advice)
+        _check(hook, job, RELINK if relink else DELINK, report, errors, advice)
     except ZohoError as error:
         if exit_of(error) is Exit.UNREACHABLE:
             raise
-        faults.append(str(error))
-    _tell(out, {"ok": not faults, **report, "errors": faults, "advice": advice})
-    return Exit.CHECK_FAILED if faults else Exit.OK
+        errors.append(str(error))
+    _print_report(out, {"ok": not errors, **report, "errors": errors, "advice": advice})
+    return Exit.CHECK_FAILED if errors else Exit.OK
 
 
-def _ask(
+def _check(
     hook: ZohoCRMHook,
     job: Job | None,
     operation: str,
     report: dict[str, Any],
-    faults: list[str],
+    errors: list[str],
     advice: list[str],
 ) -> None:
-    """Fill the report bit by bit, so that it says how far the check came."""
+    """Fill the report step by step, so that after an error it shows what was checked."""
     from zoho_crm.hooks.zoho_checks import environment_fault
 
     connection = hook.connection
@@ -90,26 +90,26 @@ def _ask(
         "local": connection.is_local,
         "max_concurrency": connection.max_concurrency,
     }
-    _use_own_token(hook)
+    _use_fresh_token(hook)
     report["scopes"] = sorted(hook.granted_scopes())
     org = hook.get_org()
     report["org"] = _describe(org)
     if fault := environment_fault(connection, org):
-        faults.append(fault)
+        errors.append(fault)
     allowed = EDITION_CONCURRENCY.get(report["org"]["edition"].lower().replace(" ", "").replace("_", ""))
     report["org"]["max_concurrency"] = allowed
     if allowed is not None and connection.max_concurrency > allowed:
         advice.append(
-            f"max_concurrency is {connection.max_concurrency}, and Zoho lets this edition have {allowed} requests in "
-            "flight: it would refuse some, which are then sent again; set it lower."
+            f"max_concurrency is {connection.max_concurrency}, but Zoho allows this edition {allowed} requests in "
+            f"flight: lower it to {allowed}, so that Zoho does not refuse requests."
         )
     if job:
         found = hook.check_relation(job.relation.as_relation(), operation)
-        faults += [fault for fault in found if fault not in faults]
+        errors += [error for error in found if error not in errors]
 
 
-def _use_own_token(hook: ZohoCRMHook) -> None:
-    """Give a hook a fresh token of its own: one from the store would hide that the refresh token is revoked."""
+def _use_fresh_token(hook: ZohoCRMHook) -> None:
+    """Give a hook a fresh token: a stored one would hide that the refresh token is revoked."""
     from zoho_crm.hooks.access_token import TokenSource
     from zoho_crm.hooks.oauth import fetch_token
     from zoho_crm.hooks.token_store import Stored
@@ -145,7 +145,7 @@ def _describe(org: Org) -> dict[str, Any]:
     }
 
 
-def _tell(out: Output, report: dict[str, Any]) -> None:
+def _print_report(out: Output, report: dict[str, Any]) -> None:
     if out.as_json:
         out.document(report)
         return
@@ -153,22 +153,22 @@ def _tell(out: Output, report: dict[str, Any]) -> None:
     out.title(f"Connection {report['conn_id']}")
     out.facts(
         {
-            "organisation": f"{org['name']} ({org['id']}, {org['type']})" if org else None,
+            "organization": f"{org['name']} ({org['id']}, {org['type']})" if org else None,
             "edition": org.get("edition"),
             "data center": report.get("data_center"),
             "environment": report.get("environment"),
             "API": f"{report['api_version']} at {report['address']}" if "address" in report else None,
             "requests in flight": _limits(report) if "address" in report else None,
-            "scopes": (", ".join(report["scopes"]) or "not told by Zoho") if "scopes" in report else None,
+            "scopes": (", ".join(report["scopes"]) or "not reported by Zoho") if "scopes" in report else None,
             "job": report["job"],
         }
     )
     for advice in report["advice"]:
         out.say(advice)
-    for fault in report["errors"]:
-        out.error(fault)
+    for error in report["errors"]:
+        out.error(error)
     if report["ok"]:
-        out.ok("the connection works" + (f", and is enough for {report['job']}" if report["job"] else ""))
+        out.ok("the connection works" + (f" and suffices for {report['job']}" if report["job"] else ""))
 
 
 def _limits(report: dict[str, Any]) -> str:

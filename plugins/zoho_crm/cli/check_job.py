@@ -1,4 +1,4 @@
-"""``zoho-delink check-job``: whether a job file can be used, and when it would run."""
+"""``zoho-delink check-job``: check a job file and show its next runs."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 @command
 def check_job(file: Path, out: Output) -> Exit:
     """
-    Check a job file and its SQL, and show what it says.
+    Check a job file and its SQL, and show its settings and next runs.
 
-    The SQL files are looked for where Airflow would look: in the folder sql beside the folder of FILE.
+    SQL files are read from the folder sql beside the folder of FILE, as in Airflow.
     """
     from zoho_crm.core.job_files import JobFileError, load_job
 
     try:
         job = load_job(file)
     except JobFileError as error:
-        return _tell(out, {"file": file, "errors": str(error).splitlines()})
+        return _print_report(out, {"file": file, "errors": str(error).splitlines()})
     report = _describe(job, file)
-    report["errors"] = _schedule_faults(job) + _sql_faults(job, file.parent)
-    return _tell(out, report)
+    report["errors"] = _schedule_errors(job) + _sql_errors(job, file.parent)
+    return _print_report(out, report)
 
 
 def _describe(job: Job, file: Path) -> dict[str, Any]:
@@ -79,11 +79,11 @@ def _schedule(job: Job) -> str:
         return f"{job.cron} ({job.timezone})"
     if job.asset:
         return f"whenever the asset {job.asset.asset!r} is updated"
-    return "none: by hand and by backfill only"
+    return "none: manual runs and backfills only"
 
 
-def _schedule_faults(job: Job) -> list[str]:
-    """Ask Airflow where it alone can tell: about assets, and about changes of the clocks."""
+def _schedule_errors(job: Job) -> list[str]:
+    """Return what Airflow refuses about an asset, or about changes of the clocks."""
     from zoho_crm.core.job_files import JobFileError
 
     if job.asset is None and (job.cron is None or job.timezone == "UTC"):
@@ -107,36 +107,36 @@ def _sql_files(job: Job) -> dict[str, str]:
     return {field: file for field, file in named.items() if file is not None}
 
 
-def _sql_faults(job: Job, jobs_folder: Path) -> list[str]:
+def _sql_errors(job: Job, jobs_folder: Path) -> list[str]:
     from zoho_crm.core.job_files import find_sql
     from zoho_crm.source import check_sql
 
-    faults = []
+    errors = []
     for field, file in _sql_files(job).items():
         try:
             check_sql(find_sql(jobs_folder, file, field).read_text(encoding="utf-8"), field)
         except PlanError as error:
-            faults.append(str(error))
+            errors.append(str(error))
         except UnicodeDecodeError:
-            faults.append(f"{field}: {file} is not UTF-8 text")
-    return faults
+            errors.append(f"{field}: {file} is not UTF-8 text: save it as UTF-8")
+    return errors
 
 
-def _tell(out: Output, report: dict[str, Any]) -> Exit:
-    faults: list[str] = report["errors"]
+def _print_report(out: Output, report: dict[str, Any]) -> Exit:
+    errors: list[str] = report["errors"]
     if out.as_json:
-        out.document({"ok": not faults, **report})
-        return Exit.CHECK_FAILED if faults else Exit.OK
+        out.document({"ok": not errors, **report})
+        return Exit.CHECK_FAILED if errors else Exit.OK
     if "job" in report:
         _show(out, report)
-    for fault in faults:
-        out.error(fault)
-    if not faults:
-        out.ok(f"{report['file']} can be used")
-    return Exit.CHECK_FAILED if faults else Exit.OK
+    for error in errors:
+        out.error(error)
+    if not errors:
+        out.ok(f"{report['file']} is valid")
+    return Exit.CHECK_FAILED if errors else Exit.OK
 
 
-def _word(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -144,7 +144,7 @@ def _word(value: object) -> str:
 
 def _show(out: Output, report: dict[str, Any]) -> None:
     source, guards = report["source"], dict(report["guards"])
-    approval = f", an answer within {guards.pop('approval_timeout')}"
+    timeout = guards.pop("approval_timeout")
     on_breach = guards.pop("on_breach")
     out.title(report["dag"])
     out.facts(
@@ -152,15 +152,16 @@ def _show(out: Output, report: dict[str, Any]) -> None:
             "description": report["description"],
             "owner": report["owner"],
             "relation": report["relation"],
-            "links from": f"connection {source['conn_id']}, {source['sql_file']}",
+            "source": f"connection {source['conn_id']}, {source['sql_file']}",
             "Zoho": f"connection {report['zoho_conn_id']}, strategy {report['strategy']}",
             "audit": f"connection {report['audit_conn_id']}",
             "schedule": report["schedule"],
-            "guards": ", ".join(f"{name} {_word(value)}" for name, value in guards.items()) or "no limits",
-            "on a breach": f"a person is asked{approval}" if on_breach == "approve" else "the run stops",
+            "guards": ", ".join(f"{name} {_format_value(value)}" for name, value in guards.items())
+            or "no limits",
+            "on a breach": f"approval within {timeout}" if on_breach == "approve" else "the run stops",
             "snapshot": ", ".join(report["snapshot"]) or None,
             "retention": f"{days} days" if (days := report["retention_days"]) else None,
-            "tells": ", ".join(report["notify"]) or None,
+            "notify": ", ".join(report["notify"]) or None,
         }
     )
     if report["next_windows"]:

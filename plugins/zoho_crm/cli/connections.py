@@ -1,8 +1,8 @@
 """
-Airflow's connections, from outside of a task.
+Airflow connections outside of a task.
 
-They are found like those of ``airflow connections get``: in the environment (``AIRFLOW_CONN_<ID>``) and the secrets
-backends, else in Airflow's metadata database.
+They are looked up like ``airflow connections get`` does: in the environment (``AIRFLOW_CONN_<ID>``), in the secrets
+backends, then in Airflow's metadata database.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
 
 
 class NoAuditError(CommandError):
-    """The audit database has no tables yet: no run has ever been."""
+    """The audit database has no tables yet, since no job has run."""
 
 
 @contextmanager
 def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
     """
-    Open the ledger of a connection. Nothing is created in it.
+    Open the ledger of a connection without creating its tables.
 
-    :raises NoAuditError: no run has made the tables yet
-    :raises CommandError: there is no such connection, or its tables are of another version
+    :raises NoAuditError: the tables do not exist yet
+    :raises CommandError: the connection does not exist, or its schema version differs
     :raises ZohoError: the database cannot be reached
     """
     from zoho_crm.ledger import schema
@@ -50,7 +50,8 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
             version = schema.stored_version(connection)
         if version is None:
             raise NoAuditError(
-                f"The database of connection {audit_conn_id!r} holds no audit yet: the first run of a job makes it.",
+                f"The database of connection {audit_conn_id!r} has no audit tables yet: the first run of a job "
+                "creates them.",
                 Exit.USAGE_ERROR,
             )
         if version != schema.SCHEMA_VERSION:
@@ -68,10 +69,10 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
 @contextmanager
 def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
     """
-    Open a SQL database that is known to answer.
+    Open a SQL database and check that it can be reached.
 
-    :param field: what the connection is called in the job file
-    :raises CommandError: there is no such connection, or the database cannot be reached
+    :param field: field of the job file that names the connection
+    :raises CommandError: the connection does not exist, or the database cannot be reached
     """
     import sqlalchemy as sa
 
@@ -98,7 +99,7 @@ def zoho_hook(conn_id: str) -> ZohoCRMHook:
     """
     Return a hook for a Zoho connection.
 
-    :raises CommandError: there is no such connection
+    :raises CommandError: the connection does not exist
     """
     require(conn_id, "zoho_conn_id")
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -108,12 +109,12 @@ def zoho_hook(conn_id: str) -> ZohoCRMHook:
 
 def require(conn_id: str, field: str) -> None:
     """
-    Check that a connection is there.
+    Check that a connection exists.
 
-    :param field: what it is called where the user named it
-    :raises CommandError: it is not; the message says where it was looked for
+    :param field: field or option that names it
+    :raises CommandError: it does not exist or cannot be parsed; the message lists where it was looked up
     """
-    # What Airflow's own commands do: without it only the environment and the secrets backends are asked.
+    # As in Airflow's own commands: without it, Airflow skips its metadata database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -121,17 +122,17 @@ def require(conn_id: str, field: str) -> None:
     try:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
-        trouble = _metadata_trouble()
+        problem = _metadata_problem()
         raise CommandError(
-            f"There is no connection {conn_id!r} ({field}): neither AIRFLOW_CONN_{conn_id.upper()} nor a secrets "
-            f"backend has it, and {trouble or 'Airflow has none of that name'}.",
+            f"Connection {conn_id!r} ({field}) does not exist: it is neither in AIRFLOW_CONN_{conn_id.upper()} nor in "
+            f"a secrets backend, and {problem or 'Airflow has no connection with that id'}.",
             Exit.USAGE_ERROR,
         ) from None
     except ValueError as error:
-        # The text itself may be a secret: only the kind of the fault is told.
+        # The text may hold a secret, so that only the type of the error is shown.
         raise CommandError(
-            f"Connection {conn_id!r} ({field}) cannot be read ({type(error).__name__}): give "
-            f"AIRFLOW_CONN_{conn_id.upper()} as a JSON object or an URI.",
+            f"Connection {conn_id!r} ({field}) cannot be parsed ({type(error).__name__}): write "
+            f"AIRFLOW_CONN_{conn_id.upper()} as a JSON object or a URI.",
             Exit.USAGE_ERROR,
         ) from None
 
@@ -143,40 +144,38 @@ def _engine(engine_of: Callable[[str], Engine], conn_id: str, field: str) -> Eng
         return engine_of(conn_id)
     except AirflowException as error:
         raise CommandError(
-            f"Connection {conn_id!r} ({field}) cannot be used: {str(error)[:200]}. Is the provider package of its "
-            "connection type installed here?",
+            f"Connection {conn_id!r} ({field}) cannot be used: {str(error)[:200]}. Install the provider package "
+            "of its connection type.",
             Exit.USAGE_ERROR,
         ) from None
 
 
 def _check_file(engine: Engine, conn_id: str, field: str) -> None:
-    """Refuse a SQLite file that is not there: SQLite would make an empty one."""
+    """Refuse a missing SQLite file, which SQLite would create."""
     database = engine.url.database or ""
     if engine.dialect.name != "sqlite" or database in {"", ":memory:"} or database.startswith("file:"):
         return
     if not Path(database).is_file():
         raise CommandError(
-            f"The database of connection {conn_id!r} ({field}) cannot be reached: there is no file {database}",
+            f"The database of connection {conn_id!r} ({field}) cannot be reached: file {database} does not exist",
             Exit.UNREACHABLE,
         )
 
 
-def _metadata_trouble() -> str | None:
-    """Say why Airflow's metadata database could not be asked, which Airflow itself does not tell."""
+def _metadata_problem() -> str | None:
+    """Return why Airflow's metadata database could not be read; None if it could."""
     import sqlalchemy as sa
     from airflow import settings
 
     engine = settings.engine
     if engine is None:
-        return "Airflow is not set up to ask its metadata database"
+        return "Airflow has no metadata database configured"
     place = f"{engine.url.get_backend_name()}, {engine.url.host or 'local'}, {engine.url.database}"
     try:
         with engine.connect() as connection:
             has_table = sa.inspect(connection).has_table("connection")
     except sa.exc.SQLAlchemyError as error:
-        return f"Airflow's metadata database ({place}) cannot be asked ({type(error).__name__})"
+        return f"Airflow's metadata database ({place}) cannot be read ({type(error).__name__})"
     return (
-        None
-        if has_table
-        else f"Airflow's metadata database ({place}) has no tables: airflow db migrate makes them"
+        None if has_table else f"Airflow's metadata database ({place}) has no tables: run airflow db migrate"
     )

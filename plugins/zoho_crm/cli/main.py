@@ -1,7 +1,7 @@
 """
-The program ``zoho-delink``: its commands, each in a module of its own that is imported when it is needed.
+The program ``zoho-delink``. Each command is a module that is imported when the command is called.
 
-Airflow takes seconds to import, so that only commands that need a connection do so.
+Importing Airflow takes seconds, so only commands that need it do so.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Exit codes: 0 ok; 1 a check failed; 2 usage or configuration error; 3 a service 
 
 
 class LazyGroup(click.Group):
-    """A group that imports a command when it is asked for."""
+    """A group that imports a command when it is called or listed."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Return a command, or None if there is none of that name."""
+        """Return a command; None if the name is unknown."""
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name].split(":")
@@ -44,7 +44,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zoho-delink")
 def main() -> None:
-    """Check, plan, audit and take up again what the delink Dags do."""
+    """Check jobs and connections, preview plans, and read the audit of the delink Dags."""
 
 
 if __name__ == "__main__":

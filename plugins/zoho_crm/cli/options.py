@@ -1,4 +1,4 @@
-"""What the commands have in common: options, and errors that end with a sentence and an exit code."""
+"""Options that the commands share, and the errors that end a command with a message and an exit code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ jobs_folder_option = click.option(
 audit_conn_option = click.option(
     "--audit-conn-id",
     metavar="CONN_ID",
-    help="Connection of the audit database; by default the one that the job names, or all jobs do.",
+    help="Connection of the audit database. Default: that of the job, or of all jobs if they agree.",
 )
 
 
@@ -48,9 +48,9 @@ def current_time() -> datetime:
 
 class CommandError(click.ClickException):
     """
-    Ends a command with a sentence and an exit code.
+    An error that ends a command with a message and an exit code.
 
-    With ``--json`` the sentence is a document on standard output as well, so that a reader always gets one.
+    With ``--json``, standard output gets a document with both.
 
     :param code: the exit code
     """
@@ -61,15 +61,15 @@ class CommandError(click.ClickException):
 
     @property
     def exit_code(self) -> int:  # type: ignore[override] # click reads it, and never writes it
-        """The exit code, for click."""
+        """The exit code that click uses."""
         return int(self.code)
 
 
 def command(function: Callable[..., Any]) -> Callable[..., None]:
     """
-    Make a function the body of a command: errors that are to be expected end it with a sentence.
+    Make a function the body of a command, which expected errors end with a message.
 
-    The function gets :class:`Output` as ``out`` in place of ``as_json``, and may return an exit code.
+    The function gets an :class:`Output` as ``out`` instead of ``as_json``, and may return an exit code.
     """
 
     @wraps(function)
@@ -77,16 +77,16 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
         out = Output(as_json=as_json, stream=sys.stdout)
         os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
         try:
-            # Airflow logs to standard output, which belongs to the result.
+            # Airflow logs to standard output, which is for the result.
             with redirect_stdout(sys.stderr):
                 code = function(out=out, **options)
         except click.ClickException as error:
-            _tell(out, error.format_message(), error.exit_code)
+            _print_error(out, error.format_message(), error.exit_code)
             raise
         except Exception as error:
             if (expected := exit_of(error)) is None:
                 raise
-            _tell(out, message_of(error), expected)
+            _print_error(out, message_of(error), expected)
             raise CommandError(message_of(error), expected) from None
         if code:
             sys.exit(int(code))
@@ -98,7 +98,7 @@ def job_named(jobs_folder: Path, name: str) -> Job:
     """
     Return a job by its name.
 
-    :raises JobFileError: there is none of that name, or its file cannot be used
+    :raises JobFileError: there is no such job, or its file is invalid
     """
     from zoho_crm.core.job_files import named_job
 
@@ -107,11 +107,11 @@ def job_named(jobs_folder: Path, name: str) -> Job:
 
 def audit_conn_of(jobs_folder: Path, job: Job | None, audit_conn_id: str | None) -> str:
     """
-    Return the connection of the audit database that is meant.
+    Return the connection id of the audit database.
 
-    :param job: the job that was named, or None
-    :param audit_conn_id: the connection that was named, or None
-    :raises CommandError: none was named, and the job files do not agree on one
+    :param job: job given on the command line, or None
+    :param audit_conn_id: connection given on the command line, or None
+    :raises CommandError: neither was given, and the job files name no or several audit databases
     """
     from zoho_crm.core.job_files import load_jobs
 
@@ -119,20 +119,20 @@ def audit_conn_of(jobs_folder: Path, job: Job | None, audit_conn_id: str | None)
         return audit_conn_id or (job.audit_conn_id if job else "")
     found = sorted({one.audit_conn_id for one in load_jobs(jobs_folder)[0]})
     if len(found) != 1:
-        told = (
+        reason = (
             f"the job files in {jobs_folder} name {', '.join(found)}"
             if found
-            else f"no job file in {jobs_folder}"
+            else f"{jobs_folder} has no job file"
         )
-        usage_error(f"Name the job with --job, or the audit database with --audit-conn-id: {told}.")
+        usage_error(f"Name the job with --job, or the audit database with --audit-conn-id: {reason}.")
     return found[0]
 
 
 def usage_error(message: str) -> NoReturn:
-    """End the command: what it was asked cannot be meant."""
+    """End the command because of a wrong argument, option or setting."""
     raise CommandError(message, Exit.USAGE_ERROR)
 
 
-def _tell(out: Output, message: str, code: int) -> None:
+def _print_error(out: Output, message: str, code: int) -> None:
     if out.as_json:
         out.document({"error": message, "exit_code": int(code)})

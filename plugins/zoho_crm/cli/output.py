@@ -1,7 +1,7 @@
 """
-What a command prints: rich text on a terminal, plain text in a pipe, one JSON document with ``--json``.
+Output of a command: rich text on a terminal, plain text in a pipe, one JSON document with ``--json``.
 
-Nothing that comes from elsewhere (ids, answers of Zoho) can steer the terminal: control characters are escaped.
+Control characters in external data (ids, messages of Zoho) are escaped, so that it cannot control the terminal.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Output:
     """
     Print the result of one command.
 
-    :param as_json: print the one document of :meth:`document`, and nothing else
-    :param stream: where to, as a rule standard output
+    :param as_json: the command prints one :meth:`document` and nothing else
+    :param stream: usually standard output
     """
 
     def __init__(self, *, as_json: bool, stream: IO[str]) -> None:
@@ -51,7 +51,7 @@ class Output:
             self._line(f"# {shown(text)}")
 
     def facts(self, facts: Mapping[str, object]) -> None:
-        """Print names and values, one pair a line; a value of None is left out."""
+        """Print names and values, one pair per line, without values of None."""
         present = {name: shown(value) for name, value in facts.items() if value is not None}
         if not self._rich:
             for name, value in present.items():
@@ -65,7 +65,7 @@ class Output:
         self._console.print(grid)
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-        """Print a table: in a pipe a line of names and a line for each row, with tabs between the values."""
+        """Print a table; in a pipe, a header and the rows as tab-separated lines."""
         if not self._rich:
             self._line("\t".join(columns))
             for row in rows:
@@ -93,7 +93,7 @@ class Output:
         self._mark("✗", "error", "red", text)
 
     def say(self, text: str) -> None:
-        """Print a sentence."""
+        """Print a line of text."""
         if self._rich:
             self._console.print(Text(shown(text)))
         else:
@@ -110,7 +110,7 @@ class Output:
 
 
 def shown(value: object) -> str:
-    """Return a value as one line of text that cannot steer a terminal."""
+    """Return a value as one line of text, with control characters escaped."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -120,7 +120,7 @@ def shown(value: object) -> str:
 
 
 def duration(value: timedelta) -> str:
-    """Return a duration as a job file would have it."""
+    """Return a duration in the notation of job files, such as ``90m`` or ``2d``."""
     seconds = int(value.total_seconds())
     for unit, length in (("d", 86_400), ("h", 3_600), ("m", 60)):
         if seconds % length == 0:
@@ -129,7 +129,7 @@ def duration(value: timedelta) -> str:
 
 
 def plain_value(value: object) -> Any:
-    """Return a value of a database as text or number that a file can hold; None stays None."""
+    """Return a database value as text, number or None."""
     return value if value is None or isinstance(value, str | int | float) else _as_json(value)
 
 

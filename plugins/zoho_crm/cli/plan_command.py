@@ -1,4 +1,4 @@
-"""``zoho-delink plan``: what a run would plan, and what the guards would say. Nothing is stored or sent."""
+"""``zoho-delink plan``: preview the plan of a run and the decision of its guards, without storing or sending."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from zoho_crm.core.run_request import RunRequest
     from zoho_crm.ledger.ledger import Ledger
 
-_RUN = "a plan that is thrown away"
+_RUN = "preview"
 
 
 @dataclass(frozen=True, slots=True)
 class _Planned:
-    """What came of planning, and of the guards."""
+    """A plan and the decision of the guards."""
 
     plan: PlanSummary
     invalid: dict[str, int]
@@ -57,7 +57,7 @@ class _Planned:
     help="Half-open window, like 2026-11-22T00:00 2026-11-23T00:00; without a time zone it is UTC.",
 )
 @click.option(
-    "--all", "everything", is_flag=True, help="Everything up to now, as a run by hand without a window."
+    "--all", "everything", is_flag=True, help="Everything up to now, like a manual run without a window."
 )
 @click.option("--sample", type=click.IntRange(0, 1000), default=10, show_default=True, help="Links to show.")
 @jobs_folder_option
@@ -74,15 +74,15 @@ def plan(
     """
     Read the source of JOB and show what a run would plan.
 
-    The job's SQL is run. The links are put into a temporary database on this machine, which is removed at the end, so
-    that they are counted just as a run would count them. Ends with 1 if a guard would stop the run or ask.
+    Runs the job's SQL and counts the links like a run does, in a temporary database on this machine that is deleted at
+    the end. Exits with 1 if a limit is exceeded, so that a run would stop or need an approval.
     """
     if everything == (window is not None):
         usage_error("Give either --window START END or --all.")
     job = job_named(jobs_folder, job_name)
     request = _request(window)
     planned = _plan(job, request, jobs_folder, sample)
-    _tell(out, _document(job, request, planned))
+    _print_report(out, _document(job, request, planned))
     return Exit.CHECK_FAILED if planned.decision.breaches else Exit.OK
 
 
@@ -116,7 +116,7 @@ def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Pla
 
 @contextmanager
 def _scratch_ledger() -> Iterator[Ledger]:
-    """Yield a ledger of its own, readable by this user alone, that is removed at the end."""
+    """Yield a temporary ledger, readable by this user alone, and delete it at the end."""
     import sqlalchemy as sa
 
     from zoho_crm.ledger.ledger import Ledger
@@ -168,12 +168,12 @@ def _invalid_by_reason(ledger: Ledger) -> dict[str, int]:
 
 
 def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, planned: int) -> Facts:
-    """Ask what the guards ask before a run; only what a limit needs is asked for."""
+    """Query the facts that the limits of a job need, and no others."""
     from zoho_crm.core.guard_rules import BASELINE, FRESHNESS, Facts, read_count, read_time
     from zoho_crm.core.job_files import find_sql
     from zoho_crm.source import fetch_value
 
-    def ask(sql_file: str, field: str) -> object:
+    def fetch(sql_file: str, field: str) -> object:
         sql = find_sql(jobs_folder, sql_file, field).read_text(encoding="utf-8")
         return fetch_value(source, sql, request.window_start, request.window_end, name=field)
 
@@ -181,8 +181,10 @@ def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, pla
     return Facts(
         planned=planned,
         now=current_time(),
-        known_links=read_count(ask(guards.baseline_sql_file, BASELINE)) if guards.baseline_sql_file else None,
-        source_as_of=read_time(ask(guards.freshness_sql_file, FRESHNESS))
+        known_links=read_count(fetch(guards.baseline_sql_file, BASELINE))
+        if guards.baseline_sql_file
+        else None,
+        source_as_of=read_time(fetch(guards.freshness_sql_file, FRESHNESS))
         if guards.freshness_sql_file
         else None,
         recent_planned=_recent(job) if guards.max_jump is not None else (),
@@ -225,7 +227,7 @@ def _document(job: Job, request: RunRequest, planned: _Planned) -> dict[str, Any
     }
 
 
-def _tell(out: Output, report: dict[str, Any]) -> None:
+def _print_report(out: Output, report: dict[str, Any]) -> None:
     if out.as_json:
         out.document(report)
         return
@@ -233,20 +235,20 @@ def _tell(out: Output, report: dict[str, Any]) -> None:
     out.facts(
         {
             "window": _window(report["window_start"], report["window_end"]),
-            "rows of the source": report["source_rows"],
+            "source rows": report["source_rows"],
             "distinct links": report["distinct"],
             "duplicates": report["duplicates"],
             "invalid": report["invalid"],
-            "links to send": f"{report['sendable']} in {report['chunks']} chunks",
+            "links to send": f"{report['sendable']} in {report['chunks']} chunk{'' if report['chunks'] == 1 else 's'}",
             "known links": report["known_links"],
-            "source is of": report["source_as_of"],
+            "source as of": report["source_as_of"],
         }
     )
     if report["invalid_by_reason"]:
-        out.title("Never sent")
+        out.title("Invalid links")
         out.table(("reason", "links"), list(report["invalid_by_reason"].items()))
     if report["sample"]:
-        out.title("Some of the links")
+        out.title("Sample of the links")
         out.table(
             ("external_id", "related_external_id"),
             [(link["external_id"], link["related_external_id"]) for link in report["sample"]],
@@ -256,9 +258,9 @@ def _tell(out: Output, report: dict[str, Any]) -> None:
     if report["ok"]:
         out.ok(f"guards {report['guards']}")
     elif report["on_breach"] == "approve":
-        out.say("A run would ask a person.")
+        out.say("A run would wait for an approval.")
     else:
-        out.say("A run would stop before the first link is sent.")
+        out.say("A run would stop before sending anything.")
 
 
 def _window(start: datetime, end: datetime) -> str:
@@ -266,4 +268,4 @@ def _window(start: datetime, end: datetime) -> str:
 
     if start == BEGINNING:
         return f"everything before {end:%Y-%m-%d %H:%M:%S} UTC"
-    return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC, the end not included"
+    return f"{start:%Y-%m-%d %H:%M:%S} to {end:%Y-%m-%d %H:%M:%S} UTC (end not included)"

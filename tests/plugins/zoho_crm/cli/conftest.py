@@ -121,7 +121,7 @@ def any_story(audit: Audit, jobs: Jobs) -> Audit:
 
 
 def check_golden(name: str, shown: str) -> None:
-    """Compare with a file of golden/; UPDATE_GOLDEN=1 writes it anew."""
+    """Compare with a file of golden/; UPDATE_GOLDEN=1 rewrites it."""
     path = Path(__file__).parent / "golden" / name
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(shown, encoding="utf-8")

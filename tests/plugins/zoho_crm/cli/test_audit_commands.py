@@ -22,7 +22,7 @@ REAL = "scheduled__2026-11-21"
 
 
 @pytest.mark.parametrize("name", [REAL, f"contacts_deals:{REAL}"], ids=["run id", "run key"])
-def test_a_run_is_told_whole(cli: Cli, any_story: Audit, name: str) -> None:
+def test_run_is_shown_with_counts_and_reasons(cli: Cli, any_story: Audit, name: str) -> None:
     run = cli.document("audit", "show", name)
     assert run["run_key"] == f"contacts_deals:{REAL}"
     assert run["status"] == "failed"
@@ -40,17 +40,17 @@ def test_a_run_is_told_whole(cli: Cli, any_story: Audit, name: str) -> None:
     assert run["window_start"] == "2026-11-20T02:00:00Z"
 
 
-def test_the_terminal_shows_a_run(cli: Cli, story: Audit) -> None:
+def test_terminal_shows_a_run(cli: Cli, story: Audit) -> None:
     check_golden("audit_show.terminal.txt", cli("audit", "show", REAL, terminal=True).stdout)
 
 
-def test_what_zoho_said_cannot_steer_the_terminal(cli: Cli, story: Audit) -> None:
+def test_control_characters_in_zoho_messages_are_escaped(cli: Cli, story: Audit) -> None:
     shown = cli("audit", "show", REAL).stdout
     assert "\x1b" not in shown
     assert "=internal\\u001b[31m error" in shown
 
 
-def test_the_history_of_a_link_says_who_removed_it(cli: Cli, any_story: Audit) -> None:
+def test_history_of_a_link_shows_who_removed_it(cli: Cli, any_story: Audit) -> None:
     args = ("audit", "show", "--link", "c-1", "d-1")
     by_ids = cli.document(*args)["history"]
     assert [(event["outcome"], event["dag_run_id"], event["triggered_by"]) for event in by_ids] == [
@@ -63,12 +63,12 @@ def test_the_history_of_a_link_says_who_removed_it(cli: Cli, any_story: Audit) -
     assert "Last relinked by manual__2026-11-23 (manual, grace)." in cli(*args).stdout
 
 
-def test_a_link_that_no_run_knows_ends_with_1(cli: Cli, story: Audit) -> None:
+def test_link_without_history_exits_with_1(cli: Cli, story: Audit) -> None:
     assert cli.document("audit", "show", "--link", "c-1", "d-2", code=1)["history"] == []
-    assert "no run has ever had this link" in cli("audit", "show", "--link", "c-1", "d-2").stdout
+    assert "no run has processed this link" in cli("audit", "show", "--link", "c-1", "d-2").stdout
 
 
-def test_the_last_runs_of_a_job_come_newest_first(cli: Cli, any_story: Audit) -> None:
+def test_last_runs_of_a_job_are_newest_first(cli: Cli, any_story: Audit) -> None:
     shown = cli.document("audit", "show", "--job", "contacts_deals", "--limit", 3)["runs"]
     assert [run["dag_run_id"] for run in shown] == [
         "manual__2026-11-24",
@@ -79,10 +79,10 @@ def test_the_last_runs_of_a_job_come_newest_first(cli: Cli, any_story: Audit) ->
     assert cli("audit", "show").stdout.splitlines()[0].split("\t")[:3] == ["started_at", "job", "dag_run_id"]
 
 
-def test_a_run_that_is_not_there_is_a_usage_error(cli: Cli, story: Audit) -> None:
+def test_unknown_run_is_a_usage_error(cli: Cli, story: Audit) -> None:
     result = cli("audit", "show", "nothing")
     assert result.exit_code == 2
-    assert "holds no run 'nothing'" in result.stderr
+    assert "has no run 'nothing'" in result.stderr
 
 
 def test_csv_holds_every_row_and_no_formula(cli: Cli, any_story: Audit) -> None:
@@ -102,7 +102,7 @@ def test_csv_holds_every_row_and_no_formula(cli: Cli, any_story: Audit) -> None:
     assert f"8 rows of contacts_deals:{REAL}" in result.stderr
 
 
-def test_json_lines_hold_the_values_as_they_are(cli: Cli, any_story: Audit) -> None:
+def test_json_lines_hold_unchanged_values(cli: Cli, any_story: Audit) -> None:
     for args in (["--json"], ["--format", "jsonl"]):
         lines = cli("audit", "export", REAL, *args).stdout.splitlines()
         rows = [json.loads(line) for line in lines]
@@ -116,7 +116,7 @@ def test_only_the_latest_rows_are_one_for_each_link(cli: Cli, any_story: Audit) 
     assert len({json.loads(line)["pair_key"] for line in lines}) == len(lines) == 8
 
 
-def test_a_file_is_readable_by_its_owner_alone(cli: Cli, story: Audit, tmp_path: Path) -> None:
+def test_file_is_readable_by_its_owner_alone(cli: Cli, story: Audit, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     result = cli("audit", "export", REAL, "-o", path)
     assert result.stdout == ""
@@ -125,17 +125,17 @@ def test_a_file_is_readable_by_its_owner_alone(cli: Cli, story: Audit, tmp_path:
     assert cli("audit", "export", REAL, "-o", tmp_path / "no" / "rows.csv").exit_code == 2
 
 
-def test_an_audit_that_nobody_touched_is_verified(cli: Cli, story: Audit) -> None:
+def test_unchanged_audit_passes(cli: Cli, story: Audit) -> None:
     assert cli.document("audit", "verify", REAL) == {
         "ok": True,
         "run_key": f"contacts_deals:{REAL}",
         "findings": [],
         "more": False,
     }
-    assert cli("audit", "verify").stdout == "ok: the audit is as it was written\n"
+    assert cli("audit", "verify").stdout == "ok: the audit is unchanged\n"
 
 
-def test_an_altered_row_is_named_and_ends_with_1(cli: Cli, any_story: Audit) -> None:
+def test_altered_row_is_reported_and_exits_with_1(cli: Cli, any_story: Audit) -> None:
     event = next(row for row in any_story.events() if row["outcome"] == "rejected")
     with any_story.engine.begin() as connection:
         connection.exec_driver_sql(
@@ -162,16 +162,16 @@ def test_job_files_that_name_two_audits_need_an_option(cli: Cli, story: Audit, j
     assert cli("audit", "show", "--job", "contacts_deals").exit_code == 0
 
 
-def test_a_database_without_an_audit_says_so_and_stays_as_it_is(cli: Cli, audit: Audit, jobs: Jobs) -> None:
+def test_database_without_tables_is_a_usage_error_and_stays_empty(cli: Cli, audit: Audit, jobs: Jobs) -> None:
     audit.engine.connect().close()
     result = cli("audit", "show")
     assert result.exit_code == 2
-    assert "holds no audit yet" in result.stderr
+    assert "has no audit tables yet" in result.stderr
     with pytest.raises(Exception, match="zoho_delink_run"):
         audit.runs()
 
 
-def test_an_audit_database_that_is_away_ends_with_3(
+def test_unreachable_audit_database_exits_with_3(
     cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     set_connection(monkeypatch, AUDIT, conn_type="postgres", host=str(tmp_path), schema="x", login="x")

@@ -32,7 +32,7 @@ def test_every_query_of_the_page_shows_its_result() -> None:
     assert all(len(table) > 1 for _, table in examples()), "a query that gives nothing shows nothing"
 
 
-def test_the_queries_give_what_the_page_says(any_story: Audit) -> None:
+def test_queries_return_what_the_page_shows(any_story: Audit) -> None:
     with any_story.engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql("SET TIME ZONE 'UTC'")
@@ -42,7 +42,7 @@ def test_the_queries_give_what_the_page_says(any_story: Audit) -> None:
             assert got == table, sql
 
 
-def test_the_page_is_about_every_question_that_people_ask() -> None:
+def test_page_covers_the_common_questions() -> None:
     titles = set(re.findall(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
     asked = {"Failures by reason", "History of one link", "Who removed it", "Daily volume"}
     assert asked | {"A dry run against the later real run", "What a run left open"} <= titles

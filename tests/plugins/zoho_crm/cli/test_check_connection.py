@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
 
 
-def tokens_asked_for(zoho: LocalZoho) -> int:
+def token_requests(zoho: LocalZoho) -> int:
     return sum(request.path == "/oauth/v2/token" for request in zoho.state.journal.requests)
 
 
-def test_a_connection_that_works_is_described(cli: Cli, zoho: LocalZoho) -> None:
+def test_working_connection_is_described(cli: Cli, zoho: LocalZoho) -> None:
     document = cli.document("check-connection")
     assert document["ok"] is True
     assert document["org"]["id"]
@@ -26,10 +26,10 @@ def test_a_connection_that_works_is_described(cli: Cli, zoho: LocalZoho) -> None
     assert document["scopes"]
     assert document["max_concurrency"] == 10
     assert document["local"] is True
-    assert tokens_asked_for(zoho) == 1
+    assert token_requests(zoho) == 1
 
 
-def test_what_is_shown_holds_no_secret(cli: Cli, zoho: LocalZoho) -> None:
+def test_output_holds_no_secret(cli: Cli, zoho: LocalZoho) -> None:
     for args in (["check-connection"], ["check-connection", "--json"]):
         result = cli(*args)
         assert result.exit_code == 0
@@ -38,14 +38,14 @@ def test_what_is_shown_holds_no_secret(cli: Cli, zoho: LocalZoho) -> None:
     assert "ok: the connection works" in cli("check-connection").stdout
 
 
-def test_a_job_has_its_metadata_checked_with_the_same_token(cli: Cli, zoho: LocalZoho, jobs: Jobs) -> None:
+def test_job_metadata_is_checked_with_the_same_token(cli: Cli, zoho: LocalZoho, jobs: Jobs) -> None:
     document = cli.document("check-connection", "--job", "contacts_deals")
     assert document["job"] == "contacts_deals"
-    assert tokens_asked_for(zoho) == 1
+    assert token_requests(zoho) == 1
     assert any("/settings/related_lists" in request.path for request in zoho.state.journal.requests)
 
 
-def test_what_a_job_lacks_is_told_and_ends_with_1(cli: Cli, zoho: LocalZoho, jobs: Jobs) -> None:
+def test_missing_field_of_a_job_exits_with_1(cli: Cli, zoho: LocalZoho, jobs: Jobs) -> None:
     jobs.write(
         relation={
             "module": "Contacts",
@@ -56,11 +56,11 @@ def test_what_a_job_lacks_is_told_and_ends_with_1(cli: Cli, zoho: LocalZoho, job
     )
     document = cli.document("check-connection", "--job", "contacts_deals", code=1)
     assert document["ok"] is False
-    (fault,) = document["errors"]
-    assert "No_Such_Field" in fault
+    (error,) = document["errors"]
+    assert "No_Such_Field" in error
 
 
-def test_a_revoked_token_ends_with_1_although_a_good_one_is_stored(
+def test_revoked_token_exits_with_1_despite_a_stored_token(
     cli: Cli, zoho: LocalZoho, clean_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ZohoCRMHook(ZOHO).get_org()
@@ -76,21 +76,17 @@ def test_a_revoked_token_ends_with_1_although_a_good_one_is_stored(
     assert "local-refresh-token" not in result.output
 
 
-def test_the_token_of_a_check_is_stored_nowhere(
-    cli: Cli, zoho: LocalZoho, clean_process: dict[str, str]
-) -> None:
+def test_token_is_not_stored(cli: Cli, zoho: LocalZoho, clean_process: dict[str, str]) -> None:
     assert cli("check-connection").exit_code == 0
     assert clean_process == {}
 
 
-def test_a_connection_that_holds_something_unknown_ends_with_1(
-    cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_unknown_extra_exits_with_1(cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch) -> None:
     set_connection(monkeypatch, ZOHO, **zoho_connection(zoho, proxy="http://elsewhere"))
     assert "unknown extra 'proxy'" in cli.document("check-connection", code=1)["errors"][0]
 
 
-def test_more_requests_than_the_edition_allows_are_advised_against(
+def test_max_concurrency_above_the_edition_limit_gets_advice(
     cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_connection(monkeypatch, ZOHO, **zoho_connection(zoho, max_concurrency=25))
@@ -99,17 +95,17 @@ def test_more_requests_than_the_edition_allows_are_advised_against(
     )  # the local Zoho is of one edition only
     document = cli.document("check-connection")
     assert document["org"]["max_concurrency"] == 20
-    assert "set it lower" in document["advice"][0]
+    assert "lower it to 20" in document["advice"][0]
 
 
-def test_a_connection_that_is_not_there_is_a_usage_error(cli: Cli) -> None:
-    result = cli("check-connection", "nobody_has_this")
+def test_missing_connection_is_a_usage_error(cli: Cli) -> None:
+    result = cli("check-connection", "missing")
     assert result.exit_code == 2
-    assert "AIRFLOW_CONN_NOBODY_HAS_THIS" in result.stderr
-    assert "no tables" in result.stderr or "none of that name" in result.stderr
+    assert "AIRFLOW_CONN_MISSING" in result.stderr
+    assert "no tables" in result.stderr or "no connection with that id" in result.stderr
 
 
-def test_a_connection_that_cannot_be_read_is_a_usage_error_and_not_shown(
+def test_malformed_connection_is_a_usage_error_and_not_shown(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", '{"password": "local-secret", ')
@@ -118,7 +114,7 @@ def test_a_connection_that_cannot_be_read_is_a_usage_error_and_not_shown(
     assert "local-secret" not in result.output
 
 
-def test_a_zoho_that_is_away_ends_with_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_zoho_exits_with_3(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("time.sleep", lambda _seconds: None)
     values: dict[str, Any] = {
         "conn_type": "zoho_crm",

@@ -18,7 +18,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoho_crm.cli.check_job.current_time", lambda: datetime(2026, 11, 23, 12, tzinfo=UTC))
 
 
-def test_a_job_that_can_be_used_is_told_as_json(cli: Cli, jobs: Jobs) -> None:
+def test_valid_job_as_json(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="0 2 * * *", guards={"max_links": 500})
     document = cli.document("check-job", jobs.file)
     assert document["ok"] is True
@@ -32,7 +32,7 @@ def test_a_job_that_can_be_used_is_told_as_json(cli: Cli, jobs: Jobs) -> None:
     assert len(document["next_windows"]) == 3
 
 
-def test_a_terminal_shows_a_table_and_a_pipe_shows_plain_lines(
+def test_terminal_shows_tables_and_pipe_plain_lines(
     cli: Cli, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs.write(
@@ -46,7 +46,7 @@ def test_a_terminal_shows_a_table_and_a_pipe_shows_plain_lines(
         check_golden(name, cli("check-job", "include/jobs/contacts_deals.yaml", terminal=terminal).stdout)
 
 
-def test_every_fault_of_the_file_is_told_and_ends_with_1(cli: Cli, jobs: Jobs) -> None:
+def test_every_error_of_the_file_is_reported_and_exits_with_1(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="every night", chunk_size=0)
     document = cli.document("check-job", jobs.file, code=1)
     assert document["ok"] is False
@@ -59,35 +59,35 @@ def test_every_fault_of_the_file_is_told_and_ends_with_1(cli: Cli, jobs: Jobs) -
     assert "error: contacts_deals.yaml: chunk_size: " in result.stdout
 
 
-def test_a_file_that_is_not_there_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
+def test_missing_file_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
     result = cli("check-job", jobs.folder / "nothing.yaml")
     assert result.exit_code == 2
     assert "does not exist" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("sql", "fault"),
+    ("sql", "error"),
     [
         (" \n", "source.sql_file is empty"),
         ("SELECT :today", "source.sql_file uses :today; a run has only :window_start and :window_end"),
     ],
     ids=["empty", "unknown parameter"],
 )
-def test_sql_that_no_run_could_use_is_a_fault(cli: Cli, jobs: Jobs, sql: str, fault: str) -> None:
+def test_unusable_sql_is_an_error(cli: Cli, jobs: Jobs, sql: str, error: str) -> None:
     jobs.write_sql(sql)
-    assert cli.document("check-job", jobs.file, code=1)["errors"] == [fault]
+    assert cli.document("check-job", jobs.file, code=1)["errors"] == [error]
 
 
-def test_an_asset_and_a_job_by_hand_have_no_next_windows(cli: Cli, jobs: Jobs) -> None:
+def test_jobs_without_cron_expression_have_no_next_windows(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule={"asset": "links_to_remove"})
     document = cli.document("check-job", jobs.file)
     assert document["schedule"] == "whenever the asset 'links_to_remove' is updated"
     assert document["next_windows"] == []
     jobs.write(schedule=None)
-    assert cli.document("check-job", jobs.file)["schedule"] == "none: by hand and by backfill only"
+    assert cli.document("check-job", jobs.file)["schedule"] == "none: manual runs and backfills only"
 
 
-def test_a_schedule_that_airflow_would_refuse_is_a_fault(cli: Cli, jobs: Jobs) -> None:
+def test_schedule_that_airflow_refuses_is_an_error(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="15,45 2 * * *", timezone="Europe/Berlin")
-    (fault,) = cli.document("check-job", jobs.file, code=1)["errors"]
-    assert "leaves out a stretch of time when the clocks of Europe/Berlin change" in fault
+    (error,) = cli.document("check-job", jobs.file, code=1)["errors"]
+    assert "leaves out a stretch of time when the clocks of Europe/Berlin change" in error

@@ -1,4 +1,4 @@
-"""What the pages say about commands, messages and each other is so."""
+"""Commands, messages and links in the docs are valid."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def anchors_of(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_command_of_the_pages_is_one_that_can_be_given(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     args = shlex.split(line.split(" | ")[0], comments=True)[1:]
     group: click.Command = main
@@ -39,17 +39,17 @@ def test_a_command_of_the_pages_is_one_that_can_be_given(line: str, monkeypatch:
     while isinstance(group, click.Group):
         name = args.pop(0)
         found = group.get_command(context, name)
-        assert found is not None, f"there is no command {name}"
+        assert found is not None, f"unknown command {name}"
         group = found
     group.make_context("zoho-delink", args)
 
 
-def test_there_are_commands_to_look_at() -> None:
+def test_docs_have_commands() -> None:
     assert len(commands()) > 20
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_links_between_pages_lead_somewhere(page: str) -> None:
+def test_links_between_pages_are_valid(page: str) -> None:
     for match in LINK.finditer(text_of(page)):
         target = ROOT / "docs" / (match["page"] or f"{page}.md")
         assert target.is_file(), match[0]
@@ -74,11 +74,11 @@ def test_links_between_pages_lead_somewhere(page: str) -> None:
         "ClaimLostError",
     ],
 )
-def test_messages_that_the_runbook_quotes_are_those_of_the_code(said: str) -> None:
+def test_messages_quoted_by_the_runbook_are_in_the_code(said: str) -> None:
     assert said in " ".join(text_of("runbook").split())
     package = ROOT / "plugins" / "zoho_crm"
     sources = (
         path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.parent.name != "cli"
     )
-    # Text that a line was too short for goes on in the next one.
+    # Join strings that are split over lines.
     assert any(said in re.sub(r'"\s*\n\s*f?"', "", source) for source in sources)

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 PAGE = Path(__file__).parents[4] / "docs" / "job-file.md"
 
 
-def test_the_page_is_up_to_date() -> None:
+def test_page_is_up_to_date() -> None:
     assert PAGE.read_text(encoding="utf-8") == reference(), "run scripts/job_reference.sh"
 
 
-def test_the_command_prints_the_page(cli: Cli) -> None:
+def test_command_prints_the_page(cli: Cli) -> None:
     assert cli("job-reference").stdout == reference()
 
 
-def test_every_field_of_the_model_is_told_with_its_meaning(cli: Cli) -> None:
-    told = {field["field"]: field for field in cli.document("job-reference")["fields"]}
+def test_every_field_of_the_model_has_a_meaning(cli: Cli) -> None:
+    documented = {field["field"]: field for field in cli.document("job-reference")["fields"]}
     sections: dict[str, type[BaseModel]] = {
         "": Job,
         "guards.": Guards,
@@ -38,9 +38,11 @@ def test_every_field_of_the_model_is_told_with_its_meaning(cli: Cli) -> None:
     grouped = {"source", "relation", "name"}
     for prefix, model in sections.items():
         for name in set(model.model_fields) - (grouped if not prefix else set()):
-            assert told[prefix + name]["meaning"], f"{prefix}{name} has no :param in its model's docstring"
-    assert {"schedule.asset", "schedule.uri"} <= told.keys()
-    assert "name" not in told
+            assert documented[prefix + name]["meaning"], (
+                f"{prefix}{name} has no :param in its model's docstring"
+            )
+    assert {"schedule.asset", "schedule.uri"} <= documented.keys()
+    assert "name" not in documented
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_types_defaults_and_examples_are_those_of_the_model(field: str, part: st
     assert found[part] == text
 
 
-def test_the_example_has_every_field_and_is_a_job_that_can_be_used(jobs: Jobs) -> None:
+def test_example_is_valid_and_has_every_field(jobs: Jobs) -> None:
     content: dict[str, Any] = yaml.load(example(), Loader=yaml.BaseLoader)  # noqa: S506 - it makes text of all, "on" included
     assert set(content) == set(Job.model_fields) - {"name"}
     assert set(content["guards"]) == set(Guards.model_fields)

@@ -32,7 +32,7 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_the_program_gives_a_pipe_plain_text_and_a_machine_json(jobs: Jobs) -> None:
+def test_program_prints_plain_text_to_a_pipe_and_json_on_request(jobs: Jobs) -> None:
     plain = run("check-job", jobs.file)
     assert plain.returncode == 0
     assert plain.stdout.startswith("# zoho_delink__contacts_deals\n")
@@ -41,7 +41,7 @@ def test_the_program_gives_a_pipe_plain_text_and_a_machine_json(jobs: Jobs) -> N
     assert json.loads(run("check-job", jobs.file, "--json").stdout)["ok"] is True
 
 
-def test_the_program_ends_with_1_2_or_3(
+def test_program_exits_with_1_2_or_3(
     jobs: Jobs, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs.write(chunk_size=0)
@@ -67,7 +67,7 @@ def test_logs_of_airflow_do_not_mix_with_json(zoho: LocalZoho, monkeypatch: pyte
     assert run("check-connection").stderr == ""
 
 
-def test_a_reader_that_goes_away_leaves_no_stack_trace(story: Audit) -> None:
+def test_closed_pipe_leaves_no_stack_trace(story: Audit) -> None:
     command = f"'{PROGRAM}' audit export scheduled__2026-11-21 | true"
     done = subprocess.run(  # noqa: S602 - a pipe is what this is about
         command, shell=True, capture_output=True, text=True, timeout=120, check=False
@@ -79,7 +79,7 @@ def test_a_reader_that_goes_away_leaves_no_stack_trace(story: Audit) -> None:
 @pytest.mark.parametrize(
     "args", [["--help"], ["check-job", "FILE"], ["job-reference"], ["audit", "show", "--help"]]
 )
-def test_airflow_is_not_imported_where_no_connection_is_needed(jobs: Jobs, args: list[str]) -> None:
+def test_airflow_is_not_imported_without_need(jobs: Jobs, args: list[str]) -> None:
     args = [str(jobs.file) if arg == "FILE" else arg for arg in args]
     code = (
         "import sys; from zoho_crm.cli.main import main\n"
@@ -93,7 +93,7 @@ def test_airflow_is_not_imported_where_no_connection_is_needed(jobs: Jobs, args:
     assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
 
 
-def test_every_command_can_speak_json_and_is_in_the_docs() -> None:
+def test_every_command_has_json_and_is_documented() -> None:
     context = click.Context(main)
     page = PAGE.read_text(encoding="utf-8")
     for name in COMMANDS:
@@ -111,7 +111,7 @@ def test_every_command_can_speak_json_and_is_in_the_docs() -> None:
                 assert option in section or not option.startswith("--"), f"{title} {option}"
 
 
-def test_a_command_that_is_not_there_is_a_usage_error(cli: Cli) -> None:
+def test_unknown_command_is_a_usage_error(cli: Cli) -> None:
     result = cli("remove-everything")
     assert result.exit_code == 2
     assert "No such command" in result.stderr
@@ -139,7 +139,7 @@ def test_each_error_has_its_exit_code(error: Exception, code: Exit | None) -> No
     assert exit_of(error) is code
 
 
-def test_a_database_error_is_told_without_its_sql() -> None:
+def test_database_error_is_shown_without_its_sql() -> None:
     error = sa.exc.OperationalError("SELECT secret", {}, Exception("server\nclosed"))
     assert message_of(error) == "Database error: server closed"
 
@@ -156,9 +156,9 @@ def test_a_database_error_is_told_without_its_sql() -> None:
         (7, "7"),
     ],
 )
-def test_what_is_shown_is_one_line_without_control_characters(value: object, text: str) -> None:
+def test_shown_value_is_one_line_without_control_characters(value: object, text: str) -> None:
     assert shown(value) == text
 
 
-def test_a_json_line_is_one_line() -> None:
+def test_json_line_is_one_line() -> None:
     assert json_line({"a": "x\ny", "b": None}) == '{"a":"x\\ny","b":null}'

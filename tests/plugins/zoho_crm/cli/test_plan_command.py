@@ -70,7 +70,7 @@ def test_all_takes_everything_up_to_now(cli: Cli, jobs: Jobs, warehouse: Warehou
     )
 
 
-def test_a_breach_ends_with_1_and_says_what_a_run_would_do(
+def test_breach_exits_with_1_and_shows_what_a_run_would_do(
     cli: Cli, jobs: Jobs, warehouse: Warehouse
 ) -> None:
     warehouse.add(pairs(6))
@@ -93,12 +93,12 @@ def test_a_breach_ends_with_1_and_says_what_a_run_would_do(
     result = cli("plan", "contacts_deals", "--window", *DAY)
     assert result.exit_code == 1
     assert "error: 6 links planned, 5 allowed" in result.stdout
-    assert "A run would stop before the first link is sent." in result.stdout
+    assert "A run would stop before sending anything." in result.stdout
     jobs.write(guards={"max_links": 5, "on_breach": "approve"})
-    assert "A run would ask a person." in cli("plan", "contacts_deals", "--window", *DAY).stdout
+    assert "A run would wait for an approval." in cli("plan", "contacts_deals", "--window", *DAY).stdout
 
 
-def test_a_jump_is_judged_by_the_runs_in_the_audit(
+def test_max_jump_uses_the_runs_in_the_audit(
     cli: Cli, jobs: Jobs, warehouse: Warehouse, audit: Audit
 ) -> None:
     warehouse.add(pairs(9))
@@ -119,7 +119,7 @@ def test_a_jump_is_judged_by_the_runs_in_the_audit(
     ledger.close()
 
 
-def test_a_jump_is_not_judged_before_the_first_run(
+def test_max_jump_is_skipped_before_the_first_run(
     cli: Cli, jobs: Jobs, warehouse: Warehouse, audit: Audit
 ) -> None:
     audit.engine.connect().close()
@@ -138,7 +138,7 @@ def test_a_jump_is_not_judged_before_the_first_run(
     ],
     ids=["neither", "both", "backwards", "no time"],
 )
-def test_a_window_that_cannot_be_meant_is_a_usage_error(
+def test_invalid_window_is_a_usage_error(
     cli: Cli, jobs: Jobs, warehouse: Warehouse, args: tuple[str, ...], said: str
 ) -> None:
     result = cli("plan", "contacts_deals", *args)
@@ -146,7 +146,7 @@ def test_a_window_that_cannot_be_meant_is_a_usage_error(
     assert said in result.stderr
 
 
-def test_a_job_that_is_not_there_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
+def test_unknown_job_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
     result = cli("plan", "nothing", "--all")
     assert result.exit_code == 2
     assert "there is no job 'nothing'; there are: contacts_deals" in result.stderr
@@ -159,7 +159,7 @@ def test_sql_that_the_warehouse_refuses_is_a_usage_error(cli: Cli, jobs: Jobs, w
     assert "no such column: unheard_of" in result.stderr
 
 
-def test_a_warehouse_that_is_away_ends_with_3(
+def test_unreachable_warehouse_exits_with_3(
     cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     set_connection(monkeypatch, "warehouse", conn_type="postgres", host=str(tmp_path), schema="x", login="x")
@@ -168,7 +168,7 @@ def test_a_warehouse_that_is_away_ends_with_3(
     assert "The database of connection 'warehouse' (source.conn_id) cannot be reached" in result.stderr
 
 
-def test_ids_cannot_steer_the_terminal(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
+def test_control_characters_in_ids_are_escaped(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
     warehouse.add([("c-\u202e1", "d-[red]1[/red]")])
     shown = cli("plan", "contacts_deals", "--window", *DAY, terminal=True).stdout
     assert "\u202e" not in shown
@@ -176,14 +176,14 @@ def test_ids_cannot_steer_the_terminal(cli: Cli, jobs: Jobs, warehouse: Warehous
     assert "d-[red]1[/red]" in shown
 
 
-def test_nothing_needs_the_audit_without_a_limit_on_jumps(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
+def test_audit_database_is_not_needed_without_max_jump(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
     warehouse.add(pairs(1))
-    jobs.write(audit_conn_id=f"{AUDIT}_that_is_not_there")
+    jobs.write(audit_conn_id=f"{AUDIT}_missing")
     assert cli.document("plan", "contacts_deals", "--window", *DAY)["distinct"] == 1
 
 
 @pytest.mark.parametrize("conn_type", ["unheard_of", "http"])
-def test_a_connection_that_is_no_database_is_a_usage_error(
+def test_connection_without_a_database_is_a_usage_error(
     cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, conn_type: str
 ) -> None:
     set_connection(monkeypatch, "warehouse", conn_type=conn_type, host="127.0.0.1")
