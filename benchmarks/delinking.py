@@ -60,7 +60,7 @@ def _plan(links: int, per_parent: int, strategy: str) -> ChunkRef:
     try:
         ledger.ensure_schema()
         now = datetime.now(UTC)
-        ledger.start_run(
+        ledger.runs.start(
             RunStart(
                 run_key=key,
                 job="bench",
@@ -71,7 +71,7 @@ def _plan(links: int, per_parent: int, strategy: str) -> ChunkRef:
                 window_end=now,
             )
         )
-        plan = ledger.plan_run(
+        plan = ledger.plans.create(
             key,
             relation,
             links_of(links, per_parent),

@@ -44,8 +44,8 @@ def fill(ledger: Ledger, link_count: int, *, other_runs: int = 3_000) -> None:
     """Make the plan as Airflow's task would, then write the audit of it in the database itself."""
     ledger.ensure_schema()
     origin = Origin(DAG_ID, LARGE_RUN, "scheduled", "plan", logical_date=MOMENT, triggered_by="timetable")
-    ledger.start_run(RunStart(LARGE_KEY, JOB, origin, _TARGET, mode="apply", window_end=MOMENT))
-    ledger.plan_run(
+    ledger.runs.start(RunStart(LARGE_KEY, JOB, origin, _TARGET, mode="apply", window_end=MOMENT))
+    ledger.plans.create(
         LARGE_KEY,
         RELATION,
         _pairs(link_count),
@@ -60,7 +60,7 @@ def fill(ledger: Ledger, link_count: int, *, other_runs: int = 3_000) -> None:
         connection.execute(sa.update(chunks).where(chunks.c.run_key == LARGE_KEY).values(claim_no=1))
         connection.execute(sa.insert(runs), list(_other_runs(connection, other_runs)))
         connection.execute(sa.insert(credit_readings), list(_readings()))
-    ledger.finish_run(LARGE_KEY, status=RunStatus.FAILED, detail="some links failed", finished_at=MOMENT)
+    ledger.runs.finish(LARGE_KEY, status=RunStatus.FAILED, detail="some links failed", finished_at=MOMENT)
     if ledger.engine.dialect.name == "postgresql":
         with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             connection.execute(sa.text("VACUUM ANALYZE"))

@@ -54,9 +54,9 @@ def mapped():
         ledger.ensure_schema()
         origin = Origin("mapped", key, "manual", "plan")
         target = Target(RELATION, "us", "v7", operation=operation, dry_run=mode == "dry_run")
-        ledger.start_run(RunStart(key, "mapped", origin, target, mode=mode, params=told or {}))
+        ledger.runs.start(RunStart(key, "mapped", origin, target, mode=mode, params=told or {}))
         pairs = [(f"c-{number}", f"d-{number}") for number in range(first, first + 6)]
-        summary = ledger.plan_run(
+        summary = ledger.plans.create(
             key, RELATION, pairs, chunk_size=2, max_chunks=9, origin=origin, target=target
         )
         return summary.chunks

@@ -259,5 +259,5 @@ def test_links_of_a_stopped_run_are_driven_again_once(world: World, live: LiveDa
     assert world.links() == before
     assert list(state.journal.harms) == []
     ledger = Ledger(sa.create_engine(f"sqlite:///{world.audit}"))
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
     ledger.close()

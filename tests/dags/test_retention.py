@@ -134,7 +134,7 @@ def test_whole_runs_count_and_replace(jobs: Path, tmp_path: Path) -> None:
             "SELECT job, pseudonymised_at IS NOT NULL FROM zoho_delink_run ORDER BY job"
         )
         assert replaced.fetchall() == [("for_ever", 0), ("month", 1), ("quarter", 0)]
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
     ledger.close()
 
 
@@ -142,10 +142,12 @@ def _add_run(ledger: Ledger, job: str, *, finished_at: datetime) -> None:
     relation = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
     origin = Origin("zoho_delink__" + job, "manual__1", "manual", "delink")
     target = Target(relation, "us", "v7")
-    ledger.start_run(RunStart(job, job, origin, target, mode="apply"))
-    ledger.plan_run(job, relation, [("c-1", "d-1")], chunk_size=9, max_chunks=9, origin=origin, target=target)
-    claim = ledger.claim_chunk(job, 0, "a try")
-    results = [LinkResult(link, Outcome.REMOVED, finished_at) for link in ledger.take(claim, 9)]
-    ledger.settle(claim, results, origin=origin, target=target, job=job)
-    ledger.finish_run(job, status="succeeded", detail=None, finished_at=finished_at)
-    ledger.seal_run(job)
+    ledger.runs.start(RunStart(job, job, origin, target, mode="apply"))
+    ledger.plans.create(
+        job, relation, [("c-1", "d-1")], chunk_size=9, max_chunks=9, origin=origin, target=target
+    )
+    claim = ledger.claims.claim(job, 0, "a try")
+    results = [LinkResult(link, Outcome.REMOVED, finished_at) for link in ledger.claims.take(claim, 9)]
+    ledger.claims.settle(claim, results, origin=origin, target=target, job=job)
+    ledger.runs.finish(job, status="succeeded", detail=None, finished_at=finished_at)
+    ledger.finalizer.seal(job)

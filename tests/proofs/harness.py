@@ -80,8 +80,8 @@ def plan(
     strategy: str = "single",
 ) -> PlanSummary:
     """Start a run and store its plan; the run that is there already stays as it is."""
-    ledger.start_run(RunStart(run_key, JOB, ORIGIN, target(strategy), mode="apply"))
-    return ledger.plan_run(
+    ledger.runs.start(RunStart(run_key, JOB, ORIGIN, target(strategy), mode="apply"))
+    return ledger.plans.create(
         run_key,
         RELATION,
         links,
@@ -115,7 +115,7 @@ class Try:
 
     async def __call__(self) -> ChunkReport:
         holder = f"{os.getpid()}:{uuid.uuid4().hex[:8]}"
-        claim = self.ledger.claim_chunk(self.chunk["run_key"], self.chunk["chunk_no"], holder)
+        claim = self.ledger.claims.claim(self.chunk["run_key"], self.chunk["chunk_no"], holder)
         store = ChunkStore(
             self.ledger, claim, replace(ORIGIN, try_number=self.try_number), target(self.strategy), JOB
         )

@@ -175,7 +175,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     assert counts["removed"] >= len(world.kinds["there"])
     # One row a link: what was in flight when a try was killed has no outcome of that try.
     assert len(rows(ledger, "zoho_delink_audit", "event_id")) == LINKS
-    assert ledger.pending("run") == 0
+    assert ledger.runs.pending("run") == 0
     assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
     if strategy == "single":
         # A link that Zoho has removed is not sent again, whoever died without the answer.
@@ -219,7 +219,7 @@ def test_a_task_that_is_told_to_end_writes_what_it_knows(
     assert process.exitcode == victim.LEFT
     said = Counter(outcomes(ledger).values())
     assert set(said) & {"unknown", "failed"} == set()
-    assert ledger.pending("run") > 0
+    assert ledger.runs.pending("run") > 0
     # Nothing is in flight, no slot is held: what is left was not sent.
     states = Counter(row["state"] for row in rows(ledger, "zoho_delink_link", "seq"))
     assert set(states) == {"planned", "settled"}

@@ -185,7 +185,7 @@ def test_waits_outside_of_a_worker_for_credits_and_goes_on(
     assert counts is None or counts["removed"] == 40
     # No more than what was in flight met the refusal.
     assert answered(zoho, 429) <= 5
-    assert ledger.stop_reason("run") is None
+    assert ledger.runs.stop_reason("run") is None
 
     # Still none: the wait goes on, with the same beginning.
     with pytest.raises(TaskDeferred) as deferred:
@@ -215,7 +215,7 @@ def test_stops_when_patience_is_over_and_can_be_cleared(
 
     assert (status, spread(counts)) == ("stopped", {"removed": 40, "not_attempted": 60})
     check_truth(zoho, ledger, before, links)
-    run = ledger.get_run("run")
+    run = ledger.runs.get("run")
     assert run is not None
     assert (run.status, run.removed, run.not_attempted) == ("stopped", 40, 60)
 

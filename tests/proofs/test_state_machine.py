@@ -110,7 +110,7 @@ class Machine(RuleBasedStateMachine):
     def start(self, chunk_no: int, count: int) -> None:
         """A first try, a retry, or a clear; whoever drives the chunk does not notice."""
         one = self.claim(chunk_no)
-        one.open = self.ledger.take(one.claim, count)
+        one.open = self.ledger.claims.take(one.claim, count)
 
     @precondition(lambda self: any(one.open for one in self.tries))
     @rule(which=newest_first, mishaps=mishaps)
@@ -229,7 +229,7 @@ class Machine(RuleBasedStateMachine):
     def finish(self) -> None:
         for chunk_no in range(CHUNKS):
             one = self.claim(chunk_no)
-            taken = self.ledger.take(one.claim, 2)
+            taken = self.ledger.claims.take(one.claim, 2)
             while taken:
                 self.drive(one, taken, [])
                 taken = self.settle(one.claim, one.results, 2)
@@ -243,7 +243,7 @@ class Machine(RuleBasedStateMachine):
             elif row["outcome"] != "already_absent":
                 # The one thing that cannot be known, and the detail says so.
                 assert (row["outcome"], GONE_AFTER_AMBIGUITY in row["detail"]) == ("removed", True)
-        assert counts == self.ledger.counts("run")
+        assert counts == self.ledger.runs.counts("run")
         self.rules_hold()
 
     # -- how it is done
@@ -264,7 +264,7 @@ class Machine(RuleBasedStateMachine):
         one.results += [result for result, _ in settled]
 
     def settle(self, claim: Claim, results: list[LinkResult], take: int) -> list[PlannedLink]:
-        return self.ledger.settle(claim, results, origin=ORIGIN, target=target(), job=JOB, take=take)
+        return self.ledger.claims.settle(claim, results, origin=ORIGIN, target=target(), job=JOB, take=take)
 
     def read(self, statement: str) -> list[Any]:
         return self.reader.execute(statement).fetchall()
@@ -277,7 +277,7 @@ class Machine(RuleBasedStateMachine):
         return one.claim.claim_no == self.claims[one.claim.chunk_no]
 
     def claim(self, chunk_no: int) -> ATry:
-        claim = self.ledger.claim_chunk("run", chunk_no, "a try")
+        claim = self.ledger.claims.claim("run", chunk_no, "a try")
         self.claims[chunk_no] = claim.claim_no
         self.tries.append(ATry(claim))
         return self.tries[-1]

@@ -135,12 +135,12 @@ async def test_other_tasks_stop_while_they_send(zoho: LocalZoho, ledger: Ledger)
 
 async def test_a_task_that_waits_for_a_slot_hears_of_the_stop(zoho: LocalZoho, ledger: Ledger) -> None:
     (chunk,) = chunks_of(zoho, ledger, 10, 10, 100)
-    ledger.lease_slots("zoho_crm_default", "somebody", wanted=10, limit=10, lease_s=60)
+    ledger.slots.lease("zoho_crm_default", "somebody", wanted=10, limit=10, lease_s=60)
     waiting = asyncio.create_task(Try(ledger, chunk, renew_every_s=60.0)())
     await asyncio.sleep(0.2)
-    ledger.stop_run("run", "a reason")
+    ledger.runs.stop("run", "a reason")
     await asyncio.sleep(0.2)
-    ledger.release_slots("zoho_crm_default", "somebody")
+    ledger.slots.release("zoho_crm_default", "somebody")
     report = await waiting
     assert "a reason" in (report.stopped or "")
     assert calls(zoho, "DELETE") == []

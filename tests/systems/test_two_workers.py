@@ -127,7 +127,7 @@ def test_run_ends_on_the_other_worker_when_one_is_killed(world: World) -> None:
     run = world.check_run(DAG_ID, run_id, dict.fromkeys(pairs, "removed"), since=before)
     assert run["status"] == "succeeded"
     engine = sa.create_engine(world.airflow.postgres.url(AUDIT, "psycopg"))
-    assert list(Ledger(engine).verify(run["run_key"])) == []
+    assert list(Ledger(engine).chain.verify(run["run_key"])) == []
     engine.dispose()
 
     limits = world.zoho.state.limits

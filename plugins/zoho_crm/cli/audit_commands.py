@@ -162,7 +162,7 @@ def verify(
     job = job_named(jobs_folder, job_name) if job_name else None
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         key = named_run(ledger, run, job_name).run_key if run else None
-        findings = list(islice(ledger.verify(key), limit + 1))
+        findings = list(islice(ledger.chain.verify(key), limit + 1))
     more, findings = len(findings) > limit, findings[:limit]
     rows = [
         {"run_key": one.run_key, "kind": str(one.kind), "event_id": one.event_id, "detail": one.detail}

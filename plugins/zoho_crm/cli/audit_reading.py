@@ -32,7 +32,7 @@ def named_run(ledger: Ledger, name: str, job: str | None) -> StoredRun:
     :raises ZohoConfigError: no run or several runs match
     """
     if job is not None:
-        return ledger.find_run(job, name)
+        return ledger.runs.find(job, name)
     statement = (
         sa.select(runs.c.run_key, runs.c.job)
         .where(sa.or_(runs.c.run_key == name, runs.c.dag_run_id == name))
@@ -63,11 +63,11 @@ def run_report(ledger: Ledger, run: StoredRun) -> dict[str, Any]:
     )
     with reading(ledger.engine).connect() as connection:
         found = [dict(row) for row in connection.execute(reasons).mappings()]
-    by_outcome = ledger.counts(run.run_key)
+    by_outcome = ledger.runs.counts(run.run_key)
     return {
         **asdict(run),
         "outcomes": {one.value: by_outcome[one] for one in Outcome if by_outcome.get(one)},
-        "open_links": ledger.pending(run.run_key),
+        "open_links": ledger.runs.pending(run.run_key),
         "reasons": found,
     }
 

@@ -108,7 +108,7 @@ def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Pla
         return _Planned(
             plan=made,
             invalid=_invalid_by_reason(ledger),
-            sample=ledger.sample(_RUN, sample) if sample else [],
+            sample=ledger.plans.sample(_RUN, sample) if sample else [],
             facts=facts,
             decision=judge(facts, job.guards),
         )
@@ -138,8 +138,8 @@ def _made_plan(ledger: Ledger, job: Job, rows: Iterator[tuple[object, object]]) 
     relation = job.relation.as_relation()
     origin = Origin(dag_id=job.dag_id, dag_run_id="", run_type="manual", task_id="")
     target = Target(relation, data_center="", api_version="", strategy=job.strategy, dry_run=True)
-    ledger.start_run(RunStart(_RUN, job.name, origin, target, mode="dry_run"))
-    return ledger.plan_run(
+    ledger.runs.start(RunStart(_RUN, job.name, origin, target, mode="dry_run"))
+    return ledger.plans.create(
         _RUN,
         relation,
         rows,
@@ -196,7 +196,7 @@ def _recent(job: Job) -> list[int]:
 
     try:
         with open_ledger(job.audit_conn_id) as ledger:
-            return ledger.recent_planned(job.name, _RUN)
+            return ledger.runs.recent_planned_counts(job.name, _RUN)
     except NoAuditError:
         return []
 

@@ -51,68 +51,21 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.selection import RemovedLink, UnfinishedLink
 
 
-class Ledger:
-    """
-    Plans, claims, slots and the audit trail. Threads may share one; a :class:`Claim` belongs to one thread at a time.
+class _Store:
+    """What every store works with."""
 
-    A database that cannot be reached raises SQLAlchemy's ``OperationalError`` from every method except
-    :meth:`check_connection`. What a failed method was about to write is then not written, or, where the answer to
-    the commit was lost, written whole: in both cases repeating it is safe.
-
-    :param engine: engine of the audit database
-    :param clock: seconds since 1970; the time of leases, plans and claims
-    """
-
-    def __init__(self, engine: sa.Engine, *, clock: Callable[[], float] = time.time) -> None:
-        self._engine = prepared(engine)
+    def __init__(self, engine: sa.Engine, clock: Callable[[], float]) -> None:
+        self._engine = engine
         self._clock = clock
 
-    @classmethod
-    def from_conn_id(cls, audit_conn_id: str) -> Ledger:
-        """
-        Return the ledger in the database of an Airflow connection.
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
-        :raises ZohoConfigError: the connection is not for a SQL database
-        """
-        return cls(engine_of(audit_conn_id))
 
-    @property
-    def engine(self) -> sa.Engine:
-        """The engine, for reports and pages that only read."""
-        return self._engine
+class RunStore(_Store):
+    """Rows of runs: who started them, why, which window, and how they ended."""
 
-    def close(self) -> None:
-        """Close the database connections; the ledger opens new ones if it is used again."""
-        self._engine.dispose()
-
-    def ensure_schema(self) -> None:
-        """
-        Create the tables, or bring them to this package's version. Several processes may do it at once.
-
-        :raises ZohoConfigError: the database is at a newer version than this package knows
-        """
-        schema.ensure_schema(self._engine)
-
-    def check_connection(self) -> None:
-        """
-        Ask the database for an answer.
-
-        :raises ZohoError: it cannot be reached
-        """
-        try:
-            with reading(self._engine).begin() as connection:
-                connection.execute(sa.select(sa.literal(1)))
-        except sa.exc.SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
-            url = self._engine.url
-            raise ZohoError(
-                f"the audit database ({url.get_backend_name()}, {url.host or 'local'}, {url.database}) cannot be "
-                f"reached: {str(cause).strip()}. Check the connection of audit_conn_id and its network."
-            ) from error
-
-    # -- runs
-
-    def start_run(self, run: RunStart) -> StoredRun:
+    def start(self, run: RunStart) -> StoredRun:
         """
         Store a run, or return what is stored under its key: window, mode and relation of the first time win.
 
@@ -120,11 +73,108 @@ class Ledger:
         """
         return runs.start_run(self._engine, run, self._now())
 
-    def get_run(self, run_key: str) -> StoredRun | None:
+    def get(self, run_key: str) -> StoredRun | None:
         """Return a run, or None if there is none with this key."""
         return runs.get_run(self._engine, run_key)
 
-    def plan_run(
+    def counts(self, run_key: str) -> dict[Outcome, int]:
+        """Return how many links have each outcome by their last audit row; an outcome nobody has counts 0."""
+        return runs.counts(self._engine, run_key)
+
+    def pending(self, run_key: str) -> int:
+        """Return how many planned links are not settled: never tried, or to be driven again."""
+        return runs.pending(self._engine, run_key)
+
+    def finish(self, run_key: str, *, status: str, detail: str | None, finished_at: datetime) -> None:
+        """
+        Write how a run ended; the counts are taken from the audit rows.
+
+        :param status: a :class:`~zoho_crm.ledger.runs.RunStatus`
+        :raises ZohoConfigError: there is no such status
+        :raises PlanError: there is no such run
+        """
+        runs.finish_run(self._engine, run_key, status=status, detail=detail, finished_at=finished_at)
+
+    def mark_running(self, run_key: str) -> None:
+        """Say that a planned run has begun to send; a run in any other status is left alone."""
+        runs.mark_running(self._engine, run_key)
+
+    def stop(self, run_key: str, why: str) -> None:
+        """Keep all tasks of the run from sending, until the run is finished; the first reason stays."""
+        runs.stop_run(self._engine, run_key, why)
+
+    def stop_reason(self, run_key: str) -> str | None:
+        """Return why no task of the run sends anything any more, None while they may."""
+        return runs.stop_reason(self._engine, run_key)
+
+    def set_org_id(self, run_key: str, org_id: str) -> None:
+        """Note Zoho's id of the organisation."""
+        self._set(run_key, org_id=org_id)
+
+    def add_preflight_credits(self, run_key: str, used: int) -> None:
+        """Count API credits that a task has used which works on no chunk; nothing happens while there is no run."""
+        credits.add_check_credits(self._engine, run_key, used)
+
+    def record_source_facts(
+        self, run_key: str, *, known_links: int | None, source_as_of: datetime | None
+    ) -> None:
+        """Note what the job's SQL says of its source: how many links there are, and how fresh it is."""
+        self._set(run_key, known_links=known_links, source_as_of=source_as_of)
+
+    def record_guard(self, run_key: str, decision: str) -> None:
+        """Note what the guards decided, and why; what a person said of an earlier decision holds no longer."""
+        self._set(run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None)
+
+    def ask_approval(self, run_key: str) -> None:
+        """Note that a person is asked: nothing of the run is sent before :meth:`record_approval` says yes."""
+        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None)
+
+    def record_approval(
+        self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime
+    ) -> None:
+        """
+        Note what a person decided about the run.
+
+        :param approval: ``approved``, or a text that begins with ``rejected``
+        """
+        self._set(run_key, approval=approval, approved_by=approved_by, approved_at=approved_at)
+
+    def recent_planned_counts(self, job: str, before_run_key: str, limit: int = 10) -> list[int]:
+        """
+        Return how many links each of a job's last runs planned that took links out, newest first.
+
+        Runs that were stopped or rejected do not count, nor runs that take up the links of another run.
+        """
+        return history.recent_planned(self._engine, job, before_run_key, limit)
+
+    def record_job_state(self, job: str, state: str, run_key: str) -> str | None:
+        """
+        Note how a job stands. Of several that note the same change at once, one has made it.
+
+        :return: the state before; "" if there was none; None if nothing has changed
+        """
+        return history.record_job_state(self._engine, job, state, run_key, self._now())
+
+    def find(self, job: str, name: str) -> StoredRun:
+        """
+        Return the run of a job that somebody names by its key or by Airflow's run id.
+
+        :raises ZohoConfigError: there is none, or several Dags of the job have a run with that id
+        """
+        return origin_runs.find_run(self._engine, job, name)
+
+    def in_window(self, job: str, start: datetime, end: datetime) -> list[StoredRun]:
+        """Return the runs of a job whose own window lies in a half-open one, oldest first."""
+        return origin_runs.runs_in_window(self._engine, job, start, end)
+
+    def _set(self, run_key: str, **values: str | int | datetime | None) -> None:
+        runs.set_columns(self._engine, run_key, values)
+
+
+class PlanStore(_Store):
+    """Stored plans of runs."""
+
+    def create(
         self,
         run_key: str,
         relation: Relation,
@@ -156,105 +206,19 @@ class Ledger:
             now=self._now(),
         )
 
-    def plan_of(self, run_key: str) -> PlanSummary | None:
+    def get(self, run_key: str) -> PlanSummary | None:
         """Return the stored plan of a run, or None if it has none."""
         return plan.plan_of(self._engine, run_key)
-
-    def counts(self, run_key: str) -> dict[Outcome, int]:
-        """Return how many links have each outcome by their last audit row; an outcome nobody has counts 0."""
-        return runs.counts(self._engine, run_key)
-
-    def pending(self, run_key: str) -> int:
-        """Return how many planned links are not settled: never tried, or to be driven again."""
-        return runs.pending(self._engine, run_key)
-
-    def close_unfinished_links(self, run_key: str, *, origin: Origin) -> Counter[Outcome]:
-        """
-        Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
-
-        A try that still runs somewhere is fenced out. The links stay open for a later try.
-
-        :return: the number of links closed, by outcome
-        """
-        return finalize.close_unfinished_links(self._engine, run_key, origin=origin, now=self._now())
-
-    def finish_run(self, run_key: str, *, status: str, detail: str | None, finished_at: datetime) -> None:
-        """
-        Write how a run ended; the counts are taken from the audit rows.
-
-        :param status: a :class:`~zoho_crm.ledger.runs.RunStatus`
-        :raises ZohoConfigError: there is no such status
-        :raises PlanError: there is no such run
-        """
-        runs.finish_run(self._engine, run_key, status=status, detail=detail, finished_at=finished_at)
-
-    def mark_running(self, run_key: str) -> None:
-        """Say that a planned run has begun to send; a run in any other status is left alone."""
-        runs.mark_running(self._engine, run_key)
-
-    def stop_run(self, run_key: str, why: str) -> None:
-        """Keep all tasks of the run from sending, until the run is finished; the first reason stays."""
-        runs.stop_run(self._engine, run_key, why)
-
-    def stop_reason(self, run_key: str) -> str | None:
-        """Return why no task of the run sends anything any more, None while they may."""
-        return runs.stop_reason(self._engine, run_key)
-
-    def set_org_id(self, run_key: str, org_id: str) -> None:
-        """Note Zoho's id of the organisation."""
-        self._set(run_key, org_id=org_id)
-
-    def add_check_credits(self, run_key: str, used: int) -> None:
-        """Count API credits that a task has used which works on no chunk; nothing happens while there is no run."""
-        credits.add_check_credits(self._engine, run_key, used)
-
-    def record_facts(self, run_key: str, *, known_links: int | None, source_as_of: datetime | None) -> None:
-        """Note what the job's SQL says of its source: how many links there are, and how fresh it is."""
-        self._set(run_key, known_links=known_links, source_as_of=source_as_of)
-
-    def record_guard(self, run_key: str, decision: str) -> None:
-        """Note what the guards decided, and why; what a person said of an earlier decision holds no longer."""
-        self._set(run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None)
-
-    def ask_approval(self, run_key: str) -> None:
-        """Note that a person is asked: nothing of the run is sent before :meth:`record_approval` says yes."""
-        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None)
-
-    def record_approval(
-        self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime
-    ) -> None:
-        """
-        Note what a person decided about the run.
-
-        :param approval: ``approved``, or a text that begins with ``rejected``
-        """
-        self._set(run_key, approval=approval, approved_by=approved_by, approved_at=approved_at)
-
-    # -- the job and its earlier runs
-
-    def recent_planned(self, job: str, before_run_key: str, limit: int = 10) -> list[int]:
-        """
-        Return how many links each of a job's last runs planned that took links out, newest first.
-
-        Runs that were stopped or rejected do not count, nor runs that take up the links of another run.
-        """
-        return history.recent_planned(self._engine, job, before_run_key, limit)
 
     def sample(self, run_key: str, limit: int = 10) -> list[Link]:
         """Return links of a plan that can be sent, spread evenly over it."""
         return history.sample(self._engine, run_key, limit)
 
-    def record_job_state(self, job: str, state: str, run_key: str) -> str | None:
-        """
-        Note how a job stands. Of several that note the same change at once, one has made it.
 
-        :return: the state before; "" if there was none; None if nothing has changed
-        """
-        return history.record_job_state(self._engine, job, state, run_key, self._now())
+class ChunkClaims(_Store):
+    """Claims on chunks, and what is written under them."""
 
-    # -- chunks
-
-    def claim_chunk(self, run_key: str, chunk_no: int, holder: str) -> Claim:
+    def claim(self, run_key: str, chunk_no: int, holder: str) -> Claim:
         """
         Claim a chunk, fencing out whoever has claimed it before.
 
@@ -310,21 +274,63 @@ class Ledger:
             reading=reading,
         )
 
-    # -- past runs, whose links a new run takes up
+    def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
+        """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
+        return snapshots.without_snapshot(self._engine, claim, limit)
 
-    def find_run(self, job: str, name: str) -> StoredRun:
+    def store_snapshots(self, claim: Claim, texts: Mapping[int, str], *, credits_used: int = 0) -> None:
         """
-        Return the run of a job that somebody names by its key or by Airflow's run id.
+        Store what links have of their own, in one transaction.
 
-        :raises ZohoConfigError: there is none, or several Dags of the job have a run with that id
+        :param texts: JSON text by the link's place in the plan
+        :param credits_used: API credits since the last write under this claim
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
         """
-        return origin_runs.find_run(self._engine, job, name)
+        snapshots.store_snapshots(self._engine, claim, texts, credits_used=credits_used)
 
-    def runs_in_window(self, job: str, start: datetime, end: datetime) -> list[StoredRun]:
-        """Return the runs of a job whose own window lies in a half-open one, oldest first."""
-        return origin_runs.runs_in_window(self._engine, job, start, end)
 
-    def last_outcomes(self, past: Sequence[StoredRun], org_id: str | None = None) -> Iterator[UnfinishedLink]:
+class RunFinalizer(_Store):
+    """The end of a run: outcomes for unfinished links, and the seal."""
+
+    def close_unfinished_links(self, run_key: str, *, origin: Origin) -> Counter[Outcome]:
+        """
+        Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
+
+        A try that still runs somewhere is fenced out. The links stay open for a later try.
+
+        :return: the number of links closed, by outcome
+        """
+        return finalize.close_unfinished_links(self._engine, run_key, origin=origin, now=self._now())
+
+    def seal(self, run_key: str) -> Seal:
+        """
+        Seal a run as its audit is now, or return its last seal if nothing has been added since.
+
+        :raises PlanError: there is no such run
+        :raises AuditAlteredError: the last audit rows are not those that were written
+        """
+        return seals.seal_run(self._engine, run_key, self._now())
+
+
+class AuditChain(_Store):
+    """The hash chain of the audit."""
+
+    def verify(self, run_key: str | None = None) -> Iterator[Finding]:
+        """
+        Yield what is wrong with the audit; nothing if all of it is as it was written. Memory stays flat.
+
+        :param run_key: verify this run alone; None for all
+        """
+        return verify_chain.verify(self._engine, run_key)
+
+
+class OriginLinks(_Store):
+    """Links of earlier runs that a retry or a relink starts from."""
+
+    def unfinished_links(
+        self, past: Sequence[StoredRun], org_id: str | None = None
+    ) -> Iterator[UnfinishedLink]:
         """
         Yield each link that at least one of some runs has left open, once, with its last outcome over all runs.
 
@@ -359,43 +365,11 @@ class Ledger:
         """Mark the links of a plan that a request of a past run may have reached: they are asked about first."""
         carry_over.carry_over_in_flight(self._engine, run_key)
 
-    def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
-        """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
-        return snapshots.without_snapshot(self._engine, claim, limit)
 
-    def store_snapshots(self, claim: Claim, texts: Mapping[int, str], *, credits_used: int = 0) -> None:
-        """
-        Store what links have of their own, in one transaction.
+class Pseudonymizer(_Store):
+    """Pseudonymization of old runs."""
 
-        :param texts: JSON text by the link's place in the plan
-        :param credits_used: API credits since the last write under this claim
-        :raises ClaimLostError: a newer claim exists, and nothing was written
-        :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
-        """
-        snapshots.store_snapshots(self._engine, claim, texts, credits_used=credits_used)
-
-    # -- proof
-
-    def seal_run(self, run_key: str) -> Seal:
-        """
-        Seal a run as its audit is now, or return its last seal if nothing has been added since.
-
-        :raises PlanError: there is no such run
-        :raises AuditAlteredError: the last audit rows are not those that were written
-        """
-        return seals.seal_run(self._engine, run_key, self._now())
-
-    def verify(self, run_key: str | None = None) -> Iterator[Finding]:
-        """
-        Yield what is wrong with the audit; nothing if all of it is as it was written. Memory stays flat.
-
-        :param run_key: verify this run alone; None for all
-        """
-        return verify_chain.verify(self._engine, run_key)
-
-    # -- retention
-
-    def runs_to_pseudonymise(self, job: str, before: datetime) -> list[str]:
+    def due_runs(self, job: str, before: datetime) -> list[str]:
         """
         Return the keys of a job's runs whose ids are to be replaced, oldest first; those left half done among them.
 
@@ -411,7 +385,7 @@ class Ledger:
         """
         return pseudonymize.unfinished_runs(self._engine, job, before)
 
-    def pseudonymise(self, run_key: str) -> int:
+    def pseudonymize(self, run_key: str) -> int:
         """
         Replace the external ids of a finished run by their hashes, in batches. Nobody can drive the run any more.
 
@@ -424,11 +398,11 @@ class Ledger:
         """Delete readings of credits left that no chart shows any more; return how many there were."""
         return credits.forget_readings(self._engine, self._now())
 
-    # -- slots of the organisation
 
-    def lease_slots(
-        self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float
-    ) -> list[int]:
+class OrgSlots(_Store):
+    """Leases on the requests that an organization may have in flight."""
+
+    def lease(self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float) -> list[int]:
         """
         Hold up to ``wanted`` slots in all, and never more than ``limit`` over all holders.
 
@@ -446,20 +420,81 @@ class Ledger:
             now=self._clock(),
         )
 
-    def leased_slots(self, connection: str) -> int:
+    def count(self, connection: str) -> int:
         """Return how many slots of a connection are leased now, over all holders."""
         return slots.leased_slots(self._engine, connection, now=self._clock())
 
-    def renew_slots(self, connection: str, holder: str, lease_s: float) -> list[int]:
+    def renew(self, connection: str, holder: str, lease_s: float) -> list[int]:
         """Renew the holder's leases; a slot missing in the result has ended and may be somebody else's."""
         return slots.renew_slots(self._engine, connection, holder, lease_s=lease_s, now=self._clock())
 
-    def release_slots(self, connection: str, holder: str) -> None:
+    def release(self, connection: str, holder: str) -> None:
         """Give up all leases of the holder."""
         slots.release_slots(self._engine, connection, holder)
 
-    def _set(self, run_key: str, **values: str | int | datetime | None) -> None:
-        runs.set_columns(self._engine, run_key, values)
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
+class Ledger:
+    """
+    Plans, claims, slots and the audit trail. Threads may share one; a :class:`Claim` belongs to one thread at a time.
+
+    A database that cannot be reached raises SQLAlchemy's ``OperationalError`` from every method except
+    :meth:`check_connection`. What a failed method was about to write is then not written, or, where the answer to
+    the commit was lost, written whole: in both cases repeating it is safe.
+
+    :param engine: engine of the audit database
+    :param clock: seconds since 1970; the time of leases, plans and claims
+    """
+
+    def __init__(self, engine: sa.Engine, *, clock: Callable[[], float] = time.time) -> None:
+        self._engine = prepared(engine)
+        self.runs = RunStore(self._engine, clock)
+        self.plans = PlanStore(self._engine, clock)
+        self.claims = ChunkClaims(self._engine, clock)
+        self.finalizer = RunFinalizer(self._engine, clock)
+        self.chain = AuditChain(self._engine, clock)
+        self.reprocess = OriginLinks(self._engine, clock)
+        self.retention = Pseudonymizer(self._engine, clock)
+        self.slots = OrgSlots(self._engine, clock)
+
+    @classmethod
+    def from_conn_id(cls, audit_conn_id: str) -> Ledger:
+        """
+        Return the ledger in the database of an Airflow connection.
+
+        :raises ZohoConfigError: the connection is not for a SQL database
+        """
+        return cls(engine_of(audit_conn_id))
+
+    @property
+    def engine(self) -> sa.Engine:
+        """The engine, for reports and pages that only read."""
+        return self._engine
+
+    def close(self) -> None:
+        """Close the database connections; the ledger opens new ones if it is used again."""
+        self._engine.dispose()
+
+    def ensure_schema(self) -> None:
+        """
+        Create the tables, or bring them to this package's version. Several processes may do it at once.
+
+        :raises ZohoConfigError: the database is at a newer version than this package knows
+        """
+        schema.ensure_schema(self._engine)
+
+    def check_connection(self) -> None:
+        """
+        Ask the database for an answer.
+
+        :raises ZohoError: it cannot be reached
+        """
+        try:
+            with reading(self._engine).begin() as connection:
+                connection.execute(sa.select(sa.literal(1)))
+        except sa.exc.SQLAlchemyError as error:
+            cause = getattr(error, "orig", None) or error
+            url = self._engine.url
+            raise ZohoError(
+                f"the audit database ({url.get_backend_name()}, {url.host or 'local'}, {url.database}) cannot be "
+                f"reached: {str(cause).strip()}. Check the connection of audit_conn_id and its network."
+            ) from error

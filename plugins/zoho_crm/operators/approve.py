@@ -58,7 +58,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         self.assigned_users = [{"id": user, "name": user} for user in job.guards.approvers] or None
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            ledger.ask_approval(self.run_key_of(context))
+            ledger.runs.ask_approval(self.run_key_of(context))
         finally:
             ledger.close()
         self._check_question(context["ti"].id)
@@ -109,7 +109,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         at = datetime.fromtimestamp(event["responded_at"].timestamp(), UTC)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            ledger.record_approval(
+            ledger.runs.record_approval(
                 self.run_key_of(context), approval=approval, approved_by=by, approved_at=at
             )
         finally:

@@ -58,11 +58,11 @@ class GuardOperator(JobOperator):
         job, key = self.job_of(context), self.run_key_of(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            run, plan = ledger.get_run(key), ledger.plan_of(key)
+            run, plan = ledger.runs.get(key), ledger.plans.get(key)
             if run is None or plan is None:
                 raise PlanError("The run has no plan")
             facts, decision = self._judge(ledger, job, run, plan)
-            ledger.record_guard(key, decision.text)
+            ledger.runs.record_guard(key, decision.text)
             self.log.info(
                 "Guard decided",
                 job=job.name,
@@ -77,7 +77,7 @@ class GuardOperator(JobOperator):
                 return GuardResult(decision=decision.text, ask=False, subject=None, body=None)
             if job.guards.on_breach == "stop":
                 raise GuardError(f"{decision.text}. Nothing was sent. {decision.way_on}")
-            ledger.ask_approval(key)
+            ledger.runs.ask_approval(key)
             question = _question(ledger, job, run, plan, facts, decision)
             self._tell(ledger, job, context, run, plan, decision)
         finally:
@@ -110,13 +110,13 @@ class GuardOperator(JobOperator):
         # Without a job of its own, the Dag takes up what other runs have left.
         count_only = run.operation == RELINK or run.origin_run_key is not None or self.job is None
         asked: dict[str, Any] = {} if count_only else self._ask_source(job, run)
-        ledger.record_facts(
+        ledger.runs.record_source_facts(
             run.run_key, known_links=asked.get("known_links"), source_as_of=asked.get("source_as_of")
         )
         facts = Facts(
             planned=plan.planned,
             now=datetime.now(UTC),
-            recent_planned=ledger.recent_planned(job.name, run.run_key),
+            recent_planned=ledger.runs.recent_planned_counts(job.name, run.run_key),
             **asked,
         )
         return facts, judge(facts, job.guards, _override(run), count_only=count_only)
@@ -187,7 +187,7 @@ def _question(
         window=(run.window_start, run.window_end),
         plan=plan,
         breaches=decision.breaches,
-        sample=ledger.sample(run.run_key),
+        sample=ledger.plans.sample(run.run_key),
         plan_url=plan_url(notify.base_url(), run.dag_id, run.dag_run_id, job.name),
         known_links=facts.known_links,
         reason=run.reason,

@@ -267,7 +267,7 @@ class LinkOperator(AsyncLinkOperator):
         job = _job_of(origin)
         key = run_key(job, origin.dag_id, origin.dag_run_id, origin.task_id, origin.map_index)
         target = self._target(hook, relation, dry_run=self._is_dry_run)
-        ledger.start_run(
+        ledger.runs.start(
             RunStart(
                 run_key=key,
                 job=job,
@@ -280,7 +280,7 @@ class LinkOperator(AsyncLinkOperator):
             )
         )
         pairs = self._pairs()
-        plan = ledger.plan_run(
+        plan = ledger.plans.create(
             key, relation, pairs, chunk_size=max(1, len(pairs)), max_chunks=1, origin=origin, target=target
         )
         try:
@@ -327,7 +327,7 @@ class LinkOperator(AsyncLinkOperator):
     ) -> ChunkReport:
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         with span("claim"):
-            claim = ledger.claim_chunk(run.run_key, chunk["chunk_no"], holder)
+            claim = ledger.claims.claim(run.run_key, chunk["chunk_no"], holder)
         spending = CreditUsage(hook.meter, self.zoho_conn_id, target.org_id)
         store = ChunkStore(
             ledger=ledger,
@@ -349,7 +349,7 @@ class LinkOperator(AsyncLinkOperator):
         )
         if target.dry_run:
             return self.drive(hook, self._prober, store, slots)
-        ledger.mark_running(run.run_key)
+        ledger.runs.mark_running(run.run_key)
         refusal = self.before_sending(Drive(hook, ledger, claim, slots, spending))
         return refusal or self.drive(hook, self.worker, store, slots)
 

@@ -119,7 +119,7 @@ def base_url() -> str | None:
 
 
 def _note_and_tell(ledger: Ledger, job: Job, context: Context, run_key: str, news: dict[str, Any]) -> None:
-    event = event_of(ledger.record_job_state(job.name, news["state"], run_key), news["state"])
+    event = event_of(ledger.runs.record_job_state(job.name, news["state"], run_key), news["state"])
     if event:
         _tell(job, context, {**news, "event": event, "run_key": run_key})
 

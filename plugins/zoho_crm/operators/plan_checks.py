@@ -21,7 +21,7 @@ def run_of(ledger: Ledger, chunk: ChunkRef, *, operation: str, relation: Relatio
     :param operation: what the task does to links: ``delink`` or ``relink``
     :raises PlanError: there is no such run, or it is for another operation or relation
     """
-    run = ledger.get_run(chunk["run_key"])
+    run = ledger.runs.get(chunk["run_key"])
     if run is None:
         raise PlanError(f"There is no run {chunk['run_key']!r} in the audit database")
     if run.operation != operation:
@@ -46,7 +46,7 @@ def check_plan_age(ledger: Ledger, run: StoredRun, max_age: timedelta | None) ->
     if max_age is None or run.planned_at is None:
         return
     age = datetime.now(UTC) - run.planned_at
-    if age > max_age and ledger.pending(run.run_key):
+    if age > max_age and ledger.runs.pending(run.run_key):
         raise RunStoppedError(
             f"The plan is {span(age)} old, {span(max_age)} are allowed (max_plan_age). Nothing was sent in this try; "
             "start a new run"

@@ -49,15 +49,15 @@ class PlanLinksOperator(JobOperator):
         preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            run = ledger.start_run(self._run_start(context, job, request, preflight))
+            run = ledger.runs.start(self._run_start(context, job, request, preflight))
             if run.mode != request.mode:
                 self.log.warning(
                     "Asked for %s, but the run keeps the mode of its first try, %s: start a new run instead",
                     request.mode,
                     run.mode,
                 )
-            is_new = ledger.plan_of(run.run_key) is None
-            plan = self._plan = ledger.plan_run(
+            is_new = ledger.plans.get(run.run_key) is None
+            plan = self._plan = ledger.plans.create(
                 run.run_key,
                 job.relation.as_relation(),
                 self._rows(job, request, run),

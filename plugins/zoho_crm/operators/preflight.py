@@ -64,7 +64,7 @@ class PreflightOperator(JobOperator):
             ledger.ensure_schema()
             checked = self._check_zoho(job, ledger)
             # A run that is there already has been begun by a try before this one.
-            ledger.add_check_credits(self.run_key_of(context), checked["credits"])
+            ledger.runs.add_preflight_credits(self.run_key_of(context), checked["credits"])
         finally:
             ledger.close()
         self.check_source(job)

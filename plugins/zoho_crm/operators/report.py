@@ -74,15 +74,15 @@ class ReportOperator(JobOperator):
         try:
             # A first run that fails before its plan meets a database without tables.
             ledger.ensure_schema()
-            if ledger.plan_of(key) is None:
+            if ledger.plans.get(key) is None:
                 self._tell_of_no_plan(ledger, job, context)
                 raise PlanError("The run has no plan; the log of the task that failed before says why")
             status, counts = close_run(
                 ledger, key, origin=origin_of(context), tolerance=job.failure_tolerance
             )
-            run = ledger.get_run(key)
+            run = ledger.runs.get(key)
             assert run is not None  # noqa: S101 - for the type checker: it has a plan
-            seal = ledger.seal_run(key).head
+            seal = ledger.finalizer.seal(key).head
             outcomes = {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
             _tell(ledger, job, context, run, status, outcomes)
             asset = relation_asset(job.zoho_conn_id, run.relation)
@@ -100,7 +100,7 @@ class ReportOperator(JobOperator):
 
     def _tell_of_no_plan(self, ledger: Ledger, job: Job, context: Context) -> None:
         key = self.run_key_of(context)
-        run = ledger.get_run(key)
+        run = ledger.runs.get(key)
         if _applies(context) if run is None else not run.dry_run:
             text = f"{job.name} failed before anything was planned; the log of the task that failed says why"
             notify.notify_failure(ledger, job, context, key, text)
@@ -113,17 +113,17 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
     :param tolerance: share of the planned links that may have failed
     :return: the run's status, and its links by latest outcome
     """
-    closed = ledger.close_unfinished_links(key, origin=origin)
-    counts = Counter(ledger.counts(key))
-    run = ledger.get_run(key)
+    closed = ledger.finalizer.close_unfinished_links(key, origin=origin)
+    counts = Counter(ledger.runs.counts(key))
+    run = ledger.runs.get(key)
     status = run_status(counts, tolerance, rejected=run is not None and is_rejected(run.approval))
     left = [
         f"{counts[outcome]} {outcome.value}"
         for outcome in Outcome
         if counts[outcome] and outcome in RETRYABLE_OUTCOMES
     ]
-    detail = "; ".join(filter(None, (ledger.stop_reason(key), ", ".join(left))))
-    ledger.finish_run(key, status=status, detail=detail or None, finished_at=datetime.now(UTC))
+    detail = "; ".join(filter(None, (ledger.runs.stop_reason(key), ", ".join(left))))
+    ledger.runs.finish(key, status=status, detail=detail or None, finished_at=datetime.now(UTC))
     if run is not None:
         metrics.links_settled(
             closed, job=run.job, relation=run.relation, operation=run.operation, dry_run=run.dry_run

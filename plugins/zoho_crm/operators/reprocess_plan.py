@@ -102,10 +102,10 @@ class ReprocessPlanOperator(JobOperator):
         job, key = self.job_of(context), self.run_key_of(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            stored = ledger.plan_of(key)
+            stored = ledger.plans.get(key)
             plan = self._planned = stored or self._plan(ledger, job, key, context)
             self.complete(ledger, key)
-            run = ledger.get_run(key)
+            run = ledger.runs.get(key)
         finally:
             ledger.close()
         assert run is not None  # noqa: S101 - for the type checker: it has a plan
@@ -138,7 +138,7 @@ class ReprocessPlanOperator(JobOperator):
         preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
         target = self._target(job, request, preflight)
         selection = self.select(ledger, job, context, target)
-        run = ledger.start_run(
+        run = ledger.runs.start(
             RunStart(
                 run_key=key,
                 job=job.name,
@@ -154,7 +154,7 @@ class ReprocessPlanOperator(JobOperator):
                 check_credits=preflight.get("credits", 0),
             )
         )
-        plan = ledger.plan_run(
+        plan = ledger.plans.create(
             run.run_key,
             target.relation,
             ((link.external_id, link.related_external_id) for link in selection.links),
@@ -192,7 +192,7 @@ class PlanRetryOperator(ReprocessPlanOperator):
         counts = Counter({CHOSEN: 0, "runs": len(past)})
 
         def chosen() -> Iterator[Link]:
-            for one in ledger.last_outcomes(past, target.org_id):
+            for one in ledger.reprocess.unfinished_links(past, target.org_id):
                 # Whoever has put a link back wants it to stay, whatever came of that.
                 counts[one.outcome.value if one.operation == DELINK else "put_back"] += 1
                 if one.operation == DELINK and one.outcome in asked.outcomes:
@@ -205,9 +205,9 @@ class PlanRetryOperator(ReprocessPlanOperator):
 
     def complete(self, ledger: Ledger, key: str) -> None:
         """Have links asked about first that a request may have reached without an answer."""
-        run = ledger.get_run(key)
+        run = ledger.runs.get(key)
         if run is not None and not run.dry_run:
-            ledger.carry_over_in_flight(key)
+            ledger.reprocess.carry_over_in_flight(key)
 
     def arguments(self, job: Job) -> dict[str, Any]:
         """Return those of the deleting operator."""
@@ -215,13 +215,13 @@ class PlanRetryOperator(ReprocessPlanOperator):
 
     def _past(self, ledger: Ledger, job: Job, asked: RetryRequest, target: Target) -> list[StoredRun]:
         if asked.run is not None:
-            run = ledger.find_run(job.name, asked.run)
+            run = ledger.runs.find(job.name, asked.run)
             if fault := _fault(ledger, job, run, target):
                 raise ZohoConfigError(f"run: {run.run_key} {fault}")
             return [run]
         assert asked.window is not None  # noqa: S101 - for the type checker: the form has one of both
         usable = []
-        for run in ledger.runs_in_window(job.name, *asked.window):
+        for run in ledger.runs.in_window(job.name, *asked.window):
             if fault := _fault(ledger, job, run, target):
                 self.log.warning("Left out: the run %s %s", run.run_key, fault)
             else:
@@ -245,7 +245,7 @@ class PlanRelinkOperator(ReprocessPlanOperator):
         from zoho_crm.ledger.selection import Since
 
         asked = _read_relink(context, request_of(context))
-        run = ledger.find_run(job.name, asked.run)
+        run = ledger.runs.find(job.name, asked.run)
         if fault := ineligibility_reason(run, job.name, target):
             raise ZohoConfigError(f"run: {run.run_key} {fault}")
         keys = _pair_keys(asked, target)
@@ -254,7 +254,9 @@ class PlanRelinkOperator(ReprocessPlanOperator):
             counts["pasted"] = len(keys)
 
         def chosen() -> Iterator[Link]:
-            for one in ledger.removed_links(run, org_id=target.org_id, where=asked.where, pair_keys=keys):
+            for one in ledger.reprocess.removed_links(
+                run, org_id=target.org_id, where=asked.where, pair_keys=keys
+            ):
                 counts[one.since.value] += 1
                 if one.since is Since.STILL_REMOVED:
                     counts[CHOSEN] += 1
@@ -264,9 +266,9 @@ class PlanRelinkOperator(ReprocessPlanOperator):
 
     def complete(self, ledger: Ledger, key: str) -> None:
         """Give the links the attributes they had."""
-        run = ledger.get_run(key)
+        run = ledger.runs.get(key)
         if run is not None and run.origin_run_key is not None:
-            ledger.copy_snapshots(key, run.origin_run_key)
+            ledger.reprocess.copy_snapshots(key, run.origin_run_key)
 
     def arguments(self, job: Job) -> dict[str, Any]:
         """Return those of the operator that puts links back."""
@@ -306,7 +308,7 @@ def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | No
         now=run.planned_at or run.started_at,
         known_links=run.known_links,
         source_as_of=run.source_as_of,
-        recent_planned=ledger.recent_planned(job.name, run.run_key),
+        recent_planned=ledger.runs.recent_planned_counts(job.name, run.run_key),
     )
     # How many they are is judged anew, for the new plan.
     checks = [check for check in judge(facts, limits).checks if check.limit != "max_links"]

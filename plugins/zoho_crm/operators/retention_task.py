@@ -56,11 +56,11 @@ class RetentionOperator(BaseOperator):
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             ledger.ensure_schema()
-            run_keys = ledger.runs_to_pseudonymise(job.name, before)
-            left_open = ledger.unfinished_runs(job.name, before)
+            run_keys = ledger.retention.due_runs(job.name, before)
+            left_open = ledger.retention.unfinished_runs(job.name, before)
             if not only_count:
                 summary["rows"] = sum(self._replace(ledger, run_key) for run_key in run_keys)
-                ledger.forget_credit_readings()
+                ledger.retention.forget_credit_readings()
         finally:
             ledger.close()
         summary |= {"runs": len(run_keys), "left_open": len(left_open)}
@@ -83,7 +83,7 @@ class RetentionOperator(BaseOperator):
 
     def _replace(self, ledger: Ledger, run_key: str) -> int:
         try:
-            return ledger.pseudonymise(run_key)
+            return ledger.retention.pseudonymize(run_key)
         except PlanError as error:
             # Somebody has cleared a task of it a moment ago; the next day finds it again.
             self.log.warning("Left for later: %s", error)

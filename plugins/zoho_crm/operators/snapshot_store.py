@@ -43,19 +43,21 @@ class SnapshotStore:
         if texts:
             with spent_by(self.spending) as spent:
                 retry_while_database_away(
-                    lambda: self.ledger.store_snapshots(self.claim, texts, credits_used=spent.credits_used)
+                    lambda: self.ledger.claims.store_snapshots(
+                        self.claim, texts, credits_used=spent.credits_used
+                    )
                 )
         if take < 1:
             return []
-        return retry_while_database_away(lambda: self.ledger.without_snapshot(self.claim, take))
+        return retry_while_database_away(lambda: self.ledger.claims.without_snapshot(self.claim, take))
 
     def stop_reason(self) -> str | None:
         """Return why another task has stopped the run, if one has."""
-        return self.ledger.stop_reason(self.claim.run_key)
+        return self.ledger.runs.stop_reason(self.claim.run_key)
 
     def stop_run(self, why: str) -> None:
         """Keep the other tasks of the run from sending."""
-        self.ledger.stop_run(self.claim.run_key, why)
+        self.ledger.runs.stop(self.claim.run_key, why)
 
 
 @dataclass

@@ -67,7 +67,7 @@ class ChunkStore:
         """
         with spent_by(self.spending) as spent:
             taken = retry_while_database_away(
-                lambda: self.ledger.settle(
+                lambda: self.ledger.claims.settle(
                     self.claim,
                     results,
                     origin=self.origin,
@@ -84,11 +84,11 @@ class ChunkStore:
 
     def stop_reason(self) -> str | None:
         """Return why another task has stopped the run, if one has."""
-        return self.ledger.stop_reason(self.claim.run_key)
+        return self.ledger.runs.stop_reason(self.claim.run_key)
 
     def stop_run(self, why: str) -> None:
         """Keep the other tasks of the run from sending."""
-        self.ledger.stop_run(self.claim.run_key, why)
+        self.ledger.runs.stop(self.claim.run_key, why)
 
 
 @dataclass
@@ -134,7 +134,7 @@ class LeasedSlots:
 
     def hold(self) -> int:
         """Renew the slots held and lease more where there are free ones; return how many are held."""
-        held = self.ledger.lease_slots(
+        held = self.ledger.slots.lease(
             self.connection, self.holder, wanted=self.wanted, limit=self.limit, lease_s=LEASE_S
         )
         self._measure()
@@ -142,14 +142,14 @@ class LeasedSlots:
 
     def release(self) -> None:
         """Give the slots back."""
-        self.ledger.release_slots(self.connection, self.holder)
+        self.ledger.slots.release(self.connection, self.holder)
         self._measure()
 
     def _measure(self) -> None:
         from sqlalchemy.exc import SQLAlchemyError
 
         with suppress(SQLAlchemyError):  # slots that cannot be counted are held nevertheless
-            metrics.slots_leased(self.connection, self.ledger.leased_slots(self.connection), self.limit)
+            metrics.slots_leased(self.connection, self.ledger.slots.count(self.connection), self.limit)
 
 
 def count_links(counts: Mapping[Outcome, int], job: str, target: Target) -> None:

@@ -38,7 +38,7 @@ def refresh_lock(
     name, holder = f"{zoho_conn_id}: access token", uuid.uuid4().hex
     try:
         deadline = time.monotonic() + LEASE_S
-        while not ledger.lease_slots(name, holder, wanted=1, limit=1, lease_s=LEASE_S):
+        while not ledger.slots.lease(name, holder, wanted=1, limit=1, lease_s=LEASE_S):
             if time.monotonic() > deadline:
                 log.warning(
                     "Somebody has been renewing the access token for %s s; going on beside them", LEASE_S
@@ -51,4 +51,4 @@ def refresh_lock(
         yield
     finally:
         with suppress(SQLAlchemyError):
-            ledger.release_slots(name, holder)
+            ledger.slots.release(name, holder)

@@ -122,7 +122,7 @@ def tell(engine: sa.Engine) -> Ledger:
         now[0] = (START + timedelta(days=part.day)).timestamp()
         _tell_part(ledger, part, START + timedelta(days=part.day, seconds=5))
         if part.status:
-            ledger.seal_run(key_of(part.run_id))
+            ledger.finalizer.seal(key_of(part.run_id))
     return ledger
 
 
@@ -138,7 +138,7 @@ def _tell_part(ledger: Ledger, part: Part, finished_at: datetime) -> None:
         task_id="delink",
         triggered_by=part.by,
     )
-    ledger.start_run(
+    ledger.runs.start(
         RunStart(
             key,
             JOB,
@@ -152,18 +152,18 @@ def _tell_part(ledger: Ledger, part: Part, finished_at: datetime) -> None:
         )
     )
     rows = [*part.told, *part.planned]
-    ledger.plan_run(key, RELATION, rows, chunk_size=100, max_chunks=10, origin=origin, target=target)
-    ledger.mark_running(key)
-    claim = ledger.claim_chunk(key, 0, "a try")
+    ledger.plans.create(key, RELATION, rows, chunk_size=100, max_chunks=10, origin=origin, target=target)
+    ledger.runs.mark_running(key)
+    claim = ledger.claims.claim(key, 0, "a try")
     sends = part.mode == "apply"
     results = [
         LinkResult(link, outcome, finished_at, sent_at=finished_at if sends else None, **values)
-        for link in ledger.take(claim, 100, in_flight=sends)
+        for link in ledger.claims.take(claim, 100, in_flight=sends)
         for outcome, values in [
             part.told.get((link.link.external_id, link.link.related_external_id), (None, {}))
         ]
         if outcome is not None
     ]
-    ledger.settle(claim, results, origin=origin, target=target, job=JOB, in_flight=sends)
+    ledger.claims.settle(claim, results, origin=origin, target=target, job=JOB, in_flight=sends)
     if part.status:
-        ledger.finish_run(key, status=part.status, detail=None, finished_at=finished_at)
+        ledger.runs.finish(key, status=part.status, detail=None, finished_at=finished_at)

@@ -107,11 +107,11 @@ def test_max_jump_uses_the_runs_in_the_audit(
     for number in range(3):
         origin = Origin(dag_id="d", dag_run_id=f"r{number}", run_type="scheduled", task_id="plan")
         target = Target(RELATION, data_center="us", api_version="v7")
-        ledger.start_run(RunStart(f"r{number}", "contacts_deals", origin, target, mode="apply"))
-        ledger.plan_run(
+        ledger.runs.start(RunStart(f"r{number}", "contacts_deals", origin, target, mode="apply"))
+        ledger.plans.create(
             f"r{number}", RELATION, pairs(4), chunk_size=9, max_chunks=9, origin=origin, target=target
         )
-        ledger.finish_run(f"r{number}", status="succeeded", detail=None, finished_at=datetime.now(UTC))
+        ledger.runs.finish(f"r{number}", status="succeeded", detail=None, finished_at=datetime.now(UTC))
     before = {table: audit.rows(table, "1") for table in ("zoho_delink_run", "zoho_delink_link")}
     document = cli.document("plan", "contacts_deals", "--window", *DAY, code=1)
     assert document["breaches"] == ["9 links planned, 2 times the median of the last 3 runs (4) allowed"]

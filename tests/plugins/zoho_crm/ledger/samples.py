@@ -56,8 +56,8 @@ def planned(
     max_chunks: int = 100,
 ) -> PlanSummary:
     """Start a run and plan it."""
-    ledger.start_run(run_start(run_key))
-    return ledger.plan_run(
+    ledger.runs.start(run_start(run_key))
+    return ledger.plans.create(
         run_key, RELATION, rows, chunk_size=chunk_size, max_chunks=max_chunks, origin=ORIGIN, target=TARGET
     )
 
@@ -75,15 +75,15 @@ def settle(
 ) -> list[PlannedLink]:
     """Write the same outcome for several links."""
     results = [result(link, outcome) for link in links]
-    return ledger.settle(claim, results, **{"origin": ORIGIN, "target": TARGET, "job": JOB, **options})
+    return ledger.claims.settle(claim, results, **{"origin": ORIGIN, "target": TARGET, "job": JOB, **options})
 
 
 def drive(
     ledger: Ledger, chunk_no: int = 0, outcome: Outcome = Outcome.REMOVED, *, run_key: str = RUN
 ) -> int:
     """Claim a chunk and give all its links the same outcome; return how many there were."""
-    claim = ledger.claim_chunk(run_key, chunk_no, "a try")
-    links = ledger.take(claim, 1000)
+    claim = ledger.claims.claim(run_key, chunk_no, "a try")
+    links = ledger.claims.take(claim, 1000)
     settle(ledger, claim, links, outcome)
     return len(links)
 

@@ -39,15 +39,15 @@ def told(engine: sa.Engine, query: str) -> list[tuple[Any, ...]]:
 
 def done(ledger: Ledger, run_key: str, links: list[tuple[object, object]]) -> None:
     """Drive a run to its end; its report has not run."""
-    ledger.start_run(run_start(run_key))
-    ledger.plan_run(run_key, RELATION, links, chunk_size=4, max_chunks=9, origin=ORIGIN, target=TARGET)
-    plan = ledger.plan_of(run_key)
+    ledger.runs.start(run_start(run_key))
+    ledger.plans.create(run_key, RELATION, links, chunk_size=4, max_chunks=9, origin=ORIGIN, target=TARGET)
+    plan = ledger.plans.get(run_key)
     assert plan is not None
     for chunk in plan.chunks:
-        claim = ledger.claim_chunk(run_key, chunk["chunk_no"], "a try")
-        results = [result(link, sent_at=MOMENT, detail="ünlinked") for link in ledger.take(claim, 9)]
-        ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
-    ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=MOMENT)
+        claim = ledger.claims.claim(run_key, chunk["chunk_no"], "a try")
+        results = [result(link, sent_at=MOMENT, detail="ünlinked") for link in ledger.claims.take(claim, 9)]
+        ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+    ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=MOMENT)
 
 
 def test_hash_is_computed_as_it_says(ledger: Ledger, engine: sa.Engine) -> None:
@@ -62,13 +62,13 @@ def test_hash_is_computed_as_it_says(ledger: Ledger, engine: sa.Engine) -> None:
             before = previous.get(row["chunk_no"], "")
             previous[row["chunk_no"]] = row["row_hash"]
             assert names["row_hash"](row, before) == row["row_hash"], when
-        ledger.pseudonymise(RUN)
+        ledger.retention.pseudonymize(RUN)
 
 
 def test_queries_of_seals_tell_what_they_say(ledger: Ledger, engine: sa.Engine) -> None:
     for run_key in ("sealed", "not sealed"):
         done(ledger, run_key, pairs(6))
-    seal = ledger.seal_run("sealed")
+    seal = ledger.finalizer.seal("sealed")
 
     assert [row[:4] for row in told(engine, OF_SEALS)] == [(1, "sealed", 6, seal.head)]
     assert [row[:2] for row in told(engine, UNSEALED)] == [("not sealed", "succeeded")]
@@ -85,7 +85,7 @@ def test_queries_of_retention_tell_what_they_say(ledger: Ledger, engine: sa.Engi
         done(ledger, run_key, [("c-1", "d-1"), ("c-2", "d-2")])
     assert [row[:2] for row in told(engine, WITH_IDS)] == [(JOB, 2)]
 
-    ledger.pseudonymise("old")
+    ledger.retention.pseudonymize("old")
 
     assert [row[:2] for row in told(engine, WITH_IDS)] == [(JOB, 1)]
     assert [row[:2] for row in told(engine, OF_PERSON)] == [("old", "removed"), ("new", "removed")]
@@ -94,9 +94,9 @@ def test_queries_of_retention_tell_what_they_say(ledger: Ledger, engine: sa.Engi
 def test_old_readings_of_credits_are_deleted_as_it_says(ledger: Ledger, engine: sa.Engine) -> None:
     done(ledger, RUN, pairs(3))
     for year in (2025, 2026):
-        claim = ledger.claim_chunk(RUN, 0, "a try")
+        claim = ledger.claims.claim(RUN, 0, "a try")
         told = CreditReading("zoho", None, 5, datetime(year, 6, 1, tzinfo=UTC))
-        ledger.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, reading=told)
+        ledger.claims.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, reading=told)
 
     with engine.begin() as connection:
         connection.exec_driver_sql(FORGET)

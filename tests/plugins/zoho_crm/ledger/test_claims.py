@@ -39,11 +39,11 @@ DRY = replace(TARGET, dry_run=True)
 def claim(ledger: Ledger) -> Claim:
     """A claim on the first of two chunks of three links each."""
     planned(ledger, pairs(6), chunk_size=3)
-    return ledger.claim_chunk(RUN, 0, "first try")
+    return ledger.claims.claim(RUN, 0, "first try")
 
 
 def test_claim_is_numbered_and_shown_in_the_table(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    again = ledger.claim_chunk(RUN, 0, "second try")
+    again = ledger.claims.claim(RUN, 0, "second try")
 
     assert (claim.claim_no, again.claim_no, again.links) == (1, 2, 3)
     rows = rows_of(engine, tables.chunks)
@@ -56,13 +56,17 @@ def test_chunk_outside_the_plan_cannot_be_claimed(
     ledger: Ledger, claim: Claim, run_key: str, chunk_no: int
 ) -> None:
     with pytest.raises(PlanError, match="has no chunk"):
-        ledger.claim_chunk(run_key, chunk_no, "a try")
+        ledger.claims.claim(run_key, chunk_no, "a try")
 
 
 def test_links_are_taken_in_order_until_the_end_of_the_chunk(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    first, second, third = ledger.take(claim, 2), ledger.take(claim, 2), ledger.take(claim, 2)
+    first, second, third = (
+        ledger.claims.take(claim, 2),
+        ledger.claims.take(claim, 2),
+        ledger.claims.take(claim, 2),
+    )
 
     assert [link.seq for link in first + second] == [0, 1, 2]
     assert third == []
@@ -75,25 +79,25 @@ def test_links_are_taken_in_order_until_the_end_of_the_chunk(
 def test_nothing_is_taken_without_a_limit(
     ledger: Ledger, engine: sa.Engine, claim: Claim, limit: int
 ) -> None:
-    assert ledger.take(claim, limit) == []
+    assert ledger.claims.take(claim, limit) == []
     assert states(engine) == [("planned", None)] * 6
 
 
 def test_results_are_written_and_the_next_links_taken_at_once(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    taken = ledger.take(claim, 2)
+    taken = ledger.claims.take(claim, 2)
 
     following = settle(ledger, claim, taken, take=2)
 
     assert [link.seq for link in following] == [2]
     assert states(engine)[:3] == [("settled", "removed"), ("settled", "removed"), ("in_flight", None)]
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 2}
-    assert ledger.pending(RUN) == 4
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 2}
+    assert ledger.runs.pending(RUN) == 4
 
 
 def test_audit_row_says_all_that_is_known(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    (link,) = ledger.take(claim, 1)
+    (link,) = ledger.claims.take(claim, 1)
     sent_at = MOMENT - timedelta(milliseconds=1234, microseconds=400)
     outcome = result(
         link,
@@ -107,7 +111,7 @@ def test_audit_row_says_all_that_is_known(ledger: Ledger, engine: sa.Engine, cla
         detail="asked twice",
     )
 
-    ledger.settle(claim, [outcome], origin=ORIGIN, target=TARGET, job=JOB)
+    ledger.claims.settle(claim, [outcome], origin=ORIGIN, target=TARGET, job=JOB)
 
     (row,) = rows_of(engine, tables.audit)
     event = uuid.UUID(row.pop("event_id"))
@@ -161,7 +165,7 @@ def test_audit_row_says_all_that_is_known(ledger: Ledger, engine: sa.Engine, cla
 def test_long_and_unstorable_answers_are_cut_and_escaped(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    (link,) = ledger.take(claim, 1)
+    (link,) = ledger.claims.take(claim, 1)
     outcome = result(
         link,
         Outcome.REJECTED,
@@ -171,7 +175,7 @@ def test_long_and_unstorable_answers_are_cut_and_escaped(
         detail="\udc80" + "d" * 9999,
     )
 
-    ledger.settle(claim, [outcome], origin=ORIGIN, target=TARGET, job=JOB)
+    ledger.claims.settle(claim, [outcome], origin=ORIGIN, target=TARGET, job=JOB)
 
     (row,) = rows_of(engine, tables.audit)
     assert (len(row["zoho_code"]), len(row["zoho_message"]), len(row["detail"])) == (100, 1000, 1000)
@@ -186,13 +190,13 @@ def test_outcome_decides_where_a_link_stands(
 ) -> None:
     planned(ledger, pairs(1))
     if ambiguous_before:
-        ledger.take(ledger.claim_chunk(RUN, 0, "crashed"), 1)
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    settle(ledger, claim, ledger.take(claim, 1), outcome)
+        ledger.claims.take(ledger.claims.claim(RUN, 0, "crashed"), 1)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    settle(ledger, claim, ledger.claims.take(claim, 1), outcome)
 
     (stored,) = states(engine)
 
-    again = ledger.take(ledger.claim_chunk(RUN, 0, "next try"), 1)
+    again = ledger.claims.take(ledger.claims.claim(RUN, 0, "next try"), 1)
     if outcome.is_final:
         assert stored == ("settled", outcome)
         assert again == []
@@ -209,18 +213,18 @@ def test_outcome_decides_where_a_link_stands(
 def test_a_link_that_may_be_removed_late_stays_in_flight(
     ledger: Ledger, engine: sa.Engine, claim: Claim, outcome: Outcome
 ) -> None:
-    (link,) = ledger.take(claim, 1)
+    (link,) = ledger.claims.take(claim, 1)
     unanswered = replace(result(link, outcome), ambiguous=True)
-    ledger.settle(claim, [unanswered], origin=ORIGIN, target=TARGET, job=JOB)
+    ledger.claims.settle(claim, [unanswered], origin=ORIGIN, target=TARGET, job=JOB)
 
     assert states(engine)[0] == ("in_flight", outcome)
-    (again,) = ledger.take(ledger.claim_chunk(RUN, 0, "next try"), 1)
+    (again,) = ledger.claims.take(ledger.claims.claim(RUN, 0, "next try"), 1)
     assert again.ambiguous_before
 
 
 def test_next_try_takes_up_what_is_not_settled_and_nothing_else(ledger: Ledger, claim: Claim) -> None:
-    first, second, third = ledger.take(claim, 3)
-    ledger.settle(
+    first, second, third = ledger.claims.take(claim, 3)
+    ledger.claims.settle(
         claim,
         [result(first, Outcome.FAILED), result(second, Outcome.REMOVED)],
         origin=ORIGIN,
@@ -228,17 +232,17 @@ def test_next_try_takes_up_what_is_not_settled_and_nothing_else(ledger: Ledger, 
         job=JOB,
     )
 
-    again = ledger.take(ledger.claim_chunk(RUN, 0, "second try"), 10)
+    again = ledger.claims.take(ledger.claims.claim(RUN, 0, "second try"), 10)
 
     assert [(link.seq, link.ambiguous_before) for link in again] == [(0, False), (third.seq, True)]
 
 
 def test_failed_link_is_not_taken_again_under_the_same_claim(ledger: Ledger, claim: Claim) -> None:
-    taken = ledger.take(claim, 3)
+    taken = ledger.claims.take(claim, 3)
 
     assert settle(ledger, claim, taken, Outcome.FAILED, take=5) == []
-    assert ledger.take(claim, 5) == []
-    assert ledger.pending(RUN) == 6
+    assert ledger.claims.take(claim, 5) == []
+    assert ledger.runs.pending(RUN) == 6
 
 
 def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, engine: sa.Engine) -> None:
@@ -247,7 +251,7 @@ def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, en
     crashed.take(crashed.claim_chunk(RUN, 0, "crashed"), 2)
     crashed.close()
 
-    resumed = ledger.take(ledger.claim_chunk(RUN, 0, "second try"), 4)
+    resumed = ledger.claims.take(ledger.claims.claim(RUN, 0, "second try"), 4)
 
     assert [link.ambiguous_before for link in resumed] == [True, True, False, False]
     assert rows_of(engine, tables.audit) == []
@@ -256,29 +260,29 @@ def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, en
 def test_zombie_is_fenced_out_when_chunk_is_claimed_anew(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    taken = ledger.take(claim, 2)
-    ledger.claim_chunk(RUN, 0, "second try")
+    taken = ledger.claims.take(claim, 2)
+    ledger.claims.claim(RUN, 0, "second try")
     before = states(engine)
 
     with pytest.raises(ClaimLostError, match="a newer try carries on"):
         settle(ledger, claim, taken, take=1)
     with pytest.raises(ClaimLostError):
-        ledger.take(claim, 1)
+        ledger.claims.take(claim, 1)
 
     assert states(engine) == before
     assert rows_of(engine, tables.audit) == []
 
 
 def test_claim_on_one_chunk_leaves_the_others_alone(ledger: Ledger, claim: Claim) -> None:
-    ledger.claim_chunk(RUN, 1, "another task")
+    ledger.claims.claim(RUN, 1, "another task")
 
-    assert len(ledger.take(claim, 3)) == 3
+    assert len(ledger.claims.take(claim, 3)) == 3
 
 
 def test_write_whose_answer_was_lost_is_not_done_twice(
     ledger: Ledger, engine: sa.Engine, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = ledger.take(claim, 2)
+    taken = ledger.claims.take(claim, 2)
 
     def commit_then_lose_the_answer(connection: sa.Connection) -> None:
         connection.connection.commit() if engine.name != "sqlite" else connection.exec_driver_sql("COMMIT")
@@ -292,13 +296,13 @@ def test_write_whose_answer_was_lost_is_not_done_twice(
     with pytest.raises(ClaimLostError):
         settle(ledger, claim, taken)
 
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 2}
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 2}
     assert len(rows_of(engine, tables.audit)) == 2
-    assert [link.seq for link in ledger.take(ledger.claim_chunk(RUN, 0, "second try"), 3)] == [2]
+    assert [link.seq for link in ledger.claims.take(ledger.claims.claim(RUN, 0, "second try"), 3)] == [2]
 
 
 def test_write_that_failed_can_be_repeated(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    taken = ledger.take(claim, 2)
+    taken = ledger.claims.take(claim, 2)
 
     def fails(connection: sa.Connection) -> None:
         raise ConnectionResetError
@@ -310,13 +314,13 @@ def test_write_that_failed_can_be_repeated(ledger: Ledger, engine: sa.Engine, cl
     assert rows_of(engine, tables.audit) == []
 
     assert [link.seq for link in settle(ledger, claim, taken, take=1)] == [2]
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 2}
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 2}
 
 
 def test_result_for_a_link_that_was_not_taken_is_refused(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    (taken,) = ledger.take(claim, 1)
+    (taken,) = ledger.claims.take(claim, 1)
     strangers = [
         replace(taken, seq=1),
         replace(taken, seq=5),
@@ -332,7 +336,7 @@ def test_result_for_a_link_that_was_not_taken_is_refused(
 
 
 def test_result_is_written_once(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    taken = ledger.take(claim, 1)
+    taken = ledger.claims.take(claim, 1)
     with pytest.raises(PlanError, match="not waiting for a result"):
         settle(ledger, claim, [*taken, *taken])
     settle(ledger, claim, taken, Outcome.UNKNOWN)
@@ -344,16 +348,16 @@ def test_result_is_written_once(ledger: Ledger, engine: sa.Engine, claim: Claim)
 
 
 def test_result_of_an_earlier_claim_is_refused_under_a_new_one(ledger: Ledger, claim: Claim) -> None:
-    taken = ledger.take(claim, 1)
+    taken = ledger.claims.take(claim, 1)
 
     with pytest.raises(PlanError, match="not waiting for a result"):
-        settle(ledger, ledger.claim_chunk(RUN, 0, "second try"), taken)
+        settle(ledger, ledger.claims.claim(RUN, 0, "second try"), taken)
 
 
 def test_nothing_is_written_if_the_plan_was_changed_from_outside(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    taken = ledger.take(claim, 2)
+    taken = ledger.claims.take(claim, 2)
     with engine.begin() as connection:
         connection.execute(sa.update(tables.links).where(tables.links.c.seq == 1).values(state="settled"))
 
@@ -366,11 +370,11 @@ def test_nothing_is_written_if_the_plan_was_changed_from_outside(
 
 def test_more_results_than_fit_one_statement_are_written(ledger: Ledger) -> None:
     planned(ledger, pairs(1_201), chunk_size=2_000)
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    links = ledger.take(claim, 2_000)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    links = ledger.claims.take(claim, 2_000)
     outcomes = [Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.FAILED]
 
-    ledger.settle(
+    ledger.claims.settle(
         claim,
         [result(link, outcomes[link.seq % 3]) for link in links],
         origin=ORIGIN,
@@ -378,12 +382,12 @@ def test_more_results_than_fit_one_statement_are_written(ledger: Ledger) -> None
         job=JOB,
     )
 
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 401, Outcome.ALREADY_ABSENT: 400, Outcome.FAILED: 400}
-    assert ledger.pending(RUN) == 400
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 401, Outcome.ALREADY_ABSENT: 400, Outcome.FAILED: 400}
+    assert ledger.runs.pending(RUN) == 400
 
 
 def test_dry_run_marks_nothing_in_flight_and_settles(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    taken = ledger.take(claim, 2, in_flight=False)
+    taken = ledger.claims.take(claim, 2, in_flight=False)
     assert states(engine)[:2] == [("planned", None)] * 2
 
     following = settle(ledger, claim, taken, Outcome.WOULD_REMOVE, target=DRY, take=2, in_flight=False)
@@ -396,10 +400,10 @@ def test_dry_run_marks_nothing_in_flight_and_settles(ledger: Ledger, engine: sa.
 def test_run_that_has_sent_requests_cannot_go_on_as_a_dry_run(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    ledger.take(claim, 2)
+    ledger.claims.take(claim, 2)
 
     with pytest.raises(PlanError, match="cannot go on as a dry run"):
-        ledger.take(ledger.claim_chunk(RUN, 0, "dry"), 2, in_flight=False)
+        ledger.claims.take(ledger.claims.claim(RUN, 0, "dry"), 2, in_flight=False)
 
 
 def test_finished_chunk_has_nothing_to_take(ledger: Ledger, engine: sa.Engine) -> None:
@@ -425,5 +429,5 @@ def test_every_link_ends_with_one_latest_outcome_after_any_number_of_tries(
             drive(ledger, chunk["chunk_no"], outcome)
 
     assert len(rows_of(engine, tables.audit)) == 1 + 6 * 4
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 6, Outcome.INVALID: 1}
-    assert ledger.pending(RUN) == 0
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 6, Outcome.INVALID: 1}
+    assert ledger.runs.pending(RUN) == 0

@@ -85,7 +85,7 @@ def test_run_is_started_once_by_eight_processes(
 def test_run_is_planned_once_by_four_processes(
     ledger: Ledger, engine: sa.Engine, address: str, processes: ProcessPoolExecutor
 ) -> None:
-    ledger.start_run(run_start())
+    ledger.runs.start(run_start())
 
     summaries = set(processes.map(workers.plan, [address] * 4, [0, 3_000, 6_000, 9_000]))
 
@@ -99,7 +99,7 @@ def test_run_is_planned_once_by_four_processes(
 
 
 def test_two_planners_that_publish_at_the_same_moment_publish_once(ledger: Ledger, engine: sa.Engine) -> None:
-    ledger.start_run(run_start())
+    ledger.runs.start(run_start())
     staged = threading.Barrier(2)
 
     def rows(first: int) -> Iterator[tuple[object, object]]:
@@ -122,8 +122,8 @@ def test_many_processes_settle_their_chunks_side_by_side(
     counts = list(processes.map(workers.drive, [address] * len(chunks), chunks, [5] * len(chunks)))
 
     assert counts == [20] * 24
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 480}
-    assert ledger.pending(RUN) == 0
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 480}
+    assert ledger.runs.pending(RUN) == 0
     assert Counter(row["seq"] for row in rows_of(engine, tables.audit)) == Counter(range(480))
 
 
@@ -131,9 +131,9 @@ def test_one_of_many_claimers_drives_the_chunk_and_nobody_twice(ledger: Ledger, 
     planned(ledger, pairs(60), chunk_size=60)
 
     def drive(number: int) -> tuple[int, bool]:
-        claim = ledger.claim_chunk(RUN, 0, f"try {number}")
+        claim = ledger.claims.claim(RUN, 0, f"try {number}")
         try:
-            links = ledger.take(claim, 4)
+            links = ledger.claims.take(claim, 4)
             while links:
                 links = settle(ledger, claim, links, take=4)
         except ClaimLostError:
@@ -150,8 +150,8 @@ def test_one_of_many_claimers_drives_the_chunk_and_nobody_twice(ledger: Ledger, 
 
 def test_new_claim_waits_for_a_write_under_the_old_one_and_sees_it(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(2), chunk_size=2)
-    old = ledger.claim_chunk(RUN, 0, "old")
-    taken = ledger.take(old, 2)
+    old = ledger.claims.claim(RUN, 0, "old")
+    taken = ledger.claims.take(old, 2)
     about_to_commit, may_commit = threading.Event(), threading.Event()
     claimed: list[tuple[Claim, list[PlannedLink]]] = []
 
@@ -161,8 +161,8 @@ def test_new_claim_waits_for_a_write_under_the_old_one_and_sees_it(ledger: Ledge
             assert may_commit.wait(timeout=30)
 
     def claim_anew() -> None:
-        claim = ledger.claim_chunk(RUN, 0, "new")
-        claimed.append((claim, ledger.take(claim, 2)))
+        claim = ledger.claims.claim(RUN, 0, "new")
+        claimed.append((claim, ledger.claims.take(claim, 2)))
 
     sa.event.listen(engine, "commit", hold)
     writer = threading.Thread(target=settle, args=(ledger, old, taken), name="old")
@@ -197,12 +197,12 @@ def test_slots_are_never_leased_beyond_the_limit_by_many_threads(ledger: Ledger)
             wanted = 1 + (number + turn) % 3
             # What will not be asked for again is given up by the next lease: it is no longer used from here on.
             use(holder, in_use.get(holder, [])[:wanted])
-            slots = ledger.lease_slots("zoho", holder, wanted=wanted, limit=limit, lease_s=60)
+            slots = ledger.slots.lease("zoho", holder, wanted=wanted, limit=limit, lease_s=60)
             use(holder, slots)
             leased += len(slots)
             if turn % 2:
                 use(holder, [])
-                ledger.release_slots("zoho", holder)
+                ledger.slots.release("zoho", holder)
         return leased
 
     assert sum(_at_once(10, work)) > 0
@@ -218,11 +218,11 @@ def test_first_lease_waits_for_its_turn_when_another_process_is_the_first(
     def another_is_faster(*event: object) -> None:
         if not others and str(event[2]).startswith("UPDATE zoho_delink_slot_limit"):
             others.append([])
-            others[0] = ledger.lease_slots("zoho", "another", wanted=2, limit=3, lease_s=60)
+            others[0] = ledger.slots.lease("zoho", "another", wanted=2, limit=3, lease_s=60)
 
     sa.event.listen(engine, "after_cursor_execute", another_is_faster)
 
-    mine = ledger.lease_slots("zoho", "me", wanted=3, limit=3, lease_s=60)
+    mine = ledger.slots.lease("zoho", "me", wanted=3, limit=3, lease_s=60)
 
     assert (others, mine) == ([[0, 1]], [2])
 
@@ -234,8 +234,8 @@ def test_links_of_a_process_that_died_after_taking_them_are_ambiguous(
 
     _run_to_its_death(context, workers.die_after_take, address, 3)
 
-    claim = ledger.claim_chunk(RUN, 0, "second try")
-    links = ledger.take(claim, 5)
+    claim = ledger.claims.claim(RUN, 0, "second try")
+    links = ledger.claims.take(claim, 5)
     assert [link.ambiguous_before for link in links] == [True, True, True, False, False]
 
 
@@ -244,7 +244,7 @@ def test_process_that_died_while_planning_leaves_nothing_to_see(
 ) -> None:
     _run_to_its_death(context, workers.die_while_staging, address)
 
-    assert ledger.plan_of(RUN) is None
+    assert ledger.plans.get(RUN) is None
     assert rows_of(engine, tables.links) == []
     assert len(rows_of(engine, tables.staging)) == 5_000
 

@@ -37,7 +37,7 @@ VISIBLE = {(ORIGIN.dag_id, JOB)}
 
 
 def stored(ledger: Ledger, run_key: str = RUN) -> StoredRun:
-    run = ledger.get_run(run_key)
+    run = ledger.runs.get(run_key)
     assert run is not None
     return run
 
@@ -52,24 +52,24 @@ def write(
     run_key: str = RUN,
 ) -> None:
     """A try at the first chunk that writes nothing but what Zoho has told it."""
-    claim = ledger.claim_chunk(run_key, 0, "a try")
+    claim = ledger.claims.claim(run_key, 0, "a try")
     told = CreditReading(connection, "7001", left, seen_at)
-    ledger.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=used, reading=told)
+    ledger.claims.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=used, reading=told)
 
 
 def test_cost_of_a_run_is_that_of_all_tries_and_checks(ledger: Ledger) -> None:
-    ledger.start_run(run_start(check_credits=6, environment="sandbox"))
+    ledger.runs.start(run_start(check_credits=6, environment="sandbox"))
     planned(ledger, pairs(12))
     for chunk_no, used in ((0, 7), (1, 2), (0, 5)):
-        claim = ledger.claim_chunk(RUN, chunk_no, "a try")
-        results = [result(link) for link in ledger.take(claim, 10)]
-        ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB, credits_used=used)
-    ledger.add_check_credits(RUN, 6)
-    ledger.add_check_credits("no such run", 6)
+        claim = ledger.claims.claim(RUN, chunk_no, "a try")
+        results = [result(link) for link in ledger.claims.take(claim, 10)]
+        ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB, credits_used=used)
+    ledger.runs.add_preflight_credits(RUN, 6)
+    ledger.runs.add_preflight_credits("no such run", 6)
     assert progress(ledger.engine, stored(ledger)).credits == 26
     assert stored(ledger).credits is None
 
-    ledger.finish_run(RUN, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.runs.finish(RUN, status="succeeded", detail=None, finished_at=MOMENT)
 
     assert (stored(ledger).credits, stored(ledger).environment) == (26, "sandbox")
     assert progress(ledger.engine, stored(ledger)).credits == 26
@@ -77,12 +77,12 @@ def test_cost_of_a_run_is_that_of_all_tries_and_checks(ledger: Ledger) -> None:
 
 def test_try_that_is_fenced_out_counts_nothing(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3))
-    old = ledger.claim_chunk(RUN, 0, "an older try")
-    ledger.claim_chunk(RUN, 0, "a newer one")
+    old = ledger.claims.claim(RUN, 0, "an older try")
+    ledger.claims.claim(RUN, 0, "a newer one")
     told = CreditReading("zoho", None, 5, MOMENT)
 
     with pytest.raises(ClaimLostError):
-        ledger.settle(old, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=9, reading=told)
+        ledger.claims.settle(old, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=9, reading=told)
 
     assert rows_of(engine, tables.chunks)[0]["credits"] == 0
     assert rows_of(engine, tables.credit_readings) == []
@@ -90,7 +90,7 @@ def test_try_that_is_fenced_out_counts_nothing(ledger: Ledger, engine: sa.Engine
 
 def test_fewest_of_each_stretch_of_hours_is_told_to_those_who_may_see_the_run(ledger: Ledger) -> None:
     planned(ledger, pairs(3))
-    ledger.start_run(run_start("other", origin=replace(ORIGIN, dag_id="another Dag")))
+    ledger.runs.start(run_start("other", origin=replace(ORIGIN, dag_id="another Dag")))
     planned(ledger, pairs(3), run_key="other")
     midnight = datetime(2026, 7, 1, tzinfo=UTC)
     for minutes, left in ((10, 900), (50, 880), (70, 870), (6 * 60, 700), (-10, 4_000)):

@@ -96,7 +96,7 @@ def test_ledger_of_an_airflow_connection_to_sqlite(monkeypatch: pytest.MonkeyPat
     ledger = Ledger.from_conn_id("audit")
     ledger.ensure_schema()
 
-    assert ledger.start_run(run_start()).run_key == RUN
+    assert ledger.runs.start(run_start()).run_key == RUN
     assert (tmp_path / "audit.db").exists()
     assert ledger.engine.hide_parameters
     ledger.close()
@@ -117,7 +117,7 @@ def test_ledger_of_an_airflow_connection_to_postgres(
         )
         ledger = Ledger.from_conn_id("audit")
         ledger.ensure_schema()
-        stored = ledger.start_run(run_start())
+        stored = ledger.runs.start(run_start())
         ledger.close()
 
     assert stored.run_key == RUN

@@ -32,13 +32,13 @@ REPORT = replace(ORIGIN, task_id="report")
 
 def test_link_without_an_outcome_gets_the_one_that_is_true_of_it(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, [*pairs(6), (None, "x")], chunk_size=3)
-    claim = ledger.claim_chunk(RUN, 0, "a try that dies")
-    first, *_ = ledger.take(claim, 2)
+    claim = ledger.claims.claim(RUN, 0, "a try that dies")
+    first, *_ = ledger.claims.take(claim, 2)
     settle(ledger, claim, [first])
 
-    assert ledger.close_unfinished_links(RUN, origin=REPORT).total() == 5
+    assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 5
 
-    assert ledger.counts(RUN) == {
+    assert ledger.runs.counts(RUN) == {
         Outcome.REMOVED: 1,
         Outcome.UNKNOWN: 1,
         Outcome.NOT_ATTEMPTED: 4,
@@ -62,48 +62,48 @@ def test_link_that_has_an_outcome_keeps_it(ledger: Ledger) -> None:
     drive(ledger, 0, Outcome.FAILED)
     drive(ledger, 1, Outcome.UNKNOWN)
 
-    assert ledger.close_unfinished_links(RUN, origin=REPORT).total() == 0
-    assert ledger.counts(RUN) == {Outcome.FAILED: 3, Outcome.UNKNOWN: 3}
+    assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 0
+    assert ledger.runs.counts(RUN) == {Outcome.FAILED: 3, Outcome.UNKNOWN: 3}
 
 
 def test_link_that_failed_after_a_try_nobody_knows_the_end_of_is_verified_before_it_is_sent_again(
     ledger: Ledger,
 ) -> None:
     planned(ledger, pairs(1))
-    ledger.take(ledger.claim_chunk(RUN, 0, "a try that dies"), 1)
+    ledger.claims.take(ledger.claims.claim(RUN, 0, "a try that dies"), 1)
     drive(ledger, 0, Outcome.FAILED)
 
     # The failed try has seen it linked.
-    assert ledger.close_unfinished_links(RUN, origin=REPORT).total() == 0
-    assert ledger.counts(RUN) == {Outcome.FAILED: 1}
-    (again,) = ledger.take(ledger.claim_chunk(RUN, 0, "after a clear"), 1)
+    assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 0
+    assert ledger.runs.counts(RUN) == {Outcome.FAILED: 1}
+    (again,) = ledger.claims.take(ledger.claims.claim(RUN, 0, "after a clear"), 1)
     assert again.ambiguous_before
 
 
 def test_link_that_failed_and_was_taken_again_by_a_try_that_dies_is_unknown(ledger: Ledger) -> None:
     planned(ledger, pairs(1))
     drive(ledger, 0, Outcome.FAILED)
-    ledger.take(ledger.claim_chunk(RUN, 0, "a try that dies"), 1)
+    ledger.claims.take(ledger.claims.claim(RUN, 0, "a try that dies"), 1)
 
-    assert ledger.close_unfinished_links(RUN, origin=REPORT).total() == 1
-    assert ledger.counts(RUN) == {Outcome.UNKNOWN: 1}
+    assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 1
+    assert ledger.runs.counts(RUN) == {Outcome.UNKNOWN: 1}
 
 
 def test_closing_again_changes_nothing(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3))
-    ledger.close_unfinished_links(RUN, origin=REPORT)
+    ledger.finalizer.close_unfinished_links(RUN, origin=REPORT)
     before = rows_of(engine, tables.audit)
 
-    assert ledger.close_unfinished_links(RUN, origin=REPORT).total() == 0
+    assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 0
     assert rows_of(engine, tables.audit) == before
 
 
 def test_try_that_still_runs_is_fenced_out(ledger: Ledger) -> None:
     planned(ledger, pairs(3))
-    claim = ledger.claim_chunk(RUN, 0, "a zombie")
-    taken = ledger.take(claim, 2)
+    claim = ledger.claims.claim(RUN, 0, "a zombie")
+    taken = ledger.claims.take(claim, 2)
 
-    ledger.close_unfinished_links(RUN, origin=REPORT)
+    ledger.finalizer.close_unfinished_links(RUN, origin=REPORT)
 
     with pytest.raises(ClaimLostError):
         settle(ledger, claim, taken)
@@ -111,16 +111,16 @@ def test_try_that_still_runs_is_fenced_out(ledger: Ledger) -> None:
 
 def test_closed_links_are_taken_up_by_a_later_try(ledger: Ledger) -> None:
     planned(ledger, pairs(3))
-    ledger.take(ledger.claim_chunk(RUN, 0, "a try that dies"), 1)
-    ledger.close_unfinished_links(RUN, origin=REPORT)
-    assert ledger.pending(RUN) == 3
+    ledger.claims.take(ledger.claims.claim(RUN, 0, "a try that dies"), 1)
+    ledger.finalizer.close_unfinished_links(RUN, origin=REPORT)
+    assert ledger.runs.pending(RUN) == 3
 
-    claim = ledger.claim_chunk(RUN, 0, "after a clear")
-    links = ledger.take(claim, 3)
-    ledger.settle(claim, [result(link) for link in links], origin=ORIGIN, target=TARGET, job=JOB)
+    claim = ledger.claims.claim(RUN, 0, "after a clear")
+    links = ledger.claims.take(claim, 3)
+    ledger.claims.settle(claim, [result(link) for link in links], origin=ORIGIN, target=TARGET, job=JOB)
 
     assert [link.ambiguous_before for link in links] == [True, False, False]
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 3}
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 3}
 
 
 def test_many_links_are_closed_in_batches(
@@ -128,14 +128,14 @@ def test_many_links_are_closed_in_batches(
 ) -> None:
     monkeypatch.setattr(finalize, "BATCH_ROWS", 4)
     planned(ledger, pairs(30), chunk_size=15)
-    ledger.take(ledger.claim_chunk(RUN, 1, "a try that dies"), 7)
+    ledger.claims.take(ledger.claims.claim(RUN, 1, "a try that dies"), 7)
 
-    assert ledger.close_unfinished_links(RUN, origin=REPORT).total() == 30
+    assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 30
 
-    assert ledger.counts(RUN) == {Outcome.NOT_ATTEMPTED: 23, Outcome.UNKNOWN: 7}
+    assert ledger.runs.counts(RUN) == {Outcome.NOT_ATTEMPTED: 23, Outcome.UNKNOWN: 7}
     assert len(rows_of(engine, tables.audit)) == 30
 
 
 def test_run_that_is_not_there_cannot_be_closed(ledger: Ledger) -> None:
     with pytest.raises(PlanError, match="holds no run"):
-        ledger.close_unfinished_links("no such run", origin=REPORT)
+        ledger.finalizer.close_unfinished_links("no such run", origin=REPORT)

@@ -55,10 +55,12 @@ def past_run(
     """A run with a plan of so many links, a day after the one before; without a status it has not ended."""
     clock.seconds += DAY_S
     target = changes.get("target", TARGET)
-    ledger.start_run(run_start(key, **changes))
-    ledger.plan_run(key, RELATION, pairs(links), chunk_size=100, max_chunks=10, origin=ORIGIN, target=target)
+    ledger.runs.start(run_start(key, **changes))
+    ledger.plans.create(
+        key, RELATION, pairs(links), chunk_size=100, max_chunks=10, origin=ORIGIN, target=target
+    )
     if status:
-        ledger.finish_run(key, status=status, detail=None, finished_at=MOMENT)
+        ledger.runs.finish(key, status=status, detail=None, finished_at=MOMENT)
 
 
 def test_recent_runs_are_told_newest_first_and_no_more_than_asked_for(dated: Ledger, clock: Clock) -> None:
@@ -105,62 +107,62 @@ def test_without_a_run_of_its_own_all_runs_of_the_job_count(dated: Ledger, clock
 def test_a_sample_is_spread_over_the_plan(ledger: Ledger, links: int, limit: int, places: list[int]) -> None:
     all_pairs = pairs(links)
     planned(ledger, all_pairs)
-    assert ledger.sample(RUN, limit) == [Link(*all_pairs[place]) for place in places]
+    assert ledger.plans.sample(RUN, limit) == [Link(*all_pairs[place]) for place in places]
 
 
 def test_a_sample_holds_no_link_that_cannot_be_sent(ledger: Ledger) -> None:
     planned(ledger, [("", "d"), ("c", "."), *pairs(2), (" x", "d")])
-    assert ledger.sample(RUN) == [Link(*pair) for pair in pairs(2)]
+    assert ledger.plans.sample(RUN) == [Link(*pair) for pair in pairs(2)]
 
 
 def test_a_run_without_a_plan_has_no_sample(ledger: Ledger) -> None:
-    ledger.start_run(run_start())
-    assert ledger.sample(RUN) == []
-    assert ledger.sample("no such run") == []
+    ledger.runs.start(run_start())
+    assert ledger.plans.sample(RUN) == []
+    assert ledger.plans.sample("no such run") == []
 
 
 def test_facts_are_noted(ledger: Ledger) -> None:
     planned(ledger)
-    ledger.record_facts(RUN, known_links=5_000_000_000, source_as_of=MOMENT)
-    stored = ledger.get_run(RUN)
+    ledger.runs.record_source_facts(RUN, known_links=5_000_000_000, source_as_of=MOMENT)
+    stored = ledger.runs.get(RUN)
     assert stored is not None
     assert (stored.known_links, stored.source_as_of) == (5_000_000_000, MOMENT)
     with pytest.raises(PlanError, match="holds no run"):
-        ledger.record_facts("no such run", known_links=1, source_as_of=None)
+        ledger.runs.record_source_facts("no such run", known_links=1, source_as_of=None)
 
 
 def test_a_run_that_asks_sends_nothing_without_a_yes(ledger: Ledger) -> None:
     planned(ledger)
-    assert ledger.stop_reason(RUN) is None
-    ledger.ask_approval(RUN)
-    assert "has not done so" in str(ledger.stop_reason(RUN))
-    ledger.record_approval(RUN, approval="rejected", approved_by="jo", approved_at=MOMENT)
-    assert ledger.stop_reason(RUN) == "the run was rejected"
-    ledger.finish_run(RUN, status="rejected", detail=None, finished_at=MOMENT)
-    assert ledger.stop_reason(RUN) == "the run was rejected"
-    ledger.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
-    assert ledger.stop_reason(RUN) is None
-    ledger.stop_run(RUN, "out of credits")
-    assert ledger.stop_reason(RUN) == "out of credits"
-    assert ledger.stop_reason("no such run") is None
+    assert ledger.runs.stop_reason(RUN) is None
+    ledger.runs.ask_approval(RUN)
+    assert "has not done so" in str(ledger.runs.stop_reason(RUN))
+    ledger.runs.record_approval(RUN, approval="rejected", approved_by="jo", approved_at=MOMENT)
+    assert ledger.runs.stop_reason(RUN) == "the run was rejected"
+    ledger.runs.finish(RUN, status="rejected", detail=None, finished_at=MOMENT)
+    assert ledger.runs.stop_reason(RUN) == "the run was rejected"
+    ledger.runs.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
+    assert ledger.runs.stop_reason(RUN) is None
+    ledger.runs.stop(RUN, "out of credits")
+    assert ledger.runs.stop_reason(RUN) == "out of credits"
+    assert ledger.runs.stop_reason("no such run") is None
 
 
 def test_a_new_decision_of_the_guards_takes_an_approval_back(ledger: Ledger) -> None:
     planned(ledger)
-    ledger.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
-    ledger.record_guard(RUN, "breached again")
-    stored = ledger.get_run(RUN)
+    ledger.runs.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
+    ledger.runs.record_guard(RUN, "breached again")
+    stored = ledger.runs.get(RUN)
     assert stored is not None
     assert (stored.approval, stored.approved_by, stored.approved_at) == (None, None, None)
 
 
 def test_a_change_of_state_is_told_once_with_what_was_before(ledger: Ledger, engine: sa.Engine) -> None:
     told = [
-        ledger.record_job_state(JOB, state, f"run-{number}")
+        ledger.runs.record_job_state(JOB, state, f"run-{number}")
         for number, state in enumerate(["ok", "ok", "failed", "failed", "ok", "breach"])
     ]
     assert told == ["", None, "ok", None, "failed", "ok"]
-    assert ledger.record_job_state("another", "failed", "run") == ""
+    assert ledger.runs.record_job_state("another", "failed", "run") == ""
     rows = rows_of(engine, tables.job_states)
     assert [(row["job"], row["state"], row["run_key"]) for row in rows] == [
         ("another", "failed", "run"),
@@ -172,9 +174,9 @@ def test_a_change_of_state_is_told_once_with_what_was_before(ledger: Ledger, eng
 @pytest.mark.parametrize("before", [None, "ok"])
 def test_of_many_that_note_the_same_change_one_has_made_it(ledger: Ledger, before: str | None) -> None:
     if before:
-        ledger.record_job_state(JOB, before, "run-0")
+        ledger.runs.record_job_state(JOB, before, "run-0")
     with ThreadPoolExecutor(8) as pool:
         told = list(
-            pool.map(lambda number: ledger.record_job_state(JOB, "failed", f"run-{number}"), range(8))
+            pool.map(lambda number: ledger.runs.record_job_state(JOB, "failed", f"run-{number}"), range(8))
         )
     assert sorted(told, key=str) == sorted([before or "", *[None] * 7], key=str)

@@ -45,16 +45,16 @@ def all_of(engine: sa.Engine, run_key: str) -> list[dict[str, Any]]:
 
 
 def crash(ledger: Ledger, run_key: str = RUN) -> None:
-    ledger.take(ledger.claim_chunk(run_key, 0, "a try that dies"), 2)
+    ledger.claims.take(ledger.claims.claim(run_key, 0, "a try that dies"), 2)
 
 
 def close(ledger: Ledger) -> None:
     crash(ledger)
-    ledger.close_unfinished_links(RUN, origin=ORIGIN)
+    ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)
 
 
 def finish(ledger: Ledger) -> None:
-    ledger.finish_run(RUN, status="failed", detail="over", finished_at=MOMENT)
+    ledger.runs.finish(RUN, status="failed", detail="over", finished_at=MOMENT)
 
 
 @pytest.mark.parametrize(
@@ -65,10 +65,10 @@ def finish(ledger: Ledger) -> None:
         pytest.param(lambda ledger: drive(ledger, outcome=Outcome.UNKNOWN), id="settle as unknown"),
         pytest.param(close, id="close"),
         pytest.param(finish, id="finish"),
-        pytest.param(lambda ledger: ledger.mark_running(RUN), id="mark running"),
-        pytest.param(lambda ledger: ledger.stop_run(RUN, "credits"), id="stop"),
-        pytest.param(lambda ledger: ledger.record_guard(RUN, "passed"), id="guard"),
-        pytest.param(lambda ledger: ledger.set_org_id(RUN, "1"), id="org"),
+        pytest.param(lambda ledger: ledger.runs.mark_running(RUN), id="mark running"),
+        pytest.param(lambda ledger: ledger.runs.stop(RUN, "credits"), id="stop"),
+        pytest.param(lambda ledger: ledger.runs.record_guard(RUN, "passed"), id="guard"),
+        pytest.param(lambda ledger: ledger.runs.set_org_id(RUN, "1"), id="org"),
     ],
 )
 @pytest.mark.parametrize("state", ["planned", "claimed", "in flight"])
@@ -78,7 +78,7 @@ def test_another_run_with_the_same_links_stays_as_it_is(
     for run_key in (RUN, OTHER):
         planned(ledger, [*pairs(5), ("c-1", "")], run_key=run_key, chunk_size=3)
     if state == "claimed":
-        ledger.claim_chunk(OTHER, 0, "a try")
+        ledger.claims.claim(OTHER, 0, "a try")
     if state == "in flight":
         crash(ledger, OTHER)
     before, mine = all_of(engine, OTHER), all_of(engine, RUN)
@@ -91,32 +91,32 @@ def test_another_run_with_the_same_links_stays_as_it_is(
 
 def test_another_chunk_of_the_run_stays_as_it_is(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(6), chunk_size=3)
-    mine = ledger.claim_chunk(RUN, 0, "mine")
-    theirs = ledger.claim_chunk(RUN, 1, "theirs")
+    mine = ledger.claims.claim(RUN, 0, "mine")
+    theirs = ledger.claims.claim(RUN, 1, "theirs")
     before = rows_of(engine, tables.chunks)[1], rows_of(engine, tables.links)[3:]
 
-    settle(ledger, mine, ledger.take(mine, 9))
+    settle(ledger, mine, ledger.claims.take(mine, 9))
 
     assert (rows_of(engine, tables.chunks)[1], rows_of(engine, tables.links)[3:]) == before
-    assert len(ledger.take(theirs, 9)) == 3
+    assert len(ledger.claims.take(theirs, 9)) == 3
 
 
 def test_a_zombie_that_has_written_nothing_is_fenced_out_as_well(ledger: Ledger) -> None:
     planned(ledger, pairs(2))
-    zombie = ledger.claim_chunk(RUN, 0, "a zombie")
-    newer = ledger.claim_chunk(RUN, 0, "a newer try")
+    zombie = ledger.claims.claim(RUN, 0, "a zombie")
+    newer = ledger.claims.claim(RUN, 0, "a newer try")
 
     with pytest.raises(ClaimLostError, match="of a zombie"):
-        ledger.take(zombie, 1)
-    assert len(ledger.take(newer, 9)) == 2
+        ledger.claims.take(zombie, 1)
+    assert len(ledger.claims.take(newer, 9)) == 2
 
 
 def test_a_settled_link_between_two_others_stays_settled(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3))
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    settle(ledger, claim, ledger.take(claim, 3)[1:2])
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    settle(ledger, claim, ledger.claims.take(claim, 3)[1:2])
 
-    taken = ledger.take(ledger.claim_chunk(RUN, 0, "another try"), 3)
+    taken = ledger.claims.take(ledger.claims.claim(RUN, 0, "another try"), 3)
 
     assert [link.seq for link in taken] == [0, 2]
     assert states(engine) == [("in_flight", None), ("settled", "removed"), ("in_flight", None)]
@@ -127,10 +127,12 @@ def test_figures_are_of_one_run_alone(ledger: Ledger) -> None:
     planned(ledger, pairs(4), run_key=OTHER)
     drive(ledger)
 
-    assert (ledger.pending(RUN), ledger.pending(OTHER)) == (2, 4)
-    assert ledger.counts(RUN)[Outcome.REMOVED] == 3
-    assert sum(ledger.counts(OTHER).values()) == 0
-    assert [link.link.external_id for link in ledger.take(ledger.claim_chunk(OTHER, 0, "a try"), 9)] == [
+    assert (ledger.runs.pending(RUN), ledger.runs.pending(OTHER)) == (2, 4)
+    assert ledger.runs.counts(RUN)[Outcome.REMOVED] == 3
+    assert sum(ledger.runs.counts(OTHER).values()) == 0
+    assert [
+        link.link.external_id for link in ledger.claims.take(ledger.claims.claim(OTHER, 0, "a try"), 9)
+    ] == [
         "c-00000",
         "c-00000",
         "c-00000",
@@ -151,10 +153,10 @@ def test_links_are_closed_under_the_claim_of_their_own_chunk(ledger: Ledger, eng
     planned(ledger, pairs(9), chunk_size=3)
     drive(ledger, 1)
     for _ in range(4):
-        crash_in = ledger.claim_chunk(RUN, 2, "a try that dies")
-    ledger.take(crash_in, 1)
+        crash_in = ledger.claims.claim(RUN, 2, "a try that dies")
+    ledger.claims.take(crash_in, 1)
 
-    assert ledger.close_unfinished_links(RUN, origin=ORIGIN).total() == 6
+    assert ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN).total() == 6
 
     closed = [row for row in rows_of(engine, tables.audit, "seq") if row["outcome"] != "removed"]
     assert [(row["seq"], row["claim_no"]) for row in closed] == [
@@ -172,8 +174,8 @@ def test_links_are_closed_under_the_claim_of_their_own_chunk(ledger: Ledger, eng
 
 def test_a_result_needs_its_link_in_flight(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(1))
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    taken = ledger.take(claim, 1)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    taken = ledger.claims.take(claim, 1)
     with engine.begin() as connection:
         connection.execute(sa.update(tables.links).values(state="planned"))
 
@@ -184,9 +186,9 @@ def test_a_result_needs_its_link_in_flight(ledger: Ledger, engine: sa.Engine) ->
 
 def test_a_dry_run_needs_no_link_in_flight(ledger: Ledger) -> None:
     planned(ledger, pairs(1))
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    (link,) = ledger.take(claim, 1, in_flight=False)
-    ledger.settle(
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    (link,) = ledger.claims.take(claim, 1, in_flight=False)
+    ledger.claims.settle(
         claim,
         [result(link, Outcome.WOULD_REMOVE)],
         origin=ORIGIN,
@@ -194,19 +196,19 @@ def test_a_dry_run_needs_no_link_in_flight(ledger: Ledger) -> None:
         job=JOB,
         in_flight=False,
     )
-    assert ledger.pending(RUN) == 0
+    assert ledger.runs.pending(RUN) == 0
 
 
 def test_text_for_a_run_is_cut_to_what_it_holds(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(1))
-    ledger.record_guard(RUN, "a\x00" + "b" * 2_000)
+    ledger.runs.record_guard(RUN, "a\x00" + "b" * 2_000)
     (run,) = rows_of(engine, tables.runs)
     assert run["guard_decision"] == "a\\u0000" + "b" * 993
 
 
 def test_slots_of_another_connection_and_holder_stay_as_they_are(ledger: Ledger, engine: sa.Engine) -> None:
     def lease(connection: str, holder: str, wanted: int) -> list[int]:
-        return ledger.lease_slots(connection, holder, wanted=wanted, limit=4, lease_s=1)
+        return ledger.slots.lease(connection, holder, wanted=wanted, limit=4, lease_s=1)
 
     for connection in (ZOHO, SANDBOX):
         assert lease(connection, "a", 2) == [0, 1]
@@ -214,7 +216,7 @@ def test_slots_of_another_connection_and_holder_stay_as_they_are(ledger: Ledger,
     before = rows_of(engine, tables.slots)
     sandbox = [row for row in before if row["connection"] == SANDBOX]
 
-    ledger.release_slots(ZOHO, "a")
+    ledger.slots.release(ZOHO, "a")
 
     after = rows_of(engine, tables.slots)
     assert [row for row in after if row["connection"] == SANDBOX] == sandbox
@@ -222,7 +224,7 @@ def test_slots_of_another_connection_and_holder_stay_as_they_are(ledger: Ledger,
 
     lease(ZOHO, "c", 2)
     assert [row for row in rows_of(engine, tables.slots) if row["connection"] == SANDBOX] == sandbox
-    assert ledger.renew_slots("never leased from", "a", lease_s=1) == []
+    assert ledger.slots.renew("never leased from", "a", lease_s=1) == []
 
 
 @pytest.mark.parametrize(
@@ -238,8 +240,8 @@ def test_a_lease_that_cannot_be_is_refused_by_name(
     ledger: Ledger, connection: str, holder: str, lease_s: float, says: str
 ) -> None:
     with pytest.raises(ZohoConfigError, match=says):
-        ledger.lease_slots(connection, holder, wanted=1, limit=1, lease_s=lease_s)
+        ledger.slots.lease(connection, holder, wanted=1, limit=1, lease_s=lease_s)
 
 
 def test_the_longest_names_and_the_shortest_lease_are_taken(ledger: Ledger) -> None:
-    assert ledger.lease_slots("z" * 250, "a" * 250, wanted=1, limit=1, lease_s=0.5) == [0]
+    assert ledger.slots.lease("z" * 250, "a" * 250, wanted=1, limit=1, lease_s=0.5) == [0]

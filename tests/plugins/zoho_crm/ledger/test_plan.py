@@ -68,7 +68,7 @@ def test_plan_is_ordered_by_parent_and_cut_into_chunks(ledger: Ledger, engine: s
 def test_plan_is_noted_on_its_run(ledger: Ledger) -> None:
     planned(ledger, [*pairs(3), *pairs(2), ("", "x")])
 
-    run = ledger.get_run(RUN)
+    run = ledger.runs.get(RUN)
 
     assert run is not None
     assert (run.source_rows, run.planned, run.duplicates, run.invalid) == (6, 4, 2, 1)
@@ -96,7 +96,7 @@ def test_chunks_grow_rather_than_be_too_many(
 
     assert [chunk["links"] for chunk in summary.chunks] == sizes
     assert sum(drive(ledger, chunk["chunk_no"]) for chunk in summary.chunks) == count
-    assert ledger.pending(RUN) == 0
+    assert ledger.runs.pending(RUN) == 0
 
 
 @pytest.mark.parametrize(("chunk_size", "max_chunks"), [(0, 1), (1, 0), (-1, 5)])
@@ -109,16 +109,16 @@ def test_source_without_rows_gives_an_empty_plan(ledger: Ledger) -> None:
     summary = planned(ledger, [])
 
     assert (summary.source_rows, summary.planned, summary.chunks) == (0, 0, [])
-    assert ledger.plan_of(RUN) == summary
-    assert ledger.counts(RUN) == {}
+    assert ledger.plans.get(RUN) == summary
+    assert ledger.runs.counts(RUN) == {}
 
 
 def test_source_of_invalid_rows_only_gives_a_plan_without_chunks(ledger: Ledger) -> None:
     summary = planned(ledger, [(None, "a"), ("b", ".."), (None, "a")])
 
     assert (summary.planned, summary.duplicates, summary.invalid, summary.chunks) == (2, 1, 2, [])
-    assert ledger.counts(RUN) == {Outcome.INVALID: 2}
-    assert ledger.pending(RUN) == 0
+    assert ledger.runs.counts(RUN) == {Outcome.INVALID: 2}
+    assert ledger.runs.pending(RUN) == 0
 
 
 def test_link_named_several_times_is_planned_once(ledger: Ledger, engine: sa.Engine) -> None:
@@ -170,13 +170,13 @@ def test_planning_again_changes_nothing_and_reads_nothing(ledger: Ledger, engine
 
     again = planned(ledger, unread(), chunk_size=4)
 
-    assert again == first == ledger.plan_of(RUN)
+    assert again == first == ledger.plans.get(RUN)
     assert rows_of(engine, tables.links) == before
 
 
 def test_run_that_was_not_started_cannot_be_planned(ledger: Ledger) -> None:
     with pytest.raises(PlanError, match="start the run"):
-        ledger.plan_run("other", RELATION, [], chunk_size=1, max_chunks=1, origin=ORIGIN, target=TARGET)
+        ledger.plans.create("other", RELATION, [], chunk_size=1, max_chunks=1, origin=ORIGIN, target=TARGET)
 
 
 def test_plan_of_another_relation_is_refused_even_if_one_is_stored(ledger: Ledger) -> None:
@@ -184,7 +184,7 @@ def test_plan_of_another_relation_is_refused_even_if_one_is_stored(ledger: Ledge
     other = Relation("Deals", "Deal_Ref", "Contacts", "Contacts", "Customer_Ref")
 
     with pytest.raises(PlanError, match="start a new run for another relation"):
-        ledger.plan_run(RUN, other, [], chunk_size=1, max_chunks=1, origin=ORIGIN, target=TARGET)
+        ledger.plans.create(RUN, other, [], chunk_size=1, max_chunks=1, origin=ORIGIN, target=TARGET)
 
 
 @pytest.mark.parametrize("row", [("a",), ("a", "b", "c"), 7], ids=repr)
@@ -192,7 +192,7 @@ def test_row_that_is_not_a_pair_stops_the_plan(ledger: Ledger, row: Any) -> None
     with pytest.raises(PlanError, match="select just these two columns"):
         planned(ledger, [("a", "b"), row])
 
-    assert ledger.plan_of(RUN) is None
+    assert ledger.plans.get(RUN) is None
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -204,7 +204,7 @@ def test_source_that_breaks_leaves_nothing_behind(ledger: Ledger, engine: sa.Eng
     with pytest.raises(ConnectionError):
         planned(ledger, breaks())
 
-    assert ledger.plan_of(RUN) is None
+    assert ledger.plans.get(RUN) is None
     assert (
         rows_of(engine, tables.links)
         == rows_of(engine, tables.staging)
@@ -225,7 +225,7 @@ def test_plan_appears_whole_or_not_at_all(
         with pytest.raises(MemoryError):
             planned(ledger, [*pairs(5), (None, None)])
 
-    run = ledger.get_run(RUN)
+    run = ledger.runs.get(RUN)
     assert run is not None
     assert (run.planned_at, run.planned) == (None, None)
     assert rows_of(engine, tables.links) == rows_of(engine, tables.chunks) == []
@@ -234,7 +234,7 @@ def test_plan_appears_whole_or_not_at_all(
 
 def test_rows_of_dead_attempts_are_cleared_away(ledger: Ledger, engine: sa.Engine) -> None:
     now = datetime.now(UTC)
-    ledger.start_run(run_start("other"))
+    ledger.runs.start(run_start("other"))
     planned(ledger, pairs(1))
     _stage(engine, "aged", "other", now - timedelta(days=2))
     _stage(engine, "too late", RUN, now)
@@ -270,7 +270,7 @@ def test_slow_planner_whose_rows_were_cleared_away_returns_what_another_has_publ
 
     summary = planned(ledger, slow())
 
-    assert summary == ledger.plan_of(RUN)
+    assert summary == ledger.plans.get(RUN)
     assert summary.planned == 3
     assert rows_of(engine, tables.staging) == rows_of(engine, tables.attempts) == []
 
@@ -290,7 +290,7 @@ def test_batches_and_pages_join_without_a_gap(ledger: Ledger, engine: sa.Engine)
 
     assert (summary.source_rows, summary.planned, summary.duplicates) == (155, 152, 3)
     assert [chunk["links"] for chunk in summary.chunks] == [30, 30, 30, 11]
-    assert ledger.counts(RUN) == {Outcome.INVALID: 51}
+    assert ledger.runs.counts(RUN) == {Outcome.INVALID: 51}
     assert [row["seq"] for row in rows_of(engine, tables.audit, "seq")] == list(range(101, 152))
 
 
@@ -300,7 +300,7 @@ def test_times_of_a_plan_come_from_the_clock(engine: sa.Engine) -> None:
 
     planned(ledger, [(None, None)])
 
-    run = ledger.get_run(RUN)
+    run = ledger.runs.get(RUN)
     assert run is not None
     assert run.started_at == run.planned_at == MOMENT
     assert rows_of(engine, tables.audit)[0]["finished_at"] == MOMENT

@@ -34,14 +34,14 @@ ROLE = '{"Contact_Role": {"id": "7", "name": "Jo of person-000"}}'
 
 
 def finish(ledger: Ledger, run_key: str = RUN, *, at: datetime = MOMENT) -> None:
-    ledger.finish_run(run_key, status="partial", detail=None, finished_at=at)
+    ledger.runs.finish(run_key, status="partial", detail=None, finished_at=at)
 
 
 @pytest.fixture
 def done(ledger: Ledger) -> Ledger:
     """A finished and sealed run with all that names people: ids, attributes, messages, invalid links, a failed one."""
-    ledger.start_run(run_start(params={"where": "external_id = 'person-001'"}, reason="because"))
-    ledger.plan_run(
+    ledger.runs.start(run_start(params={"where": "external_id = 'person-001'"}, reason="because"))
+    ledger.plans.create(
         RUN,
         RELATION,
         [*PEOPLE, ("person-bad", None)],
@@ -50,18 +50,18 @@ def done(ledger: Ledger) -> Ledger:
         origin=ORIGIN,
         target=TARGET,
     )
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    ledger.store_snapshots(claim, {0: ROLE})
-    first, second, *others = ledger.take(claim, 4)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    ledger.claims.store_snapshots(claim, {0: ROLE})
+    first, second, *others = ledger.claims.take(claim, 4)
     results = [
         result(first, zoho_message="relation removed", detail="found at /Contacts/PERSON-000"),
         result(second, Outcome.FAILED, zoho_message="no record deal%2D001", detail="asked twice"),
         *(result(link) for link in others),
     ]
-    ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+    ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
     drive(ledger, 1)
     finish(ledger)
-    ledger.seal_run(RUN)
+    ledger.finalizer.seal(RUN)
     return ledger
 
 
@@ -185,22 +185,22 @@ def test_doing_it_again_changes_nothing(done: Ledger, engine: sa.Engine) -> None
 
 def test_run_that_is_needed_is_refused(ledger: Ledger, engine: sa.Engine) -> None:
     with pytest.raises(PlanError, match="holds no run"):
-        ledger.pseudonymise("no such run")
+        ledger.retention.pseudonymize("no such run")
     planned(ledger, PEOPLE)
     before = everything(engine)
 
     with pytest.raises(PlanError, match="is not finished"):
-        ledger.pseudonymise(RUN)
+        ledger.retention.pseudonymize(RUN)
     assert everything(engine) == before
 
     drive(ledger, outcome=Outcome.FAILED)
     finish(ledger)
-    claim = ledger.claim_chunk(RUN, 0, "after a clear")
-    links = ledger.take(claim, 3)
+    claim = ledger.claims.claim(RUN, 0, "after a clear")
+    links = ledger.claims.take(claim, 3)
     with pytest.raises(PlanError, match="3 of its links have no outcome yet; nothing was changed"):
-        ledger.pseudonymise(RUN)
+        ledger.retention.pseudonymize(RUN)
     settle(ledger, claim, links)
-    assert ledger.pseudonymise(RUN) == 11
+    assert ledger.retention.pseudonymize(RUN) == 11
 
 
 def test_runs_are_found_by_job_and_age(ledger: Ledger) -> None:
@@ -210,17 +210,17 @@ def test_runs_are_found_by_job_and_age(ledger: Ledger) -> None:
         drive(ledger, run_key=key, outcome=Outcome.FAILED)
         if days:
             finish(ledger, key, at=MOMENT - timedelta(days=days))
-    ledger.take(ledger.claim_chunk("open", 0, "after a clear"), 1)
-    ledger.start_run(run_start("of another job", job="another"))
+    ledger.claims.take(ledger.claims.claim("open", 0, "after a clear"), 1)
+    ledger.runs.start(run_start("of another job", job="another"))
     finish(ledger, "of another job", at=MOMENT - timedelta(days=10))
 
-    assert ledger.runs_to_pseudonymise(JOB, MOMENT - timedelta(days=5)) == ["old", "older"]
-    assert ledger.runs_to_pseudonymise("another", MOMENT - timedelta(days=5)) == ["of another job"]
+    assert ledger.retention.due_runs(JOB, MOMENT - timedelta(days=5)) == ["old", "older"]
+    assert ledger.retention.due_runs("another", MOMENT - timedelta(days=5)) == ["of another job"]
     in_future = datetime.now(UTC) + timedelta(days=1)
-    assert sorted(ledger.unfinished_runs(JOB, in_future)) == ["open", "running"]
-    assert ledger.unfinished_runs(JOB, MOMENT) == []
-    ledger.pseudonymise("old")
-    assert ledger.runs_to_pseudonymise(JOB, MOMENT - timedelta(days=5)) == ["older"]
+    assert sorted(ledger.retention.unfinished_runs(JOB, in_future)) == ["open", "running"]
+    assert ledger.retention.unfinished_runs(JOB, MOMENT) == []
+    ledger.retention.pseudonymize("old")
+    assert ledger.retention.due_runs(JOB, MOMENT - timedelta(days=5)) == ["older"]
 
 
 def test_other_runs_keep_their_ids(done: Ledger, engine: sa.Engine) -> None:
@@ -236,8 +236,8 @@ def test_finished_run_without_links_is_done_at_once(ledger: Ledger) -> None:
     planned(ledger)
     finish(ledger, at=datetime(2026, 1, 1, tzinfo=UTC))
 
-    assert ledger.pseudonymise(RUN) == 0
-    assert ledger.runs_to_pseudonymise(JOB, LATER) == []
+    assert ledger.retention.pseudonymize(RUN) == 0
+    assert ledger.retention.due_runs(JOB, LATER) == []
 
 
 @pytest.mark.parametrize(

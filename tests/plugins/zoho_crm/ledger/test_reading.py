@@ -65,7 +65,7 @@ IDS = [
 
 
 def stored(ledger: Ledger, run_key: str = RUN) -> StoredRun:
-    run = ledger.get_run(run_key)
+    run = ledger.runs.get(run_key)
     assert run is not None
     return run
 
@@ -144,15 +144,17 @@ def test_links_come_in_the_order_of_their_related_ids_where_many_begin_so(
 
 def test_link_is_told_with_its_last_try(ledger: Ledger):
     planned(ledger, [("c-1", "d-1"), ("c-2", "d-2")])
-    first = ledger.claim_chunk(RUN, 0, "first")
-    links = ledger.take(first, 10)
+    first = ledger.claims.claim(RUN, 0, "first")
+    links = ledger.claims.take(first, 10)
     options = {"origin": ORIGIN, "target": TARGET, "job": JOB}
-    ledger.settle(first, [result(each, Outcome.FAILED, zoho_message="busy") for each in links], **options)
-    second = ledger.claim_chunk(RUN, 0, "second")
-    (again, _) = ledger.take(second, 10)
+    ledger.claims.settle(
+        first, [result(each, Outcome.FAILED, zoho_message="busy") for each in links], **options
+    )
+    second = ledger.claims.claim(RUN, 0, "second")
+    (again, _) = ledger.claims.take(second, 10)
     # The clock of the second worker is behind.
     earlier = MOMENT - timedelta(hours=1)
-    ledger.settle(
+    ledger.claims.settle(
         second, [result(again, Outcome.REMOVED, finished_at=earlier, zoho_message="gone")], **options
     )
 
@@ -167,8 +169,8 @@ def test_link_is_told_with_its_last_try(ledger: Ledger):
 def test_run_whose_ids_were_replaced_has_counts_and_no_links(ledger: Ledger):
     planned(ledger, [("c-1", "d-1"), ("..", "d-1")])
     drive(ledger)
-    ledger.finish_run(RUN, status="succeeded", detail=None, finished_at=MOMENT)
-    ledger.pseudonymise(RUN)
+    ledger.runs.finish(RUN, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.retention.pseudonymize(RUN)
     run = stored(ledger)
 
     assert found(ledger) == found(ledger, external_id="c") == found(ledger, outcome="removed") == []
@@ -188,20 +190,20 @@ def test_progress_counts_links_and_chunks_while_a_run_goes_on(ledger: Ledger):
     assert told() == (1, 0, {"invalid": 1})
     drive(ledger, 1, Outcome.REMOVED)
     drive(ledger, 2, Outcome.ALREADY_ABSENT)
-    claim = ledger.claim_chunk(RUN, 4, "a try")
-    links = ledger.take(claim, 10)
+    claim = ledger.claims.claim(RUN, 4, "a try")
+    links = ledger.claims.take(claim, 10)
     settle(ledger, claim, links[:2], Outcome.REMOVED)
     assert told() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
     settle(ledger, claim, links[2:], Outcome.FAILED)
     assert told() == (26, 3, {"invalid": 1, "removed": 12, "already_absent": 10, "failed": 3})
-    ledger.take(ledger.claim_chunk(RUN, 4, "again"), 10)
+    ledger.claims.take(ledger.claims.claim(RUN, 4, "again"), 10)
     assert told() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
 
 
 def test_progress_of_a_finished_run_is_what_its_row_says(ledger: Ledger):
     planned(ledger, [("c-1", "d-1"), ("c-2", "d-2")])
     drive(ledger)
-    ledger.finish_run(RUN, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.runs.finish(RUN, status="succeeded", detail=None, finished_at=MOMENT)
 
     far = progress(ledger.engine, stored(ledger))
 
@@ -212,11 +214,11 @@ def test_reasons_are_of_the_last_try_and_the_most_frequent_first(ledger: Ledger)
     planned(ledger, [(f"c-{n:02}", "d") for n in range(10)] + [("", "d")])
     options = {"origin": ORIGIN, "target": TARGET, "job": JOB}
     for message in ("busy", "still busy"):
-        claim = ledger.claim_chunk(RUN, 0, "a try")
-        links = ledger.take(claim, 20)
+        claim = ledger.claims.claim(RUN, 0, "a try")
+        links = ledger.claims.take(claim, 20)
         failed = [result(each, Outcome.FAILED, zoho_code="E", zoho_message=message) for each in links[:4]]
         locked = [result(each, Outcome.REJECTED, zoho_code="RECORD_LOCKED") for each in links[4:6]]
-        ledger.settle(claim, failed + locked, **options)
+        ledger.claims.settle(claim, failed + locked, **options)
     run = stored(ledger)
 
     told = reasons(ledger.engine, run, progress(ledger.engine, run))
@@ -230,8 +232,8 @@ def test_reasons_are_of_the_last_try_and_the_most_frequent_first(ledger: Ledger)
 
 def test_runs_are_paged_newest_first_and_filtered(ledger: Ledger):
     for number in range(9):
-        ledger.start_run(run_start(f"run-{number}", mode="apply"))
-    ledger.start_run(run_start("other", job="another"))
+        ledger.runs.start(run_start(f"run-{number}", mode="apply"))
+    ledger.runs.start(run_start("other", job="another"))
     with ledger.engine.begin() as connection:
         for number in range(9):
             # Two at a time at the same moment.
@@ -262,12 +264,12 @@ def test_runs_are_paged_newest_first_and_filtered(ledger: Ledger):
 
 def test_days_count_what_finished_runs_have_changed(ledger: Ledger):
     for key, mode, target in (("one", "apply", TARGET), ("two", "apply", TARGET)):
-        ledger.start_run(run_start(key, mode=mode, target=target))
-        ledger.plan_run(
+        ledger.runs.start(run_start(key, mode=mode, target=target))
+        ledger.plans.create(
             key, TARGET.relation, [("c", "d")], chunk_size=5, max_chunks=5, origin=ORIGIN, target=TARGET
         )
         drive(ledger, run_key=key)
-    ledger.finish_run("one", status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.runs.finish("one", status="succeeded", detail=None, finished_at=MOMENT)
 
     (counted,) = outcomes_by_day(ledger.engine, RunFilter(), visible=VISIBLE).values()
 
@@ -279,11 +281,11 @@ def test_story_is_told_the_last_first_and_with_the_run(ledger: Ledger):
     planned(ledger, [("c-1", "d-1")])
     drive(ledger, outcome=Outcome.FAILED)
     drive(ledger, outcome=Outcome.REMOVED)
-    ledger.start_run(run_start("later", reason="once more", origin_run_key=RUN))
-    ledger.plan_run(
+    ledger.runs.start(run_start("later", reason="once more", origin_run_key=RUN))
+    ledger.plans.create(
         "later", TARGET.relation, [("c-1", "d-1")], chunk_size=5, max_chunks=5, origin=ORIGIN, target=TARGET
     )
-    (link,) = ledger.take(ledger.claim_chunk("later", 0, "a try"), 1)
+    (link,) = ledger.claims.take(ledger.claims.claim("later", 0, "a try"), 1)
     drive(ledger, outcome=Outcome.ALREADY_ABSENT, run_key="later")
 
     events = link_history(ledger.engine, link.pair_key, visible=VISIBLE)

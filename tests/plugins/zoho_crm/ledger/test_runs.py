@@ -42,9 +42,9 @@ def test_run_is_stored_as_it_started(ledger: Ledger) -> None:
         params={"mode": "apply", "links": "a\u0000,b", "at": MOMENT},
     )
 
-    stored = ledger.start_run(start)
+    stored = ledger.runs.start(start)
 
-    assert stored == ledger.get_run(RUN)
+    assert stored == ledger.runs.get(RUN)
     assert (stored.window_start, stored.window_end) == (start.window_start, start.window_end)
     assert stored.reason == "stale links\\u0000 of \\ud800 last week"
     assert stored.params == {"mode": "apply", "links": "a\u0000,b", "at": str(MOMENT)}
@@ -61,10 +61,10 @@ def test_run_is_stored_as_it_started(ledger: Ledger) -> None:
 
 
 def test_run_that_is_started_again_is_what_it_was_the_first_time(ledger: Ledger) -> None:
-    first = ledger.start_run(run_start(window_start=MOMENT, window_end=MOMENT + timedelta(hours=1)))
+    first = ledger.runs.start(run_start(window_start=MOMENT, window_end=MOMENT + timedelta(hours=1)))
 
     dry = replace(TARGET, dry_run=True)
-    again = ledger.start_run(run_start(window_start=None, mode="dry_run", target=dry, reason="another"))
+    again = ledger.runs.start(run_start(window_start=None, mode="dry_run", target=dry, reason="another"))
 
     assert again == first
 
@@ -74,18 +74,18 @@ def test_run_that_another_process_starts_at_the_same_moment_is_the_one_it_stored
 ) -> None:
     def looks_a_moment_too_early(*_: object) -> None:
         monkeypatch.undo()
-        ledger.start_run(run_start(reason="first"))
+        ledger.runs.start(run_start(reason="first"))
 
     monkeypatch.setattr(runs, "get_run", looks_a_moment_too_early)
 
-    assert ledger.start_run(run_start(reason="second")).reason == "first"
+    assert ledger.runs.start(run_start(reason="second")).reason == "first"
 
 
 def test_run_without_a_key_in_the_database_is_none(ledger: Ledger) -> None:
-    assert ledger.get_run("no such run") is None
-    assert ledger.plan_of("no such run") is None
-    assert ledger.counts("no such run") == {}
-    assert ledger.pending("no such run") == 0
+    assert ledger.runs.get("no such run") is None
+    assert ledger.plans.get("no such run") is None
+    assert ledger.runs.counts("no such run") == {}
+    assert ledger.runs.pending("no such run") == 0
 
 
 @pytest.mark.parametrize(
@@ -102,22 +102,22 @@ def test_run_without_a_key_in_the_database_is_none(ledger: Ledger) -> None:
 )
 def test_run_that_contradicts_itself_is_refused(ledger: Ledger, start: RunStart, named: str) -> None:
     with pytest.raises(ZohoConfigError, match=named):
-        ledger.start_run(start)
+        ledger.runs.start(start)
 
 
 def test_naive_window_is_refused(ledger: Ledger) -> None:
     with pytest.raises(sa.exc.StatementError, match="must be aware"):
-        ledger.start_run(run_start(window_start=MOMENT.replace(tzinfo=None)))
+        ledger.runs.start(run_start(window_start=MOMENT.replace(tzinfo=None)))
 
 
 def test_planned_run_becomes_running_and_a_finished_one_stays_finished(ledger: Ledger) -> None:
     planned(ledger, pairs(1))
 
-    ledger.mark_running(RUN)
+    ledger.runs.mark_running(RUN)
     assert _status(ledger) == "running"
 
-    ledger.finish_run(RUN, status="succeeded", detail=None, finished_at=MOMENT)
-    ledger.mark_running(RUN)
+    ledger.runs.finish(RUN, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.runs.mark_running(RUN)
     assert _status(ledger) == "succeeded"
 
 
@@ -127,13 +127,13 @@ def test_finished_run_holds_counts_derived_from_the_last_audit_row_of_each_link(
     drive(ledger, 0, Outcome.REMOVED)
     drive(ledger, 1, Outcome.UNKNOWN)
 
-    assert ledger.counts(RUN) == {Outcome.REMOVED: 2, Outcome.UNKNOWN: 2, Outcome.INVALID: 1}
-    assert ledger.counts(RUN)[Outcome.FAILED] == 0
-    assert ledger.pending(RUN) == 2
+    assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 2, Outcome.UNKNOWN: 2, Outcome.INVALID: 1}
+    assert ledger.runs.counts(RUN)[Outcome.FAILED] == 0
+    assert ledger.runs.pending(RUN) == 2
 
-    ledger.finish_run(RUN, status=RunStatus.PARTIAL, detail="x" * 5000, finished_at=MOMENT)
+    ledger.runs.finish(RUN, status=RunStatus.PARTIAL, detail="x" * 5000, finished_at=MOMENT)
 
-    stored = ledger.get_run(RUN)
+    stored = ledger.runs.get(RUN)
     assert stored is not None
     expected = {outcome.value: 0 for outcome in Outcome} | {"removed": 2, "unknown": 2, "invalid": 1}
     assert {outcome.value: getattr(stored, outcome.value) for outcome in Outcome} == expected
@@ -145,17 +145,17 @@ def test_status_outside_the_vocabulary_is_refused(ledger: Ledger) -> None:
     planned(ledger)
 
     with pytest.raises(ZohoConfigError, match="'done' is none of planned, running, succeeded"):
-        ledger.finish_run(RUN, status="done", detail=None, finished_at=MOMENT)
+        ledger.runs.finish(RUN, status="done", detail=None, finished_at=MOMENT)
 
 
 def test_guard_approval_and_organisation_are_noted(ledger: Ledger) -> None:
     planned(ledger)
 
-    ledger.set_org_id(RUN, "70000002")
-    ledger.record_guard(RUN, "waits: 500 links, limit 100")
-    ledger.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
+    ledger.runs.set_org_id(RUN, "70000002")
+    ledger.runs.record_guard(RUN, "waits: 500 links, limit 100")
+    ledger.runs.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
 
-    stored = ledger.get_run(RUN)
+    stored = ledger.runs.get(RUN)
     assert stored is not None
     assert (stored.org_id, stored.guard_decision) == ("70000002", "waits: 500 links, limit 100")
     assert (stored.approval, stored.approved_by, stored.approved_at) == ("approved", "jo", MOMENT)
@@ -163,14 +163,14 @@ def test_guard_approval_and_organisation_are_noted(ledger: Ledger) -> None:
 
 def test_stopped_run_says_why_until_it_is_finished(ledger: Ledger) -> None:
     planned(ledger)
-    assert ledger.stop_reason(RUN) is None
+    assert ledger.runs.stop_reason(RUN) is None
 
-    ledger.stop_run(RUN, "out of credits")
-    ledger.stop_run(RUN, "another reason, later")
-    assert ledger.stop_reason(RUN) == "out of credits"
+    ledger.runs.stop(RUN, "out of credits")
+    ledger.runs.stop(RUN, "another reason, later")
+    assert ledger.runs.stop_reason(RUN) == "out of credits"
 
-    ledger.finish_run(RUN, status="stopped", detail=None, finished_at=MOMENT)
-    assert ledger.stop_reason(RUN) is None
+    ledger.runs.finish(RUN, status="stopped", detail=None, finished_at=MOMENT)
+    assert ledger.runs.stop_reason(RUN) is None
 
 
 @pytest.mark.parametrize(
@@ -190,6 +190,6 @@ def test_writing_to_a_run_that_is_not_there_is_an_error(
 
 
 def _status(ledger: Ledger) -> str:
-    stored = ledger.get_run(RUN)
+    stored = ledger.runs.get(RUN)
     assert stored is not None
     return stored.status

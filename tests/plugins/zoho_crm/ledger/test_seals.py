@@ -34,7 +34,7 @@ def test_seal_holds_the_end_of_each_chunk_that_has_rows(ledger: Ledger, engine: 
     drive(ledger, 0)
     drive(ledger, 2)
 
-    seal = ledger.seal_run(RUN)
+    seal = ledger.finalizer.seal(RUN)
 
     rows = rows_of(engine, tables.audit, "chunk_no", "chain_no")
     assert [(row["chunk_no"], row["chain_no"]) for row in rows] == [
@@ -56,9 +56,9 @@ def test_seal_holds_the_end_of_each_chunk_that_has_rows(ledger: Ledger, engine: 
 
 def test_chunk_knows_the_end_of_its_chain(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3), chunk_size=3)
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    ledger.take(claim, 2)
-    ledger.close_unfinished_links(RUN, origin=ORIGIN)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    ledger.claims.take(claim, 2)
+    ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)
     drive(ledger)
 
     (chunk,) = rows_of(engine, tables.chunks)
@@ -69,8 +69,8 @@ def test_chunk_knows_the_end_of_its_chain(ledger: Ledger, engine: sa.Engine) -> 
 
 def test_chain_costs_no_statement(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(4))
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    links = ledger.take(claim, 2)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    links = ledger.claims.take(claim, 2)
     statements: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
 
@@ -87,8 +87,8 @@ def test_chain_costs_no_statement(ledger: Ledger, engine: sa.Engine) -> None:
 
 def test_write_whose_answer_was_lost_is_in_the_chain_once(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(4))
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    links = ledger.take(claim, 2)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    links = ledger.claims.take(claim, 2)
     unaware = copy.deepcopy(claim)
     settle(ledger, claim, links)
 
@@ -97,26 +97,26 @@ def test_write_whose_answer_was_lost_is_in_the_chain_once(ledger: Ledger, engine
     drive(ledger)
 
     assert [row["chain_no"] for row in rows_of(engine, tables.audit, "chain_no")] == [1, 2, 3, 4]
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
 
 
 def test_unchanged_run_gets_no_other_seal(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3))
     drive(ledger)
 
-    assert ledger.seal_run(RUN) == ledger.seal_run(RUN)
+    assert ledger.finalizer.seal(RUN) == ledger.finalizer.seal(RUN)
     assert len(rows_of(engine, tables.seals)) == 1
 
 
 def test_run_that_went_on_is_sealed_again_in_the_same_chain(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3))
     drive(ledger, 0, Outcome.FAILED)
-    first = ledger.seal_run(RUN)
+    first = ledger.finalizer.seal(RUN)
     planned(ledger, pairs(2), run_key="another")
-    other = ledger.seal_run("another")
+    other = ledger.finalizer.seal("another")
     drive(ledger)
 
-    second = ledger.seal_run(RUN)
+    second = ledger.finalizer.seal(RUN)
 
     assert [seal.seal_no for seal in (first, other, second)] == [1, 2, 3]
     assert [seal.audit_rows for seal in (first, other, second)] == [3, 0, 6]
@@ -124,7 +124,7 @@ def test_run_that_went_on_is_sealed_again_in_the_same_chain(ledger: Ledger, engi
         assert seal.head == seal_head(
             seal.seal_no, seal.run_key, seal.audit_rows, seal.run_head, seal.sealed_at, before.head
         )
-    assert ledger.seal_run(RUN) == second
+    assert ledger.finalizer.seal(RUN) == second
 
 
 def test_runs_sealed_at_the_same_moment_get_one_chain(ledger: Ledger, engine: sa.Engine) -> None:
@@ -134,10 +134,10 @@ def test_runs_sealed_at_the_same_moment_get_one_chain(ledger: Ledger, engine: sa
         drive(ledger, run_key=key)
 
     with ThreadPoolExecutor(len(keys)) as pool:
-        stored = list(pool.map(ledger.seal_run, keys))
+        stored = list(pool.map(ledger.finalizer.seal, keys))
 
     assert sorted(seal.seal_no for seal in stored) == list(range(1, 13))
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
 
 
 def test_one_run_sealed_twice_at_the_same_moment_is_sealed_once(ledger: Ledger, engine: sa.Engine) -> None:
@@ -145,7 +145,7 @@ def test_one_run_sealed_twice_at_the_same_moment_is_sealed_once(ledger: Ledger, 
     drive(ledger)
 
     with ThreadPoolExecutor(8) as pool:
-        stored = list(pool.map(ledger.seal_run, [RUN] * 8))
+        stored = list(pool.map(ledger.finalizer.seal, [RUN] * 8))
 
     assert len(set(stored)) == 1
     assert len(rows_of(engine, tables.seals)) == 1
@@ -153,7 +153,7 @@ def test_one_run_sealed_twice_at_the_same_moment_is_sealed_once(ledger: Ledger, 
 
 def test_unknown_run_cannot_be_sealed(ledger: Ledger) -> None:
     with pytest.raises(PlanError, match="holds no run"):
-        ledger.seal_run("no such run")
+        ledger.finalizer.seal("no such run")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_run_that_does_not_end_as_written_is_not_sealed(
         connection.execute(change)
 
     with pytest.raises(AuditAlteredError, match="the audit of chunk 0 ends with row"):
-        ledger.seal_run(RUN)
+        ledger.finalizer.seal(RUN)
     assert rows_of(engine, tables.seals) == []
 
 
@@ -187,7 +187,7 @@ def test_sealing_finds_the_last_rows_through_the_index(tmp_path: Path) -> None:
     statements: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
 
-    ledger.seal_run(RUN)
+    ledger.finalizer.seal(RUN)
 
     (asked,) = (text for text in statements if "zoho_delink_chunk" in text)
     with engine.connect() as connection:

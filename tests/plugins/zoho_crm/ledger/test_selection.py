@@ -48,12 +48,12 @@ def run(
     """Store a run whose links end with the given outcomes; with None, in flight."""
     dry_run = start.get("mode") == "dry_run"
     aim = replace(TARGET, dry_run=dry_run, **(target or {}))
-    ledger.start_run(run_start(run_key, job=job, target=aim, **start))
-    ledger.plan_run(
+    ledger.runs.start(run_start(run_key, job=job, target=aim, **start))
+    ledger.plans.create(
         run_key, aim.relation, outcomes, chunk_size=1000, max_chunks=10, origin=ORIGIN, target=aim
     )
-    claim = ledger.claim_chunk(run_key, 0, "a try")
-    links = ledger.take(claim, len(outcomes), in_flight=not dry_run)
+    claim = ledger.claims.claim(run_key, 0, "a try")
+    links = ledger.claims.take(claim, len(outcomes), in_flight=not dry_run)
     results = [
         result(replace(link, snapshot=snapshot), outcome)
         for link in links
@@ -61,11 +61,11 @@ def run(
     ]
     # The ledger compares what was taken; a snapshot comes with it once it is stored.
     claim._open.update({each.planned.seq: each.planned for each in results})
-    ledger.settle(claim, results, origin=ORIGIN, target=aim, job=job, in_flight=not dry_run)
+    ledger.claims.settle(claim, results, origin=ORIGIN, target=aim, job=job, in_flight=not dry_run)
     if finish:
-        ledger.close_unfinished_links(run_key, origin=ORIGIN)
-        ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=NOW)
-    stored = ledger.get_run(run_key)
+        ledger.finalizer.close_unfinished_links(run_key, origin=ORIGIN)
+        ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=NOW)
+    stored = ledger.runs.get(run_key)
     assert stored is not None
     return stored
 
@@ -73,7 +73,7 @@ def run(
 def still_open(ledger: Ledger, *past: StoredRun, org_id: str | None = None) -> dict[Pair, str]:
     found = [
         ((one.link.external_id, one.link.related_external_id), f"{one.operation} {one.outcome}")
-        for one in ledger.last_outcomes(past, org_id)
+        for one in ledger.reprocess.unfinished_links(past, org_id)
     ]
     assert len(dict(found)) == len(found), "a link came twice"
     return dict(found)
@@ -82,7 +82,7 @@ def still_open(ledger: Ledger, *past: StoredRun, org_id: str | None = None) -> d
 def removed(ledger: Ledger, past: StoredRun, **choice: Any) -> dict[Pair, str]:
     found = [
         ((one.link.external_id, one.link.related_external_id), str(one.since))
-        for one in ledger.removed_links(past, **choice)
+        for one in ledger.reprocess.removed_links(past, **choice)
     ]
     assert len(dict(found)) == len(found), "a link came twice"
     return dict(found)
@@ -141,9 +141,9 @@ def test_the_last_claim_of_a_run_decides_whatever_clocks_say(
     first = run(ledger, "first", {pair(0): Outcome.FAILED})
     # The clock of the later try is behind.
     monkeypatch.setattr("zoho_crm.ledger.audit.new_event_id", lambda: "00000000-0000-7000-8000-000000000000")
-    claim = ledger.claim_chunk("first", 0, "a later try")
-    (link,) = ledger.take(claim, 1)
-    ledger.settle(claim, [result(link, Outcome.UNKNOWN)], origin=ORIGIN, target=TARGET, job=JOB)
+    claim = ledger.claims.claim("first", 0, "a later try")
+    (link,) = ledger.claims.take(claim, 1)
+    ledger.claims.settle(claim, [result(link, Outcome.UNKNOWN)], origin=ORIGIN, target=TARGET, job=JOB)
     assert still_open(ledger, first) == {pair(0): "delink unknown"}
 
 
@@ -260,12 +260,14 @@ def test_snapshots_come_from_the_removal_and_no_other_run(
     run(ledger, "first", outcomes, snapshot='{"Contact_Role": "Buyer"}')
     run(ledger, "bare", outcomes)
     for key, origin in (("back", "first"), ("back bare", "bare")):
-        ledger.start_run(run_start(key, target=replace(TARGET, operation=RELINK), origin_run_key=origin))
-        ledger.plan_run(key, RELATION, outcomes, chunk_size=2, max_chunks=10, origin=ORIGIN, target=TARGET)
+        ledger.runs.start(run_start(key, target=replace(TARGET, operation=RELINK), origin_run_key=origin))
+        ledger.plans.create(
+            key, RELATION, outcomes, chunk_size=2, max_chunks=10, origin=ORIGIN, target=TARGET
+        )
         for _ in range(2):
-            ledger.copy_snapshots(key, origin)
-    claim = ledger.claim_chunk("back", 1, "a try")
-    assert {link.snapshot for link in ledger.take(claim, 9)} == {'{"Contact_Role": "Buyer"}'}
+            ledger.reprocess.copy_snapshots(key, origin)
+    claim = ledger.claims.claim("back", 1, "a try")
+    assert {link.snapshot for link in ledger.claims.take(claim, 9)} == {'{"Contact_Role": "Buyer"}'}
     stored = {
         key: {row["snapshot"] for row in rows_of(ledger.engine, tables.links) if row["run_key"] == key}
         for key in ("back", "back bare")
@@ -280,12 +282,12 @@ def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
     outcomes = {pair(n): (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED)[n % 3] for n in range(9)}
     run(ledger, "first", {**outcomes, pair(9): None})
     run(ledger, "back", dict.fromkeys(outcomes, Outcome.UNKNOWN), target={"operation": RELINK})
-    ledger.start_run(run_start("again"))
+    ledger.runs.start(run_start("again"))
     rows = [*outcomes, pair(9), pair(10)]
-    ledger.plan_run("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET)
-    ledger.carry_over_in_flight("again")
-    claim = ledger.claim_chunk("again", 0, "a try")
-    taken = ledger.take(claim, 20)
+    ledger.plans.create("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET)
+    ledger.reprocess.carry_over_in_flight("again")
+    claim = ledger.claims.claim("again", 0, "a try")
+    taken = ledger.claims.take(claim, 20)
     doubtful = {pair(n) for n in (1, 4, 7, 9)}
     assert {
         (link.link.external_id, link.link.related_external_id) for link in taken if link.ambiguous_before
@@ -293,18 +295,18 @@ def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
 
     # Cleared after it was driven: what is known by now stays.
     results = [result(link, Outcome.FAILED) for link in taken if not link.ambiguous_before]
-    ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+    ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
     before = rows_of(ledger.engine, tables.links)
-    ledger.carry_over_in_flight("again")
+    ledger.reprocess.carry_over_in_flight("again")
     assert rows_of(ledger.engine, tables.links) == before
 
 
 def test_a_run_is_found_by_its_key_and_by_airflows_id(ledger: Ledger) -> None:
     stored = run(ledger, "a key", {pair(0): Outcome.REMOVED}, origin=replace(ORIGIN, dag_run_id="manual__1"))
-    assert ledger.find_run(JOB, "a key") == stored
-    assert ledger.find_run(JOB, "manual__1") == stored
+    assert ledger.runs.find(JOB, "a key") == stored
+    assert ledger.runs.find(JOB, "manual__1") == stored
     with pytest.raises(ZohoConfigError, match=r"^run: .*no run 'manual__1' of another"):
-        ledger.find_run("another", "manual__1")
+        ledger.runs.find("another", "manual__1")
     run(
         ledger,
         "its redrive",
@@ -312,7 +314,7 @@ def test_a_run_is_found_by_its_key_and_by_airflows_id(ledger: Ledger) -> None:
         origin=replace(ORIGIN, dag_id="zoho_delink_redrive", dag_run_id="manual__1"),
     )
     with pytest.raises(ZohoConfigError, match=r"^run: 2 runs .*: a key, its redrive$"):
-        ledger.find_run(JOB, "manual__1")
+        ledger.runs.find(JOB, "manual__1")
 
 
 def test_runs_in_a_window_are_those_whose_own_window_lies_in_it(ledger: Ledger) -> None:
@@ -328,7 +330,7 @@ def test_runs_in_a_window_are_those_whose_own_window_lies_in_it(ledger: Ledger) 
     for key, (start, end) in windows.items():
         run(ledger, key, {pair(0): Outcome.FAILED}, window_start=start, window_end=end)
     run(ledger, "other", {pair(0): Outcome.FAILED}, job="another", window_start=NOW, window_end=NOW + day)
-    found = ledger.runs_in_window(JOB, NOW, NOW + 2 * day)
+    found = ledger.runs.in_window(JOB, NOW, NOW + 2 * day)
     assert [one.run_key for one in found] == ["first", "second"]
 
 

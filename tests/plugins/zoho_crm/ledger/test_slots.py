@@ -36,7 +36,7 @@ def ledger(engine: sa.Engine, clock: _Clock) -> Ledger:
 
 
 def _lease(ledger: Ledger, holder: str, wanted: int, limit: int = 5, *, connection: str = ZOHO) -> list[int]:
-    return ledger.lease_slots(connection, holder, wanted=wanted, limit=limit, lease_s=30)
+    return ledger.slots.lease(connection, holder, wanted=wanted, limit=limit, lease_s=30)
 
 
 def _alive(engine: sa.Engine, clock: _Clock) -> dict[int, str]:
@@ -80,10 +80,10 @@ def test_asking_for_less_gives_slots_back(ledger: Ledger) -> None:
 
 def test_released_slots_are_free_at_once(ledger: Ledger) -> None:
     _lease(ledger, "a", 5)
-    ledger.release_slots(ZOHO, "a")
+    ledger.slots.release(ZOHO, "a")
 
     assert _lease(ledger, "b", 5) == [0, 1, 2, 3, 4]
-    assert ledger.renew_slots(ZOHO, "a", 30) == []
+    assert ledger.slots.renew(ZOHO, "a", 30) == []
 
 
 def test_ended_lease_is_taken_over_and_cannot_be_renewed(ledger: Ledger, clock: _Clock) -> None:
@@ -91,7 +91,7 @@ def test_ended_lease_is_taken_over_and_cannot_be_renewed(ledger: Ledger, clock: 
     clock.now += 30
 
     assert _lease(ledger, "b", 4) == [0, 1, 2, 3]
-    assert ledger.renew_slots(ZOHO, "a", 30) == []
+    assert ledger.slots.renew(ZOHO, "a", 30) == []
     assert _lease(ledger, "a", 3) == [4]
 
 
@@ -99,7 +99,7 @@ def test_ended_lease_that_nobody_took_must_be_leased_anew(ledger: Ledger, clock:
     _lease(ledger, "a", 3)
     clock.now += 31
 
-    assert ledger.renew_slots(ZOHO, "a", 30) == []
+    assert ledger.slots.renew(ZOHO, "a", 30) == []
     assert _lease(ledger, "a", 3) == [0, 1, 2]
 
 
@@ -107,7 +107,7 @@ def test_renewed_lease_lives_on(ledger: Ledger, clock: _Clock) -> None:
     _lease(ledger, "a", 3)
     for _ in range(5):
         clock.now += 29
-        assert ledger.renew_slots(ZOHO, "a", 30) == [0, 1, 2]
+        assert ledger.slots.renew(ZOHO, "a", 30) == [0, 1, 2]
 
     assert _lease(ledger, "b", 5) == [3, 4]
 
@@ -120,11 +120,11 @@ def test_lowered_limit_is_kept_while_older_leases_are_alive(
 
     # Eight are alive, so a new holder gets none, and those who renew keep what is below the new limit.
     assert _lease(ledger, "c", 2, limit=4) == []
-    assert ledger.renew_slots(ZOHO, "b", 30) == [3]
-    assert ledger.renew_slots(ZOHO, "a", 30) == [0, 1, 2]
+    assert ledger.slots.renew(ZOHO, "b", 30) == [3]
+    assert ledger.slots.renew(ZOHO, "a", 30) == [0, 1, 2]
     clock.now += 29
-    ledger.renew_slots(ZOHO, "a", 30)
-    ledger.renew_slots(ZOHO, "b", 30)
+    ledger.slots.renew(ZOHO, "a", 30)
+    ledger.slots.renew(ZOHO, "b", 30)
     clock.now += 2
 
     assert _alive(engine, clock) == {0: "a", 1: "a", 2: "a", 3: "b"}
@@ -149,13 +149,13 @@ def test_connections_do_not_share_slots(ledger: Ledger) -> None:
     _lease(ledger, "a", 5)
 
     assert _lease(ledger, "a", 5, connection="another org") == [0, 1, 2, 3, 4]
-    ledger.release_slots("another org", "a")
-    assert ledger.renew_slots(ZOHO, "a", 30) == [0, 1, 2, 3, 4]
+    ledger.slots.release("another org", "a")
+    assert ledger.slots.renew(ZOHO, "a", 30) == [0, 1, 2, 3, 4]
 
 
 def test_connection_that_was_never_leased_from_has_nothing_to_renew(ledger: Ledger) -> None:
-    assert ledger.renew_slots("unheard of", "a", 30) == []
-    ledger.release_slots("unheard of", "a")
+    assert ledger.slots.renew("unheard of", "a", 30) == []
+    ledger.slots.release("unheard of", "a")
 
 
 @pytest.mark.parametrize("limit", [0, -3])
@@ -172,4 +172,4 @@ def test_lease_without_a_meaning_is_refused(
     ledger: Ledger, connection: str, holder: str, lease_s: float
 ) -> None:
     with pytest.raises(ZohoConfigError):
-        ledger.lease_slots(connection, holder, wanted=1, limit=1, lease_s=lease_s)
+        ledger.slots.lease(connection, holder, wanted=1, limit=1, lease_s=lease_s)

@@ -22,7 +22,7 @@ ROLE = '{"Contact_Role": {"id": "7", "name": "Käufer"}}'
 def claim(ledger: Ledger) -> Claim:
     """A claim on the second of two chunks of four links each."""
     planned(ledger, pairs(8), chunk_size=4)
-    return ledger.claim_chunk(RUN, 1, "a try")
+    return ledger.claims.claim(RUN, 1, "a try")
 
 
 def snapshots(engine: sa.Engine, table: sa.Table = tables.links) -> list[str | None]:
@@ -30,81 +30,81 @@ def snapshots(engine: sa.Engine, table: sa.Table = tables.links) -> list[str | N
 
 
 def test_links_without_a_snapshot_are_handed_out_once_each(ledger: Ledger, claim: Claim) -> None:
-    handed_out = [[link.seq for link in ledger.without_snapshot(claim, 3)] for _ in range(3)]
+    handed_out = [[link.seq for link in ledger.claims.without_snapshot(claim, 3)] for _ in range(3)]
 
     assert handed_out == [[4, 5, 6], [7], []]
-    assert ledger.without_snapshot(claim, 0) == []
+    assert ledger.claims.without_snapshot(claim, 0) == []
 
 
 def test_snapshot_comes_along_and_is_kept_with_the_outcome(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    ledger.store_snapshots(claim, {4: ROLE, 5: "{}"})
+    ledger.claims.store_snapshots(claim, {4: ROLE, 5: "{}"})
 
-    links = ledger.take(claim, 3)
+    links = ledger.claims.take(claim, 3)
     settle(ledger, claim, links)
 
     assert [link.snapshot for link in links] == [ROLE, "{}", None]
     assert snapshots(engine) == [None] * 4 + [ROLE, "{}", None, None]
     assert snapshots(engine, tables.audit) == [ROLE, "{}", None]
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
 
 
 def test_next_try_reads_what_the_one_before_has_not_stored(ledger: Ledger, claim: Claim) -> None:
-    ledger.without_snapshot(claim, 4)
-    ledger.store_snapshots(claim, {4: ROLE, 6: "{}"})
+    ledger.claims.without_snapshot(claim, 4)
+    ledger.claims.store_snapshots(claim, {4: ROLE, 6: "{}"})
 
-    again = ledger.claim_chunk(RUN, 1, "next try")
+    again = ledger.claims.claim(RUN, 1, "next try")
 
-    assert [link.seq for link in ledger.without_snapshot(again, 9)] == [5, 7]
+    assert [link.seq for link in ledger.claims.without_snapshot(again, 9)] == [5, 7]
 
 
 def test_link_that_is_in_flight_or_done_with_is_not_read(ledger: Ledger, claim: Claim) -> None:
-    first, second, third = ledger.take(claim, 3)
+    first, second, third = ledger.claims.take(claim, 3)
     settle(ledger, claim, [first])
     settle(ledger, claim, [second], Outcome.FAILED)
 
-    again = ledger.claim_chunk(RUN, 1, "next try")
+    again = ledger.claims.claim(RUN, 1, "next try")
 
-    assert [link.seq for link in ledger.without_snapshot(again, 9)] == [second.seq, 7]
+    assert [link.seq for link in ledger.claims.without_snapshot(again, 9)] == [second.seq, 7]
     with pytest.raises(PlanError, match=rf"link {third.seq} .* has been sent by now"):
-        ledger.store_snapshots(again, {7: ROLE, third.seq: ROLE})
+        ledger.claims.store_snapshots(again, {7: ROLE, third.seq: ROLE})
 
 
 def test_nothing_is_stored_if_one_link_is_refused(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    ledger.take(claim, 1)
+    ledger.claims.take(claim, 1)
 
     with pytest.raises(PlanError, match="has been sent by now"):
-        ledger.store_snapshots(claim, {5: ROLE, 4: ROLE})
+        ledger.claims.store_snapshots(claim, {5: ROLE, 4: ROLE})
     with pytest.raises(PlanError, match=r"link 3 .* is not in chunk 1"):
-        ledger.store_snapshots(claim, {5: ROLE, 3: ROLE})
+        ledger.claims.store_snapshots(claim, {5: ROLE, 3: ROLE})
 
     assert snapshots(engine) == [None] * 8
-    ledger.store_snapshots(claim, {5: ROLE})
+    ledger.claims.store_snapshots(claim, {5: ROLE})
 
 
 def test_try_that_was_fenced_out_stores_nothing(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    ledger.claim_chunk(RUN, 1, "next try")
+    ledger.claims.claim(RUN, 1, "next try")
 
     with pytest.raises(ClaimLostError):
-        ledger.store_snapshots(claim, {4: ROLE})
+        ledger.claims.store_snapshots(claim, {4: ROLE})
     assert snapshots(engine) == [None] * 8
 
 
 def test_link_that_is_closed_keeps_its_snapshot_with_the_outcome(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    ledger.store_snapshots(claim, {4: ROLE})
-    ledger.take(claim, 1)
+    ledger.claims.store_snapshots(claim, {4: ROLE})
+    ledger.claims.take(claim, 1)
 
-    ledger.close_unfinished_links(RUN, origin=ORIGIN)
+    ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)
 
     assert snapshots(engine, tables.audit) == [None] * 4 + [ROLE, None, None, None]
 
 
 def test_text_that_no_database_holds_is_escaped(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    ledger.store_snapshots(claim, {4: '{"Contact_Role": "\x00\udc80"}'})
+    ledger.claims.store_snapshots(claim, {4: '{"Contact_Role": "\x00\udc80"}'})
     drive(ledger, 1)
 
     assert snapshots(engine)[4] == '{"Contact_Role": "\\u0000\\udc80"}'
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []

@@ -37,7 +37,7 @@ def sealed(ledger: Ledger) -> Ledger:
     """A finished and sealed run of two chunks with four rows each, and two rows of the plan."""
     planned(ledger, [*pairs(8), (None, "x"), ("y", None)], chunk_size=4)
     for chunk_no in (0, 1):
-        claim = ledger.claim_chunk(RUN, chunk_no, "a try")
+        claim = ledger.claims.claim(RUN, chunk_no, "a try")
         results = [
             result(
                 link,
@@ -50,16 +50,16 @@ def sealed(ledger: Ledger) -> Ledger:
                 zoho_record_id="55440",
                 detail=f"link {link.seq} ü ok",
             )
-            for link in ledger.take(claim, 4)
+            for link in ledger.claims.take(claim, 4)
         ]
-        ledger.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+        ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
     finish(ledger)
-    ledger.seal_run(RUN)
+    ledger.finalizer.seal(RUN)
     return ledger
 
 
 def finish(ledger: Ledger, run_key: str = RUN) -> None:
-    ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=MOMENT)
 
 
 def change(engine: sa.Engine, *statements: sa.Executable) -> None:
@@ -101,20 +101,20 @@ def test_audit_as_it_was_written_has_no_findings(sealed: Ledger) -> None:
 
 def test_everything_the_ledger_does_verifies(ledger: Ledger) -> None:
     planned(ledger, pairs(9), chunk_size=3)
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    links = ledger.take(claim, 1)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    links = ledger.claims.take(claim, 1)
     while links:
         links = settle(ledger, claim, links, Outcome.FAILED, take=1)
-    ledger.take(ledger.claim_chunk(RUN, 1, "a try that dies"), 2)
-    ledger.close_unfinished_links(RUN, origin=ORIGIN)
+    ledger.claims.take(ledger.claims.claim(RUN, 1, "a try that dies"), 2)
+    ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)
     finish(ledger)
-    ledger.seal_run(RUN)
+    ledger.finalizer.seal(RUN)
     for chunk_no in range(3):
         drive(ledger, chunk_no)
     finish(ledger)
-    ledger.seal_run(RUN)
+    ledger.finalizer.seal(RUN)
 
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
 
 
 def test_flipped_byte_in_any_column_names_its_row(sealed: Ledger, engine: sa.Engine) -> None:
@@ -182,7 +182,9 @@ def test_rows_of_a_plan_are_missed_before_any_seal(ledger: Ledger, engine: sa.En
     planned(ledger, [(None, "x"), ("y", None)])
     change(engine, sa.delete(AUDIT).where(AUDIT.c.chain_no == 2))
 
-    assert [finding.detail.split(",")[0] for finding in ledger.verify()] == ["row 2 of the plan is missing"]
+    assert [finding.detail.split(",")[0] for finding in ledger.chain.verify()] == [
+        "row 2 of the plan is missing"
+    ]
 
 
 def test_added_rows_are_named(sealed: Ledger, engine: sa.Engine) -> None:
@@ -268,13 +270,13 @@ def test_last_seal_that_is_gone_leaves_its_run_unsealed(sealed: Ledger, engine: 
 def test_rows_after_the_last_seal_are_counted_once_the_run_is_finished(ledger: Ledger) -> None:
     planned(ledger, pairs(6), chunk_size=3)
     drive(ledger, 0, Outcome.FAILED)
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
     finish(ledger)
-    ledger.seal_run(RUN)
+    ledger.finalizer.seal(RUN)
     drive(ledger, 0)
     drive(ledger, 1)
 
-    (finding,) = ledger.verify()
+    (finding,) = ledger.chain.verify()
 
     assert (finding.run_key, finding.kind, finding.event_id) == (RUN, "unsealed", None)
     assert finding.detail.startswith("6 rows were written after")
@@ -283,9 +285,9 @@ def test_rows_after_the_last_seal_are_counted_once_the_run_is_finished(ledger: L
 def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(40), chunk_size=20)
     drive(ledger, 0)
-    ledger.seal_run(RUN)
+    ledger.finalizer.seal(RUN)
     other = Ledger(sa.create_engine(engine.url))
-    findings = ledger.verify()
+    findings = ledger.chain.verify()
     if engine.name == "postgresql":
         # Begin, then drive on, then go on with what was begun.
         claim = other.claim_chunk(RUN, 1, "a try")
@@ -293,7 +295,7 @@ def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa
         checked = []
         for _ in range(4):
             links = settle(other, claim, links, take=5)
-            checked += list(ledger.verify())
+            checked += list(ledger.chain.verify())
         assert checked == []
     assert list(findings) == []
     other.close()
@@ -303,14 +305,14 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     ledger.ensure_schema()
     planned(ledger, pairs(4_000), chunk_size=4_000)
-    claim = ledger.claim_chunk(RUN, 0, "a try")
-    links = ledger.take(claim, 500)
+    claim = ledger.claims.claim(RUN, 0, "a try")
+    links = ledger.claims.take(claim, 500)
     while links:
         links = settle(ledger, claim, links, take=500)
-    list(ledger.verify())
+    list(ledger.chain.verify())
     tracemalloc.start()
     try:
-        assert list(ledger.verify()) == []
+        assert list(ledger.chain.verify()) == []
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -23,7 +23,7 @@ def ensure_schema(url: str) -> None:
 
 
 def start(url: str, reason: str) -> str | None:
-    return _ledger(url).start_run(run_start(reason=reason)).reason
+    return _ledger(url).runs.start(run_start(reason=reason)).reason
 
 
 def plan(url: str, first: int) -> tuple[int, str]:
@@ -35,8 +35,8 @@ def plan(url: str, first: int) -> tuple[int, str]:
 def drive(url: str, chunk_no: int, batch: int) -> int:
     """Drive a chunk to its end, a batch at a time; return how many links there were."""
     ledger = _ledger(url)
-    claim = ledger.claim_chunk(RUN, chunk_no, f"process {os.getpid()}")
-    links = ledger.take(claim, batch)
+    claim = ledger.claims.claim(RUN, chunk_no, f"process {os.getpid()}")
+    links = ledger.claims.take(claim, batch)
     count = 0
     while links:
         count += len(links)
@@ -47,7 +47,7 @@ def drive(url: str, chunk_no: int, batch: int) -> int:
 def die_after_take(url: str, count: int) -> None:
     """Take links and die without a word, as a worker that runs out of memory does."""
     ledger = _ledger(url)
-    ledger.take(ledger.claim_chunk(RUN, 0, "doomed"), count)
+    ledger.claims.take(ledger.claims.claim(RUN, 0, "doomed"), count)
     os._exit(1)
 
 

@@ -152,10 +152,10 @@ def test_a_yes_stands_on_the_run_row_and_lets_it_go_on(
     result, skipped = answer(sql_path, "Approve", responded_by_user=user)
     assert result == {"approval": "approved", "by": by, "at": "2026-11-22T09:30:00+00:00"}
     assert skipped == []
-    run = audit.ledger().get_run(audit.run()["run_key"])
+    run = audit.ledger().runs.get(audit.run()["run_key"])
     assert run is not None
     assert (run.approval, run.approved_by, run.approved_at) == ("approved", by, ANSWERED)
-    assert audit.ledger().stop_reason(run.run_key) is None
+    assert audit.ledger().runs.stop_reason(run.run_key) is None
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ def test_a_no_skips_what_would_send_and_stands_on_the_run_row(
     assert skips == ["delink"]
     run = audit.run()
     assert (run["approval"], run["approved_by"]) == ("rejected", "ada")
-    assert audit.ledger().stop_reason(run["run_key"]) == "the run was rejected"
+    assert audit.ledger().runs.stop_reason(run["run_key"]) == "the run was rejected"
 
 
 def test_no_answer_in_time_is_a_no_of_nobody(
@@ -197,7 +197,7 @@ def test_a_clear_asks_again_and_takes_the_answer_back(
         ask(sql_path, asked)
     run = audit.run()
     assert (run["approval"], run["approved_by"], run["approved_at"]) == ("asked", None, None)
-    assert "has not done so" in str(audit.ledger().stop_reason(run["run_key"]))
+    assert "has not done so" in str(audit.ledger().runs.stop_reason(run["run_key"]))
 
 
 @pytest.mark.parametrize(
@@ -210,7 +210,7 @@ def test_a_first_question_that_is_no_longer_true_is_not_asked_again(
         ask(sql_path, asked)
     with pytest.raises(PlanError, match="first question of this run, and it is no longer true"):
         ask(sql_path, {**asked, **changed})
-    assert audit.ledger().stop_reason(audit.run()["run_key"]) is not None
+    assert audit.ledger().runs.stop_reason(audit.run()["run_key"]) is not None
 
 
 def test_people_who_may_no_longer_decide_are_not_asked_again(

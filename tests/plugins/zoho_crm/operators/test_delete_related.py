@@ -529,7 +529,7 @@ def test_an_applied_run_cannot_go_on_as_a_dry_run_over_links_that_were_sent(
 ) -> None:
     (chunk,) = planned(audit, pairs(2))
     ledger = audit.ledger()
-    ledger.take(ledger.claim_chunk(chunk["run_key"], 0, "a try that died"), 1)
+    ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "a try that died"), 1)
     with pytest.raises(PlanError, match="dry run"):
         delink(chunk=chunk, audit_conn_id=AUDIT, dry_run=True).execute(context())
     assert sent(zoho) == []
@@ -659,7 +659,7 @@ def test_a_refusal_for_every_link_stops_the_other_tasks_of_the_run(zoho: LocalZo
         delink(chunk=second, audit_conn_id=AUDIT).execute(context(map_index=1))
     assert len(zoho.state.journal.requests) == requests
     # Closing the run lifts the stop: a clear after the cause is mended starts anew.
-    audit.ledger().finish_run(
+    audit.ledger().runs.finish(
         "contacts_deals:1", status="stopped", detail=None, finished_at=datetime.now(UTC)
     )
     for chunk in (first, second):
@@ -868,8 +868,8 @@ def planned(
 
     ledger, origin = audit.ledger(), origin_of(context("plan"))
     target = Target(RELATION, "us", "v7", dry_run=mode == "dry_run")
-    run = ledger.start_run(RunStart("contacts_deals:1", "contacts_deals", origin, target, mode=mode))
-    plan = ledger.plan_run(
+    run = ledger.runs.start(RunStart("contacts_deals:1", "contacts_deals", origin, target, mode=mode))
+    plan = ledger.plans.create(
         run.run_key, RELATION, links, chunk_size=chunk_size, max_chunks=100, origin=origin, target=target
     )
     return plan.chunks

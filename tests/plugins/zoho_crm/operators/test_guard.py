@@ -122,7 +122,7 @@ def test_the_override_is_the_one_of_the_run_not_of_a_later_try(sql_path: Path) -
 def test_an_override_without_a_reason_is_refused(audit: Audit, sql_path: Path) -> None:
     start = start_of("manual__1", params={"max_links": 100})
     ledger = audit.ledger()
-    ledger.start_run(start)
+    ledger.runs.start(start)
     plan(make_job(), sql_path)
     with pytest.raises(ZohoConfigError, match=r"^reason:"):
         guard(make_job(), sql_path)
@@ -180,7 +180,7 @@ def test_a_fresh_source_passes_and_its_time_stands_on_the_run_row(audit: Audit, 
     loaded = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
     write(sql_path, "loaded.sql", f"SELECT '{loaded.isoformat()}'")
     assert decide(sql_path, FRESHNESS, **APPLY)["decision"].startswith("passed")
-    run = audit.ledger().get_run(audit.run()["run_key"])
+    run = audit.ledger().runs.get(audit.run()["run_key"])
     assert run is not None
     assert run.source_as_of == loaded
 
@@ -217,8 +217,8 @@ def test_a_jump_is_told_from_the_runs_before(audit: Audit, sql_path: Path) -> No
     ledger = audit.ledger()
     for number, links in enumerate((2, 2, 4)):
         start = start_of(f"manual__before_{number}")
-        ledger.start_run(start)
-        ledger.plan_run(
+        ledger.runs.start(start)
+        ledger.plans.create(
             start.run_key,
             start.target.relation,
             pairs(links),
@@ -227,7 +227,7 @@ def test_a_jump_is_told_from_the_runs_before(audit: Audit, sql_path: Path) -> No
             origin=start.origin,
             target=start.target,
         )
-        ledger.finish_run(start.run_key, status="succeeded", detail=None, finished_at=datetime.now(UTC))
+        ledger.runs.finish(start.run_key, status="succeeded", detail=None, finished_at=datetime.now(UTC))
     assert decide(sql_path, {"max_jump": 5}, "manual__2", **APPLY)["decision"].startswith("passed")
     with pytest.raises(
         GuardError, match=r"10 links planned, 4\.5 times the median of the last 3 runs \(2\) allowed"
@@ -250,7 +250,7 @@ def test_links_of_another_run_are_judged_by_their_number_alone(
     write(sql_path, "known.sql", "this is no SQL")
     write(sql_path, "loaded.sql", "this is no SQL")
     job = make_job(guards={**BASELINE, **FRESHNESS, "max_jump": 2, "max_links": 10})
-    audit.ledger().start_run(start_of("manual__1", **changes))
+    audit.ledger().runs.start(start_of("manual__1", **changes))
     plan(job, sql_path)
     assert guard(job, sql_path)["decision"] == "passed: 10 links planned, 10 allowed"
     strict = make_job(guards={**BASELINE, **FRESHNESS, "max_links": 9})
@@ -274,18 +274,18 @@ def test_a_person_is_asked_with_all_they_need(audit: Audit, sql_path: Path) -> N
         "/zoho-delinks/dags/zoho_delink__contacts_deals/runs/manual__1/links.csv?job=contacts_deals",
     ):
         assert says in body
-    run = audit.ledger().get_run(audit.run()["run_key"])
+    run = audit.ledger().runs.get(audit.run()["run_key"])
     assert run is not None
     assert run.planned_at is not None
     assert f"- Can be sent until: {run.planned_at + timedelta(days=3):%Y-%m-%d %H:%M:%S} UTC" in body
     assert run.approval == "asked"
-    assert "has not done so" in str(audit.ledger().stop_reason(run.run_key))
+    assert "has not done so" in str(audit.ledger().runs.stop_reason(run.run_key))
 
 
 def test_a_later_decision_that_passes_takes_the_question_back(audit: Audit, sql_path: Path) -> None:
     assert decide(sql_path, {"max_links": 5, "on_breach": "approve"}, **APPLY)["ask"]
     assert not guard(make_job(guards={"max_links": 50}), sql_path)["ask"]
-    assert audit.ledger().stop_reason(audit.run()["run_key"]) is None
+    assert audit.ledger().runs.stop_reason(audit.run()["run_key"]) is None
 
 
 def test_a_task_that_takes_its_job_from_the_form_judges_the_number_alone(

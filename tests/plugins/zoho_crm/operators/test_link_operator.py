@@ -123,7 +123,7 @@ def test_a_refusal_for_every_link_stops_the_run_before_anything_is_sent(
     with pytest.raises(RunStoppedError, match=r"OAUTH_SCOPE_MISMATCH.*nothing was sent"):
         keeping(planned(audit, pairs(20))).execute(context())
     assert sent(zoho) == []
-    assert audit.ledger().stop_reason("back")
+    assert audit.ledger().runs.stop_reason("back")
 
 
 @on_sqlite

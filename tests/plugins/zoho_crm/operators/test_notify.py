@@ -125,18 +125,18 @@ class Run:
         """Give the first links outcomes and report the run, whatever comes of it."""
         ledger = self.audit.ledger()
         (key,) = [row["run_key"] for row in self.audit.runs() if row["dag_run_id"] == run_id]
-        run = ledger.get_run(key)
+        run = ledger.runs.get(key)
         assert run is not None
         if outcomes:
-            claim = ledger.claim_chunk(key, 0, "test")
-            taken = ledger.take(claim, len(outcomes), in_flight=not run.dry_run)
+            claim = ledger.claims.claim(key, 0, "test")
+            taken = ledger.claims.take(claim, len(outcomes), in_flight=not run.dry_run)
             results = [
                 LinkResult(link, Outcome(outcome), run.started_at)
                 for link, outcome in zip(taken, outcomes, strict=True)
             ]
             target = Target(run.relation, "us", "v7", dry_run=run.dry_run)
             origin = origin_of(context(run_id=run_id))
-            ledger.settle(
+            ledger.claims.settle(
                 claim, results, origin=origin, target=target, job=run.job, in_flight=not run.dry_run
             )
         self.report(run_id)
@@ -228,15 +228,15 @@ def test_a_question_is_told_at_once_and_then_what_came_of_it(
     assert "contacts_deals asks for approval: 2 links planned, 1 allowed" in inbox[0]["message"]
     ledger = audit.ledger()
     now = audit.runs()[0]["run_key"]
-    stored = ledger.get_run(now)
+    stored = ledger.runs.get(now)
     assert stored is not None
-    ledger.record_approval(now, approval="approved", approved_by="ada", approved_at=stored.started_at)
+    ledger.runs.record_approval(now, approval="approved", approved_by="ada", approved_at=stored.started_at)
     run.end(approved, "removed", "removed")
     assert titles(inbox)[1:] == ["contacts_deals: recovered"]
     rejected = run.plan()
     run.guard(rejected)
     (key,) = [row["run_key"] for row in audit.runs() if row["dag_run_id"] == rejected]
-    ledger.record_approval(key, approval="rejected", approved_by="ada", approved_at=stored.started_at)
+    ledger.runs.record_approval(key, approval="rejected", approved_by="ada", approved_at=stored.started_at)
     run.end(rejected)
     assert titles(inbox)[2:] == ["contacts_deals: breach", "contacts_deals: rejected"]
     assert "the run was rejected; 2 not_attempted, by ada" in inbox[-1]["message"]

@@ -63,7 +63,7 @@ def test_a_window_is_half_open(audit: Audit, warehouse: Warehouse, sql_path: Pat
         warehouse.add(pairs(1, start=number), at=at)
     plan(sql_path, run_type="scheduled", interval=DAY)
     assert [row["external_id"] for row in audit.links()] == ["c-00001", "c-00002"]
-    stored = audit.ledger().get_run(audit.run()["run_key"])
+    stored = audit.ledger().runs.get(audit.run()["run_key"])
     assert stored is not None
     assert (stored.window_start, stored.window_end, stored.mode) == (*DAY, "apply")
 

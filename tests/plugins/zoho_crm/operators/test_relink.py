@@ -74,8 +74,10 @@ def planned(
     """Store a run of one chunk, as the plan of a run that puts links back does."""
     ledger, origin = audit.ledger(), origin_of(context("plan"))
     target = Target(RELATION, "us", "v7", dry_run=mode == "dry_run", operation=operation)
-    run = ledger.start_run(RunStart("back", "contacts_deals", origin, target, mode=mode, params=params or {}))
-    plan = ledger.plan_run(
+    run = ledger.runs.start(
+        RunStart("back", "contacts_deals", origin, target, mode=mode, params=params or {})
+    )
+    plan = ledger.plans.create(
         run.run_key, RELATION, links, chunk_size=100, max_chunks=9, origin=origin, target=target
     )
     with audit.engine.begin() as connection:
@@ -278,7 +280,7 @@ def test_a_missing_scope_stops_the_run(zoho: LocalZoho, audit: Audit) -> None:
     with pytest.raises(RunStoppedError, match="OAUTH_SCOPE_MISMATCH"):
         relink(chunk=planned(audit, pairs(20)), audit_conn_id=AUDIT).execute(context("relink"))
     assert linked(zoho) == set()
-    assert audit.ledger().stop_reason("back")
+    assert audit.ledger().runs.stop_reason("back")
 
 
 @on_sqlite

@@ -88,11 +88,11 @@ def chunk(audit: Audit, warehouse: Warehouse, sql_path: Path) -> ChunkRef:
 def settle(audit: Audit, chunk: ChunkRef, outcomes: Sequence[str]) -> None:
     """Give the first links of a chunk an outcome each."""
     ledger = audit.ledger()
-    run = ledger.get_run(chunk["run_key"])
+    run = ledger.runs.get(chunk["run_key"])
     assert run is not None
-    claim = ledger.claim_chunk(chunk["run_key"], chunk["chunk_no"], "test")
-    links = ledger.take(claim, len(outcomes))
-    ledger.settle(
+    claim = ledger.claims.claim(chunk["run_key"], chunk["chunk_no"], "test")
+    links = ledger.claims.take(claim, len(outcomes))
+    ledger.claims.settle(
         claim,
         [LinkResult(link, Outcome(outcome), NOW) for link, outcome in zip(links, outcomes, strict=True)],
         origin=origin_of(context()),
@@ -130,11 +130,11 @@ def test_links_nobody_took_are_not_attempted(audit: Audit, chunk: ChunkRef) -> N
 def test_links_in_flight_are_unknown_and_stay_to_be_verified(audit: Audit, chunk: ChunkRef) -> None:
     settle(audit, chunk, ["removed"] * 4)
     ledger = audit.ledger()
-    ledger.take(ledger.claim_chunk(chunk["run_key"], 0, "killed"), 2)
+    ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "killed"), 2)
     with pytest.raises(AirflowFailException, match="'unknown': 2, 'not_attempted': 4"):
         report()
     assert audit.run()["status"] == "failed"
-    again = ledger.take(ledger.claim_chunk(chunk["run_key"], 0, "retry"), 10)
+    again = ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "retry"), 10)
     assert [link.ambiguous_before for link in again] == [True, True, False, False, False, False]
 
 
@@ -154,11 +154,11 @@ def test_a_tolerated_failure_is_partial(audit: Audit, chunk: ChunkRef) -> None:
 
 
 def test_why_a_run_was_stopped_stands_on_its_row_and_a_clear_may_go_on(audit: Audit, chunk: ChunkRef) -> None:
-    audit.ledger().stop_run(chunk["run_key"], "Zoho refuses every link")
+    audit.ledger().runs.stop(chunk["run_key"], "Zoho refuses every link")
     with pytest.raises(AirflowFailException):
         report()
     assert audit.run()["detail"] == "Zoho refuses every link; 10 not_attempted"
-    assert audit.ledger().stop_reason(chunk["run_key"]) is None
+    assert audit.ledger().runs.stop_reason(chunk["run_key"]) is None
 
 
 def test_a_run_without_a_plan_is_told(audit: Audit) -> None:
@@ -168,7 +168,7 @@ def test_a_run_without_a_plan_is_told(audit: Audit) -> None:
 
 def test_a_rejected_run_ends_as_such_and_not_as_a_failure(audit: Audit, chunk: ChunkRef) -> None:
     key = chunk["run_key"]
-    audit.ledger().record_approval(key, approval="rejected", approved_by="ada", approved_at=NOW)
+    audit.ledger().runs.record_approval(key, approval="rejected", approved_by="ada", approved_at=NOW)
     for _ in range(2):
         summary = report()
         assert (summary["status"], summary["outcomes"]) == ("rejected", {"not_attempted": 10})
@@ -179,7 +179,7 @@ def test_a_rejected_run_ends_as_such_and_not_as_a_failure(audit: Audit, chunk: C
 
 
 def test_a_question_that_nobody_has_answered_is_no_rejection(audit: Audit, chunk: ChunkRef) -> None:
-    audit.ledger().ask_approval(chunk["run_key"])
+    audit.ledger().runs.ask_approval(chunk["run_key"])
     with pytest.raises(AirflowFailException, match="stopped"):
         report()
     assert audit.run()["detail"] == (

@@ -97,13 +97,13 @@ def past_run(
     ledger, dry_run = audit.ledger(), mode == "dry_run"
     origin = origin_of(context(run_id=run_id))
     target = Target(job.relation.as_relation(), "us", "v7", org_id=PREFLIGHT["org_id"], dry_run=dry_run)
-    claim = ledger.claim_chunk(chunk["run_key"], 0, "a try")
-    taken = ledger.take(claim, len(outcomes), in_flight=not dry_run)
+    claim = ledger.claims.claim(chunk["run_key"], 0, "a try")
+    taken = ledger.claims.take(claim, len(outcomes), in_flight=not dry_run)
     results = [
         LinkResult(link, outcomes[link.link.external_id, link.link.related_external_id], ledger._now())
         for link in taken
     ]
-    ledger.settle(claim, results, origin=origin, target=target, job=job.name, in_flight=not dry_run)
+    ledger.claims.settle(claim, results, origin=origin, target=target, job=job.name, in_flight=not dry_run)
     if finish:
         close_run(ledger, chunk["run_key"], origin=origin, tolerance=0.0)
     return chunk["run_key"]

@@ -46,15 +46,15 @@ def set_retention(folder: Path, days: int | None) -> None:
 def add_run(ledger: Ledger, run_key: str, days_ago: int | None) -> None:
     """A run of three links that ended so many days ago, or never."""
     origin, target = origin_of(context()), Target(RELATION, "us", "v7")
-    ledger.start_run(RunStart(run_key, JOB, origin, target, mode="apply"))
-    ledger.plan_run(run_key, RELATION, pairs(3), chunk_size=9, max_chunks=9, origin=origin, target=target)
-    claim = ledger.claim_chunk(run_key, 0, "a try")
-    results = [LinkResult(link, Outcome.REMOVED, NOW) for link in ledger.take(claim, 9)]
-    ledger.settle(claim, results, origin=origin, target=target, job=JOB)
+    ledger.runs.start(RunStart(run_key, JOB, origin, target, mode="apply"))
+    ledger.plans.create(run_key, RELATION, pairs(3), chunk_size=9, max_chunks=9, origin=origin, target=target)
+    claim = ledger.claims.claim(run_key, 0, "a try")
+    results = [LinkResult(link, Outcome.REMOVED, NOW) for link in ledger.claims.take(claim, 9)]
+    ledger.claims.settle(claim, results, origin=origin, target=target, job=JOB)
     if days_ago is not None:
         finished_at = NOW - timedelta(days=days_ago)
-        ledger.finish_run(run_key, status="succeeded", detail=None, finished_at=finished_at)
-        ledger.seal_run(run_key)
+        ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=finished_at)
+        ledger.finalizer.seal(run_key)
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_ids_of_old_runs_are_replaced_and_the_audit_verifies(
 
     assert summary == {"job": JOB, "dry_run": False, "runs": 2, "rows": 6, "left_open": 1}
     assert runs_with_ids(audit) == {"young", "never"}
-    assert list(ledger.verify()) == []
+    assert list(ledger.chain.verify()) == []
     said = "".join(capfd.readouterr())
     assert "1 older runs never ended and keep their external ids; clear their report: never" in said
     assert "c-00000" not in said
@@ -119,7 +119,7 @@ def test_run_that_was_cleared_a_moment_ago_does_not_hold_up_the_others(
         )
     # As if it had been cleared right after the runs were looked for.
     found = ["old", "older"]
-    monkeypatch.setattr("zoho_crm.ledger.ledger.Ledger.runs_to_pseudonymise", lambda *_: found)
+    monkeypatch.setattr("zoho_crm.ledger.ledger.Pseudonymizer.due_runs", lambda *_: found)
 
     assert retain(folder)["rows"] == 3
     assert runs_with_ids(audit) == {"old", "young", "never"}

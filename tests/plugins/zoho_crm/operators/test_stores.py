@@ -33,13 +33,13 @@ KEY = "contacts_deals:1"
 
 def planned(ledger: Ledger, count: int, **changes: Any) -> None:
     origin = origin_of(context("plan"))
-    ledger.start_run(RunStart(KEY, "contacts_deals", origin, TARGET, mode="apply"))
+    ledger.runs.start(RunStart(KEY, "contacts_deals", origin, TARGET, mode="apply"))
     rows = [(f"c-{n}", f"d-{n}") for n in range(count)]
-    ledger.plan_run(KEY, RELATION, rows, chunk_size=100, max_chunks=1, origin=origin, target=TARGET)
+    ledger.plans.create(KEY, RELATION, rows, chunk_size=100, max_chunks=1, origin=origin, target=TARGET)
 
 
 def claimed(ledger: Ledger, **changes: Any) -> ChunkStore:
-    claim = ledger.claim_chunk(KEY, 0, "a try")
+    claim = ledger.claims.claim(KEY, 0, "a try")
     return ChunkStore(ledger, claim, origin_of(context("delink")), TARGET, "contacts_deals", **changes)
 
 
@@ -57,11 +57,15 @@ class Flaky:
         self.failures = deque(failures)
         self.calls = 0
 
+    @property
+    def claims(self) -> Flaky:
+        return self
+
     def settle(self, *args: Any, **kwargs: Any) -> Any:
         self.calls += 1
         if self.failures:
             raise self.failures.popleft()
-        return self._ledger.settle(*args, **kwargs)
+        return self._ledger.claims.settle(*args, **kwargs)
 
 
 def away() -> Exception:

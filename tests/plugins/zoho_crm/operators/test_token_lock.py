@@ -28,16 +28,18 @@ class FakeLedger:
     asked: list[tuple[str, str]] = field(default_factory=list)
     released: list[tuple[str, str]] = field(default_factory=list)
 
-    def lease_slots(
-        self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float
-    ) -> list[int]:
+    @property
+    def slots(self) -> FakeLedger:
+        return self
+
+    def lease(self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float) -> list[int]:
         assert (wanted, limit, lease_s) == (1, 1, token_lock.LEASE_S)
         self.asked.append((connection, holder))
         if self.failure:
             raise self.failure
         return [0] if self.free_at is not None and len(self.asked) >= self.free_at else []
 
-    def release_slots(self, connection: str, holder: str) -> None:
+    def release(self, connection: str, holder: str) -> None:
         self.released.append((connection, holder))
         if self.failure:
             raise self.failure
@@ -120,12 +122,12 @@ def test_connections_do_not_wait_for_each_other_nor_for_slots(ledger: Ledger) ->
     def must_not_wait(_: float) -> None:
         raise AssertionError
 
-    ledger.lease_slots("zoho", "a task", wanted=5, limit=5, lease_s=60)
+    ledger.slots.lease("zoho", "a task", wanted=5, limit=5, lease_s=60)
     with (
         refresh_lock(ledger, "zoho", sleep=must_not_wait),
         refresh_lock(ledger, "other", sleep=must_not_wait),
     ):
-        assert len(ledger.renew_slots("zoho", "a task", 60)) == 5
+        assert len(ledger.slots.renew("zoho", "a task", 60)) == 5
 
 
 def test_lock_of_a_dead_worker_opens_by_itself(tmp_path: Path) -> None:

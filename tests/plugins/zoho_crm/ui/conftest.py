@@ -70,13 +70,13 @@ class Pages:
         target = replace(
             TARGET, relation=RELATION, dry_run=start.get("mode") == "dry_run", **start.pop("target", {})
         )
-        self.ledger.start_run(run_start(run_key, job=job, origin=origin, target=target, **start))
-        plan = self.ledger.plan_run(
+        self.ledger.runs.start(run_start(run_key, job=job, origin=origin, target=target, **start))
+        plan = self.ledger.plans.create(
             run_key, RELATION, rows, chunk_size=chunk_size, max_chunks=100, origin=origin, target=target
         )
         for chunk in plan.chunks if outcomes else ():
-            claim = self.ledger.claim_chunk(run_key, chunk["chunk_no"], "a try")
-            links = self.ledger.take(claim, 1_000, in_flight=not target.dry_run)
+            claim = self.ledger.claims.claim(run_key, chunk["chunk_no"], "a try")
+            links = self.ledger.claims.take(claim, 1_000, in_flight=not target.dry_run)
             results = [
                 result(
                     link,
@@ -87,11 +87,11 @@ class Pages:
                 for link in links
                 if (link.link.external_id, link.link.related_external_id) in outcomes
             ]
-            self.ledger.settle(
+            self.ledger.claims.settle(
                 claim, results, origin=origin, target=target, job=job, in_flight=not target.dry_run
             )
         if finished:
-            self.ledger.finish_run(
+            self.ledger.runs.finish(
                 run_key, status=finished, detail=None, finished_at=MOMENT + timedelta(minutes=3)
             )
 

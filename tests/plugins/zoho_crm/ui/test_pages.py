@@ -131,8 +131,8 @@ def test_run_page_tells_progress_guard_and_what_to_do(pages: Pages):
         reason="clean up",
         told={"zoho_code": "RECORD_LOCKED", "zoho_message": "record is locked"},
     )
-    pages.ledger.record_guard("a-run", "passed: 13 links planned, 100 allowed")
-    pages.ledger.record_approval(
+    pages.ledger.runs.record_guard("a-run", "passed: 13 links planned, 100 allowed")
+    pages.ledger.runs.record_approval(
         "a-run", approval="approved", approved_by="anna", approved_at=datetime.now(UTC)
     )
 
@@ -149,7 +149,7 @@ def test_run_page_tells_progress_guard_and_what_to_do(pages: Pages):
 
 def test_run_that_waits_for_a_person_leads_to_the_question(pages: Pages):
     pages.store(LINKS)
-    pages.ledger.ask_approval("a-run")
+    pages.ledger.runs.ask_approval("a-run")
 
     page = pages.client.get(pages.run()).text
 
@@ -342,9 +342,9 @@ def test_page_is_to_be_loaded_anew_when_it_shows_what_is_not_so_any_more(pages: 
 
     pages.store(LINKS)
     at_first = shown()
-    pages.ledger.mark_running("a-run")
+    pages.ledger.runs.mark_running("a-run")
     then = shown()
-    pages.ledger.record_guard("a-run", "passed")
+    pages.ledger.runs.record_guard("a-run", "passed")
 
     assert at_first[0] == at_first[1]
     assert then[0] == then[1]
@@ -357,9 +357,11 @@ def test_credits_are_shown_by_run_and_over_time(pages: Pages):
     pages.store(LINKS, run_key="hidden", run_id="three", job="campaigns_leads")
     now = datetime.now(UTC)
     for run_key, org_id, left in (("going", "7001", 4_900), ("going", "7001", 4_321), ("hidden", "7002", 17)):
-        claim = pages.ledger.claim_chunk(run_key, 0, "a try")
+        claim = pages.ledger.claims.claim(run_key, 0, "a try")
         reading = CreditReading("zoho_crm_default", org_id, left, now)
-        pages.ledger.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=2, reading=reading)
+        pages.ledger.claims.settle(
+            claim, [], origin=ORIGIN, target=TARGET, job=JOB, credits_used=2, reading=reading
+        )
     pages.rights.refused.add(("GET", "zoho_delink__campaigns_leads"))
 
     page = pages.client.get("/").text
