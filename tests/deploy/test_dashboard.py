@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from zoho_crm.metrics import METRICS, Kind, Metric
+from zoho_crm.telemetry import METRICS, Kind, Metric
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 MAPPINGS: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "statsd-mapping.yaml").read_text())["mappings"]

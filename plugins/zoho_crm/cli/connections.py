@@ -117,7 +117,8 @@ def require(conn_id: str, field: str) -> None:
     # As in Airflow's own commands: without it, Airflow skips its metadata database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     from airflow.sdk import BaseHook
-    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    from zoho_crm.airflow_compat import AirflowNotFoundException
 
     try:
         BaseHook.get_connection(conn_id)
@@ -138,7 +139,7 @@ def require(conn_id: str, field: str) -> None:
 
 
 def _engine(engine_of: Callable[[str], Engine], conn_id: str, field: str) -> Engine:
-    from airflow.sdk.exceptions import AirflowException
+    from zoho_crm.airflow_compat import AirflowException
 
     try:
         return engine_of(conn_id)

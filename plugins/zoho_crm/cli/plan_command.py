@@ -131,8 +131,7 @@ def _scratch_ledger() -> Iterator[Ledger]:
 
 
 def _made_plan(ledger: Ledger, job: Job, rows: Iterator[tuple[object, object]]) -> PlanSummary:
-    from airflow.sdk import conf
-
+    from zoho_crm.airflow_compat import max_map_length
     from zoho_crm.core.models import Origin, RunStart, Target
 
     relation = job.relation.as_relation()
@@ -144,7 +143,7 @@ def _made_plan(ledger: Ledger, job: Job, rows: Iterator[tuple[object, object]]) 
         relation,
         rows,
         chunk_size=job.chunk_size,
-        max_chunks=conf.getint("core", "max_map_length"),
+        max_chunks=max_map_length(),
         origin=origin,
         target=target,
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk.log import mask_secret
 
-from zoho_crm import metrics
+from zoho_crm import telemetry
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoError, ZohoTokenThrottledError
 from zoho_crm.hooks.oauth import LIFETIME_S, THROTTLE_S, Token
 from zoho_crm.hooks.token_store import Stored, TokenStore
@@ -101,10 +101,10 @@ class TokenSource:
             try:
                 token = self._fetch()
             except ZohoError as error:
-                metrics.token_asked(self._connection.conn_id, _result(error))
+                telemetry.count_token_refresh(self._connection.conn_id, _result(error))
                 self._remember(error)
                 raise
-            metrics.token_asked(self._connection.conn_id, "ok")
+            telemetry.count_token_refresh(self._connection.conn_id, "ok")
             self._store.save(Stored(token))
         log.info("Got a new access token for connection %s", self._connection.conn_id)
         return self._use(token)

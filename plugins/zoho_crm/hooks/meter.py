@@ -6,7 +6,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from zoho_crm import metrics
+from zoho_crm import telemetry
 from zoho_crm.core.told import credits_remaining, is_out_of_credits
 from zoho_crm.errors import ZohoNotSentError, ZohoUnansweredError
 
@@ -45,22 +45,22 @@ class Meter:
 
     def answered(self, method: str, answer: ZohoResponse) -> None:
         """Measure an answer, whatever it says."""
-        metrics.request_done(self._connection, method, answer.status, answer.duration_s)
+        telemetry.time_request(self._connection, method, answer.status, answer.duration_s)
         if answer.status == 429:
             used_up = is_out_of_credits(answer.headers, answer.body)
-            metrics.throttled(self._connection, credits_used_up=used_up)
+            telemetry.count_throttled(self._connection, credits_used_up=used_up)
         if answer.status not in _TURNED_AWAY:
             self.credits_used += _CREDITS_A_CALL
         left = credits_remaining(answer.headers)
         if left is not None and (now := self._clock()) - self._credits_at >= _CREDITS_EVERY_S:
             self._credits_at = now
             self.credits_left, self.credits_seen_at = left, datetime.now(UTC)
-            metrics.credits_remaining(self._connection, left)
+            telemetry.set_credits_remaining(self._connection, left)
 
     def failed(self, method: str, error: ZohoError, duration_s: float) -> None:
         """Measure a request that got no answer; one that was never to leave is none."""
         if isinstance(error, ZohoUnansweredError):
             self.credits_used += _CREDITS_A_CALL
-            metrics.request_done(self._connection, method, metrics.NO_ANSWER, duration_s)
+            telemetry.time_request(self._connection, method, telemetry.NO_RESPONSE, duration_s)
         elif isinstance(error, ZohoNotSentError):
-            metrics.request_done(self._connection, method, metrics.NOT_SENT, duration_s)
+            telemetry.time_request(self._connection, method, telemetry.NOT_SENT, duration_s)

@@ -6,9 +6,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.api.datamodels._generated import HITLUser
-from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
+from zoho_crm.airflow_compat import register_question
 from zoho_crm.core.approval import APPROVED, REJECTED
 from zoho_crm.core.guard_rules import format_duration
 from zoho_crm.errors import PlanError
@@ -72,20 +71,8 @@ class ApproveOperator(JobOperator, ApprovalOperator):
 
         :raises PlanError: an earlier question of this run says something else
         """
-        from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-
-        mine = CreateHITLDetailPayload(
-            ti_id=task_instance_id,
-            options=self.options,
-            subject=self.subject,
-            body=self.body,
-            defaults=self.defaults,
-            multiple=self.multiple,
-            params={},
-            assigned_users=[HITLUser(**user) for user in self.assigned_users or ()],
-        )
-        shown: Any = SUPERVISOR_COMMS.send(mine)
-        if _content(shown) != _content(mine):
+        approvers = [user["id"] for user in self.assigned_users or ()]
+        if register_question(self, task_instance_id) != (self.subject, self.body, approvers):
             raise PlanError(
                 "Airflow still shows the first question of this run, and it is no longer true: limits, approvers or "
                 "figures have changed since. Nothing was sent; start a new run"
@@ -123,8 +110,3 @@ def _name_of(user: Mapping[str, str] | None) -> str | None:
     if not user:
         return None
     return user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
-
-
-def _content(question: Any) -> tuple[str, str | None, list[str]]:
-    """Return what people are shown, and the ids of those who may answer."""
-    return question.subject, question.body, [user.id for user in question.assigned_users or ()]

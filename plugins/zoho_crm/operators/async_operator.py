@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-from airflow.sdk import BaseAsyncOperator
 
+from zoho_crm.airflow_compat import BaseAsyncOperator
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError, UnfinishedLinksError, ZohoTokenThrottledError

@@ -22,7 +22,7 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.told import credits_remaining
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.operators.adaptive_concurrency import AdaptiveConcurrency
-from zoho_crm.operators.spans import span
+from zoho_crm.telemetry import span
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -7,8 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.definitions.retry_policy import ExceptionRetryPolicy, RetryAction, RetryRule
-
+from zoho_crm.airflow_compat import ExceptionRetryPolicy, RetryAction, RetryRule
 from zoho_crm.core.job_files import load_jobs
 from zoho_crm.operators.assets import updates_of
 

@@ -14,7 +14,7 @@ from zoho_crm.hooks.probe import PresenceClient
 from zoho_crm.operators.chunk_run import ChunkReport
 from zoho_crm.operators.link_operator import LinkOperator
 from zoho_crm.operators.snapshot_store import OnlyWithSnapshot, SnapshotStore
-from zoho_crm.operators.spans import span
+from zoho_crm.telemetry import span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from zoho_crm.airflow_compat import base_url
 from zoho_crm.core.approval import Question, plan_url
 from zoho_crm.core.guard_rules import BASELINE, FRESHNESS, Facts, Override, judge, read_count, read_time
 from zoho_crm.core.job_files import find_sql
@@ -86,7 +87,7 @@ class GuardOperator(JobOperator):
 
     def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
         """Return the plan's table, what the guards' SQL reads, and the runs' table."""
-        from zoho_crm.operators.lineage import (
+        from zoho_crm.lineage import (
             PLAN_TABLE,
             RUN_TABLE,
             ledger_output,
@@ -188,7 +189,7 @@ def _question(
         plan=plan,
         breaches=decision.breaches,
         sample=ledger.plans.sample(run.run_key),
-        plan_url=plan_url(notify.base_url(), run.dag_id, run.dag_run_id, job.name),
+        plan_url=plan_url(base_url(), run.dag_id, run.dag_run_id, job.name),
         known_links=facts.known_links,
         reason=run.reason,
         origin_run_key=run.origin_run_key,

@@ -61,6 +61,6 @@ class JobOperator(BaseOperator):
         return self._told(self.job or self._job)
 
     def _told(self, job: Job | None) -> Any:
-        from zoho_crm.operators.lineage import told
+        from zoho_crm.lineage import build_lineage
 
-        return told(*self.lineage(job)) if job else None
+        return build_lineage(*self.lineage(job)) if job else None

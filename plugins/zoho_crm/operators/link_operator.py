@@ -10,9 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import TaskDeferred
-
+from zoho_crm.airflow_compat import TaskDeferred, partial_of
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.outcomes import Outcome
@@ -22,12 +20,10 @@ from zoho_crm.hooks.probe import PresenceClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.async_operator import WAITS, AsyncLinkOperator
 from zoho_crm.operators.chunk_run import ChunkReport, FixedSlots, LinkProcessor, Slots
-from zoho_crm.operators.chunk_signals import log_chunk
 from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.credit_usage import CreditUsage
 from zoho_crm.operators.plan_checks import check_plan_age, run_of
 from zoho_crm.operators.report import close_run
-from zoho_crm.operators.spans import span
 from zoho_crm.operators.stores import (
     ChunkStore,
     LeasedSlots,
@@ -37,13 +33,14 @@ from zoho_crm.operators.stores import (
     settle_unverified,
 )
 from zoho_crm.operators.token_lock import refresh_lock
+from zoho_crm.telemetry import chunk_span, span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.sdk import Context
-    from airflow.sdk.definitions.mappedoperator import OperatorPartial
 
+    from zoho_crm.airflow_compat import OperatorPartial
     from zoho_crm.core.models import ChunkRef, Origin
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.ledger.claims import Claim
@@ -116,15 +113,7 @@ class LinkOperator(AsyncLinkOperator):
     @classmethod
     def partial(cls, **kwargs: Any) -> OperatorPartial:
         """Prepare the mapping, as for any operator, but so that each argument may come from either call."""
-        # Airflow refuses this argument's name, once its own.
-        given = {name: kwargs.pop(name) for name in ("task_concurrency",) if name in kwargs}
-        inherited = vars(BaseOperator)["partial"].__get__(None, cls)
-        operator_partial: OperatorPartial = inherited(**kwargs)
-        operator_partial.kwargs.update(given)
-        if operator_partial.kwargs.get("execution_timeout") is None:
-            # Airflow takes its own default for given, and refuses the argument in expand_kwargs.
-            operator_partial.kwargs.pop("execution_timeout", None)
-        return operator_partial
+        return partial_of(cls, kwargs)
 
     def __init__(
         self,
@@ -218,9 +207,9 @@ class LinkOperator(AsyncLinkOperator):
         return self._lineage()
 
     def _lineage(self) -> Any:
-        from zoho_crm.operators.lineage import links_changed
+        from zoho_crm.lineage import link_lineage
 
-        return links_changed(self.audit_conn_id, self._driven, self.changing)
+        return link_lineage(self.audit_conn_id, self._driven, self.changing)
 
     def _execute(self, context: Context, waiting_since: datetime | None) -> dict[str, int]:
         self.begin()
@@ -242,7 +231,7 @@ class LinkOperator(AsyncLinkOperator):
         planned, invalid = deduplicate_links(self._pairs(), self.relation)
         asks = self.verify or not self._is_dry_run
         target = self._target(hook if asks else None, self.relation, dry_run=self._is_dry_run)
-        with log_chunk(self.log, job, target, links=len(planned) + len(invalid)) as tell:
+        with chunk_span(self.log, job, target, links=len(planned) + len(invalid)) as tell:
             store = MemoryStore(deque(planned), job, target)
             if asks:
                 recruit = self._prober if self._is_dry_run else self.worker
@@ -308,7 +297,7 @@ class LinkOperator(AsyncLinkOperator):
         if not dry_run:
             check_plan_age(ledger, run, self.max_plan_age)
         target = self._target(hook, run.relation, dry_run=dry_run, org_id=run.org_id)
-        with log_chunk(self.log, run.job, target, links=chunk["links"], chunk=chunk) as tell:
+        with chunk_span(self.log, run.job, target, links=chunk["links"], chunk=chunk) as tell:
             report = self._drive_chunk(hook, ledger, chunk, run, target, origin)
             self._driven = target, report.counts
             tell(report)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier
 
+from zoho_crm.airflow_compat import base_url
 from zoho_crm.operators.context import origin_of
 
 if TYPE_CHECKING:
@@ -108,14 +109,6 @@ def notifier_faults(job: Job) -> list[str]:
         except TypeError as error:
             faults.append(f"notify.{place}.args: {notice.notifier!r} does not take them: {error}")
     return faults
-
-
-def base_url() -> str | None:
-    """Return the address of Airflow's UI, if its configuration says one."""
-    from airflow.sdk import conf
-
-    url = conf.get("api", "base_url", fallback=None)
-    return str(url) if url else None
 
 
 def _note_and_tell(ledger: Ledger, job: Job, context: Context, run_key: str, news: dict[str, Any]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.airflow_compat import max_map_length
 from zoho_crm.core.job_files import sql_path
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.databases import create_source_engine
 from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.job_operator import JobOperator
-from zoho_crm.operators.plan_signals import log_plan
 from zoho_crm.source import stream_links
+from zoho_crm.telemetry import log_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,8 +41,6 @@ class PlanLinksOperator(JobOperator):
 
     def execute(self, context: Context) -> list[ChunkRef]:
         """Store the plan and return its chunks."""
-        from airflow.sdk import conf
-
         from zoho_crm.ledger.ledger import Ledger
 
         job, origin = self.job_of(context), origin_of(context)
@@ -62,7 +61,7 @@ class PlanLinksOperator(JobOperator):
                 job.relation.as_relation(),
                 self._rows(job, request, run),
                 chunk_size=job.chunk_size,
-                max_chunks=conf.getint("core", "max_map_length"),
+                max_chunks=max_map_length(),
                 origin=origin,
                 target=self._target(job, preflight, dry_run=run.dry_run),
             )
@@ -73,7 +72,7 @@ class PlanLinksOperator(JobOperator):
 
     def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
         """Return the warehouse's tables, once they are read, and the plan's; pasted links are of no table."""
-        from zoho_crm.operators.lineage import PLAN_TABLE, ledger_output, tables_read
+        from zoho_crm.lineage import PLAN_TABLE, ledger_output, tables_read
 
         sql = sql_path(job, self.jobs_folder).read_text(encoding="utf-8") if self._reads_source else ""
         rows = self._plan.planned if self._plan else None

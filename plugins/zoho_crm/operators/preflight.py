@@ -5,8 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.sdk.exceptions import AirflowFailException
-
+from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.guard_rules import BASELINE, FRESHNESS
 from zoho_crm.core.job_files import find_sql, sql_path
 from zoho_crm.core.models import DELINK

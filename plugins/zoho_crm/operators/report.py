@@ -6,9 +6,8 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
-
-from zoho_crm import metrics
+from zoho_crm import telemetry
+from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
@@ -61,7 +60,7 @@ class ReportOperator(JobOperator):
 
     def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
         """Return the audit's table, and the runs'."""
-        from zoho_crm.operators.lineage import AUDIT_TABLE, RUN_TABLE, ledger_output, ledger_table
+        from zoho_crm.lineage import AUDIT_TABLE, RUN_TABLE, ledger_output, ledger_table
 
         audit = job.audit_conn_id
         return [ledger_table(audit, AUDIT_TABLE)], [ledger_output(audit, RUN_TABLE)]
@@ -125,10 +124,10 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
     detail = "; ".join(filter(None, (ledger.runs.stop_reason(key), ", ".join(left))))
     ledger.runs.finish(key, status=status, detail=detail or None, finished_at=datetime.now(UTC))
     if run is not None:
-        metrics.links_settled(
+        telemetry.count_links(
             closed, job=run.job, relation=run.relation, operation=run.operation, dry_run=run.dry_run
         )
-        metrics.run_closed(run.job, run.operation, status, dry_run=run.dry_run)
+        telemetry.count_run(run.job, run.operation, status, dry_run=run.dry_run)
     return status, counts
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from zoho_crm.airflow_compat import max_map_length
 from zoho_crm.core.approval import approval_block_reason
 from zoho_crm.core.guard_rules import Facts, judge
 from zoho_crm.core.links import PairKeys, to_external_id
@@ -16,8 +17,8 @@ from zoho_crm.errors import ZohoConfigError
 from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.dag_parts import delink_arguments, relink_arguments
 from zoho_crm.operators.job_operator import JobOperator
-from zoho_crm.operators.plan_signals import log_plan
 from zoho_crm.operators.preflight import PreflightOperator
+from zoho_crm.telemetry import log_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -114,7 +115,7 @@ class ReprocessPlanOperator(JobOperator):
 
     def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
         """Return the audit of past runs, and the plan's table."""
-        from zoho_crm.operators.lineage import AUDIT_TABLE, PLAN_TABLE, ledger_output, ledger_table
+        from zoho_crm.lineage import AUDIT_TABLE, PLAN_TABLE, ledger_output, ledger_table
 
         rows = self._planned.planned if self._planned else None
         audit = job.audit_conn_id
@@ -132,8 +133,6 @@ class ReprocessPlanOperator(JobOperator):
         """Add what else the plan needs; done again after a crash."""
 
     def _plan(self, ledger: Ledger, job: Job, key: str, context: Context) -> PlanSummary:
-        from airflow.sdk import conf
-
         request, origin = request_of(context), origin_of(context)
         preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
         target = self._target(job, request, preflight)
@@ -159,7 +158,7 @@ class ReprocessPlanOperator(JobOperator):
             target.relation,
             ((link.external_id, link.related_external_id) for link in selection.links),
             chunk_size=job.chunk_size,
-            max_chunks=conf.getint("core", "max_map_length"),
+            max_chunks=max_map_length(),
             origin=origin,
             target=target,
         )

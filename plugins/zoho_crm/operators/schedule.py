@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
-    from airflow.timetables.base import DataInterval
-    from airflow.timetables.interval import CronDataIntervalTimetable as CoreTimetable
-
+    from zoho_crm.airflow_compat import CoreCronTimetable, DataInterval
     from zoho_crm.core.job import Job
 
 _HOUR = timedelta(hours=1)
@@ -64,9 +62,10 @@ def next_windows(job: Job, now: datetime, count: int = 3) -> list[tuple[datetime
     if job.cron is None:
         return []
     import pendulum
-    from airflow.timetables.interval import CronDataIntervalTimetable as Timetable
 
-    timetable = Timetable(job.cron, job.timezone)
+    from zoho_crm.airflow_compat import CoreCronTimetable
+
+    timetable = CoreCronTimetable(job.cron, job.timezone)
     last = timetable.infer_manual_data_interval(run_after=pendulum.instance(now))
     return [
         (interval.start.astimezone(UTC), interval.end.astimezone(UTC))
@@ -108,9 +107,10 @@ def _changes(job: Job) -> Iterator[datetime]:
 def _seams(job: Job, cron: str, change: datetime) -> Iterator[tuple[datetime, datetime]]:
     """Yield where each data interval ends and where the next begins, for those around a change of the clocks."""
     import pendulum
-    from airflow.timetables.interval import CronDataIntervalTimetable as Timetable
 
-    timetable = Timetable(cron, job.timezone)
+    from zoho_crm.airflow_compat import CoreCronTimetable
+
+    timetable = CoreCronTimetable(cron, job.timezone)
     # Where the scheduler would be by then: the last interval that is over.
     last = timetable.infer_manual_data_interval(run_after=pendulum.instance(change - _NEAR))
     for interval in _intervals_after(timetable, last):
@@ -121,7 +121,7 @@ def _seams(job: Job, cron: str, change: datetime) -> Iterator[tuple[datetime, da
 
 
 def _intervals_after(
-    timetable: CoreTimetable, last: DataInterval, earliest: datetime | None = None
+    timetable: CoreCronTimetable, last: DataInterval, earliest: datetime | None = None
 ) -> Iterator[DataInterval]:
     """
     Yield the data intervals that Airflow would schedule after one of them, without end.
@@ -129,7 +129,8 @@ def _intervals_after(
     :param earliest: start date of the Dag, aware
     """
     import pendulum
-    from airflow.timetables.base import TimeRestriction
+
+    from zoho_crm.airflow_compat import TimeRestriction
 
     restriction = TimeRestriction(pendulum.instance(earliest) if earliest else None, None, catchup=True)
     while True:

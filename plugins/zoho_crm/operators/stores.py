@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
-from zoho_crm import metrics
+from zoho_crm import telemetry
 from zoho_crm.core.links import Link, PairKeys, Relation, link_fault, storable_text, to_external_id
 from zoho_crm.core.models import LinkResult, Origin, PlannedLink, Target
 from zoho_crm.operators.credit_usage import spent_by
@@ -149,12 +149,12 @@ class LeasedSlots:
         from sqlalchemy.exc import SQLAlchemyError
 
         with suppress(SQLAlchemyError):  # slots that cannot be counted are held nevertheless
-            metrics.slots_leased(self.connection, self.ledger.slots.count(self.connection), self.limit)
+            telemetry.set_slots_leased(self.connection, self.ledger.slots.count(self.connection), self.limit)
 
 
 def count_links(counts: Mapping[Outcome, int], job: str, target: Target) -> None:
     """Count links whose outcome has been written."""
-    metrics.links_settled(
+    telemetry.count_links(
         counts, job=job, relation=target.relation, operation=target.operation, dry_run=target.dry_run
     )
 

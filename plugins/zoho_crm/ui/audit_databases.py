@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Request
 
+from zoho_crm.airflow_compat import dags_folder
 from zoho_crm.core.job_files import load_jobs
 from zoho_crm.errors import ZohoError
 from zoho_crm.ledger.engine import reading
@@ -138,9 +139,7 @@ def _fault_of_version(version: int | None) -> str | None:
 
 def default_jobs_folder() -> Path:
     """Return the folder that the Dags read their jobs from."""
-    from airflow.configuration import conf
-
-    return jobs_folder(Path(conf.get_mandatory_value("core", "dags_folder")).parent)
+    return jobs_folder(Path(dags_folder()).parent)
 
 
 def audit_databases_of(request: Request) -> AuditDatabases:

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
-from airflow.api_fastapi.app import get_auth_manager
-from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
-from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_authenticated
-from airflow.models.dag import DagModel
 from fastapi import Depends
 
+from zoho_crm.airflow_compat import (
+    DagAccessEntity,
+    DagDetails,
+    DagModel,
+    GetUserDep,
+    get_auth_manager,
+    requires_access_dag,
+    requires_authenticated,
+)
 from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID, RELINK_DAG_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
-
+    from zoho_crm.airflow_compat import ResourceMethod
     from zoho_crm.ledger.run_queries import DagAndJob
 
 SIGNED_IN = requires_authenticated()

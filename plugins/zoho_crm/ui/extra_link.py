@@ -7,6 +7,8 @@ from urllib.parse import quote, urlsplit
 
 from airflow.sdk import BaseOperatorLink
 
+from zoho_crm.airflow_compat import base_url
+
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
@@ -52,8 +54,6 @@ class DelinkRunLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: TaskInstanceKey) -> str:
         """Return the path of the run's tab, on whatever host Airflow is asked for."""
-        from airflow.configuration import conf
-
-        below = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+        below = urlsplit(base_url() or "").path.rstrip("/")
         dag_id, run_id = quote(ti_key.dag_id, safe=""), quote(ti_key.run_id, safe="")
         return f"{below}/dags/{dag_id}/runs/{run_id}/plugin/{RUN_ROUTE}"

@@ -10,7 +10,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
-from zoho_crm.operators.lineage_privacy import hide_ids_of_forms
+from zoho_crm.lineage import hide_ids_of_forms
 from zoho_crm.ui.extra_link import RUN_ROUTE, DelinkRunLink
 
 URL_PREFIX = "/zoho-delinks"

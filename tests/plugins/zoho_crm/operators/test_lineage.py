@@ -97,7 +97,7 @@ def test_pasted_links_are_of_no_table(audit: Audit, warehouse: Warehouse, sql_pa
 
 
 def test_tables_are_named_as_the_hook_of_their_database_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    from zoho_crm.operators.lineage import tables_read
+    from zoho_crm.lineage import tables_read
 
     set_connection(
         monkeypatch,
@@ -128,13 +128,13 @@ def test_tables_are_named_as_the_hook_of_their_database_names_them(monkeypatch: 
     ],
 )
 def test_the_place_of_a_database_holds_no_login(host: str | None, port: int | None, expected: str) -> None:
-    from zoho_crm.operators.lineage import place_of
+    from zoho_crm.lineage import place_of
 
     assert place_of(host, port) == expected
 
 
 def test_sql_that_cannot_be_read_has_no_tables(warehouse: Warehouse) -> None:
-    from zoho_crm.operators.lineage import tables_read
+    from zoho_crm.lineage import tables_read
 
     assert tables_read(WAREHOUSE, "SELEKT everything") == []
 

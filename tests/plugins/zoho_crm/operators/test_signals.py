@@ -27,8 +27,9 @@ from tests.plugins.zoho_crm.operators.world import (
     make_job,
     pairs,
 )
+from zoho_crm import telemetry
 from zoho_crm.errors import RunStoppedError
-from zoho_crm.operators import chunk_run, spans
+from zoho_crm.operators import chunk_run
 from zoho_crm.operators.assets import updates_of
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
@@ -103,7 +104,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
     """The spans of the test, kept in memory."""
     exporter, provider = InMemorySpanExporter(), TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(spans, "_tracer", provider.get_tracer("zoho_crm"))
+    monkeypatch.setattr(telemetry, "_tracer", provider.get_tracer("zoho_crm"))
     return exporter
 
 
@@ -173,7 +174,7 @@ def test_requests_are_timed_one_by_one_with_what_zoho_answered(
     assert {one.tags["connection"] for one in timed} == {ZOHO}
     assert all(0 < one.value < 60_000 for one in timed)
     by_status = Counter((one.tags["method"], one.tags["status"]) for one in timed)
-    assert by_status["DELETE", "no_answer"] == 1
+    assert by_status["DELETE", "no_response"] == 1
     assert by_status["DELETE", "429"] == 1
     assert by_status["DELETE", "200"] >= REMOVED - 1
     assert [one.tags for one in statsd.samples("zoho_crm.throttled")] == [
@@ -271,7 +272,7 @@ def test_a_span_of_a_chunk_that_stops_names_the_cause_and_nothing_of_its_text(
 
 def test_spans_lie_below_the_one_that_is_open(opened: InMemorySpanExporter, run: Run) -> None:
     chunk = run.plan()
-    with spans._tracer.start_as_current_span("the task") as task:
+    with telemetry._tracer.start_as_current_span("the task") as task:
         run.delink(chunk)
     (span,) = [one for one in opened.get_finished_spans() if one.name == "zoho_crm.chunk"]
     assert span.parent is not None

@@ -11,7 +11,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from tests.statsd import Sample
-from zoho_crm import metrics
+from zoho_crm import telemetry
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 
@@ -28,19 +28,19 @@ JOB = "nightly__of__n_code__and_much_longer_than_anybody_"
 
 def measure_everything() -> None:
     """Measure each metric once, for a job that is called as nobody would call one."""
-    metrics.links_settled(
+    telemetry.count_links(
         {Outcome.REMOVED: 3, Outcome.FAILED: 0},
         job=OUTSIDE,
         relation=RELATION,
         operation="delink",
         dry_run=False,
     )
-    metrics.request_done("zoho:one", "DELETE", 200, 0.125)
-    metrics.throttled("zoho:one", credits_used_up=True)
-    metrics.credits_remaining("zoho:one", 4_711)
-    metrics.slots_leased("zoho:one", 7, 10)
-    metrics.token_asked("zoho:one", "ok")
-    metrics.run_closed(OUTSIDE, "delink", "succeeded", dry_run=True)
+    telemetry.time_request("zoho:one", "DELETE", 200, 0.125)
+    telemetry.count_throttled("zoho:one", credits_used_up=True)
+    telemetry.set_credits_remaining("zoho:one", 4_711)
+    telemetry.set_slots_leased("zoho:one", 7, 10)
+    telemetry.count_token_refresh("zoho:one", "ok")
+    telemetry.count_run(OUTSIDE, "delink", "succeeded", dry_run=True)
 
 
 ONE = {"connection": "zoho_one"}
@@ -70,7 +70,7 @@ def test_every_metric_reaches_statsd_with_its_tags_whatever_a_job_is_called(stat
 
 def test_those_told_are_all_there_are_with_the_kinds_and_tags_of_the_list() -> None:
     told = {one.name: (one.kind, tuple(one.tags)) for one in TOLD}
-    assert told == {metric.name: (metric.kind.value, metric.tags) for metric in metrics.METRICS}
+    assert told == {metric.name: (metric.kind.value, metric.tags) for metric in telemetry.METRICS}
 
 
 @pytest.fixture
@@ -108,13 +108,13 @@ def test_a_backend_that_raises_harms_nobody_and_is_told_of_once(
         def __getattr__(self, name: str) -> Any:
             raise ZeroDivisionError("c-00001")
 
-    monkeypatch.setattr(metrics, "_told", set())
+    monkeypatch.setattr(telemetry, "_warned", set())
     stats.initialize(factory=Broken, export_legacy_names=True)
     with caplog.at_level("WARNING"):
         measure_everything()
     stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
     assert [record.getMessage() for record in caplog.records] == [
-        "Metrics cannot be written: ZeroDivisionError"
+        "Metrics not written: error=ZeroDivisionError"
     ]
 
 
@@ -126,5 +126,5 @@ def test_the_document_lists_every_metric() -> None:
     ]
     listed = [(row[0], row[1], row[2], row[3].replace("`", "")) for row in rows]
     assert listed == [
-        (metric.name, metric.kind.value, metric.unit, ", ".join(metric.tags)) for metric in metrics.METRICS
+        (metric.name, metric.kind.value, metric.unit, ", ".join(metric.tags)) for metric in telemetry.METRICS
     ]
