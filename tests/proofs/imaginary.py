@@ -42,9 +42,6 @@ class ImaginaryZoho:
     mishaps: list[str] = field(default_factory=list)
     deletes: int = 0
 
-    async def replace_token(self, rejected: ZohoResponse) -> None:
-        raise AssertionError("no token is ever refused")
-
     async def send(self, request: ZohoRequest) -> ZohoResponse:
         mishap = self.mishaps.pop(0) if self.mishaps else "none"
         if mishap == "not sent":

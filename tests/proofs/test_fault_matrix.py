@@ -220,7 +220,11 @@ def test_outcome_of_one_link_is_true(matrix: Seen, case: Case) -> None:
     assert result.outcome is expected_outcome(case)
     assert is_linked is (case.linked and case.times is None and case.when == "before")
     assert 1 <= result.attempts <= max(BRIEF.sends, BRIEF.waits + 1)
-    stops = {"401": StopReason.REFUSED, "429": StopReason.CREDITS, "429-retry-after": StopReason.CREDITS}
+    stops = {
+        "401": StopReason.REFUSED,
+        "429": StopReason.OVERLOADED,
+        "429-retry-after": StopReason.OVERLOADED,
+    }
     assert why is (stops.get(case.fault) if case.times is None else None)
     if result.outcome is Outcome.REMOVED and not case.linked:
         # The one thing that cannot be known: the detail says so.

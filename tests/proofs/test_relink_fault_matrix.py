@@ -197,7 +197,11 @@ def test_outcome_is_true(matrix: Seen, case: Case) -> None:
         # Only a connection that the machine has lost makes such a request ambiguous: another fault than the case's.
         return
     assert result.outcome is expected_outcome(case)
-    stops = {"401": StopReason.REFUSED, "429": StopReason.CREDITS, "429-retry-after": StopReason.CREDITS}
+    stops = {
+        "401": StopReason.REFUSED,
+        "429": StopReason.OVERLOADED,
+        "429-retry-after": StopReason.OVERLOADED,
+    }
     # A look that follows an unanswered request does not stop the run: it leaves the link to the next try.
     blind_repeat = case.repeated and not case.puts_only
     assert why is (stops.get(case.fault) if case.times is None and not blind_repeat else None)

@@ -7,10 +7,10 @@ Every row below is a row of the test's table. What is not here is as for a delin
 status                     body                                        verdict
 =========================  ==========================================  =======================================
 2xx, 207, 4xx with one     ``status: success``, ``code: SUCCESS``       ``relinked`` (2xx and 207 only)
-entry in ``data[]``
+item in ``data[]``
 any of those               success that names another external id      verify
 any of those               success and error at once, several or no    verify
-                           entries, no ``data[]``, not JSON, empty
+                           items, no ``data[]``, not JSON, empty
 2xx, 207, 4xx              INVALID_DATA naming the parent's field      ``parent_not_found``
 2xx, 207, 4xx              INVALID_DATA naming the related field       ``related_not_found``
 2xx, 207, 4xx              INVALID_DATA naming an attribute            ``rejected``
@@ -36,7 +36,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.told import retry_after_s
 from zoho_crm.core.verdict import (
     Verdict,
     judge_refusal,
@@ -48,57 +47,48 @@ from zoho_crm.core.verdict import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from zoho_crm.core.links import Link, Relation
-    from zoho_crm.core.response import ResponseItem
+    from zoho_crm.core.response import ClassifiedResponse, ResponseItem
 
 LINKED_AFTER_AMBIGUITY = "found linked after a request that was not clearly answered"
 
 
 def judge_relink(
-    status: int,
-    headers: Mapping[str, str],
-    body: bytes,
-    *,
-    relation: Relation,
-    link: Link,
-    attributes: Collection[str] = (),
+    response: ClassifiedResponse, *, relation: Relation, link: Link, attributes: Collection[str] = ()
 ) -> Verdict:
     """
-    Judge the answer to putting one link back; see the table above.
+    Judge the response to a relink; see the table above.
 
-    :param status: HTTP status
-    :param headers: response headers; the lookup must ignore case
-    :param body: the body as it came
-    :param relation: the relation the link belongs to; its field names tell which id an error is about
+    :param relation: the relation of the link; its field names tell which id an error is about
     :param link: the link that was sent
     :param attributes: names of the attributes that were sent with it
     """
-    entry = parse_clear_item(status, headers, body)
-    if isinstance(entry, Verdict):
-        return entry
-    wait_s = retry_after_s(headers)
-    if not entry.says_success:
-        return _judge_error(status, entry, relation, attributes, wait_s)
-    named = entry.details.get(relation.related_external_field)
+    item = parse_clear_item(response)
+    if isinstance(item, Verdict):
+        return item
+    status, wait_s = response.status, response.retry_after_s
+    if not item.says_success:
+        return _judge_error(status, item, relation, attributes, wait_s)
+    named = item.details.get(relation.related_external_field)
     if named is not None and named != link.related_external_id:
-        return verify(status, entry, "a success of another link", wait_s)
-    return settle(status, entry, Outcome.RELINKED)
+        return verify(status, item, "success for another link", wait_s)
+    return settle(status, item, Outcome.RELINKED)
 
 
 def _judge_error(
-    status: int, entry: ResponseItem, relation: Relation, attributes: Collection[str], wait_s: float | None
+    status: int, item: ResponseItem, relation: Relation, attributes: Collection[str], wait_s: float | None
 ) -> Verdict:
-    named = named_fields(entry.details)
+    named = named_fields(item.details)
     ids = {"data", "id", relation.external_field, relation.related_external_field}
-    if entry.code == "MANDATORY_NOT_FOUND":
-        api_name = entry.details.get("api_name")
+    if item.code == "MANDATORY_NOT_FOUND":
+        api_name = item.details.get("api_name")
         if isinstance(api_name, str) and api_name not in ids:
-            return settle(status, entry, Outcome.REJECTED)
+            return settle(status, item, Outcome.REJECTED)
         # The body named the related record: Zoho saw less of it than was sent.
-        return stop(status, entry)
+        return stop(status, item)
     is_about_attributes = ids.isdisjoint(named) and not named.isdisjoint(attributes)
-    if entry.code == "INVALID_DATA" and not entry.is_about_the_relation and is_about_attributes:
-        return settle(status, entry, Outcome.REJECTED)
-    return judge_refusal(status, entry, relation, wait_s)
+    if item.code == "INVALID_DATA" and not item.is_about_the_relation and is_about_attributes:
+        return settle(status, item, Outcome.REJECTED)
+    return judge_refusal(status, item, relation, wait_s)

@@ -10,9 +10,9 @@ sent and never clearly answered.
 status                     body                                        verdict
 =========================  ==========================================  =======================================
 2xx, 207, 4xx with one     ``status: success``, ``code: SUCCESS``       ``removed`` (2xx and 207 only)
-entry in ``data[]``
+item in ``data[]``
 any of those               success and error at once, several or no    verify
-                           entries, no ``data[]``, not JSON, empty
+                           items, no ``data[]``, not JSON, empty
 2xx, 207, 4xx              "relation not found", "contact role not     ``already_absent``; ambiguous before:
                            deleted"                                    ``removed``
 2xx, 207, 4xx              INVALID_DATA naming the parent's field      ``parent_not_found``
@@ -38,19 +38,18 @@ https://www.zoho.com/crm/developer/docs/api/v7/delink.html, and Zoho's OpenAPI f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.response import parse_response_item, parse_response_items
-from zoho_crm.core.told import RUN_CODES, is_out_of_credits, retry_after_s
+from zoho_crm.core.response import RUN_WIDE_CODES, ResponseKind, parse_response_items
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zoho_crm.core.links import Relation
-    from zoho_crm.core.response import ResponseItem
+    from zoho_crm.core.response import ClassifiedResponse, ResponseItem
 
 
 class Action(StrEnum):
@@ -61,7 +60,7 @@ class Action(StrEnum):
     LATER = "later"
     """Not applied: try again after a pause."""
     REFRESH = "refresh"
-    """Not applied: try again with a new access token."""
+    """Not applied: the access token is rejected. The client has renewed it as often as it may."""
     VERIFY = "verify"
     """It may or may not have been applied: ask Zoho by GET."""
     STOP = "stop"
@@ -73,6 +72,8 @@ class StopReason(StrEnum):
 
     CREDITS = "credits"
     """The API credits of the last 24 hours are used up."""
+    OVERLOADED = "overloaded"
+    """Too many requests were in flight for as long as one link is retried."""
     REFUSED = "refused"
     """Scope, permission, module, related list or version: the same answer waits for every link."""
     THROTTLED = "throttled"
@@ -128,44 +129,39 @@ _LINK_CODES = frozenset(
 )
 
 
-def judge(
-    status: int, headers: Mapping[str, str], body: bytes, *, relation: Relation, ambiguous_before: bool
-) -> Verdict:
+def judge(response: ClassifiedResponse, *, relation: Relation, ambiguous_before: bool) -> Verdict:
     """
-    Judge the answer to the removal of one link; see the table above.
+    Judge the response to the removal of one link; see the table above.
 
-    :param status: HTTP status
-    :param headers: response headers; the lookup must ignore case
-    :param body: the body as it came
-    :param relation: the relation the link belongs to; its field names tell which id an error is about
-    :param ambiguous_before: whether an earlier try of this link may have been applied
+    :param relation: the relation of the link; its field names tell which id an error is about
+    :param ambiguous_before: whether an earlier request for this link may have been applied
     """
-    entry = parse_clear_item(status, headers, body)
-    if isinstance(entry, Verdict):
-        return entry
-    if entry.says_success:
-        return settle(status, entry, Outcome.REMOVED)
-    return _judge_error(status, entry, relation, ambiguous_before, retry_after_s(headers))
+    item = parse_clear_item(response)
+    if isinstance(item, Verdict):
+        return item
+    if item.says_success:
+        return settle(response.status, item, Outcome.REMOVED)
+    return _judge_error(response.status, item, relation, ambiguous_before, response.retry_after_s)
 
 
 def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict] | None:
     """
-    Judge the answer to the removal of several links of one parent, entry by entry.
+    Judge the answer to the removal of several links of one parent, item by item.
 
-    :return: a verdict for each entry, in their order, with the related record's id where the entry names it; None
-        if there are no entries, or one that cannot be read: then the answer tells nothing about any link
+    :return: a verdict for each item, in their order, with the related record's id where the item names it; None
+        if there are no items, or one that cannot be read: then the answer tells nothing about any link
     """
     if status not in {200, 207, 400}:
         return None
-    entries = parse_response_items(body)
-    if entries is None:
+    items = parse_response_items(body)
+    if items is None:
         return None
     verdicts = []
-    for entry in entries:
-        if entry.says_success and status != 400:
-            verdicts.append(settle(status, entry, Outcome.REMOVED))
-        elif entry.says_error:
-            verdicts.append(_judge_error(status, entry, relation, ambiguous_before=False, wait_s=None))
+    for item in items:
+        if item.says_success and status != 400:
+            verdicts.append(settle(status, item, Outcome.REMOVED))
+        elif item.says_error:
+            verdicts.append(_judge_error(status, item, relation, ambiguous_before=False, wait_s=None))
         else:
             return None
     return verdicts
@@ -183,61 +179,100 @@ def judge_no_answer(*, sent: bool, why: str) -> Verdict:
     return Verdict(Action.LATER, outcome=Outcome.FAILED, detail=why)
 
 
-def parse_clear_item(status: int, headers: Mapping[str, str], body: bytes) -> ResponseItem | Verdict:
+def judge_unclear_lookup(response: ClassifiedResponse) -> Verdict:
     """
-    Return what an answer says of a link, success or error; or the verdict, where it says nothing clear of any link.
+    Return what to do after a response to a GET that is UNCLEAR. A GET applies nothing, so nothing is ambiguous.
+
+    :return: ``STOP`` if every link would get this response, ``LATER`` if Zoho is overloaded, else ``VERIFY``: repeat
+    """
+    if response.kind is ResponseKind.TOKEN_REJECTED:
+        return rejected_with_new_token(_judge_token_rejected(response))
+    item = parse_clear_item(response)
+    if isinstance(item, Verdict) and item.action in {Action.STOP, Action.LATER}:
+        return item
+    if response.kind is ResponseKind.RUN_REFUSED:
+        return stop(response.status, response.item)
+    detail = f"a GET got status {response.status}, which does not say whether the records are linked"
+    return replace(
+        verify(response.status, response.item, detail, response.retry_after_s),
+        ambiguous=False,
+        outcome=Outcome.FAILED,
+    )
+
+
+def rejected_with_new_token(verdict: Verdict) -> Verdict:
+    """Return the verdict on a token rejection that is left after the client has renewed the token."""
+    detail = "Zoho rejects new access tokens too"
+    return replace(verdict, action=Action.STOP, stop_reason=StopReason.REFUSED, detail=detail)
+
+
+def overloaded(last: Verdict) -> Verdict:
+    """
+    Return the verdict on a link whose retries ended with LATER.
+
+    Where Zoho was overloaded to the end, other links would be refused too: the run stops, and this link was not
+    tried. A request that found no connection says nothing about other links.
+    """
+    if last.http_status is None:
+        return last
+    return replace(last, action=Action.STOP, outcome=Outcome.NOT_ATTEMPTED, stop_reason=StopReason.OVERLOADED)
+
+
+def parse_clear_item(response: ClassifiedResponse) -> ResponseItem | Verdict:
+    """
+    Return what a response says about a link, success or error; or the verdict, where it says nothing clear.
 
     The latter are limits, the access token, statuses that do not tell whether anything was applied, and what cannot
     be read.
     """
-    wait_s = retry_after_s(headers)
-    entry = parse_response_item(body)
-    if status == 429 or (status in {400, 403} and entry is not None and entry.code == "TOO_MANY_REQUESTS"):
-        return _judge_429(status, entry, is_out_of_credits(headers, body), wait_s)
-    if status < 200 or 300 <= status < 400 or status >= 500:
-        return verify(status, entry, f"status {status} does not tell whether it was applied", wait_s)
-    if status == 401 and not (entry and (entry.says_success or entry.says_error)):
-        return _judge_401(status, entry)
-    if entry is None:
-        return verify(status, None, "unreadable answer", wait_s)
-    if entry.says_success and status >= 400:
-        return verify(status, entry, "success and an error status at once", wait_s)
-    if not entry.says_success and not entry.says_error:
-        return verify(status, entry, "neither success nor an error", wait_s)
-    return entry
+    status, item, wait_s = response.status, response.item, response.retry_after_s
+    match response.kind:
+        case ResponseKind.OUT_OF_CREDITS:
+            return stop(status, item, StopReason.CREDITS, wait_s)
+        case ResponseKind.OVERLOADED:
+            return _judge_overloaded(response)
+        case ResponseKind.SERVER_ERROR | ResponseKind.UNEXPECTED:
+            return verify(status, item, f"status {status} does not tell whether it was applied", wait_s)
+        case ResponseKind.TOKEN_REJECTED:
+            return _judge_token_rejected(response)
+    if item is None:
+        return verify(status, None, "unreadable response", wait_s)
+    if item.says_success and status >= 400:
+        return verify(status, item, "success and an error status at once", wait_s)
+    if not item.says_success and not item.says_error:
+        return verify(status, item, "neither success nor an error", wait_s)
+    return item
 
 
-def judge_refusal(status: int, entry: ResponseItem, relation: Relation, wait_s: float | None) -> Verdict:
+def judge_refusal(status: int, item: ResponseItem, relation: Relation, wait_s: float | None) -> Verdict:
     """Judge an error whose code means the same whether a link was to be taken out or put back."""
-    if entry.code == "INVALID_DATA":
-        return _judge_invalid_data(status, entry, relation, wait_s)
-    if entry.code in RUN_CODES:
-        return stop(status, entry)
-    if status == 401:
-        return _judge_401(status, entry)
-    if entry.code in _LINK_CODES:
-        return settle(status, entry, Outcome.REJECTED)
-    if entry.code in {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"}:
-        return verify(status, entry, "an internal error does not tell whether it was applied", wait_s)
-    return verify(status, entry, "a code that is not in Zoho's documentation", wait_s)
+    if item.code == "INVALID_DATA":
+        return _judge_invalid_data(status, item, relation, wait_s)
+    if item.code in RUN_WIDE_CODES:
+        return stop(status, item)
+    if item.code in _LINK_CODES:
+        return settle(status, item, Outcome.REJECTED)
+    if item.code in {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"}:
+        return verify(status, item, "an internal error does not tell whether it was applied", wait_s)
+    return verify(status, item, "a code that is not in Zoho's documentation", wait_s)
 
 
-def settle(status: int, entry: ResponseItem, outcome: Outcome, *, detail: str | None = None) -> Verdict:
-    """Return the verdict that an entry decides."""
+def settle(status: int, item: ResponseItem, outcome: Outcome, *, detail: str | None = None) -> Verdict:
+    """Return the verdict that an item decides."""
     return Verdict(
         Action.SETTLE,
         http_status=status,
         outcome=outcome,
-        code=entry.code,
-        message=entry.message,
-        record_id=entry.record_id,
+        code=item.code,
+        message=item.message,
+        record_id=item.record_id,
         detail=detail,
     )
 
 
 def stop(
     status: int,
-    entry: ResponseItem | None,
+    item: ResponseItem | None,
     reason: StopReason = StopReason.REFUSED,
     wait_s: float | None = None,
 ) -> Verdict:
@@ -248,21 +283,21 @@ def stop(
         # Credits are asked for before anything else is looked at: this link was not tried.
         outcome=Outcome.NOT_ATTEMPTED if reason is StopReason.CREDITS else Outcome.FAILED,
         stop_reason=reason,
-        code=entry.code if entry else None,
-        message=entry.message if entry else None,
+        code=item.code if item else None,
+        message=item.message if item else None,
         retry_after_s=wait_s,
     )
 
 
-def verify(status: int, entry: ResponseItem | None, detail: str, wait_s: float | None) -> Verdict:
+def verify(status: int, item: ResponseItem | None, detail: str, wait_s: float | None) -> Verdict:
     """Return the verdict on an answer that leaves open whether the request was applied."""
     return Verdict(
         Action.VERIFY,
         http_status=status,
         ambiguous=True,
         outcome=Outcome.UNKNOWN,
-        code=entry.code if entry else None,
-        message=entry.message if entry else None,
+        code=item.code if item else None,
+        message=item.message if item else None,
         detail=detail,
         retry_after_s=wait_s,
     )
@@ -276,65 +311,61 @@ def named_fields(details: Mapping[str, Any]) -> set[str]:
 
 
 def _judge_error(
-    status: int, entry: ResponseItem, relation: Relation, ambiguous_before: bool, wait_s: float | None
+    status: int, item: ResponseItem, relation: Relation, ambiguous_before: bool, wait_s: float | None
 ) -> Verdict:
-    if _says_gone(entry):
+    if _says_gone(item):
         if ambiguous_before:
-            return settle(status, entry, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
-        return settle(status, entry, Outcome.ALREADY_ABSENT)
-    if entry.code == "MANDATORY_NOT_FOUND" and entry.details.get("param_name") == "ids":
+            return settle(status, item, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
+        return settle(status, item, Outcome.ALREADY_ABSENT)
+    if item.code == "MANDATORY_NOT_FOUND" and item.details.get("param_name") == "ids":
         # Zoho saw one part of the path less than was sent: no further link may be tried that way.
-        return stop(status, entry)
-    return judge_refusal(status, entry, relation, wait_s)
+        return stop(status, item)
+    return judge_refusal(status, item, relation, wait_s)
 
 
-def _judge_invalid_data(
-    status: int, entry: ResponseItem, relation: Relation, wait_s: float | None
-) -> Verdict:
-    if entry.is_about_the_relation:
-        return stop(status, entry)
-    named = named_fields(entry.details) & {relation.external_field, relation.related_external_field}
+def _judge_invalid_data(status: int, item: ResponseItem, relation: Relation, wait_s: float | None) -> Verdict:
+    if item.is_about_the_relation:
+        return stop(status, item)
+    named = named_fields(item.details) & {relation.external_field, relation.related_external_field}
     if len(named) == 1 and relation.external_field != relation.related_external_field:
         if relation.external_field in named:
-            return settle(status, entry, Outcome.PARENT_NOT_FOUND)
-        return settle(status, entry, Outcome.RELATED_NOT_FOUND)
+            return settle(status, item, Outcome.PARENT_NOT_FOUND)
+        return settle(status, item, Outcome.RELATED_NOT_FOUND)
     return Verdict(
         Action.VERIFY,
         http_status=status,
         outcome=Outcome.FAILED,
-        code=entry.code,
-        message=entry.message,
+        code=item.code,
+        message=item.message,
         detail="Zoho does not say which id is wrong",
         retry_after_s=wait_s,
     )
 
 
-def _judge_429(
-    status: int, entry: ResponseItem | None, out_of_credits: bool, wait_s: float | None
-) -> Verdict:
-    if out_of_credits:
-        return stop(status, entry, StopReason.CREDITS, wait_s)
+def _judge_overloaded(response: ClassifiedResponse) -> Verdict:
+    item = response.item
     return Verdict(
         Action.LATER,
-        http_status=status,
+        http_status=response.status,
         outcome=Outcome.FAILED,
-        code=entry.code if entry else "TOO_MANY_REQUESTS",
-        message=entry.message if entry else None,
-        retry_after_s=wait_s,
+        code=item.code if item else "TOO_MANY_REQUESTS",
+        message=item.message if item else None,
+        retry_after_s=response.retry_after_s,
     )
 
 
-def _judge_401(status: int, entry: ResponseItem | None) -> Verdict:
+def _judge_token_rejected(response: ClassifiedResponse) -> Verdict:
+    item = response.item
     return Verdict(
         Action.REFRESH,
-        http_status=status,
+        http_status=response.status,
         outcome=Outcome.FAILED,
-        code=entry.code if entry else None,
-        message=entry.message if entry else None,
+        code=item.code if item else None,
+        message=item.message if item else None,
     )
 
 
-def _says_gone(entry: ResponseItem) -> bool:
-    if entry.code not in {"INVALID_DATA", "MANDATORY_NOT_FOUND"} or entry.is_about_the_relation:
+def _says_gone(item: ResponseItem) -> bool:
+    if item.code not in {"INVALID_DATA", "MANDATORY_NOT_FOUND"} or item.is_about_the_relation:
         return False
-    return any(message in entry.message.lower() for message in _GONE_MESSAGES)
+    return any(message in item.message.lower() for message in _GONE_MESSAGES)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+TOKEN_RENEWALS = 2
+"""How often one request gets another access token after Zoho rejected the one it was sent with."""
+
 _REFUSAL_HELD_S = 60.0
 _TROUBLE_HELD_S = 10.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
@@ -12,6 +13,7 @@ from yarl import URL
 
 from zoho_crm.core.request import ZohoRequest, check_prepared_request
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
+from zoho_crm.hooks.access_token import TOKEN_RENEWALS
 from zoho_crm.hooks.network import USER_AGENT, Network
 from zoho_crm.hooks.zoho_response import MAX_BODY_BYTES, ZohoResponse
 
@@ -95,31 +97,36 @@ class AsyncZohoClient:
 
     async def send(self, request: ZohoRequest) -> ZohoResponse:
         """
-        Send one request once, and return what Zoho answers, whatever it is.
+        Send one request, and return the response, whatever it is.
 
-        A 401 comes back like any other answer; see :attr:`ZohoResponse.token_rejected` and :meth:`replace_token`.
+        Where Zoho rejects the access token, which applies nothing, the token is renewed and the request is sent
+        again, :data:`TOKEN_RENEWALS` times at most: a response that rejects the token is the last of them.
 
         :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
         :raises ZohoNotSentError: there was no connection
-        :raises ZohoUnansweredError: sent, but there is no answer that can be read
-        :raises ZohoAuthError: the token has run out, and there is no other to be had
+        :raises ZohoUnansweredError: sent, but there is no readable response
+        :raises ZohoError: there is no access token, see :func:`zoho_crm.hooks.oauth.fetch_token`; nothing was applied
         """
-        if self._clock() >= self._use_until:
-            await self._renew()
-        async with self._turns:
-            return await self._exchange(request)
+        sends = 1
+        while True:
+            if self._clock() >= self._use_until:
+                await self._renew()
+            async with self._turns:
+                response = await self._exchange(request)
+            if sends > TOKEN_RENEWALS or not response.token_rejected:
+                return response if sends == 1 else replace(response, sends=sends)
+            await self._replace_token(response.token_used)
+            sends += 1
 
-    async def replace_token(self, rejected: ZohoResponse | str) -> None:
+    async def _replace_token(self, rejected: str) -> None:
         """
-        Get another token than the one that Zoho refuses: once, however many coroutines ask for it.
+        Replace the token that Zoho rejects, once for all coroutines that it was rejected for.
 
-        :param rejected: the answer that refused it, or the token itself
-        :raises ZohoError: there is none to be had
+        :raises ZohoError: there is no other
         """
-        refused = rejected if isinstance(rejected, str) else rejected.token_used
         async with self._renewing:
-            if self._token.access_token == refused:
-                self._take(await asyncio.to_thread(self._token_source.replace, refused))
+            if self._token.access_token == rejected:
+                self._take(await asyncio.to_thread(self._token_source.replace, rejected))
 
     async def _renew(self) -> None:
         async with self._renewing:

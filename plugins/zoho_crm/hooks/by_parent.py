@@ -194,13 +194,7 @@ class _OnePage:
         if verdicts is not None:
             self._take_in(call, verdicts, sent_at)
             return
-        whole = judge(
-            answer.status,
-            answer.headers,
-            answer.body,
-            relation=self._single.relation,
-            ambiguous_before=False,
-        )
+        whole = judge(answer.classified, relation=self._single.relation, ambiguous_before=False)
         self._is_refused |= whole.action in {Action.STOP, Action.REFRESH}
         # Entries that cannot be made out may be successes, whatever the one that can be says.
         ambiguous = whole.ambiguous or parse_response_items(answer.body) is not None

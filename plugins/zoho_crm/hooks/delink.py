@@ -46,13 +46,8 @@ class _Delinking(LinkOperation):
         return delete_related(self._caller.api_version, self._caller.relation, self._planned.link)
 
     def _judge(self, answer: ZohoResponse) -> Verdict:
-        return judge(
-            answer.status,
-            answer.headers,
-            answer.body,
-            relation=self._caller.relation,
-            ambiguous_before=self._ambiguous,
-        )
+        relation = self._caller.relation
+        return judge(answer.classified, relation=relation, ambiguous_before=self._ambiguous)
 
     def _seen(self, presence: Presence, unclear: Verdict) -> Verdict | None:
         if presence is Presence.LINKED:

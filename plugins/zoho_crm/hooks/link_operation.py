@@ -12,9 +12,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.verdict import Action, StopReason, Verdict, judge_no_answer
+from zoho_crm.core.verdict import (
+    Action,
+    StopReason,
+    Verdict,
+    judge_no_answer,
+    overloaded,
+    rejected_with_new_token,
+)
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.presence import LinkClient, Presence, judge_error, result_of, throttled_out
+from zoho_crm.hooks.presence import LinkClient, Presence, judge_error, result_of
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -42,7 +49,6 @@ class LinkOperation(ABC):
         self._sends = 0
         self._waits = 0
         self._pauses = 0
-        self._refreshes = 0
         self._sent_at: datetime | None = None
 
     @abstractmethod
@@ -78,26 +84,19 @@ class LinkOperation(ABC):
         return self._result(verdict), verdict.stop_reason
 
     async def _send_until_known(self) -> Verdict:
-        caller, patience = self._caller, self._caller.patience
+        patience = self._caller.patience
         while True:
-            verdict, answer = await self._send()
+            verdict = await self._send()
             self._ambiguous |= verdict.ambiguous
             match verdict.action:
                 case Action.SETTLE | Action.STOP:
                     return verdict
                 case Action.REFRESH:
-                    self._refreshes += 1
-                    if answer is None or self._refreshes > 2:
-                        detail = "refused with a fresh access token as well"
-                        return replace(
-                            verdict, action=Action.STOP, stop_reason=StopReason.REFUSED, detail=detail
-                        )
-                    self._sends -= 1
-                    await caller.client.replace_token(answer)
+                    return rejected_with_new_token(verdict)
                 case Action.LATER:
                     self._waits += 1
                     if self._waits > patience.waits:
-                        return throttled_out(verdict)
+                        return overloaded(verdict)
                     self._sends -= 1
                     await self._pause(verdict)
                 case Action.VERIFY:
@@ -108,24 +107,24 @@ class LinkOperation(ABC):
                     if self._sends >= patience.sends:
                         return self._given_up(verdict)
 
-    async def _send(self) -> tuple[Verdict, ZohoResponse | None]:
+    async def _send(self) -> Verdict:
         caller = self._caller
         request = self._request()
         self._sends += 1
         started_at = caller.now()
         try:
-            answer = await caller.client.send(request)
+            response = await caller.client.send(request)
         except ZohoNotSentError as error:
-            return judge_no_answer(sent=False, why=str(error)), None
+            return judge_no_answer(sent=False, why=str(error))
         except ZohoUnansweredError as error:
             self._count_sent(started_at)
-            return judge_no_answer(sent=True, why=str(error)), None
-        self._count_sent(started_at)
-        caller.observe(answer)
-        return self._judge(answer), answer
+            return judge_no_answer(sent=True, why=str(error))
+        self._count_sent(started_at, response.sends)
+        caller.observe(response)
+        return self._judge(response)
 
-    def _count_sent(self, at: datetime) -> None:
-        self._attempts += 1
+    def _count_sent(self, at: datetime, sends: int = 1) -> None:
+        self._attempts += sends
         self._sent_at = self._sent_at or at
 
     def _given_up(self, last: Verdict) -> Verdict:
@@ -159,8 +158,10 @@ class LinkOperation(ABC):
 
     def _result(self, verdict: Verdict) -> LinkResult:
         if verdict.outcome is Outcome.NOT_ATTEMPTED and self._ambiguous:
-            # It was attempted, and asked for since: nothing is sent again before Zoho says that it is as before.
-            detail = f"{self.still} after a request that was not clearly answered; not let in since"
+            # It was attempted, and verified since: nothing is sent again before Zoho says that it is as before.
+            detail = (
+                f"{self.still} after a request without a clear response; Zoho throttled all requests since"
+            )
             verdict = replace(verdict, outcome=Outcome.FAILED, detail=detail)
         result = result_of(
             self._planned,

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from zoho_crm import telemetry
-from zoho_crm.core.told import credits_remaining, is_out_of_credits
+from zoho_crm.core.response import ResponseKind
 from zoho_crm.errors import ZohoNotSentError, ZohoUnansweredError
 
 if TYPE_CHECKING:
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 _CREDITS_EVERY_S = 1.0
 _CREDITS_A_CALL = 1
 """Of all the calls that this package makes: Zoho charges more for others, such as bulk reads."""
-_TURNED_AWAY = frozenset({401, 429})
-"""Answers to requests that were let in nowhere, and so have cost nothing."""
 
 
 class Meter:
@@ -43,15 +41,16 @@ class Meter:
         self._clock = clock
         self._credits_at = float("-inf")
 
-    def answered(self, method: str, answer: ZohoResponse) -> None:
-        """Measure an answer, whatever it says."""
-        telemetry.time_request(self._connection, method, answer.status, answer.duration_s)
-        if answer.status == 429:
-            used_up = is_out_of_credits(answer.headers, answer.body)
+    def answered(self, method: str, response: ZohoResponse) -> None:
+        """Measure a response, whatever it says."""
+        telemetry.time_request(self._connection, method, response.status, response.duration_s)
+        classified = response.classified
+        if classified.is_throttled:
+            used_up = classified.kind is ResponseKind.OUT_OF_CREDITS
             telemetry.count_throttled(self._connection, credits_used_up=used_up)
-        if answer.status not in _TURNED_AWAY:
+        if classified.costs_credits:
             self.credits_used += _CREDITS_A_CALL
-        left = credits_remaining(answer.headers)
+        left = classified.credits_left
         if left is not None and (now := self._clock()) - self._credits_at >= _CREDITS_EVERY_S:
             self._credits_at = now
             self.credits_left, self.credits_seen_at = left, datetime.now(UTC)

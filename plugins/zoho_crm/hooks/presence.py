@@ -1,24 +1,23 @@
 """
 Ask Zoho by GET whether a link is there: what delinking, relinking, dry runs and snapshots share.
 
-What an answer *means* is decided in :mod:`zoho_crm.core.lookup`; what to *do* about it, here.
+What a response *means* is decided in :mod:`zoho_crm.core.response`; what to *do* about it, here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
-from zoho_crm.core.lookup import Lookup, found_record, judge_lookup, judge_unclear
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import ZohoRequest, get_record, get_related
-from zoho_crm.core.told import is_out_of_credits, retry_after_s
-from zoho_crm.core.verdict import Action, StopReason, Verdict
+from zoho_crm.core.response import Lookup, ResponseKind, found_record, judge_lookup
+from zoho_crm.core.verdict import Action, StopReason, Verdict, judge_unclear_lookup, overloaded
 from zoho_crm.errors import (
     ZohoAuthError,
     ZohoError,
@@ -38,10 +37,7 @@ class Sender(Protocol):
     """What this module needs of a client: see :class:`zoho_crm.hooks.async_client.AsyncZohoClient`."""
 
     async def send(self, request: ZohoRequest) -> ZohoResponse:
-        """Send one request once; raises ZohoNotSentError, ZohoUnansweredError or UnsafeRequestError."""
-
-    async def replace_token(self, rejected: ZohoResponse) -> None:
-        """Get another access token in place of the one this answer was refused for."""
+        """Send one request, with other access tokens while Zoho rejects them; raises ZohoError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +115,17 @@ class LinkClient:
 
     async def ask(self, request: ZohoRequest) -> ZohoResponse:
         """
-        Send a request that may be repeated while Zoho has not looked at it: refused for the token, or for the load.
+        Send a request, and repeat it while Zoho is overloaded, which applies nothing.
 
-        :raises ZohoError: see :meth:`Sender.send` and :meth:`Sender.replace_token`
+        :raises ZohoError: see :meth:`Sender.send`
         """
-        refreshed = False
         for pauses in range(1, self.patience.waits + 1):
-            answer = await self.client.send(request)
-            self.observe(answer)
-            if answer.token_rejected and not refreshed:
-                refreshed = True
-                await self.client.replace_token(answer)
-            elif answer.status != 429 or is_out_of_credits(answer.headers, answer.body):
-                return answer
-            else:
-                await self.pause(pauses, retry_after_s(answer.headers))
-        return answer
+            response = await self.client.send(request)
+            self.observe(response)
+            if response.classified.kind is not ResponseKind.OVERLOADED:
+                break
+            await self.pause(pauses, response.classified.retry_after_s)
+        return response
 
     async def pause(self, pauses: int, asked_s: float | None) -> None:
         """
@@ -160,7 +151,7 @@ class LinkClient:
 
         :param fields: API names of the fields of the related record to read
         :param thorough: False takes 204 for GONE, without asking for the records
-        :raises ZohoError: see :meth:`Sender.replace_token`
+        :raises ZohoError: see :meth:`Sender.send`
         """
         relation, version = self.relation, self.api_version
         linked, answer, why = await self._look_up(get_related(version, relation, link, fields))
@@ -198,7 +189,7 @@ class LinkClient:
         Ask what is there, again and again as patience allows while the answer is unclear.
 
         :return: UNCLEAR with the reason, if it stays so or if the answer waits for every link
-        :raises ZohoError: see :meth:`Sender.replace_token`
+        :raises ZohoError: see :meth:`Sender.send`
         """
         waits = rounds = 0
         while True:
@@ -206,10 +197,10 @@ class LinkClient:
             why = sight.why
             if why is None or why.action is Action.STOP:
                 return sight
-            if why.action is Action.LATER and why.http_status == 429:
+            if why.action is Action.LATER:
                 waits += 1
                 if waits > self.patience.waits:
-                    return PresenceCheck(Presence.UNCLEAR, why=throttled_out(why))
+                    return PresenceCheck(Presence.UNCLEAR, why=overloaded(why))
             else:
                 rounds += 1
                 if rounds >= self.patience.verifications:
@@ -218,28 +209,16 @@ class LinkClient:
 
     async def _look_up(self, request: ZohoRequest) -> tuple[Lookup, ZohoResponse | None, Verdict | None]:
         """Send one reading call; the verdict says why an answer is no answer to the question."""
-        for refreshes_left in (2, 1, 0):
-            try:
-                answer = await self.client.send(request)
-            except (ZohoNotSentError, ZohoUnansweredError) as error:
-                why = Verdict(Action.VERIFY, outcome=Outcome.FAILED, detail=str(error))
-                return Lookup.UNCLEAR, None, why
-            self.observe(answer)
-            if not answer.token_rejected:
-                break
-            if refreshes_left:
-                await self.client.replace_token(answer)
-        lookup = judge_lookup(answer.status, answer.body)
+        try:
+            response = await self.client.send(request)
+        except (ZohoNotSentError, ZohoUnansweredError) as error:
+            why = Verdict(Action.VERIFY, outcome=Outcome.FAILED, detail=str(error))
+            return Lookup.UNCLEAR, None, why
+        self.observe(response)
+        lookup = judge_lookup(response.status, response.body)
         if lookup in {Lookup.FOUND, Lookup.MISSING}:
-            return lookup, answer, None
-        return lookup, answer, judge_unclear(answer.status, answer.headers, answer.body)
-
-
-def throttled_out(last: Verdict) -> Verdict:
-    """Zoho has refused each request before looking at it: if with 429, every other link would fare the same."""
-    if last.http_status != 429:
-        return last
-    return replace(last, action=Action.STOP, outcome=Outcome.NOT_ATTEMPTED, stop_reason=StopReason.CREDITS)
+            return lookup, response, None
+        return lookup, response, judge_unclear_lookup(response.classified)
 
 
 def judge_error(error: ZohoError, outcome: Outcome = Outcome.FAILED) -> Verdict:

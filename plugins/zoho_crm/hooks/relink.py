@@ -69,9 +69,7 @@ class _Relinking(LinkOperation):
 
     def _judge(self, answer: ZohoResponse) -> Verdict:
         return judge_relink(
-            answer.status,
-            answer.headers,
-            answer.body,
+            answer.classified,
             relation=self._caller.relation,
             link=self._planned.link,
             attributes=self._attributes.keys(),

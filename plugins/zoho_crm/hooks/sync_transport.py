@@ -9,7 +9,7 @@ import requests
 import tenacity
 
 from zoho_crm.core.request import ZohoRequest, check_prepared_request
-from zoho_crm.core.told import retry_after_s
+from zoho_crm.core.response import ResponseKind
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.network import Network, bounded_body, failure_of
 from zoho_crm.hooks.zoho_response import MAX_BODY_BYTES, ZohoResponse
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _READ_ATTEMPTS = 4
 _LONGEST_PAUSE_S = 30.0
-_PASSING = frozenset({429, 500, 502, 503, 504})
+_RETRYABLE_KINDS = frozenset({ResponseKind.OVERLOADED, ResponseKind.SERVER_ERROR})
 
 
 class SyncTransport:
@@ -67,7 +67,7 @@ class SyncTransport:
             stop=tenacity.stop_after_attempt(_READ_ATTEMPTS),
             wait=_pause_s,
             retry=tenacity.retry_if_exception_type((ZohoNotSentError, ZohoUnansweredError))
-            | tenacity.retry_if_result(_may_pass),
+            | tenacity.retry_if_result(_is_retryable),
             sleep=self._sleep,
             retry_error_callback=_last_outcome,
         )
@@ -133,8 +133,9 @@ class SyncTransport:
         return prepared
 
 
-def _may_pass(answer: ZohoResponse) -> bool:
-    return answer.status in _PASSING and (retry_after_s(answer.headers) or 0.0) <= _LONGEST_PAUSE_S
+def _is_retryable(response: ZohoResponse) -> bool:
+    classified = response.classified
+    return classified.kind in _RETRYABLE_KINDS and (classified.retry_after_s or 0.0) <= _LONGEST_PAUSE_S
 
 
 _grows = tenacity.wait_exponential(multiplier=0.5, max=10) + tenacity.wait_random(0, 0.5)
@@ -144,7 +145,7 @@ def _pause_s(state: tenacity.RetryCallState) -> float:
     outcome = state.outcome
     asked_s = 0.0
     if outcome is not None and not outcome.failed:
-        asked_s = retry_after_s(outcome.result().headers) or 0.0
+        asked_s = outcome.result().classified.retry_after_s or 0.0
     return max(asked_s, _grows(state))
 
 

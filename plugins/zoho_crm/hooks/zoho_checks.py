@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from zoho_crm.core.models import DELINK, RELINK
+from zoho_crm.core.response import PERMISSION_CODES
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoResponseError
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta, edition_of
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Relation
     from zoho_crm.hooks.connection import ZohoConnection
 
-_REFUSALS = frozenset({"AUTHORIZATION_FAILED", "NO_PERMISSION", "OAUTH_SCOPE_MISMATCH"})
 _SCOPES = {DELINK: ("READ", "DELETE"), RELINK: ("READ", "UPDATE")}
 _SETTINGS = ("modules", "fields", "related_lists")
 
@@ -118,7 +118,7 @@ def _told(check: Callable[[], list[str]]) -> list[str]:
     try:
         return check()
     except ZohoError as exc:
-        refused = isinstance(exc, ZohoAuthError) and exc.code in _REFUSALS
+        refused = isinstance(exc, ZohoAuthError) and exc.code in PERMISSION_CODES
         wrong = isinstance(exc, ZohoResponseError) and (exc.http_status or 0) in range(200, 429)
         if not refused and not wrong:
             raise

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.http.hooks.http import HttpHook
 
-from zoho_crm.core.lookup import Lookup, judge_lookup
 from zoho_crm.core.models import DELINK
 from zoho_crm.core.request import (
     ZohoRequest,
@@ -18,13 +17,14 @@ from zoho_crm.core.request import (
     get_setting,
     list_related,
 )
+from zoho_crm.core.response import Lookup, judge_lookup
 from zoho_crm.core.verdict import Verdict, judge
 from zoho_crm.errors import (
     ZohoConfigError,
     ZohoError,
     ZohoResponseError,
 )
-from zoho_crm.hooks.access_token import TokenSource
+from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
@@ -128,8 +128,9 @@ class ZohoCRMHook(HttpHook):
         """
         Send one request, whatever it is, and return what Zoho answers, whatever it is.
 
-        A refused access token is replaced once: such a request is known not to have been applied. Beyond that a
-        ``GET`` is tried again a few times on passing trouble. A ``DELETE`` or ``PUT`` is sent once.
+        A rejected access token is replaced, :data:`TOKEN_RENEWALS` times at most: such a request is known not to
+        have been applied. Beyond that a ``GET`` is retried on overload and server errors. A ``DELETE`` or ``PUT`` is
+        sent once.
 
         :param max_body_bytes: a longer answer counts as not answered
         :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
@@ -138,11 +139,13 @@ class ZohoCRMHook(HttpHook):
         :raises ZohoAuthError: there is no access token to be had
         """
         token = self.token_source.get()
-        answer = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
-        if answer.token_rejected:
+        response = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
+        for _ in range(TOKEN_RENEWALS):
+            if not response.token_rejected:
+                break
             token = self.token_source.replace(token.access_token)
-            answer = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
-        return answer
+            response = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
+        return response
 
     def async_client(self, max_connections: int | None = None) -> AsyncZohoClient:
         """
@@ -171,8 +174,8 @@ class ZohoCRMHook(HttpHook):
         :raises ZohoNotSentError: there was no connection
         :raises ZohoUnansweredError: it may have been applied: verify
         """
-        answer = self.send(delete_related(self._version, relation, link))
-        return judge(answer.status, answer.headers, answer.body, relation=relation, ambiguous_before=False)
+        response = self.send(delete_related(self._version, relation, link))
+        return judge(response.classified, relation=relation, ambiguous_before=False)
 
     def get_related_record(self, relation: Relation, link: Link) -> bool:
         """

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.response import json_object, parse_response_item
-from zoho_crm.core.told import rejects_token
+from zoho_crm.core.response import (
+    PERMISSION_CODES,
+    ClassifiedResponse,
+    ResponseKind,
+    classify_response,
+    json_object,
+    parse_response_item,
+)
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoResponseError
 
 if TYPE_CHECKING:
@@ -19,10 +26,8 @@ MAX_BODY_BYTES = 1024 * 1024
 MAX_METADATA_BYTES = 32 * MAX_BODY_BYTES
 """Longest answer about fields and modules: picklists of large orgs take megabytes."""
 
-_NOT_ABOUT_THE_TOKEN = frozenset({"AUTHORIZATION_FAILED", "NO_PERMISSION", "OAUTH_SCOPE_MISMATCH"})
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ZohoResponse:
     """
     One answer of Zoho.
@@ -30,7 +35,8 @@ class ZohoResponse:
     :param headers: lookup ignores case
     :param body: not longer than the bound it was read with, decompressed
     :param duration_s: from before the request was sent to the end of the body
-    :param token_used: the access token it was asked with, to tell which one Zoho refuses
+    :param token_used: the access token of the request, to identify the one that Zoho rejects
+    :param sends: requests it took, with those whose access token was rejected
     """
 
     status: int
@@ -38,11 +44,17 @@ class ZohoResponse:
     body: bytes = field(repr=False)
     duration_s: float
     token_used: str = field(repr=False, default="")
+    sends: int = 1
+
+    @cached_property
+    def classified(self) -> ClassifiedResponse:
+        """What the response is about, whatever the call."""
+        return classify_response(self.status, self.headers, self.body)
 
     @property
     def token_rejected(self) -> bool:
-        """Whether Zoho refuses the access token itself; such a request is known not to have been applied."""
-        return rejects_token(self.status, self.body)
+        """Whether Zoho rejects the access token itself; such a request is known not to have been applied."""
+        return self.classified.kind is ResponseKind.TOKEN_REJECTED
 
 
 def parse_reading_response(request: ZohoRequest, answer: ZohoResponse) -> Mapping[str, Any] | None:
@@ -69,9 +81,7 @@ def unclear(request: ZohoRequest, answer: ZohoResponse) -> ZohoError:
         code, message, details = entry.code[:100], entry.message[:300], dict(entry.details)
     if 300 <= answer.status < 400:
         message = "Zoho does not redirect; the answer is not from its API"
-    error = (
-        ZohoAuthError if answer.status in {401, 403} or code in _NOT_ABOUT_THE_TOKEN else ZohoResponseError
-    )
+    error = ZohoAuthError if answer.status in {401, 403} or code in PERMISSION_CODES else ZohoResponseError
     advice = _ADVICE.get(code, "")
     return error(
         f"{request.method} {_place(request)}: {answer.status} {code} {message}".rstrip() + advice,

@@ -26,8 +26,12 @@ if TYPE_CHECKING:
 
     Recruit = Callable[[AsyncZohoClient], LinkProcessor]
 
-WAITS = {StopReason.CREDITS: timedelta(minutes=30), StopReason.THROTTLED: timedelta(minutes=11)}
-"""Causes that pass by themselves, and how long to stay away: credits come back over a day, tokens after ten minutes."""
+WAITS = {
+    StopReason.CREDITS: timedelta(minutes=30),
+    StopReason.OVERLOADED: timedelta(minutes=2),
+    StopReason.THROTTLED: timedelta(minutes=11),
+}
+"""Causes that pass by themselves, and how long to wait: credits return over a day, tokens after ten minutes."""
 
 TOLD_TO_END = "the task was told to end"
 

@@ -19,7 +19,6 @@ import structlog
 
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.told import credits_remaining
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.operators.adaptive_concurrency import AdaptiveConcurrency
 from zoho_crm.telemetry import span
@@ -171,13 +170,14 @@ class ChunkRun:
             log.warning("No further links are sent: %s", why)
             self._changed.set()
 
-    def observe(self, answer: ZohoResponse) -> None:
-        """Mind what an answer tells about the org's limits. Called on the loop's thread."""
-        if answer.status == 429:
+    def observe(self, response: ZohoResponse) -> None:
+        """Adapt to what a response says about the org's limits. Called on the loop's thread."""
+        classified = response.classified
+        if classified.is_throttled:
             self._pace.slow_down()
             return
         self._pace.speed_up()
-        left = credits_remaining(answer.headers) if self._credit_reserve else None
+        left = classified.credits_left if self._credit_reserve else None
         if left is not None and left < self._credit_reserve:
             self.stop(
                 f"{left} API credits of the org are left, {self._credit_reserve} are reserved",
@@ -313,6 +313,10 @@ class ChunkRun:
         self._refusals[answer] += 1
         if stop_reason is StopReason.CREDITS:
             self.stop(f"the org's API credits are used up ({answer})", stop_reason)
+        elif stop_reason is StopReason.OVERLOADED:
+            self.stop(
+                f"Zoho is overloaded: too many requests in flight, after all retries ({answer})", stop_reason
+            )
         elif stop_reason in {StopReason.NO_TOKEN, StopReason.THROTTLED}:
             self.stop(f"there is no access token ({said})", stop_reason)
         elif self._refusals[answer] >= SAME_REFUSALS:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from zoho_crm.core.links import Link, Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_verdict import judge_relink
+from zoho_crm.core.response import classify_response
 from zoho_crm.core.verdict import Action, StopReason, Verdict
 
 RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
@@ -40,9 +41,8 @@ def data(*entries: Any) -> bytes:
 def ask(
     status: int, answer: bytes, headers: dict[str, str] | None = None, relation: Relation = RELATION
 ) -> Verdict:
-    return judge_relink(
-        status, headers or {}, answer, relation=relation, link=LINK, attributes=("Contact_Role",)
-    )
+    response = classify_response(status, headers or {}, answer)
+    return judge_relink(response, relation=relation, link=LINK, attributes=("Contact_Role",))
 
 
 def short(verdict: Verdict) -> str:

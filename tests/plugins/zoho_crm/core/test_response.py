@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoho_crm.core.response import ResponseItem, json_object, parse_response_item, parse_response_items
+from zoho_crm.core.response import (
+    ResponseItem,
+    ResponseKind,
+    classify_response,
+    found_record,
+    json_object,
+    parse_response_item,
+    parse_response_items,
+)
 
 GOOD = {"code": "SUCCESS", "details": {"id": "7"}, "message": "relation removed", "status": "success"}
 BAD = {"code": "INVALID_DATA", "details": {"id": "8"}, "message": "relation not found", "status": "error"}
@@ -177,3 +185,108 @@ def test_reads_any_json_without_an_error(content: Any) -> None:
             assert not (found.says_success and found.says_error)
             assert found.record_id is None or isinstance(found.record_id, str)
             assert isinstance(found.is_about_the_relation, bool)
+
+
+@pytest.mark.parametrize(
+    ("answer", "record"),
+    [
+        pytest.param({"data": [{"id": "1", "A": 2}]}, {"id": "1", "A": 2}, id="one"),
+        pytest.param({"data": [{"id": "1"}, {"id": "2"}]}, None, id="two"),
+        pytest.param({"data": []}, None, id="none"),
+        pytest.param({"data": [{"code": "INVALID_DATA"}]}, None, id="an-error"),
+        pytest.param({}, None, id="no-data"),
+        pytest.param([], None, id="no-object"),
+    ],
+)
+def test_returns_the_one_record(answer: Any, record: Any) -> None:
+    assert found_record(body(answer)) == record
+
+
+def error(code: str, message: str = "a message", **details: Any) -> bytes:
+    return body({"code": code, "details": details, "message": message, "status": "error"})
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "content", "kind"),
+    [
+        pytest.param(200, {}, body({"data": [GOOD]}), ResponseKind.OK, id="success"),
+        pytest.param(200, {}, b"<html>", ResponseKind.OK, id="2xx without JSON"),
+        pytest.param(204, {}, b"", ResponseKind.OK, id="204"),
+        pytest.param(200, {}, body({"data": [BAD]}), ResponseKind.ERROR, id="error with 200"),
+        pytest.param(400, {}, body({"data": [BAD]}), ResponseKind.ERROR, id="error with 400"),
+        pytest.param(400, {}, body({"data": [GOOD]}), ResponseKind.ERROR, id="success with 400"),
+        pytest.param(404, {}, b"<html>", ResponseKind.ERROR, id="4xx without JSON"),
+        pytest.param(403, {}, error("NO_PERMISSION"), ResponseKind.RUN_REFUSED, id="permission"),
+        pytest.param(401, {}, error("OAUTH_SCOPE_MISMATCH"), ResponseKind.RUN_REFUSED, id="scope"),
+        pytest.param(200, {}, error("INVALID_MODULE"), ResponseKind.RUN_REFUSED, id="module with 200"),
+        pytest.param(
+            400, {}, error("INVALID_DATA", resource_path_index=2), ResponseKind.RUN_REFUSED, id="related list"
+        ),
+        pytest.param(
+            400, {}, error("RECORD_LOCKED", resource_path_index=2), ResponseKind.ERROR, id="locked record"
+        ),
+        pytest.param(401, {}, error("INVALID_TOKEN"), ResponseKind.TOKEN_REJECTED, id="token"),
+        pytest.param(401, {}, b"", ResponseKind.TOKEN_REJECTED, id="empty 401"),
+        pytest.param(401, {}, error("INVALID_DATA"), ResponseKind.ERROR, id="401 about an id"),
+        pytest.param(401, {}, body({"data": [GOOD]}), ResponseKind.ERROR, id="401 with a success"),
+        pytest.param(429, {}, b"", ResponseKind.OVERLOADED, id="empty 429"),
+        pytest.param(429, {}, error("X", "past 24 hours"), ResponseKind.OUT_OF_CREDITS, id="24 hours"),
+        pytest.param(
+            429,
+            {"X-API-CREDITS-REMAINING": "5"},
+            error("X", "past 24 hours"),
+            ResponseKind.OVERLOADED,
+            id="24 hours, but credits left",
+        ),
+        pytest.param(
+            429, {"X-API-CREDITS-REMAINING": "0"}, b"", ResponseKind.OUT_OF_CREDITS, id="no credits left"
+        ),
+        pytest.param(400, {}, error("TOO_MANY_REQUESTS"), ResponseKind.OVERLOADED, id="400 overloaded"),
+        pytest.param(
+            403, {}, error("TOO_MANY_REQUESTS", "24 hours"), ResponseKind.OUT_OF_CREDITS, id="403 credits"
+        ),
+        pytest.param(404, {}, error("TOO_MANY_REQUESTS"), ResponseKind.ERROR, id="404 too many"),
+        pytest.param(500, {}, body({"data": [GOOD]}), ResponseKind.SERVER_ERROR, id="success with 500"),
+        pytest.param(503, {}, b"", ResponseKind.SERVER_ERROR, id="503"),
+        pytest.param(302, {}, body({"data": [GOOD]}), ResponseKind.UNEXPECTED, id="redirect"),
+        pytest.param(103, {}, b"", ResponseKind.UNEXPECTED, id="103"),
+    ],
+)
+def test_classifies_a_response(
+    status: int, headers: dict[str, str], content: bytes, kind: ResponseKind
+) -> None:
+    response = classify_response(status, headers, content)
+    assert (response.status, response.kind) == (status, kind)
+    assert response.item == parse_response_item(content)
+    throttled = kind in {ResponseKind.OVERLOADED, ResponseKind.OUT_OF_CREDITS}
+    assert response.is_throttled is throttled
+    assert response.costs_credits is (not throttled and kind is not ResponseKind.TOKEN_REJECTED)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        pytest.param(7, 7.0, id="number"),
+        pytest.param(0.5, 0.5, id="fraction"),
+        pytest.param("12", 12.0, id="text"),
+        pytest.param(86_400, 300.0, id="capped"),
+        pytest.param(10**400, None, id="beyond-floats"),
+        pytest.param("inf", 300.0, id="infinity"),
+        pytest.param("nan", None, id="nan"),
+        pytest.param(-1, None, id="negative"),
+        pytest.param("soon", None, id="words"),
+        pytest.param(True, None, id="boolean"),
+        pytest.param(None, None, id="null"),
+        pytest.param([7], None, id="list"),
+    ],
+)
+def test_an_overloaded_response_may_ask_to_wait_in_its_body(value: Any, seconds: float | None) -> None:
+    response = classify_response(429, {}, error("TOO_MANY_REQUESTS", retry_after=value))
+    assert response.retry_after_s == seconds
+
+
+def test_the_header_retry_after_goes_before_the_body() -> None:
+    content = error("TOO_MANY_REQUESTS", retry_after=7)
+    assert classify_response(429, {"Retry-After": "3"}, content).retry_after_s == 3.0
+    # The body is read for overload alone.
+    assert classify_response(400, {}, error("INVALID_DATA", retry_after=7)).retry_after_s is None

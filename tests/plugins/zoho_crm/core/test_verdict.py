@@ -14,9 +14,13 @@ from multidict import CIMultiDict
 from requests.structures import CaseInsensitiveDict
 
 from zoho_crm.core.links import Relation
-from zoho_crm.core.lookup import Lookup, judge_lookup
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.told import credits_remaining, rejects_token, retry_after_s
+from zoho_crm.core.response import (
+    Lookup,
+    ResponseKind,
+    classify_response,
+    judge_lookup,
+)
 from zoho_crm.core.verdict import (
     GONE_AFTER_AMBIGUITY,
     Action,
@@ -24,6 +28,7 @@ from zoho_crm.core.verdict import (
     Verdict,
     judge,
     judge_no_answer,
+    judge_unclear_lookup,
 )
 
 RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
@@ -65,7 +70,8 @@ def ask(
     relation: Relation = RELATION,
     ambiguous_before: bool = False,
 ) -> Verdict:
-    return judge(status, headers or {}, answer, relation=relation, ambiguous_before=ambiguous_before)
+    response = classify_response(status, headers or {}, answer)
+    return judge(response, relation=relation, ambiguous_before=ambiguous_before)
 
 
 def short(verdict: Verdict) -> str:
@@ -427,7 +433,9 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
     "unreadable": (
         200,
         HTML,
-        Verdict(Action.VERIFY, 200, True, Outcome.UNKNOWN, None, None, None, None, "unreadable answer", 7.0),
+        Verdict(
+            Action.VERIFY, 200, True, Outcome.UNKNOWN, None, None, None, None, "unreadable response", 7.0
+        ),
     ),
     "success and an error status": (
         400,
@@ -578,7 +586,7 @@ UNREADABLE = {
 def test_what_cannot_be_read_is_neither_success_nor_failure(answer: bytes) -> None:
     for status, ambiguous_before in itertools.product((*STATUSES, 204), (False, True)):
         assert ask(status, answer, ambiguous_before=ambiguous_before) == Verdict(
-            Action.VERIFY, status, ambiguous=True, outcome=Outcome.UNKNOWN, detail="unreadable answer"
+            Action.VERIFY, status, ambiguous=True, outcome=Outcome.UNKNOWN, detail="unreadable response"
         )
 
 
@@ -707,7 +715,8 @@ def test_a_verdict_cannot_be_changed() -> None:
 def test_a_token_is_rejected_by_a_401_that_another_token_may_cure(
     status: int, answer: bytes, expected: bool
 ) -> None:
-    assert rejects_token(status, answer) is expected
+    kind = classify_response(status, {}, answer).kind
+    assert (kind is ResponseKind.TOKEN_REJECTED) is expected
 
 
 @pytest.mark.parametrize(
@@ -725,7 +734,7 @@ def test_a_token_is_rejected_by_a_401_that_another_token_may_cure(
 )
 def test_what_stops_a_run_is_no_rejected_token(code: str) -> None:
     assert short(ask(401, body(entry(code)))) == "stop:refused"
-    assert not rejects_token(401, body(entry(code)))
+    assert classify_response(401, {}, body(entry(code))).kind is ResponseKind.RUN_REFUSED
 
 
 @pytest.mark.parametrize(
@@ -767,12 +776,12 @@ def test_a_request_without_an_answer_is_verified_only_when_it_was_sent(sent: boo
     ],
 )
 def test_retry_after_is_seconds_or_nothing(value: str, seconds: float | None) -> None:
-    assert retry_after_s({"Retry-After": value}) == seconds
+    assert classify_response(503, {"Retry-After": value}, b"").retry_after_s == seconds
 
 
 def test_retry_after_may_be_a_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True)
-    seconds = retry_after_s({"Retry-After": later})
+    seconds = classify_response(503, {"Retry-After": later}, b"").retry_after_s
     assert seconds is not None
     assert 60 < seconds <= 90
 
@@ -780,14 +789,14 @@ def test_retry_after_may_be_a_date() -> None:
 @pytest.mark.parametrize("kind", [CaseInsensitiveDict, CIMultiDict])
 def test_headers_are_found_in_any_case(kind: Any) -> None:
     headers = kind({"retry-after": "3", "x-api-credits-remaining": "12"})
-    assert retry_after_s(headers) == 3.0
-    assert credits_remaining(headers) == 12
+    response = classify_response(200, headers, b"")
+    assert (response.retry_after_s, response.credits_left) == (3.0, 12)
     assert ask(503, b"", headers=headers).retry_after_s == 3.0
 
 
 def test_headers_may_be_missing() -> None:
-    assert retry_after_s({}) is None
-    assert credits_remaining({}) is None
+    response = classify_response(200, {}, b"")
+    assert (response.retry_after_s, response.credits_left) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -811,7 +820,7 @@ def test_headers_may_be_missing() -> None:
     ],
 )
 def test_credits_remaining_is_a_count_or_nothing(value: str, remaining: int | None) -> None:
-    assert credits_remaining({"X-API-CREDITS-REMAINING": value}) == remaining
+    assert classify_response(200, {"X-API-CREDITS-REMAINING": value}, b"").credits_left == remaining
 
 
 @pytest.mark.parametrize(
@@ -979,7 +988,8 @@ def _says_gone(answer: bytes) -> bool:
 def test_no_answer_at_all_is_misjudged(
     status: int, headers: dict[str, str], answer: bytes, ambiguous_before: bool, relation: Relation
 ) -> None:
-    verdict = judge(status, headers, answer, relation=relation, ambiguous_before=ambiguous_before)
+    response = classify_response(status, headers, answer)
+    verdict = judge(response, relation=relation, ambiguous_before=ambiguous_before)
 
     assert verdict.http_status == status
     assert verdict.outcome is not None
@@ -1018,7 +1028,7 @@ def test_no_answer_at_all_is_misjudged(
     for text in (verdict.code, verdict.message, verdict.record_id, verdict.detail):
         assert text is None or type(text) is str
     assert verdict.retry_after_s is None or 0 <= verdict.retry_after_s < float("inf")
-    assert (credits_remaining(headers) or 0) >= 0
+    assert (response.credits_left or 0) >= 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -1033,3 +1043,62 @@ def test_no_lookup_finds_what_is_not_said(status: int, answer: bytes) -> None:
     if found is Lookup.WRONG_ID:
         assert status in {400, 404}
         assert b"INVALID_DATA" in answer
+
+
+@pytest.mark.parametrize(
+    ("status", "answer", "action", "reason", "outcome"),
+    [
+        pytest.param(
+            429, body(entry("TOO_MANY_REQUESTS", "concurrent")), Action.LATER, None, Outcome.FAILED, id="load"
+        ),
+        pytest.param(
+            429,
+            body(entry("TOO_MANY_REQUESTS", "past 24 hours")),
+            Action.STOP,
+            StopReason.CREDITS,
+            Outcome.NOT_ATTEMPTED,
+            id="credits",
+        ),
+        pytest.param(
+            401,
+            body(entry("OAUTH_SCOPE_MISMATCH")),
+            Action.STOP,
+            StopReason.REFUSED,
+            Outcome.FAILED,
+            id="scope",
+        ),
+        pytest.param(
+            403,
+            body(entry("NO_PERMISSION")),
+            Action.STOP,
+            StopReason.REFUSED,
+            Outcome.FAILED,
+            id="permission",
+        ),
+        pytest.param(
+            400,
+            body(entry("INVALID_DATA", details={"resource_path_index": 2})),
+            Action.STOP,
+            StopReason.REFUSED,
+            Outcome.FAILED,
+            id="list",
+        ),
+        pytest.param(
+            401, body(entry("INVALID_TOKEN")), Action.STOP, StopReason.REFUSED, Outcome.FAILED, id="token"
+        ),
+        pytest.param(401, b"", Action.STOP, StopReason.REFUSED, Outcome.FAILED, id="token-unreadable"),
+        pytest.param(400, body(entry("INVALID_DATA")), Action.VERIFY, None, Outcome.FAILED, id="invalid"),
+        pytest.param(404, body(entry("RECORD_LOCKED")), Action.VERIFY, None, Outcome.FAILED, id="link-code"),
+        pytest.param(500, b"", Action.VERIFY, None, Outcome.FAILED, id="500"),
+        pytest.param(302, b"", Action.VERIFY, None, Outcome.FAILED, id="redirect"),
+        pytest.param(200, b"<html>", Action.VERIFY, None, Outcome.FAILED, id="html"),
+        pytest.param(200, body({"data": []}), Action.VERIFY, None, Outcome.FAILED, id="no-record"),
+    ],
+)
+def test_says_what_to_do_after_an_unclear_lookup(
+    status: int, answer: bytes, action: Action, reason: StopReason | None, outcome: Outcome
+) -> None:
+    verdict = judge_unclear_lookup(classify_response(status, {}, answer))
+    assert (verdict.action, verdict.stop_reason, verdict.outcome) == (action, reason, outcome)
+    # A GET applies nothing: it never makes a link ambiguous.
+    assert (verdict.ambiguous, verdict.http_status) == (False, status)

@@ -82,13 +82,12 @@ def test_takes_its_bound_from_the_connection(connect: Callable[..., ZohoCRMHook]
 
 
 async def test_answers_come_back_as_they_are(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
-    zoho.script = [zoho.bad_token(), zoho.answer(503, b"<html>", {"Retry-After": "3"}), zoho.answer(204)]
+    zoho.script = [zoho.answer(503, b"<html>", {"Retry-After": "3"}), zoho.answer(204)]
     async with hook.async_client() as client:
-        refused, busy, empty = [await client.send(delete) for _ in range(3)]
-    assert (refused.status, refused.token_rejected) == (401, True)
+        busy, empty = [await client.send(delete) for _ in range(2)]
     assert (busy.status, busy.body, busy.headers.get("retry-after")) == (503, b"<html>", "3")
-    assert (empty.status, empty.body) == (204, b"")
-    assert len(zoho.seen) == 3
+    assert (empty.status, empty.body, empty.sends) == (204, b"", 1)
+    assert len(zoho.seen) == 2
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
@@ -280,26 +279,45 @@ async def test_a_record_delete_never_leaves(zoho: Any, hook: ZohoCRMHook) -> Non
     assert zoho.seen == []
 
 
-async def test_many_refusals_cost_one_token(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
-    zoho.default = zoho.bad_token()
-    async with hook.async_client(max_connections=20) as client:
-        answers = await asyncio.gather(*(client.send(delete) for _ in range(20)))
-        zoho.default = zoho.removed()
-        await asyncio.gather(*(client.replace_token(answer) for answer in answers))
-        again = await client.send(delete)
-    assert len(zoho.token_calls) == 2
-    assert again.token_used == "access-token-2"
-    assert zoho.seen[-1].header("Authorization") == "Zoho-oauthtoken access-token-2"
-
-
-async def test_many_refusals_without_a_new_token_ask_once(
+async def test_a_rejected_token_is_renewed_and_the_request_sent_again(
     zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest
 ) -> None:
+    zoho.script = [zoho.bad_token(), zoho.bad_token()]
     async with hook.async_client() as client:
+        response = await client.send(delete)
+    assert (response.status, response.sends, response.token_used) == (200, 3, "access-token-3")
+    assert [seen.header("Authorization") for seen in zoho.seen] == [
+        f"Zoho-oauthtoken access-token-{number}" for number in (1, 2, 3)
+    ]
+    assert zoho.api_lines == [DELETE_LINE] * 3
+
+
+async def test_a_third_rejection_is_returned(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
+    zoho.default = zoho.bad_token()
+    async with hook.async_client() as client:
+        response = await client.send(delete)
+    assert (response.status, response.token_rejected, response.sends) == (401, True, 3)
+    assert (len(zoho.seen), len(zoho.token_calls)) == (3, 3)
+
+
+async def test_many_rejections_of_one_token_renew_it_once(
+    zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest
+) -> None:
+    zoho.script = [zoho.bad_token()] * 20
+    async with hook.async_client(max_connections=20) as client:
+        responses = await asyncio.gather(*(client.send(delete) for _ in range(20)))
+    assert {response.status for response in responses} == {200}
+    assert {response.token_used for response in responses} == {"access-token-2"}
+    assert len(zoho.token_calls) == 2
+
+
+async def test_many_rejections_without_a_new_token_ask_for_one_once(
+    zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest
+) -> None:
+    zoho.default = zoho.bad_token()
+    async with hook.async_client(max_connections=20) as client:
         zoho.token_script = [zoho.answer(200, {"error": "invalid_code"})] * 20
-        failures = await asyncio.gather(
-            *(client.replace_token("access-token-1") for _ in range(20)), return_exceptions=True
-        )
+        failures = await asyncio.gather(*(client.send(delete) for _ in range(20)), return_exceptions=True)
     assert {type(failure) for failure in failures} == {ZohoAuthError}
     assert len(zoho.token_calls) == 2
 
@@ -335,7 +353,6 @@ async def test_makes_no_call_to_airflow_on_the_loops_thread(
     monkeypatch.setattr("zoho_crm.hooks.token_store.Variable.set", note("Variable.set"))
     zoho.script = [zoho.bad_token()]
     async with client:
-        await client.replace_token(await client.send(delete))
         await client.send(delete)
     assert called
     assert not any("MainThread" in call for call in called)
@@ -373,7 +390,6 @@ async def test_nothing_secret_is_logged(
     asyncio.get_running_loop().set_debug(True)
     zoho.script = [zoho.bad_token(), "drop"]
     async with hook.async_client() as client:
-        await client.replace_token(await client.send(delete))
         with pytest.raises(ZohoUnansweredError):
             await client.send(delete)
     asyncio.get_running_loop().set_debug(False)
@@ -388,12 +404,14 @@ async def test_must_be_entered(hook: ZohoCRMHook, delete: ZohoRequest) -> None:
 
 
 async def test_takes_no_token_for_elsewhere(
-    zoho: Any, hook: ZohoCRMHook, monkeypatch: pytest.MonkeyPatch
+    zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with hook.async_client() as client:
         other = hook.token_source.get()
         monkeypatch.setattr(
             hook.token_source, "replace", lambda _: type(other)("t", "https://evil.example", "", 1e12)
         )
+        zoho.script = [zoho.bad_token()]
         with pytest.raises(UnsafeRequestError, match="another address"):
-            await client.replace_token("access-token-1")
+            await client.send(delete)
+    assert len(zoho.seen) == 1

@@ -80,13 +80,7 @@ class FakeZoho:
     plural: list[Reply] = field(default_factory=list)
     finds: dict[str, Reply] = field(default_factory=dict)
     lone: list[Reply] = field(default_factory=list)
-    replacing: ZohoError | None = None
     sent: list[str] = field(default_factory=list)
-
-    async def replace_token(self, rejected: ZohoResponse) -> None:
-        self.sent.append("token")
-        if self.replacing:
-            raise self.replacing
 
     async def send(self, request: ZohoRequest) -> ZohoResponse:
         self.sent.append(f"{request.method} {request.target}")
@@ -470,11 +464,11 @@ async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(
     assert [result.attempts for result, _ in settled.values()] == [2 if sent else 1] * 2
 
 
-async def test_waits_out_an_overloaded_zoho_and_replaces_a_rejected_token() -> None:
+async def test_waits_while_zoho_is_overloaded() -> None:
     overloaded = answer(429, said("TOO_MANY_REQUESTS", "Many requests fired in concurrent"))
-    fake = FakeZoho(set(TWO), plural=[overloaded, answer(401, said("INVALID_TOKEN"))])
+    fake = FakeZoho(set(TWO), plural=[overloaded])
     settled = await run(fake, page(*TWO), patience=RetryLimits(waits=4))
-    assert fake.sent == [*FIND, MANY, "pause", MANY, "token", MANY]
+    assert fake.sent == [*FIND, MANY, "pause", MANY]
     assert outcomes(settled) == {"d-1": R, "d-2": R}
 
 
@@ -487,29 +481,21 @@ SIX = [(f"c-{n // 2}", f"d-{n}") for n in range(6)]
 
 
 @pytest.mark.parametrize(
-    ("reply", "replacing", "reason", "delete_calls"),
+    ("reply", "reason"),
     [
-        pytest.param(SCOPE, None, StopReason.REFUSED, 2, id="scope"),
-        pytest.param(answer(403, said("NO_PERMISSION")), None, StopReason.REFUSED, 2, id="permission"),
-        pytest.param(answer(400, said("INVALID_MODULE")), None, StopReason.REFUSED, 2, id="module"),
-        pytest.param(CREDITS, None, StopReason.CREDITS, 2, id="credits"),
-        pytest.param(TOKEN, None, StopReason.REFUSED, 5, id="token-refused-for-ever"),
-        pytest.param(
-            TOKEN,
-            ZohoTokenThrottledError("later", retry_after_s=600),
-            StopReason.THROTTLED,
-            2,
-            id="throttled",
-        ),
-        pytest.param(TOKEN, ZohoAuthError("revoked"), StopReason.NO_TOKEN, 2, id="credentials"),
+        pytest.param(SCOPE, StopReason.REFUSED, id="scope"),
+        pytest.param(answer(403, said("NO_PERMISSION")), StopReason.REFUSED, id="permission"),
+        pytest.param(answer(400, said("INVALID_MODULE")), StopReason.REFUSED, id="module"),
+        pytest.param(CREDITS, StopReason.CREDITS, id="credits"),
+        pytest.param(TOKEN, StopReason.REFUSED, id="token-rejected"),
     ],
 )
 async def test_an_answer_for_every_link_costs_one_call_for_several_and_one_alone(
-    reply: ZohoResponse, replacing: ZohoError | None, reason: StopReason, delete_calls: int
+    reply: ZohoResponse, reason: StopReason
 ) -> None:
-    fake = FakeZoho(set(SIX), plural=[reply] * 9, lone=[reply] * 9, replacing=replacing)
+    fake = FakeZoho(set(SIX), plural=[reply] * 9, lone=[reply] * 9)
     settled = await run(fake, page(*SIX))
-    assert len(fake.deletes()) == delete_calls
+    assert len(fake.deletes()) == 2
     # The links of the call that was refused have been sent once; the others were not, and are left out.
     assert set(settled) <= {"d-0", "d-1"}
     first, why = settled.pop("d-0")
@@ -520,6 +506,26 @@ async def test_an_answer_for_every_link_costs_one_call_for_several_and_one_alone
     for result, why in settled.values():
         assert (result.outcome, result.attempts, why) == (Outcome.NOT_ATTEMPTED, 1, None)
         assert result.detail == REFUSED_TOGETHER
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        pytest.param(
+            ZohoTokenThrottledError("later", retry_after_s=600), StopReason.THROTTLED, id="throttled"
+        ),
+        pytest.param(ZohoAuthError("revoked"), StopReason.NO_TOKEN, id="credentials"),
+    ],
+)
+async def test_without_an_access_token_one_call_for_several_and_one_alone_are_tried(
+    error: ZohoError, reason: StopReason
+) -> None:
+    fake = FakeZoho(set(SIX), plural=[error] * 9, lone=[error] * 9)
+    settled = await run(fake, page(*SIX))
+    assert len(fake.deletes()) == 2
+    # No link was sent: those after the first are left out.
+    ((first, why),) = settled.values()
+    assert (first.outcome, first.attempts, why) == (Outcome.FAILED, 0, reason)
 
 
 async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops() -> None:

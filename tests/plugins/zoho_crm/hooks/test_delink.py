@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +84,6 @@ class FakeClient:
     """Answers from a script, in order; a request too many is a failure of the test."""
 
     script: deque[ZohoResponse | ZohoError]
-    tokens: deque[ZohoError | None] = field(default_factory=deque)
     seen: list[str] = field(default_factory=list)
 
     async def send(self, request: ZohoRequest) -> ZohoResponse:
@@ -98,12 +97,6 @@ class FakeClient:
             raise said
         return said
 
-    async def replace_token(self, rejected: ZohoResponse) -> None:
-        assert rejected.token_used == "the token"
-        self.seen.append("new token")
-        if self.tokens and (failure := self.tokens.popleft()):
-            raise failure
-
 
 @dataclass
 class World:
@@ -111,13 +104,12 @@ class World:
 
     script: list[ZohoResponse | ZohoError]
     patience: RetryLimits = field(default_factory=RetryLimits)
-    tokens: list[ZohoError | None] = field(default_factory=list)
     jitter: float = 1.0
     slept: list[float] = field(default_factory=list)
     asked: int = 0
 
     def __post_init__(self) -> None:
-        self.client = FakeClient(deque(self.script), deque(self.tokens))
+        self.client = FakeClient(deque(self.script))
         self.delinker = DelinkClient(
             self.client,
             RELATION,
@@ -359,7 +351,7 @@ async def test_an_error_without_a_name_is_settled_by_what_is_there(
         pytest.param([], Outcome.ALREADY_ABSENT, id="clear-before"),
         pytest.param([UNANSWERED, FOUND], Outcome.REMOVED, id="unanswered-before"),
         pytest.param([BROKEN, FOUND], Outcome.REMOVED, id="500-before"),
-        pytest.param([BUSY, NOT_SENT, BAD_TOKEN], Outcome.ALREADY_ABSENT, id="never-applied-before"),
+        pytest.param([BUSY, NOT_SENT], Outcome.ALREADY_ABSENT, id="never-applied-before"),
         pytest.param([UNSAID, FOUND], Outcome.ALREADY_ABSENT, id="refused-before"),
     ],
 )
@@ -407,25 +399,19 @@ async def test_a_link_of_an_earlier_try_stays_unknown_when_there_is_no_token() -
 # -- tokens
 
 
-async def test_a_refused_token_is_replaced_once_and_the_request_repeated() -> None:
-    world = World([BAD_TOKEN, REMOVED])
+async def test_requests_with_a_rejected_token_count_as_attempts() -> None:
+    world = World([replace(REMOVED, sends=2)], RetryLimits(sends=1))
     result = await world.delink()
-    assert world.seen == [DELETE, "new token", DELETE]
     assert (result.outcome, result.attempts) == (Outcome.REMOVED, 2)
     assert world.slept == []
 
 
-async def test_a_refused_token_costs_none_of_the_requests() -> None:
-    world = World([BAD_TOKEN, REMOVED], RetryLimits(sends=1))
-    assert (await world.delink()).outcome is Outcome.REMOVED
-
-
-async def test_tokens_that_are_all_refused_stop_the_run() -> None:
-    world = World([BAD_TOKEN] * 3)
+async def test_a_token_rejected_after_all_renewals_stops_the_run() -> None:
+    world = World([replace(BAD_TOKEN, sends=3)])
     result = await world.delink()
-    assert world.seen == [DELETE, "new token", DELETE, "new token", DELETE]
+    assert world.seen == [DELETE]
     assert (result.outcome, world.stop_reason) == (Outcome.FAILED, StopReason.REFUSED)
-    assert result.detail == "refused with a fresh access token as well"
+    assert (result.detail, result.attempts) == ("Zoho rejects new access tokens too", 3)
     assert result.zoho_code == "INVALID_TOKEN"
 
 
@@ -436,38 +422,25 @@ async def test_tokens_that_are_all_refused_stop_the_run() -> None:
         pytest.param(
             ZohoTokenThrottledError("stay away", retry_after_s=600), StopReason.THROTTLED, id="throttled"
         ),
-        pytest.param(ZohoNotSentError("no accounts server"), None, id="away"),
         pytest.param(ZohoResponseError("unreadable"), None, id="unreadable"),
     ],
 )
 @pytest.mark.parametrize("ambiguous", [False, True], ids=["clear", "ambiguous"])
-async def test_a_token_that_is_not_to_be_had_ends_the_link_in_order(
+async def test_a_link_ends_when_there_is_no_access_token(
     error: ZohoError, reason: StopReason | None, ambiguous: bool
 ) -> None:
     before: list[Any] = [UNANSWERED, FOUND] if ambiguous else []
-    world = World([*before, BAD_TOKEN], tokens=[error])
+    world = World([*before, error])
     result = await world.delink()
-    assert world.seen[-2:] == [DELETE, "new token"]
+    assert world.seen[-1] == DELETE
     assert result.outcome is (Outcome.UNKNOWN if ambiguous else Outcome.FAILED)
     assert (world.stop_reason, result.detail) == (reason, str(error))
 
 
-async def test_a_token_refused_during_verification_is_replaced_once() -> None:
-    world = World([UNANSWERED, BAD_TOKEN, FOUND, REMOVED])
-    assert (await world.delink()).outcome is Outcome.REMOVED
-    assert world.seen == [DELETE, "pause", LINKED, "new token", LINKED, DELETE]
-
-
-async def test_tokens_that_are_all_refused_leave_a_verification_unclear() -> None:
-    world = World([UNANSWERED, *[BAD_TOKEN] * 3], RetryLimits(verifications=1))
+async def test_a_token_rejected_after_all_renewals_leaves_a_verification_unclear() -> None:
+    world = World([UNANSWERED, BAD_TOKEN], RetryLimits(verifications=1))
     assert (await world.delink()).outcome is Outcome.UNKNOWN
-    assert world.seen == [DELETE, "pause", *[LINKED, "new token"] * 2, LINKED, "pause"]
-
-
-async def test_a_missing_scope_for_reading_is_no_reason_for_another_token() -> None:
-    world = World([UNANSWERED, SCOPE], RetryLimits(verifications=1))
-    assert (await world.delink()).outcome is Outcome.UNKNOWN
-    assert "new token" not in world.seen
+    assert world.seen == [DELETE, "pause", LINKED, "pause"]
 
 
 # -- waiting
@@ -509,24 +482,33 @@ async def test_pauses_have_an_end() -> None:
     assert world.slept == [10.0, 20.0, *[25.0] * 6]
 
 
-async def test_a_link_that_is_never_let_in_stops_the_run_until_there_is_room() -> None:
+async def test_overload_to_the_end_of_the_retries_stops_the_run_as_overloaded() -> None:
     world = World([BUSY] * 4, RetryLimits(waits=3, sends=1))
     result = await world.delink()
     assert world.seen == [*[DELETE, "pause"] * 3, DELETE]
     assert (result.outcome, result.attempts, result.http_status) == (Outcome.NOT_ATTEMPTED, 4, 429)
     assert not result.ambiguous
-    assert world.stop_reason is StopReason.CREDITS
+    assert world.stop_reason is StopReason.OVERLOADED
 
 
-@pytest.mark.parametrize("refusals", [[BUSY] * 9, [OUT_OF_CREDITS]], ids=["too much in flight", "credits"])
-async def test_an_unanswered_request_is_not_forgotten_when_the_next_is_not_let_in(
-    refusals: list[ZohoResponse],
+@pytest.mark.parametrize(
+    ("refusals", "reason"),
+    [
+        pytest.param([BUSY] * 9, StopReason.OVERLOADED, id="overloaded"),
+        pytest.param([OUT_OF_CREDITS], StopReason.CREDITS, id="credits"),
+    ],
+)
+async def test_an_unanswered_request_is_not_forgotten_when_the_next_ones_are_throttled(
+    refusals: list[ZohoResponse], reason: StopReason
 ) -> None:
     world = World([UNANSWERED, FOUND, *refusals])
     result = await world.delink()
     assert (result.outcome, result.ambiguous) == (Outcome.FAILED, True)
-    assert result.detail == "still linked after a request that was not clearly answered; not let in since"
-    assert world.stop_reason is StopReason.CREDITS
+    assert (
+        result.detail
+        == "still linked after a request without a clear response; Zoho throttled all requests since"
+    )
+    assert world.stop_reason is reason
 
 
 async def test_a_request_that_was_never_sent_does_not_count() -> None:
@@ -588,14 +570,16 @@ def read(world: World) -> Callable[[], Any]:
     return lambda: world.delinker.ask(find_records("v7", "Deals", "External_Deal_ID", ["d-1"]))
 
 
-async def test_a_reading_call_is_repeated_only_where_zoho_has_not_looked_at_it() -> None:
-    world = World([BUSY, BAD_TOKEN, BUSY, FOUND])
+async def test_a_get_is_repeated_only_while_zoho_is_overloaded() -> None:
+    world = World([BUSY, BUSY, FOUND])
     assert await read(world)() is FOUND
-    assert [one for one in world.seen if not one.startswith("GET")] == ["pause", "new token", "pause"]
+    assert [one for one in world.seen if not one.startswith("GET")] == ["pause", "pause"]
 
 
 @pytest.mark.parametrize(
-    "said", [BROKEN, MISSING, OUT_OF_CREDITS, SCOPE], ids=["500", "204", "credits", "scope"]
+    "said",
+    [BROKEN, MISSING, OUT_OF_CREDITS, SCOPE, BAD_TOKEN],
+    ids=["500", "204", "credits", "scope", "token"],
 )
 async def test_any_other_answer_to_a_reading_call_is_the_answer(said: ZohoResponse) -> None:
     world = World([said])
@@ -606,6 +590,3 @@ async def test_any_other_answer_to_a_reading_call_is_the_answer(said: ZohoRespon
 async def test_a_reading_call_gives_up_with_the_last_answer() -> None:
     world = World([BUSY] * 3, RetryLimits(waits=3))
     assert (await read(world)()).status == 429
-    world = World([BAD_TOKEN, BAD_TOKEN])
-    assert (await read(world)()) is BAD_TOKEN
-    assert world.seen.count("new token") == 1

@@ -62,7 +62,6 @@ class World:
 
     script: list[ZohoResponse | ZohoError]
     patience: RetryLimits = field(default_factory=RetryLimits)
-    token_error: ZohoError | None = None
     seen: list[str] = field(default_factory=list)
 
     async def send(self, request: ZohoRequest) -> ZohoResponse:
@@ -72,11 +71,6 @@ class World:
         if isinstance(said, Exception):
             raise said
         return said
-
-    async def replace_token(self, rejected: ZohoResponse) -> None:
-        self.seen.append("new token")
-        if self.token_error:
-            raise self.token_error
 
     async def sleep(self, _: float) -> None:
         self.seen.append("pause")
@@ -233,25 +227,15 @@ async def test_load_is_waited_for_and_costs_no_put() -> None:
 async def test_load_without_end_stops(first: list[Any]) -> None:
     world = World([*first, *[BUSY] * 3], RetryLimits(waits=2))
     result = await world.relink()
-    assert (world.stop_reason, result.outcome) == (StopReason.CREDITS, Outcome.NOT_ATTEMPTED)
+    assert (world.stop_reason, result.outcome) == (StopReason.OVERLOADED, Outcome.NOT_ATTEMPTED)
 
 
-async def test_a_refused_token_is_replaced() -> None:
-    world = World([BAD_TOKEN, MISSING, BAD_TOKEN, success()], RetryLimits(sends=1))
-    assert (await world.relink()).outcome is Outcome.RELINKED
-    assert world.seen == [LINKED, "new token", LINKED, PUT, "new token", PUT]
-
-
-@pytest.mark.parametrize(
-    "script",
-    [[BAD_TOKEN, BAD_TOKEN, BAD_TOKEN], [MISSING, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]],
-    ids=["first-look", "put"],
-)
-async def test_tokens_that_are_all_refused_stop(script: list[Any]) -> None:
+@pytest.mark.parametrize("script", [[BAD_TOKEN], [MISSING, BAD_TOKEN]], ids=["first-look", "put"])
+async def test_a_token_rejected_after_all_renewals_stops_the_run(script: list[Any]) -> None:
     world = World(script)
     result = await world.relink()
     assert (world.stop_reason, result.outcome) == (StopReason.REFUSED, Outcome.FAILED)
-    assert result.detail == "refused with a fresh access token as well"
+    assert result.detail == "Zoho rejects new access tokens too"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +248,7 @@ async def test_tokens_that_are_all_refused_stop(script: list[Any]) -> None:
     ids=["throttled", "no-token", "passing"],
 )
 async def test_no_token_to_be_had(error: ZohoError, reason: StopReason | None) -> None:
-    world = World([BAD_TOKEN], token_error=error)
+    world = World([error])
     result = await world.relink()
     assert (world.stop_reason, result.outcome, result.detail) == (reason, Outcome.FAILED, str(error))
 

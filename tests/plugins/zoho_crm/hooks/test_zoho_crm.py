@@ -167,10 +167,10 @@ def test_a_refused_token_is_replaced_and_the_request_repeated_once(
     assert zoho.api_lines == [DELETE_LINE] * 2
 
 
-def test_a_second_refusal_is_the_answer(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
-    zoho.script = [zoho.bad_token(), zoho.bad_token()]
+def test_a_third_rejection_is_returned(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
+    zoho.script = [zoho.bad_token()] * 3
     assert hook.send(delete).status == 401
-    assert (len(zoho.seen), len(zoho.token_calls)) == (2, 2)
+    assert (len(zoho.seen), len(zoho.token_calls)) == (3, 3)
 
 
 @pytest.mark.parametrize(

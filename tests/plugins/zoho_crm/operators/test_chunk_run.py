@@ -351,12 +351,17 @@ async def test_sends_nothing_further_while_more_is_in_flight_than_the_slots_left
     assert len(store.written) == 30
 
 
-async def test_gives_way_to_others_when_zoho_says_that_too_much_is_in_flight() -> None:
+@pytest.mark.parametrize(
+    "throttled",
+    [answer(429), ZohoResponse(400, {}, b'{"code": "TOO_MANY_REQUESTS", "status": "error"}', 0.01)],
+    ids=["429", "400"],
+)
+async def test_sends_fewer_requests_at_once_while_zoho_is_overloaded(throttled: ZohoResponse) -> None:
     gate, delinker, store = Gate(), FakeDelinker(), MemoryStore.of(40)
     delinker.gate = gate
     running = asyncio.create_task(run(delinker, store, concurrency=8))
     await until(lambda: delinker.in_flight == 8)
-    delinker.observe(answer(429))
+    delinker.observe(throttled)
     gate.let(8)
     await settled_down()
     assert delinker.in_flight == 4
@@ -513,6 +518,10 @@ async def test_a_link_that_was_not_attempted_tells_nothing_against_refusals() ->
     ("reason", "says"),
     [
         (StopReason.CREDITS, "the org's API credits are used up (NO_PERMISSION: no)"),
+        (
+            StopReason.OVERLOADED,
+            "Zoho is overloaded: too many requests in flight, after all retries (NO_PERMISSION: no)",
+        ),
         (StopReason.NO_TOKEN, "there is no access token (no)"),
         (StopReason.THROTTLED, "there is no access token (no)"),
     ],
