@@ -6,7 +6,7 @@ from pathlib import Path
 
 from airflow.sdk import DAG
 
-from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID
+from zoho_crm.core.run_request import REDRIVE_DAG_ID
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.dag_parts import (
     AGAIN_MAPPING,

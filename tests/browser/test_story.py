@@ -14,7 +14,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import expect
 
 from include.demo.cases import stale_links
-from zoho_crm.core.csv_cells import safe_cell
+from zoho_crm.core.formatting import safe_csv_cell
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,5 +216,5 @@ def check_files(page: Page, frame: FrameLocator, world: World, run_key: str) -> 
     with Path(download.value.path()).open(newline="") as file:
         lines = list(csv.DictReader(file))
     assert [[row[name] for name in names] for row in lines] == [
-        [safe_cell(row[name]) for name in names] for row in audited
+        [safe_csv_cell(row[name]) for name in names] for row in audited
     ]

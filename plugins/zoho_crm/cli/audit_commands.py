@@ -197,7 +197,7 @@ def _open_output(output: Path | None, out: Output) -> Iterator[IO[str]]:
 
 
 def _write_csv(stream: IO[str], rows: Iterator[Mapping[str, Any]]) -> int:
-    from zoho_crm.core.csv_cells import safe_cell
+    from zoho_crm.core.formatting import safe_csv_cell
     from zoho_crm.ledger.tables import audit as table
 
     columns = [column.name for column in table.c]
@@ -207,7 +207,7 @@ def _write_csv(stream: IO[str], rows: Iterator[Mapping[str, Any]]) -> int:
     for row in rows:
         values = (plain_value(row[name]) for name in columns)
         # A negative number is not a formula.
-        writer.writerow([value if isinstance(value, int) else safe_cell(value) for value in values])
+        writer.writerow([value if isinstance(value, int) else safe_csv_cell(value) for value in values])
         count += 1
     return count
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from zoho_crm.core.guard_rules import percent
+from zoho_crm.core.formatting import format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -76,7 +76,9 @@ class Question:
             ("Rows read", f"{plan.source_rows}, {plan.duplicates} of them duplicates"),
         ]
         if self.known_links:
-            facts.append(("Share", f"{percent(plan.planned / self.known_links)} of {self.known_links} links"))
+            facts.append(
+                ("Share", f"{format_percent(plan.planned / self.known_links)} of {self.known_links} links")
+            )
         if self.origin_run_key:
             facts.append(("Takes up the run", code(self.origin_run_key)))
         if self.send_until:

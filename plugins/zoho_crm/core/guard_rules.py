@@ -13,6 +13,7 @@ from decimal import Decimal
 from statistics import median
 from typing import TYPE_CHECKING
 
+from zoho_crm.core.formatting import format_duration, format_percent
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
@@ -165,19 +166,6 @@ def read_time(value: object) -> datetime | None:
         raise PlanError(f"{FRESHNESS}: must yield a time; it yields one beyond all calendars") from None
 
 
-def format_duration(duration: timedelta) -> str:
-    """Return a duration in words, to its two largest units: ``3 days 4 hours``."""
-    minutes = int(duration.total_seconds()) // 60
-    parts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
-    words = [f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in parts if count]
-    return " ".join(words[:2]) or "less than a minute"
-
-
-def percent(share: float) -> str:
-    """Return a share as people write it: ``5%``, ``0.25%``."""
-    return f"{share * 100:.2f}".rstrip("0").rstrip(".") + "%"
-
-
 def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Check:
     limit = guards.max_links if override is None else override.max_links
     if limit is None:
@@ -192,10 +180,12 @@ def _check_share(facts: Facts, limit: float) -> Check:
     if facts.known_links is None:
         raise ValueError("max_share is judged by known_links, and there is none")
     if not facts.known_links:
-        says = f"{facts.planned} links planned of the 0 that the baseline knows, {percent(limit)} allowed"
+        says = (
+            f"{facts.planned} links planned of the 0 that the baseline knows, {format_percent(limit)} allowed"
+        )
         return Check("max_share", says, facts.planned > 0)
     share = facts.planned / facts.known_links
-    says = f"{percent(share)} of the {facts.known_links} known links planned, {percent(limit)} allowed"
+    says = f"{format_percent(share)} of the {facts.known_links} known links planned, {format_percent(limit)} allowed"
     return Check("max_share", says, share > limit)
 
 

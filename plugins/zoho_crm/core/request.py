@@ -1,4 +1,4 @@
-"""Requests that cannot become another request: built from quoted parts, and compared again before they leave."""
+"""Build the requests to Zoho CRM from quoted parts. They are compared again before they leave: ``request_guard``."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from zoho_crm.core.links import Link, Relation, check_api_name, link_fault
 from zoho_crm.errors import UnsafeRequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 X_EXTERNAL = "X-EXTERNAL"
-
-METHODS = ("GET", "DELETE", "PUT")
 
 DELINK_SEGMENTS = 6
 """Parts of the path of a delink. A DELETE with four or five of them would take away a record, or many links."""
@@ -110,7 +108,7 @@ def put_related(
     https://www.zoho.com/crm/developer/docs/api/v7/update-related-records-ext.html
 
     :param attributes: what the link has of its own, e.g. ``{"Contact_Role": "4876876000000006873"}``; see
-        :func:`zoho_crm.core.attributes.sendable_attributes`
+        :func:`zoho_crm.core.links.sendable_attributes`
     :raises UnsafeRequestError: an id cannot be sent, or an attribute has the name of an id
     """
     _refuse_unsendable(link)
@@ -229,51 +227,18 @@ def get_setting(api_version: str, *segments: str, query: tuple[tuple[str, str], 
     return ZohoRequest("GET", ("crm", api_version, *segments), query=query)
 
 
-def check_prepared_request(
-    request: ZohoRequest,
-    base_url: str,
-    *,
-    method: str,
-    url: str,
-    headers: Mapping[str, str],
-    body: object = None,
-) -> None:
-    """
-    Compare what an HTTP library is about to send with what was asked for.
-
-    Libraries normalise addresses: they resolve dot segments, decode and encode again. For this API one such
-    step turns the removal of a link into the deletion of a record, so any difference at all is refused.
-
-    :param base_url: scheme, host and port the request is meant for
-    :param method: method of the prepared request
-    :param url: full address of the prepared request, as encoded for the wire
-    :param headers: headers of the prepared request, in any case; one that is there twice is seen twice
-    :param body: bytes of the prepared request; None or empty without any
-    :raises UnsafeRequestError: any of them differs, or a DELETE or PUT is not one of links
-    """
-    faults = []
-    if method != request.method:
-        faults.append("method")
-    if url != base_url + request.target:
-        faults.append("address")
-    if _decoded_segments(url) != request.segments:
-        faults.append("path segments")
-    if request.method not in METHODS:
-        faults.append("kind of request")
-    if method in {"DELETE", "PUT"} and not request.touches_links_only(method):
-        faults.append("number of path segments")
-    if "#" in url:
-        faults.append("fragment")
-    named = [value for name, value in headers.items() if name.upper() == X_EXTERNAL]
-    if named != ([] if request.x_external is None else [request.x_external]):
-        faults.append(f"{X_EXTERNAL} header")
-    if (body or b"") != (request.body or b""):
-        faults.append("body")
-    if faults:
-        raise UnsafeRequestError(
-            f"The prepared request differs from the one asked for in: {', '.join(faults)}. Nothing was sent.",
-            path=request.path,
-        )
+def id_lists(ids: Iterable[str]) -> Iterator[list[str]]:
+    """Cut distinct ids into lists that one call takes: 100 ids and 2,000 characters at the most."""
+    current: list[str] = []
+    length = 0
+    for one in dict.fromkeys(ids):
+        if current and (len(current) == MAX_IDS or length + 1 + len(one) > MAX_IDS_LENGTH):
+            yield current
+            current, length = [], 0
+        length += len(one) + (1 if current else 0)
+        current.append(one)
+    if current:
+        yield current
 
 
 def _ids(ids: Sequence[str]) -> str:
@@ -284,13 +249,6 @@ def _ids(ids: Sequence[str]) -> str:
             "Nothing was sent."
         )
     return joined
-
-
-def _decoded_segments(url: str) -> tuple[str, ...] | None:
-    try:
-        return tuple(unquote(part, errors="strict") for part in urlsplit(url).path.split("/")[1:])
-    except ValueError:
-        return None
 
 
 def _related(

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import pendulum
 
+from zoho_crm.core.audit_condition import check_condition
 from zoho_crm.core.link_input import form_links
-from zoho_crm.core.link_input import pasted_links as pasted_links
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
@@ -27,6 +28,9 @@ APPLY = "apply"
 DRY_RUN = "dry_run"
 MODES = ("auto", DRY_RUN, APPLY)
 MAX_REASON_LENGTH = 1_000
+
+REDRIVE_DAG_ID = "zoho_delink_redrive"
+RELINK_DAG_ID = "zoho_relink"
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Start of the window of a run that takes everything still pending."""
@@ -74,6 +78,36 @@ class AssetEvent:
     extra: Mapping[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RetryRequest:
+    """
+    Which links to drive again.
+
+    :param run: an Airflow run id or a run key; None if there is a window
+    :param window: half-open window that the windows of the runs meant lie in, aware, in UTC; None if there is a run
+    :param outcomes: the last outcomes after which a link is driven again
+    """
+
+    run: str | None
+    window: tuple[datetime, datetime] | None
+    outcomes: frozenset[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class RelinkRequest:
+    """
+    Which removed links to put back.
+
+    :param run: an Airflow run id or a run key
+    :param links: pairs that alone are meant, or None
+    :param where: a checked condition on the audit rows of the links that alone are meant, or None
+    """
+
+    run: str
+    links: Sequence[tuple[object, object]] | None = None
+    where: str | None = None
+
+
 def parse_run_request(
     params: Mapping[str, Any],
     *,
@@ -113,6 +147,50 @@ def parse_run_request(
         max_links=max_links,
         reason=reason,
         verify=verify,
+    )
+
+
+def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> RetryRequest:
+    """
+    Read the form of ``zoho_delink_redrive``.
+
+    :param params: the form's values: ``run``, or ``window_start`` and ``window_end``; ``outcomes``
+    :param request: what was read of its other fields
+    :raises ZohoConfigError: a field is wrong; the message names it
+    """
+    run = _text(params, "run")
+    has_window = bool(_text(params, "window_start"))
+    if run and has_window:
+        raise ZohoConfigError("run: give a run, or the window of several, but not both")
+    if not run and not has_window:
+        raise ZohoConfigError(
+            "run: missing; give the run whose links are meant, or the window of several runs"
+        )
+    return RetryRequest(
+        run=run,
+        window=(request.window_start, request.window_end) if has_window else None,
+        outcomes=_outcomes(params.get("outcomes")),
+    )
+
+
+def parse_relink_request(
+    params: Mapping[str, Any], request: RunRequest, columns: Collection[str]
+) -> RelinkRequest:
+    """
+    Read the form of ``zoho_relink``.
+
+    :param params: the form's values: ``run``, ``where``
+    :param request: what was read of its other fields, ``links`` among them
+    :param columns: columns that ``where`` may use
+    :raises ZohoConfigError: a field is wrong; the message names it
+    """
+    run, where = _text(params, "run"), _text(params, "where")
+    if run is None:
+        raise ZohoConfigError("run: missing; give the run whose links are to be put back")
+    if where is not None and request.links is not None:
+        raise ZohoConfigError("where: give links or a condition, but not both")
+    return RelinkRequest(
+        run=run, links=request.links, where=None if where is None else check_condition(where, columns)
     )
 
 
@@ -220,6 +298,22 @@ def _truth(params: Mapping[str, Any], field: str) -> bool:
     if not isinstance(value, bool):
         raise ZohoConfigError(f"{field}: must be true or false")
     return value
+
+
+def _outcomes(value: Any) -> frozenset[Outcome]:
+    allowed = ", ".join(sorted(RETRYABLE_OUTCOMES))
+    if value is None:
+        return RETRYABLE_OUTCOMES
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if not isinstance(value, list | tuple) or not value:
+        raise ZohoConfigError(f"outcomes: choose one or more of {allowed}")
+    for outcome in value:
+        if not isinstance(outcome, str) or outcome not in RETRYABLE_OUTCOMES:
+            raise ZohoConfigError(
+                f"outcomes: {outcome!r} cannot be driven again; those that can are {allowed}"
+            )
+    return frozenset(Outcome(outcome) for outcome in value)
 
 
 def _limit(value: Any) -> int | None:

@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import BytesPayload, ClientHandlerType, ClientRequest, ClientResponse
 from yarl import URL
 
-from zoho_crm.core.request import ZohoRequest, check_prepared_request
+from zoho_crm.core.request_guard import check_prepared_request
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS
 from zoho_crm.hooks.network import USER_AGENT, Network
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from aiohttp import Payload
 
+    from zoho_crm.core.request import ZohoRequest
     from zoho_crm.hooks.access_token import TokenSource
     from zoho_crm.hooks.connection import ZohoConnection
     from zoho_crm.hooks.meter import Meter

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import TYPE_CHECKING
 
-from zoho_crm.core.batching import PAGE_LINKS, group_by_parent, id_lists
 from zoho_crm.core.models import LinkResult
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.request import delete_related_many, find_records
+from zoho_crm.core.request import delete_related_many, find_records, id_lists
 from zoho_crm.core.response import json_object, parse_response_items
 from zoho_crm.core.verdict import Action, judge, judge_each
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
 Settled = list[tuple[LinkResult, "StopReason | None"]]
+
+PAGE_LINKS = 100
+"""Links of a page: as many as one call that reads record ids takes."""
 
 UNMATCHED = "sent together with others, and the answer does not say what became of it"
 REFUSED_TOGETHER = "refused together with others, and the run stopped before it was sent alone"
@@ -84,6 +87,40 @@ class _Call:
 
     request: ZohoRequest
     links: dict[str, PlannedLink]
+
+
+@dataclass(frozen=True, slots=True)
+class Grouped:
+    """
+    A page, split.
+
+    :param parents: links by parent, two or more each, that one call can take
+    :param single: links that need a call of their own: the only one of their parent, or with a comma in an id
+    """
+
+    parents: list[list[PlannedLink]]
+    single: list[PlannedLink]
+
+
+def group_by_parent(page: Sequence[PlannedLink]) -> Grouped:
+    """
+    Split a page. A link that an earlier try may have sent goes alone, to be verified first.
+
+    :param page: links in the order of the plan, those of a parent together
+    """
+    grouped = Grouped([], [])
+    for _, links in groupby(page, key=lambda planned: planned.link.external_id):
+        together: list[PlannedLink] = []
+        for planned in links:
+            alone = (
+                planned.ambiguous_before or "," in planned.link.external_id + planned.link.related_external_id
+            )
+            (grouped.single if alone else together).append(planned)
+        if len(together) > 1:
+            grouped.parents.append(together)
+        else:
+            grouped.single.extend(together)
+    return grouped
 
 
 class _OnePage:

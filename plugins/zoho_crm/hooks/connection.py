@@ -13,48 +13,13 @@ from airflow.sdk.log import mask_secret
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, ValidationError
 
 from zoho_crm.core.job import DEFAULT_ORG_CONCURRENCY
+from zoho_crm.data_centers import DATA_CENTERS, DataCenter, Environment
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
     from airflow.sdk import Connection
 
-DataCenter = Literal["us", "eu", "in", "au", "cn", "jp", "ca", "sa", "uk"]
-Environment = Literal["production", "sandbox", "developer"]
 ApiVersion = Literal["v7", "v8"]
-
-ACCOUNTS_HOSTS: dict[DataCenter, str] = {
-    "us": "accounts.zoho.com",
-    "eu": "accounts.zoho.eu",
-    "in": "accounts.zoho.in",
-    "au": "accounts.zoho.com.au",
-    "cn": "accounts.zoho.com.cn",
-    "jp": "accounts.zoho.jp",
-    "ca": "accounts.zohocloud.ca",
-    "sa": "accounts.zoho.sa",
-    "uk": "accounts.zoho.uk",
-}
-"""
-Where tokens come from.
-
-Source: https://www.zoho.com/accounts/protocol/oauth/multi-dc.html
-"""
-
-API_DOMAINS: dict[DataCenter, str] = {
-    "us": "zohoapis.com",
-    "eu": "zohoapis.eu",
-    "in": "zohoapis.in",
-    "au": "zohoapis.com.au",
-    "cn": "zohoapis.com.cn",
-    "jp": "zohoapis.jp",
-    "ca": "zohoapis.ca",
-    "sa": "zohoapis.sa",
-    "uk": "zohoapis.uk",
-}
-API_HOST_PREFIXES: dict[Environment, str] = {
-    "production": "www",
-    "sandbox": "sandbox",
-    "developer": "developer",
-}
 
 EXTRAS = frozenset({"refresh_token", "data_center", "environment", "api_version", "max_concurrency"})
 """The extras there are. None of them becomes a header, a proxy, a TLS switch or an endpoint."""
@@ -149,12 +114,12 @@ class ZohoConnection(BaseModel):
         """Scheme and host, and the port of a local Zoho, that all API calls go to; without a trailing slash."""
         if self.local_url is not None:
             return self.local_url
-        return f"https://{API_HOST_PREFIXES[self.environment]}.{API_DOMAINS[self.data_center]}"
+        return f"https://{DATA_CENTERS[self.data_center].api(self.environment)}"
 
     @cached_property
     def accounts_url(self) -> str:
         """Scheme and host that tokens come from; without a trailing slash."""
-        return self.local_url or f"https://{ACCOUNTS_HOSTS[self.data_center]}"
+        return self.local_url or f"https://{DATA_CENTERS[self.data_center].accounts}"
 
     @cached_property
     def fingerprint(self) -> str:

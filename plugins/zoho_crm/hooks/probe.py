@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from zoho_crm.core.attributes import NO_ATTRIBUTES, snapshot_of
+from zoho_crm.core.links import NO_ATTRIBUTES, snapshot_of
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import Action, Verdict
 from zoho_crm.errors import ZohoError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.attributes import sendable_attributes
+from zoho_crm.core.links import sendable_attributes
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY, judge_relink
 from zoho_crm.core.request import put_related

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import requests
 import tenacity
 
-from zoho_crm.core.request import ZohoRequest, check_prepared_request
+from zoho_crm.core.request_guard import check_prepared_request
 from zoho_crm.core.response import ResponseKind
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.network import Network, bounded_body, failure_of
@@ -17,6 +17,7 @@ from zoho_crm.hooks.zoho_response import MAX_BODY_BYTES, ZohoResponse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from zoho_crm.core.request import ZohoRequest
     from zoho_crm.hooks.connection import ZohoConnection
     from zoho_crm.hooks.meter import Meter
     from zoho_crm.hooks.oauth import Token

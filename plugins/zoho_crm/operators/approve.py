@@ -9,7 +9,7 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator
 
 from zoho_crm.airflow_compat import register_question
 from zoho_crm.core.approval import APPROVED, REJECTED
-from zoho_crm.core.guard_rules import format_duration
+from zoho_crm.core.formatting import format_duration
 from zoho_crm.errors import PlanError
 from zoho_crm.operators.job_operator import JobOperator
 

@@ -11,10 +11,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from zoho_crm.airflow_compat import TaskDeferred, partial_of
+from zoho_crm.core.link_input import pasted_links
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, pasted_links, run_key
+from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, run_key
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.hooks.probe import PresenceClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook

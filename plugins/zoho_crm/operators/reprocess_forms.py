@@ -2,7 +2,7 @@
 The trigger forms of the Dags on past runs.
 
 The fields have the order of the job's form: those that decide over harm come first.
-:mod:`zoho_crm.core.reprocess_request` checks what Airflow does not.
+:mod:`zoho_crm.core.run_request` checks what Airflow does not.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from zoho_crm.core.approval import approval_block_reason
 from zoho_crm.core.guard_rules import Facts, judge
 from zoho_crm.core.links import PairKeys, to_external_id
 from zoho_crm.core.models import DELINK, RELINK, RunStart, Target
-from zoho_crm.core.reprocess_request import parse_relink_request, parse_retry_request
+from zoho_crm.core.run_request import parse_relink_request, parse_retry_request
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.dag_parts import delink_arguments, relink_arguments
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.job import Job
     from zoho_crm.core.links import Link
     from zoho_crm.core.models import PlanSummary
-    from zoho_crm.core.reprocess_request import RelinkRequest, RetryRequest
-    from zoho_crm.core.run_request import RunRequest
+    from zoho_crm.core.run_request import RelinkRequest, RetryRequest, RunRequest
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.ledger.runs import StoredRun
 

@@ -20,7 +20,7 @@ from zoho_crm.airflow_compat import (
     requires_authenticated,
 )
 from zoho_crm.core.job import DAG_ID_PREFIX
-from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID, RELINK_DAG_ID
+from zoho_crm.core.run_request import REDRIVE_DAG_ID, RELINK_DAG_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.core.csv_cells import safe_cell
+from zoho_crm.core.formatting import safe_csv_cell
 from zoho_crm.ledger.link_queries import LINK_FIELDS
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def csv_pieces(rows: Iterable[LinkRow], names: tuple[str, ...] = LINK_FIELDS) ->
     writer = csv.writer(buffer, lineterminator="\r\n")
     writer.writerow(names)
     for number, row in enumerate(rows, start=1):
-        writer.writerow([safe_cell(_plain(getattr(row, name))) for name in names])
+        writer.writerow([safe_csv_cell(_plain(getattr(row, name))) for name in names])
         if number % _PIECE_ROWS == 0:
             yield _emptied(buffer)
     yield _emptied(buffer)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
+from zoho_crm.core.formatting import record_url
 from zoho_crm.core.links import pair_key
-from zoho_crm.core.record_urls import record_address
 from zoho_crm.ledger.link_history import link_history
 from zoho_crm.ledger.run_queries import dags_and_jobs
 from zoho_crm.ui.audit_databases import SourcesDep
@@ -57,13 +57,13 @@ def link_page(request: Request, key: str, reader: ReaderDep, sources: SourcesDep
         "link.html",
         status_code=200 if events else 404,
         events=events,
-        record_address=record_address_of,
+        record_url=record_address_of,
     )
 
 
 def record_address_of(event: Event) -> str | None:
     """Return the address of Zoho's page of the related record that an answer named, if it is known."""
-    return record_address(
+    return record_url(
         environment=event.environment,
         data_center=event.data_center,
         org_id=event.org_id,

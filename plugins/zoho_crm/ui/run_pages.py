@@ -12,11 +12,11 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 
 from zoho_crm.core.approval import ASKED
+from zoho_crm.core.formatting import record_url
 from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
-from zoho_crm.core.record_urls import record_address
-from zoho_crm.core.reprocess_request import REDRIVE_DAG_ID, RELINK_DAG_ID
+from zoho_crm.core.run_request import REDRIVE_DAG_ID, RELINK_DAG_ID
 from zoho_crm.ledger.link_queries import OPEN, LinkFilter, page_of_links, stream_links
 from zoho_crm.ledger.progress_queries import LOOKED_AT, progress, reasons
 from zoho_crm.ledger.run_queries import runs_of_dag_run, runs_started_from
@@ -198,7 +198,7 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         looked_at=LOOKED_AT,
         links=rows[:PAGE_LINKS],
         records=any(row.zoho_record_id for row in rows[:PAGE_LINKS]),
-        record_address=partial(_record_address, run),
+        record_url=partial(_record_address, run),
         last_seq=rows[PAGE_LINKS - 1].seq if len(rows) > PAGE_LINKS else None,
         wanted=wanted,
         after=after,
@@ -253,7 +253,7 @@ def _origin(found: Found, reader: Reader) -> StoredRun | None:
 
 def _record_address(run: StoredRun, record_id: str) -> str | None:
     """Return the address of Zoho's page of a related record, if it is known."""
-    return record_address(
+    return record_url(
         environment=run.environment,
         data_center=run.data_center,
         org_id=run.org_id,

@@ -9,8 +9,9 @@ import airflow
 import jsonschema
 import pytest
 
+from zoho_crm.data_centers import DataCenter, Environment
 from zoho_crm.get_provider_info import get_provider_info
-from zoho_crm.hooks.connection import EXTRAS, ApiVersion, DataCenter, Environment, ZohoConnection
+from zoho_crm.hooks.connection import EXTRAS, ApiVersion, ZohoConnection
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 CONNECTION_TYPE = get_provider_info()["connection-types"][0]

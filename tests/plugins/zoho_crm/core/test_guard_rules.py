@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from zoho_crm.core.guard_rules import Facts, Override, format_duration, judge, percent, read_count, read_time
+from zoho_crm.core.guard_rules import Facts, Override, judge, read_count, read_time
 from zoho_crm.core.job import Guards
 from zoho_crm.errors import PlanError
 
@@ -251,26 +251,3 @@ def test_what_is_no_time_is_told_by_the_field_and_not_shown(value: object) -> No
     with pytest.raises(PlanError, match=r"^guards\.freshness_sql_file: must yield a time") as refused:
         read_time(value)
     assert not str(value) or str(value) not in str(refused.value)
-
-
-@pytest.mark.parametrize(
-    ("duration", "words"),
-    [
-        (timedelta(0), "less than a minute"),
-        (timedelta(seconds=59), "less than a minute"),
-        (timedelta(minutes=1), "1 minute"),
-        (timedelta(hours=24), "1 day"),
-        (timedelta(minutes=90), "1 hour 30 minutes"),
-        (timedelta(days=3, minutes=4), "3 days 4 minutes"),
-        (timedelta(days=2, hours=3, minutes=4), "2 days 3 hours"),
-    ],
-)
-def test_durations_are_spelled(duration: timedelta, words: str) -> None:
-    assert format_duration(duration) == words
-
-
-@pytest.mark.parametrize(
-    ("share", "text"), [(0.05, "5%"), (1.0, "100%"), (0.0025, "0.25%"), (1.5, "150%"), (0.0, "0%")]
-)
-def test_shares_are_told_in_percent(share: float, text: str) -> None:
-    assert percent(share) == text

@@ -24,13 +24,16 @@ from zoho_crm.errors import (
     ZohoTokenThrottledError,
     ZohoUnansweredError,
 )
-from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinkClient
+from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinkClient, group_by_parent
 from zoho_crm.hooks.delink import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_response import ZohoResponse
 
 if TYPE_CHECKING:
     from zoho_crm.core.request import ZohoRequest
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 RELATION = Relation("Contacts", "Contact_Ref", "Deals", "Deals", "Deal_Ref")
 BOTH = "Contacts.Contact_Ref,Deals.Deal_Ref"
@@ -620,3 +623,52 @@ async def test_what_was_sent_and_not_answered_stays_unknown_when_the_run_is_stop
 )
 def test_links_that_all_go_alone_are_units_of_their_own(links: list[PlannedLink], length: int) -> None:
     assert delinker(FakeZoho(set())).unit_length(links) == length
+
+
+# -- grouping
+
+
+def seqs(links: list[PlannedLink]) -> list[int]:
+    return [planned.seq for planned in links]
+
+
+@pytest.mark.parametrize(
+    ("links", "ambiguous", "parents", "single"),
+    [
+        pytest.param([], (), [], [], id="nothing"),
+        pytest.param([("a", "1")], (), [], [0], id="one-link"),
+        pytest.param([("a", "1"), ("a", "2")], (), [[0, 1]], [], id="one-parent"),
+        pytest.param([("a", "1"), ("b", "1"), ("b", "2"), ("c", "1")], (), [[1, 2]], [0, 3], id="mixed"),
+        pytest.param([("a", "1"), ("A", "1"), ("A", "2")], (), [[1, 2]], [0], id="case-is-another-parent"),
+        pytest.param([("a", "1,2"), ("a", "3"), ("a", "4")], (), [[1, 2]], [0], id="comma-in-related-id"),
+        pytest.param([("a,b", "1"), ("a,b", "2")], (), [], [0, 1], id="comma-in-parent-id"),
+        pytest.param([("a", "1"), ("a", "2"), ("a", "3")], (1,), [[0, 2]], [1], id="sent-before"),
+        pytest.param([("a", "1"), ("a", "2")], (0,), [], [0, 1], id="one-is-left-of-its-parent"),
+        pytest.param([("a", "1"), ("a", "2")], (0, 1), [], [0, 1], id="all-sent-before"),
+        pytest.param([("a", "1"), ("b", "1"), ("a", "2")], (), [], [0, 1, 2], id="not-side-by-side"),
+    ],
+)
+def test_groups_what_one_call_can_take(
+    links: list[tuple[str, str]], ambiguous: tuple[int, ...], parents: list[list[int]], single: list[int]
+) -> None:
+    grouped = group_by_parent(page(*links, ambiguous=tuple(ambiguous)))
+    assert [seqs(group) for group in grouped.parents] == parents
+    assert sorted(seqs(grouped.single)) == single
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["1", "2", "3", "4,5"])), unique=True).map(
+        sorted
+    ),
+    st.frozensets(st.integers(0, 11)),
+)
+def test_every_link_of_a_page_is_in_one_place(
+    links: list[tuple[str, str]], ambiguous: frozenset[int]
+) -> None:
+    grouped = group_by_parent(page(*links, ambiguous=tuple(ambiguous)))
+    placed = [*grouped.single, *(planned for group in grouped.parents for planned in group)]
+    assert sorted(seqs(placed)) == list(range(len(links)))
+    for group in grouped.parents:
+        assert len(group) > 1
+        assert len({planned.link.external_id for planned in group}) == 1
+        assert not any(planned.ambiguous_before for planned in group)
