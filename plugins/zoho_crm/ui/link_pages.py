@@ -57,7 +57,7 @@ def link_page(request: Request, key: str, reader: ReaderDep, sources: SourcesDep
         "link.html",
         status_code=200 if events else 404,
         events=events,
-        record_url=record_address_of,
+        record_address=record_address_of,
     )
 
 

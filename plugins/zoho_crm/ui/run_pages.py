@@ -198,7 +198,7 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         looked_at=LOOKED_AT,
         links=rows[:PAGE_LINKS],
         records=any(row.zoho_record_id for row in rows[:PAGE_LINKS]),
-        record_url=partial(_record_address, run),
+        record_address=partial(_record_address, run),
         last_seq=rows[PAGE_LINKS - 1].seq if len(rows) > PAGE_LINKS else None,
         wanted=wanted,
         after=after,
