@@ -248,7 +248,7 @@ def test_failed_link_is_not_taken_again_under_the_same_claim(ledger: Ledger, cla
 def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(4), chunk_size=4)
     crashed = Ledger(sa.create_engine(engine.url))
-    crashed.take(crashed.claim_chunk(RUN, 0, "crashed"), 2)
+    crashed.claims.take(crashed.claims.claim(RUN, 0, "crashed"), 2)
     crashed.close()
 
     resumed = ledger.claims.take(ledger.claims.claim(RUN, 0, "second try"), 4)

@@ -115,6 +115,6 @@ def test_old_readings_are_deleted(ledger: Ledger, engine: sa.Engine) -> None:
     for hours in (-30, -1, 0, 1):
         write(ledger, 5, MOMENT + timedelta(hours=hours))
 
-    assert later.forget_credit_readings() == 2
-    assert later.forget_credit_readings() == 0
+    assert later.retention.forget_credit_readings() == 2
+    assert later.retention.forget_credit_readings() == 0
     assert len(rows_of(engine, tables.credit_readings)) == 2

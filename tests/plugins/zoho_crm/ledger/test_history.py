@@ -67,8 +67,8 @@ def test_recent_runs_are_told_newest_first_and_no_more_than_asked_for(dated: Led
     for number in range(12):
         past_run(dated, clock, f"run-{number}", number)
     past_run(dated, clock, RUN, 99, status=None)
-    assert dated.recent_planned(JOB, RUN) == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]
-    assert dated.recent_planned(JOB, RUN, 2) == [11, 10]
+    assert dated.runs.recent_planned_counts(JOB, RUN) == [11, 10, 9, 8, 7, 6, 5, 4, 3, 2]
+    assert dated.runs.recent_planned_counts(JOB, RUN, 2) == [11, 10]
 
 
 def test_only_runs_that_took_links_of_the_source_out_tell_what_is_usual(dated: Ledger, clock: Clock) -> None:
@@ -85,14 +85,14 @@ def test_only_runs_that_took_links_of_the_source_out_tell_what_is_usual(dated: L
     past_run(dated, clock, "another Dag", 11, origin=replace(ORIGIN, dag_id="zoho_delink_redrive"))
     past_run(dated, clock, RUN, 12)
     past_run(dated, clock, "later", 13)
-    assert dated.recent_planned(JOB, RUN) == [3, 2, 1]
+    assert dated.runs.recent_planned_counts(JOB, RUN) == [3, 2, 1]
 
 
 def test_without_a_run_of_its_own_all_runs_of_the_job_count(dated: Ledger, clock: Clock) -> None:
     past_run(dated, clock, "one", 1)
     past_run(dated, clock, "two", 2)
-    assert dated.recent_planned(JOB, "") == [2, 1]
-    assert dated.recent_planned("nobody's", "") == []
+    assert dated.runs.recent_planned_counts(JOB, "") == [2, 1]
+    assert dated.runs.recent_planned_counts("nobody's", "") == []
 
 
 @pytest.mark.parametrize(

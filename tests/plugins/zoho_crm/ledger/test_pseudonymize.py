@@ -76,19 +76,19 @@ def test_no_id_is_left_and_the_audit_still_verifies(done: Ledger, engine: sa.Eng
     assert "deal-007" in before
     assert "person-bad" in before
 
-    assert done.pseudonymise(RUN) == 9
+    assert done.retention.pseudonymize(RUN) == 9
 
     after = everything(engine).casefold()
     for word in ("person", "deal-", "deal%2d"):
         assert word not in after
-    assert list(done.verify()) == []
-    assert done.get_run(RUN) is not None
+    assert list(done.chain.verify()) == []
+    assert done.runs.get(RUN) is not None
 
 
 def test_each_value_is_replaced_by_its_own_hash(done: Ledger, engine: sa.Engine) -> None:
     before = rows_of(engine, tables.audit)
 
-    done.pseudonymise(RUN)
+    done.retention.pseudonymize(RUN)
 
     after = rows_of(engine, tables.audit)
     for old, new in zip(before, after, strict=True):
@@ -104,24 +104,24 @@ def test_each_value_is_replaced_by_its_own_hash(done: Ledger, engine: sa.Engine)
 
 
 def test_run_says_when_and_keeps_what_is_no_id(done: Ledger, engine: sa.Engine) -> None:
-    before = done.get_run(RUN)
+    before = done.runs.get(RUN)
     assert before is not None
 
-    Ledger(engine, clock=lambda: LATER.timestamp()).pseudonymise(RUN)
+    Ledger(engine, clock=lambda: LATER.timestamp()).retention.pseudonymize(RUN)
 
-    after = done.get_run(RUN)
+    after = done.runs.get(RUN)
     assert after == replace(before, params={}, pseudonymised_at=LATER)
     assert rows_of(engine, tables.links) == []
     labels = [row["first_external_id"] for row in rows_of(engine, tables.chunks)]
     assert labels == [pseudonym("person-000"), pseudonym("person-002")]
-    plan = done.plan_of(RUN)
+    plan = done.plans.get(RUN)
     assert plan is not None
     assert (plan.planned, plan.invalid, len(plan.chunks)) == (9, 1, 2)
-    assert done.counts(RUN) == {Outcome.REMOVED: 7, Outcome.FAILED: 1, Outcome.INVALID: 1}
+    assert done.runs.counts(RUN) == {Outcome.REMOVED: 7, Outcome.FAILED: 1, Outcome.INVALID: 1}
 
 
 def test_altered_row_is_found_as_before(done: Ledger, engine: sa.Engine) -> None:
-    done.pseudonymise(RUN)
+    done.retention.pseudonymize(RUN)
     (event_id,) = (row["event_id"] for row in rows_of(engine, tables.audit) if row["seq"] == 5)
     for name, value in {"external_id": pseudonym("x"), "outcome": "failed", "detail": "x"}.items():
         column = tables.audit.c[name]
@@ -130,21 +130,21 @@ def test_altered_row_is_found_as_before(done: Ledger, engine: sa.Engine) -> None
             old = connection.scalar(sa.select(column).where(mine))
             connection.execute(sa.update(tables.audit).where(mine).values({name: value}))
 
-        assert [finding.event_id for finding in done.verify()] == [event_id]
+        assert [finding.event_id for finding in done.chain.verify()] == [event_id]
 
         with engine.begin() as connection:
             connection.execute(sa.update(tables.audit).where(mine).values({name: old}))
 
 
 def test_run_is_not_driven_any_more(done: Ledger) -> None:
-    claim = done.claim_chunk(RUN, 0, "a try that hangs")
+    claim = done.claims.claim(RUN, 0, "a try that hangs")
 
-    done.pseudonymise(RUN)
+    done.retention.pseudonymize(RUN)
 
     with pytest.raises(PlanError, match=r"was pseudonymised at .* the ids of its links are gone"):
-        done.claim_chunk(RUN, 0, "after a clear")
+        done.claims.claim(RUN, 0, "after a clear")
     with pytest.raises(ClaimLostError):
-        done.take(claim, 1)
+        done.claims.take(claim, 1)
 
 
 def test_call_that_was_cut_short_is_finished_by_the_next(
@@ -161,25 +161,25 @@ def test_call_that_was_cut_short_is_finished_by_the_next(
 
     monkeypatch.setattr(pseudonymize, "_replace_batch", dies)
     with pytest.raises(KeyboardInterrupt):
-        done.pseudonymise(RUN)
+        done.retention.pseudonymize(RUN)
     assert "person-00" in everything(engine)
-    assert list(done.verify()) == []
+    assert list(done.chain.verify()) == []
     with pytest.raises(PlanError, match="was pseudonymised"):
-        done.claim_chunk(RUN, 1, "a try")
-    assert done.runs_to_pseudonymise(JOB, LATER) == [RUN]
+        done.claims.claim(RUN, 1, "a try")
+    assert done.retention.due_runs(JOB, LATER) == [RUN]
 
-    assert done.pseudonymise(RUN) == 5
+    assert done.retention.pseudonymize(RUN) == 5
 
     assert "person-00" not in everything(engine)
-    assert list(done.verify()) == []
-    assert done.runs_to_pseudonymise(JOB, LATER) == []
+    assert list(done.chain.verify()) == []
+    assert done.retention.due_runs(JOB, LATER) == []
 
 
 def test_doing_it_again_changes_nothing(done: Ledger, engine: sa.Engine) -> None:
-    done.pseudonymise(RUN)
+    done.retention.pseudonymize(RUN)
     before = everything(engine)
 
-    assert done.pseudonymise(RUN) == 0
+    assert done.retention.pseudonymize(RUN) == 0
     assert everything(engine) == before
 
 
@@ -226,7 +226,7 @@ def test_runs_are_found_by_job_and_age(ledger: Ledger) -> None:
 def test_other_runs_keep_their_ids(done: Ledger, engine: sa.Engine) -> None:
     planned(done, PEOPLE, run_key="another")
 
-    done.pseudonymise(RUN)
+    done.retention.pseudonymize(RUN)
 
     kept = [row["external_id"] for row in rows_of(engine, tables.links)]
     assert sorted(kept) == sorted(parent for parent, _ in PEOPLE)

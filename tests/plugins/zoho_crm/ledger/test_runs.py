@@ -176,7 +176,7 @@ def test_stopped_run_says_why_until_it_is_finished(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("method", "options"),
     [
-        ("finish_run", {"status": "failed", "detail": None, "finished_at": MOMENT}),
+        ("finish", {"status": "failed", "detail": None, "finished_at": MOMENT}),
         ("set_org_id", {"org_id": "7"}),
         ("record_guard", {"decision": "go"}),
         ("record_approval", {"approval": "approved", "approved_by": "jo", "approved_at": MOMENT}),
@@ -186,7 +186,7 @@ def test_writing_to_a_run_that_is_not_there_is_an_error(
     ledger: Ledger, method: str, options: dict[str, Any]
 ) -> None:
     with pytest.raises(PlanError, match="holds no run 'no such run'"):
-        getattr(ledger, method)("no such run", **options)
+        getattr(ledger.runs, method)("no such run", **options)
 
 
 def _status(ledger: Ledger) -> str:

@@ -95,8 +95,8 @@ def flipped(value: Any) -> Any:
 
 
 def test_audit_as_it_was_written_has_no_findings(sealed: Ledger) -> None:
-    assert list(sealed.verify()) == []
-    assert list(sealed.verify(RUN)) == []
+    assert list(sealed.chain.verify()) == []
+    assert list(sealed.chain.verify(RUN)) == []
 
 
 def test_everything_the_ledger_does_verifies(ledger: Ledger) -> None:
@@ -125,7 +125,7 @@ def test_flipped_byte_in_any_column_names_its_row(sealed: Ledger, engine: sa.Eng
     for name, value in row.items():
         changed = {**row, name: flipped(value)}
         change(engine, sa.delete(AUDIT).where(AUDIT.c.event_id == event_id), sa.insert(AUDIT).values(changed))
-        findings = list(sealed.verify())
+        findings = list(sealed.chain.verify())
         change(
             engine,
             sa.delete(AUDIT).where(AUDIT.c.event_id == changed["event_id"]),
@@ -136,7 +136,7 @@ def test_flipped_byte_in_any_column_names_its_row(sealed: Ledger, engine: sa.Eng
         if name not in {"run_key", "chunk_no", "chain_no"}:
             # Where its place stays the same, nothing but the row is named.
             assert summary(findings) == [("altered", changed["event_id"])], name
-    assert list(sealed.verify()) == []
+    assert list(sealed.chain.verify()) == []
 
 
 def test_emptied_column_names_its_row(sealed: Ledger, engine: sa.Engine) -> None:
@@ -146,7 +146,7 @@ def test_emptied_column_names_its_row(sealed: Ledger, engine: sa.Engine) -> None
 
     for name in (name for name, value in row.items() if AUDIT.c[name].nullable and value is not None):
         change(engine, mine.values({name: None}))
-        findings = list(sealed.verify())
+        findings = list(sealed.chain.verify())
         change(engine, mine.values({name: row[name]}))
 
         assert ("altered", event_id) in summary(findings), name
@@ -156,7 +156,7 @@ def test_removed_rows_are_named_by_their_places(sealed: Ledger, engine: sa.Engin
     before, after = event_at(engine, 1, 1), event_at(engine, 1, 4)
     change(engine, sa.delete(AUDIT).where(AUDIT.c.chunk_no == 1, AUDIT.c.chain_no.in_([2, 3])))
 
-    (finding,) = sealed.verify()
+    (finding,) = sealed.chain.verify()
 
     assert (finding.run_key, finding.kind, finding.event_id) == (RUN, "missing", None)
     assert finding.detail.startswith(
@@ -173,7 +173,7 @@ def test_rows_of_a_whole_chunk_are_missed(
 ) -> None:
     change(engine, sa.delete(AUDIT).where(AUDIT.c.chunk_no == chunk_no))
 
-    (finding,) = sealed.verify()
+    (finding,) = sealed.chain.verify()
 
     assert finding.detail.startswith(says)
 
@@ -197,7 +197,7 @@ def test_added_rows_are_named(sealed: Ledger, engine: sa.Engine) -> None:
     ]
     change(engine, sa.insert(AUDIT).values([{**row, **changes} for changes in forged]))
 
-    findings = list(sealed.verify())
+    findings = list(sealed.chain.verify())
 
     assert {finding.event_id: finding.kind.value for finding in findings if finding.event_id} == {
         "same place": "added",
@@ -218,21 +218,21 @@ def test_swapped_rows_are_named(sealed: Ledger, engine: sa.Engine) -> None:
         ),
     )
 
-    assert {one, other} <= {finding.event_id for finding in sealed.verify()}
+    assert {one, other} <= {finding.event_id for finding in sealed.chain.verify()}
 
 
 def test_other_runs_are_left_alone_when_one_is_asked_for(sealed: Ledger, engine: sa.Engine) -> None:
     planned(sealed, pairs(2), run_key="another")
     change(engine, sa.update(AUDIT).values(outcome="failed"))
 
-    assert list(sealed.verify("another")) == []
-    assert {finding.run_key for finding in sealed.verify()} == {RUN}
+    assert list(sealed.chain.verify("another")) == []
+    assert {finding.run_key for finding in sealed.chain.verify()} == {RUN}
 
 
 def test_row_of_a_run_that_is_gone_is_told(sealed: Ledger, engine: sa.Engine) -> None:
     change(engine, sa.delete(tables.runs))
 
-    assert ("missing", None) in summary(list(sealed.verify()))
+    assert ("missing", None) in summary(list(sealed.chain.verify()))
 
 
 def test_flipped_byte_in_a_seal_is_told(sealed: Ledger, engine: sa.Engine) -> None:
@@ -240,7 +240,7 @@ def test_flipped_byte_in_a_seal_is_told(sealed: Ledger, engine: sa.Engine) -> No
 
     for name, value in seal.items():
         change(engine, sa.update(tables.seals).values({name: flipped(value)}))
-        findings = list(sealed.verify())
+        findings = list(sealed.chain.verify())
         change(engine, sa.update(tables.seals).values(seal))
 
         assert findings[0].kind == "broken_seal", name
@@ -250,10 +250,10 @@ def test_flipped_byte_in_a_seal_is_told(sealed: Ledger, engine: sa.Engine) -> No
 def test_seal_that_is_gone_is_told(sealed: Ledger, engine: sa.Engine) -> None:
     for key in ("second", "third", "fourth"):
         planned(sealed, pairs(1), run_key=key)
-        sealed.seal_run(key)
+        sealed.finalizer.seal(key)
     change(engine, sa.delete(tables.seals).where(tables.seals.c.seal_no.in_([2, 3])))
 
-    (finding,) = sealed.verify()
+    (finding,) = sealed.chain.verify()
 
     assert (finding.run_key, finding.kind) == ("fourth", "broken_seal")
     assert finding.detail.startswith("seals 2 to 3 are missing before seal 4")
@@ -262,7 +262,7 @@ def test_seal_that_is_gone_is_told(sealed: Ledger, engine: sa.Engine) -> None:
 def test_last_seal_that_is_gone_leaves_its_run_unsealed(sealed: Ledger, engine: sa.Engine) -> None:
     change(engine, sa.delete(tables.seals))
 
-    assert [(finding.kind.value, finding.detail) for finding in sealed.verify()] == [
+    assert [(finding.kind.value, finding.detail) for finding in sealed.chain.verify()] == [
         ("unsealed", "10 rows were written after the last seal of the run, or it has none")
     ]
 
@@ -290,8 +290,8 @@ def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa
     findings = ledger.chain.verify()
     if engine.name == "postgresql":
         # Begin, then drive on, then go on with what was begun.
-        claim = other.claim_chunk(RUN, 1, "a try")
-        links = other.take(claim, 5)
+        claim = other.claims.claim(RUN, 1, "a try")
+        links = other.claims.take(claim, 5)
         checked = []
         for _ in range(4):
             links = settle(other, claim, links, take=5)

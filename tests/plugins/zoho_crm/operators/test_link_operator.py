@@ -239,7 +239,7 @@ def test_what_a_dry_run_cannot_tell_failed_and_can_be_asked_again(zoho: LocalZoh
     with pytest.raises(UnfinishedLinksError, match="1 failed, 2 would_remove"):
         task.execute(context())
     failed = next(row for row in audit.events() if row["outcome"] == "failed")
-    assert "status 502, does not say" in failed["detail"]
+    assert "status 502, which does not say" in failed["detail"]
     zoho.state.faults.clear()
     assert task.execute(context(try_number=2)) == outcomes(would_remove=1)
     assert set(methods(zoho)) == {"GET"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,7 @@ def past_run(
     claim = ledger.claims.claim(chunk["run_key"], 0, "a try")
     taken = ledger.claims.take(claim, len(outcomes), in_flight=not dry_run)
     results = [
-        LinkResult(link, outcomes[link.link.external_id, link.link.related_external_id], ledger._now())
+        LinkResult(link, outcomes[link.link.external_id, link.link.related_external_id], datetime.now(UTC))
         for link in taken
     ]
     ledger.claims.settle(claim, results, origin=origin, target=target, job=job.name, in_flight=not dry_run)
