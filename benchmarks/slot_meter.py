@@ -9,7 +9,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
-from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.operators.stores import ChunkStore
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from include.local_zoho import LocalZoho
 from tests.postgres import postgres_server, postgres_url
 from tests.proofs.harness import ZOHO, sqlite_ledger, zoho_connection
-from zoho_crm.hooks import token_store
+from zoho_crm.hooks import access_token
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -43,9 +43,9 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
             with lock:
                 values[key] = value
 
-    monkeypatch.setattr(token_store, "Variable", FakeVariable)
-    monkeypatch.setattr(token_store, "_in_process", {})
-    monkeypatch.setattr(token_store, "_told", set())
+    monkeypatch.setattr(access_token, "Variable", FakeVariable)
+    monkeypatch.setattr(access_token, "_in_process", {})
+    monkeypatch.setattr(access_token, "_logged_keys", set())
     return values
 
 

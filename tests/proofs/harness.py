@@ -15,7 +15,7 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.models import Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
-from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.ledger.ledger import Ledger

@@ -31,9 +31,9 @@ from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
-from zoho_crm.hooks import token_store
+from zoho_crm.hooks import access_token
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
-from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
@@ -150,8 +150,8 @@ def matrix() -> Iterator[Seen]:
         "max_alive_tokens": 100_000,
     }
     with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
-        patch.setattr(token_store, "_in_process", {})
-        patch.setattr(token_store, "_told", set())
+        patch.setattr(access_token, "_in_process", {})
+        patch.setattr(access_token, "_logged_keys", set())
         patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
         prepare(zoho)
         before = linked(zoho)
@@ -198,7 +198,7 @@ async def drive() -> tuple[dict[Case, Any], dict[Case, Any]]:
 
         async def one(case: Case) -> None:
             planned = PlannedLink(case.number, Link(*case.pair), str(case))
-            single[case] = await DelinkClient(client(case), RELATION, "v7", BRIEF).delink(planned)
+            (single[case],) = await DelinkClient(client(case), RELATION, "v7", BRIEF).process_unit([planned])
 
         async def page(case: Case) -> None:
             links = [PlannedLink(n, Link(*pair), f"{case}{n}") for n, pair in enumerate(case.parent)]

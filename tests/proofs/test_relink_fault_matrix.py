@@ -33,8 +33,8 @@ from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.hooks import token_store
-from zoho_crm.hooks.relink import RelinkClient
+from zoho_crm.hooks import access_token
+from zoho_crm.hooks.link_operation import RelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
@@ -122,8 +122,8 @@ class Seen:
 def matrix() -> Iterator[Seen]:
     settings = {"concurrency_limit": 1_000, "tokens_per_window": 100_000, "max_alive_tokens": 100_000}
     with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
-        patch.setattr(token_store, "_in_process", {})
-        patch.setattr(token_store, "_told", set())
+        patch.setattr(access_token, "_in_process", {})
+        patch.setattr(access_token, "_logged_keys", set())
         patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
         prepare(zoho)
         before = linked(zoho)
@@ -182,7 +182,7 @@ async def drive() -> dict[Case, tuple[LinkResult, StopReason | None]]:
             planned = PlannedLink(
                 case.number, Link(*case.pair), str(case), ambiguous_before=case.repeated, snapshot=SNAPSHOT
             )
-            results[case] = await RelinkClient(client(case), RELATION, "v7", BRIEF).relink(planned)
+            (results[case],) = await RelinkClient(client(case), RELATION, "v7", BRIEF).process_unit([planned])
 
         await asyncio.gather(*map(one, CASES))
     return results

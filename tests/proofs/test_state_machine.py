@@ -38,7 +38,7 @@ from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
-from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.report import close_run

@@ -110,9 +110,8 @@ def _check(
 
 def _use_fresh_token(hook: ZohoCRMHook) -> None:
     """Give a hook a fresh token: a stored one would hide that the refresh token is revoked."""
-    from zoho_crm.hooks.access_token import TokenSource
+    from zoho_crm.hooks.access_token import Stored, TokenSource
     from zoho_crm.hooks.oauth import fetch_token
-    from zoho_crm.hooks.token_store import Stored
 
     class Nowhere:
         def load(self) -> Stored:

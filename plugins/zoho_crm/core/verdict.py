@@ -129,17 +129,26 @@ _LINK_CODES = frozenset(
 )
 
 
-def judge(response: ClassifiedResponse, *, relation: Relation, ambiguous_before: bool) -> Verdict:
+def judge(
+    response: ClassifiedResponse,
+    *,
+    relation: Relation,
+    ambiguous_before: bool,
+    record_id: str | None = None,
+) -> Verdict:
     """
     Judge the response to the removal of one link; see the table above.
 
     :param relation: the relation of the link; its field names tell which id an error is about
     :param ambiguous_before: whether an earlier request for this link may have been applied
+    :param record_id: Zoho's id of the related record, where it is known: a success for another one is verified
     """
     item = parse_clear_item(response)
     if isinstance(item, Verdict):
         return item
     if item.says_success:
+        if record_id is not None and item.record_id not in {None, record_id}:
+            return verify(response.status, item, "success for another record", response.retry_after_s)
         return settle(response.status, item, Outcome.REMOVED)
     return _judge_error(response.status, item, relation, ambiguous_before, response.retry_after_s)
 

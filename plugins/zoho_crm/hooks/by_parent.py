@@ -1,10 +1,9 @@
 """
-Take links of one parent away together: up to a hundred in one call, for one API credit.
+Remove links of one parent together: up to a hundred in one call, for one API credit.
 
-Zoho documents this call for record ids only, so a page of links is first resolved: two reading calls tell the record
-ids of up to a hundred parents and a hundred related records. Whatever does not come out clearly - an id that is not
-found, an entry that cannot be matched, an answer that is none - is handed to the call for single links, which settles
-it as if it had been alone.
+Zoho documents this call for record ids only, so the record ids of a page of links are read first: two GETs for up to a
+hundred parents and a hundred related records. Every link without a clear result - an id that is not found, a response
+item that cannot be matched, an unreadable response - is then sent by its own request, as with the strategy ``single``.
 """
 
 from __future__ import annotations
@@ -21,7 +20,8 @@ from zoho_crm.core.request import delete_related_many, find_records, id_lists
 from zoho_crm.core.response import json_object, parse_response_items
 from zoho_crm.core.verdict import Action, judge, judge_each
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.presence import result_of
+from zoho_crm.hooks.link_operation import DelinkOperation
+from zoho_crm.hooks.presence import link_result
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.models import PlannedLink
     from zoho_crm.core.request import ZohoRequest
     from zoho_crm.core.verdict import StopReason, Verdict
-    from zoho_crm.hooks.delink import DelinkClient
+    from zoho_crm.hooks.link_operation import DelinkClient
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
 Settled = list[tuple[LinkResult, "StopReason | None"]]
@@ -38,7 +38,7 @@ Settled = list[tuple[LinkResult, "StopReason | None"]]
 PAGE_LINKS = 100
 """Links of a page: as many as one call that reads record ids takes."""
 
-UNMATCHED = "sent together with others, and the answer does not say what became of it"
+UNMATCHED = "sent together with others, and the response does not say what happened to it"
 REFUSED_TOGETHER = "refused together with others, and the run stopped before it was sent alone"
 
 _RECORD_ID = re.compile(r"[0-9]{1,20}")
@@ -47,34 +47,34 @@ _RECORD_ID = re.compile(r"[0-9]{1,20}")
 @dataclass
 class ByParentDelinkClient:
     """
-    Takes pages of links away, by parent. Many coroutines may share it.
+    Removes pages of links, by parent. Coroutines can share it.
 
-    :param single: takes the links away that need a call of their own
+    :param single: removes the links that need their own request
     """
 
     single: DelinkClient
     unit_size: int = PAGE_LINKS
 
-    # Made anew for each: a function that is an attribute of the class would be taken for a method.
+    # A factory: a plain default would be an attribute of the class, and so be called as a method.
     is_stopped: Callable[[], bool] = field(default_factory=lambda: lambda: False, init=False)
 
     def watch(self, observe: Callable[[ZohoResponse], None], is_stopped: Callable[[], bool]) -> None:
-        """Have every answer shown to the caller, so that it can mind the org's limits, and heed when it stops."""
+        """Show every response to the caller, which adapts to the org's limits, and stop when it does."""
         self.is_stopped = is_stopped
         self.single.watch(observe, is_stopped)
 
     def unit_length(self, links: Sequence[PlannedLink]) -> int:
-        """Return how many of the next links are one unit: a page, unless all go alone, and then best side by side."""
+        """Return how many of the next links are one unit: a page; one, where each needs its own request."""
         return len(links) if group_by_parent(links).parents else 1
 
     async def process_unit(self, page: Sequence[PlannedLink]) -> Settled:
         """
-        Take a page of links away, in the order of the plan.
+        Remove a page of links, in the order of the plan.
 
-        :return: for each link what happened, and a reason to stop the whole run if the answer is one for every link;
+        :return: the result of each link, and a reason to stop the whole run if every link would get its response;
             after such a reason, links that were not sent are left out
         """
-        return await _OnePage(self, page).run()
+        return await _PageOperation(self, page).run()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +94,8 @@ class Grouped:
     """
     A page, split.
 
-    :param parents: links by parent, two or more each, that one call can take
-    :param single: links that need a call of their own: the only one of their parent, or with a comma in an id
+    :param parents: links by parent, two or more each, that fit in one call
+    :param single: links that need their own request: the only one of their parent, or with a comma in an id
     """
 
     parents: list[list[PlannedLink]]
@@ -104,7 +104,7 @@ class Grouped:
 
 def group_by_parent(page: Sequence[PlannedLink]) -> Grouped:
     """
-    Split a page. A link that an earlier try may have sent goes alone, to be verified first.
+    Split a page. A link that an earlier try may have sent is single, to be verified first.
 
     :param page: links in the order of the plan, those of a parent together
     """
@@ -123,16 +123,17 @@ def group_by_parent(page: Sequence[PlannedLink]) -> Grouped:
     return grouped
 
 
-class _OnePage:
-    """The course of one page: what is settled, what was sent, and what needs a call of its own."""
+class _PageOperation:
+    """The removal of one page: results so far, what was sent, and what needs its own request."""
 
-    def __init__(self, delinker: ByParentDelinkClient, page: Sequence[PlannedLink]) -> None:
-        self._single = delinker.single
-        self._is_stopped = delinker.is_stopped
+    def __init__(self, client: ByParentDelinkClient, page: Sequence[PlannedLink]) -> None:
+        self._single = client.single
+        self._is_stopped = client.is_stopped
         self._page = page
         self._settled: Settled = []
         self._alone: list[PlannedLink] = []
         self._sent_at: dict[int, datetime] = {}
+        self._related_ids: dict[str, str] = {}
         self._is_refused = False
 
     async def run(self) -> Settled:
@@ -140,7 +141,7 @@ class _OnePage:
         self._alone += grouped.single
         for call in await self._calls(grouped.parents):
             if self._is_refused or self._is_stopped():
-                # The same answer waits for this call; a link alone finds out whether it waits for all links.
+                # This call would be refused too; a single link finds out whether all links would be.
                 self._alone += call.links.values()
             else:
                 await self._send(call)
@@ -153,25 +154,26 @@ class _OnePage:
         for planned in sorted(self._alone, key=lambda planned: planned.seq):
             sent_at = self._sent_at.get(planned.seq)
             if stop_reason is None and not self._is_stopped():
-                result, stop_reason = await self._single.delink(planned)
+                record_id = self._related_ids.get(planned.link.related_external_id)
+                result, stop_reason = await DelinkOperation(self._single, planned, record_id).run()
                 if sent_at is not None:
                     result = replace(result, attempts=result.attempts + 1, sent_at=sent_at)
                 self._settled.append((replace(result, planned=given[planned.seq]), stop_reason))
             elif sent_at is not None:
-                # Nothing further is sent, but this one may have been removed by now.
-                removed = planned.ambiguous_before
+                # Nothing further is sent, but this link may be removed by now.
+                may_be_removed = planned.ambiguous_before
                 result = LinkResult(
                     given[planned.seq],
-                    Outcome.UNKNOWN if removed else Outcome.NOT_ATTEMPTED,
+                    Outcome.UNKNOWN if may_be_removed else Outcome.NOT_ATTEMPTED,
                     self._single.now(),
                     attempts=1,
                     sent_at=sent_at,
-                    detail=UNMATCHED if removed else REFUSED_TOGETHER,
+                    detail=UNMATCHED if may_be_removed else REFUSED_TOGETHER,
                 )
                 self._settled.append((result, None))
 
     async def _calls(self, parents: list[list[PlannedLink]]) -> list[_Call]:
-        """Return calls by record ids, which are read first; what has none needs a call of its own."""
+        """Read the record ids, and return the calls; a link without record ids needs its own request."""
         version, relation = self._single.api_version, self._single.relation
         planned_links = [planned for group in parents for planned in group]
         parent_ids = await self._record_ids(
@@ -182,6 +184,7 @@ class _OnePage:
             relation.related_external_field,
             [one.link.related_external_id for one in planned_links],
         )
+        self._related_ids = related_ids
         calls: list[_Call] = []
         for group in parents:
             parent_id = parent_ids.get(group[0].link.external_id)
@@ -200,58 +203,58 @@ class _OnePage:
         return calls
 
     async def _record_ids(self, module: str, external_field: str, external_ids: list[str]) -> dict[str, str]:
-        """Return record ids by external id, compared exactly; what is not told clearly is left out."""
+        """Return record ids by external id, compared exactly, without those that are unclear."""
         found: dict[str, str] = {}
         for ids in id_lists(external_ids):
             try:
-                answer = await self._single.ask(
+                response = await self._single.send(
                     find_records(self._single.api_version, module, external_field, ids)
                 )
             except ZohoError:
                 continue
-            found |= _record_ids_in(answer, external_field, set(ids))
-        # Two external ids that lead to one record could not be told apart in an answer.
+            found |= _record_ids_in(response, external_field, set(ids))
+        # Two external ids of one record could not be distinguished in a response.
         times = Counter(found.values())
         return {external: record for external, record in found.items() if times[record] == 1}
 
     async def _send(self, call: _Call) -> None:
-        """Send one call for several links; what it does not settle needs a call of its own."""
+        """Send one call for several links; those without a clear result need their own requests."""
         sent_at = self._single.now()
         try:
-            answer = await self._single.ask(call.request)
+            response = await self._single.send(call.request)
         except ZohoUnansweredError:
-            self._leave(call, sent_at, ambiguous=True)
+            self._send_alone(call, sent_at, ambiguous=True)
             return
         except ZohoError as error:
-            # Without a connection the next call may find one; without a token it does not.
+            # Without a connection the next call may find one; without an access token it does not.
             self._is_refused |= not isinstance(error, ZohoNotSentError)
-            self._leave(call, None, ambiguous=False)
+            self._send_alone(call, None, ambiguous=False)
             return
-        verdicts = judge_each(answer.status, answer.body, relation=self._single.relation)
+        verdicts = judge_each(response.status, response.body, relation=self._single.relation)
         if verdicts is not None:
-            self._take_in(call, verdicts, sent_at)
+            self._settle(call, verdicts, sent_at)
             return
-        whole = judge(answer.classified, relation=self._single.relation, ambiguous_before=False)
+        whole = judge(response.classified, relation=self._single.relation, ambiguous_before=False)
         self._is_refused |= whole.action in {Action.STOP, Action.REFRESH}
-        # Entries that cannot be made out may be successes, whatever the one that can be says.
-        ambiguous = whole.ambiguous or parse_response_items(answer.body) is not None
-        self._leave(call, sent_at, ambiguous=ambiguous)
+        # Items that cannot be read may be successes, whatever a readable one says.
+        ambiguous = whole.ambiguous or parse_response_items(response.body) is not None
+        self._send_alone(call, sent_at, ambiguous=ambiguous)
 
-    def _leave(self, call: _Call, sent_at: datetime | None, *, ambiguous: bool) -> None:
-        """Leave the links of a call to calls of their own."""
+    def _send_alone(self, call: _Call, sent_at: datetime | None, *, ambiguous: bool) -> None:
+        """Send each link of a call by its own request."""
         for planned in call.links.values():
             self._alone.append(replace(planned, ambiguous_before=ambiguous))
             if sent_at is not None:
                 self._sent_at[planned.seq] = sent_at
 
-    def _take_in(self, call: _Call, verdicts: list[Verdict], sent_at: datetime) -> None:
-        """Settle the links that the entries of an answer are clear about, and leave the others."""
+    def _settle(self, call: _Call, verdicts: list[Verdict], sent_at: datetime) -> None:
+        """Settle the links that the items of a response are clear about; the others need their own requests."""
         matched = _matched(verdicts, call.links)
         finished_at = self._single.now()
         for key, planned in call.links.items():
             verdict = matched.get(key)
             if verdict is not None and verdict.action is Action.SETTLE:
-                result = result_of(planned, verdict, attempts=1, sent_at=sent_at, finished_at=finished_at)
+                result = link_result(planned, verdict, attempts=1, sent_at=sent_at, finished_at=finished_at)
                 self._settled.append((result, None))
                 continue
             ambiguous = verdict is None or verdict.ambiguous
@@ -259,8 +262,8 @@ class _OnePage:
             self._sent_at[planned.seq] = sent_at
 
 
-def _record_ids_in(answer: ZohoResponse, external_field: str, wanted: set[str]) -> dict[str, str]:
-    content = json_object(answer.body) if answer.status == 200 else None
+def _record_ids_in(response: ZohoResponse, external_field: str, wanted: set[str]) -> dict[str, str]:
+    content = json_object(response.body) if response.status == 200 else None
     rows = content.get("data") if content is not None else None
     found: defaultdict[str, set[str]] = defaultdict(set)
     for row in rows if isinstance(rows, list) else []:
@@ -269,7 +272,7 @@ def _record_ids_in(answer: ZohoResponse, external_field: str, wanted: set[str]) 
         external, record = row.get(external_field), row.get("id")
         if isinstance(external, str) and external in wanted:
             found[external].add(record if isinstance(record, str) and _RECORD_ID.fullmatch(record) else "")
-    # An external id that leads to two records is for Zoho to make out: which one it would take is not told.
+    # Which record Zoho would take for the external id of two records is not known: it decides by the external id.
     return {
         external: one for external, records in found.items() if len(records) == 1 for one in records if one
     }
@@ -279,8 +282,8 @@ def _matched(verdicts: list[Verdict], links: dict[str, PlannedLink]) -> dict[str
     """
     Match verdicts to the record ids they name, never by position.
 
-    A verdict counts for a record id if no other verdict names that one. If none names any, there is one for each
-    link, and all are the same, it does not matter which is which.
+    A verdict counts for a record id if no other verdict names it. Where no verdict names any, there is one for each
+    link, and all are equal, the order does not matter.
 
     :param links: what was sent, by the record id that stands for each in ``ids``
     """

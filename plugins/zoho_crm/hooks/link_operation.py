@@ -1,29 +1,36 @@
 """
-The course of one link: send, judge, wait, refresh, verify, until its outcome is known.
+Remove or restore single links: the request/verify/retry state machine of one link.
 
-Taking a link out and putting one back take the same course; they differ in the request, in what its answer means, and
-in what it means that the link is there.
+Delinking and relinking share it. They differ in the request, in what its response means, and in what it means that
+the link exists.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from zoho_crm.core.links import sendable_attributes
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY, judge_relink
+from zoho_crm.core.request import delete_related, put_related
 from zoho_crm.core.verdict import (
+    GONE_AFTER_AMBIGUITY,
     Action,
     StopReason,
     Verdict,
+    judge,
     judge_no_answer,
     overloaded,
     rejected_with_new_token,
 )
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.presence import LinkClient, Presence, judge_error, result_of
+from zoho_crm.hooks.presence import LinkClient, Presence, judge_error, link_result
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     from zoho_crm.core.models import LinkResult, PlannedLink
@@ -31,18 +38,38 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
 
+class DelinkClient(LinkClient):
+    """Removes links of one relation, each by its own request."""
+
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+        """
+        Remove the links of a unit: one link, for this class.
+
+        :return: the result of each link, and a reason to stop the whole run if every link would get its response
+        """
+        return [await DelinkOperation(self, planned).run() for planned in unit]
+
+
+class RelinkClient(LinkClient):
+    """Restores links of one relation, with the attributes of their snapshots. An existing link stays as it is."""
+
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+        """Restore the links of a unit; see :meth:`DelinkClient.process_unit`."""
+        return [await RelinkOperation(self, planned).run() for planned in unit]
+
+
 class LinkOperation(ABC):
     """
-    The course of one link: its counters, and whether any request of it may have been applied.
+    The request/verify/retry state machine of one link.
 
-    :param caller: sends the requests, and knows how long to be patient
+    :param client: sends the requests, and knows the retry limits
     """
 
-    still: ClassVar[str]
-    """What is said of a link that was sent and is known to be as before."""
+    unchanged: ClassVar[str]
+    """How the detail of a result describes a link that was sent and did not change."""
 
-    def __init__(self, caller: LinkClient, planned: PlannedLink) -> None:
-        self._caller = caller
+    def __init__(self, client: LinkClient, planned: PlannedLink) -> None:
+        self._client = client
         self._planned = planned
         self._ambiguous = planned.ambiguous_before
         self._attempts = 0
@@ -56,14 +83,14 @@ class LinkOperation(ABC):
         """Build the request that changes the link; raises UnsafeRequestError."""
 
     @abstractmethod
-    def _judge(self, answer: ZohoResponse) -> Verdict:
-        """Judge the answer to that request."""
+    def _judge(self, response: ZohoResponse) -> Verdict:
+        """Judge the response to that request."""
 
     @abstractmethod
-    def _seen(self, presence: Presence, unclear: Verdict) -> Verdict | None:
-        """Return the verdict where a link is seen LINKED or GONE; None if it is still to be sent."""
+    def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
+        """Return the verdict on a link that is LINKED or GONE; None if it is still to be sent."""
 
-    async def _look_first(self) -> Verdict | None:
+    async def _check_first(self) -> Verdict | None:
         """Return the verdict on a link that need not be sent; None if it must be."""
         return None
 
@@ -72,19 +99,21 @@ class LinkOperation(ABC):
         try:
             if self._ambiguous:
                 earlier = Verdict(
-                    Action.VERIFY, outcome=Outcome.UNKNOWN, detail="sent by an earlier try, no answer kept"
+                    Action.VERIFY,
+                    outcome=Outcome.UNKNOWN,
+                    detail="may have been sent by an earlier try, without a recorded response",
                 )
                 verdict = await self._verify(earlier)
             else:
-                verdict = await self._look_first()
+                verdict = await self._check_first()
             verdict = verdict or await self._send_until_known()
         except ZohoError as error:
-            # It kept the request from leaving. What an earlier one did is another matter.
+            # It kept this request from leaving. An earlier one may have been applied.
             verdict = judge_error(error, Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED)
         return self._result(verdict), verdict.stop_reason
 
     async def _send_until_known(self) -> Verdict:
-        patience = self._caller.patience
+        limits = self._client.limits
         while True:
             verdict = await self._send()
             self._ambiguous |= verdict.ambiguous
@@ -95,7 +124,7 @@ class LinkOperation(ABC):
                     return rejected_with_new_token(verdict)
                 case Action.LATER:
                     self._waits += 1
-                    if self._waits > patience.waits:
+                    if self._waits > limits.waits:
                         return overloaded(verdict)
                     self._sends -= 1
                     await self._pause(verdict)
@@ -104,48 +133,47 @@ class LinkOperation(ABC):
                     settled = await self._verify(verdict)
                     if settled is not None:
                         return settled
-                    if self._sends >= patience.sends:
-                        return self._given_up(verdict)
+                    if self._sends >= limits.sends:
+                        return self._retries_used_up(verdict)
 
     async def _send(self) -> Verdict:
-        caller = self._caller
         request = self._request()
         self._sends += 1
-        started_at = caller.now()
+        started_at = self._client.now()
         try:
-            response = await caller.client.send(request)
+            response = await self._client.client.send(request)
         except ZohoNotSentError as error:
             return judge_no_answer(sent=False, why=str(error))
         except ZohoUnansweredError as error:
             self._count_sent(started_at)
             return judge_no_answer(sent=True, why=str(error))
         self._count_sent(started_at, response.sends)
-        caller.observe(response)
+        self._client.observe(response)
         return self._judge(response)
 
     def _count_sent(self, at: datetime, sends: int = 1) -> None:
         self._attempts += sends
         self._sent_at = self._sent_at or at
 
-    def _given_up(self, last: Verdict) -> Verdict:
-        """No request is left, and the last one was verified: the link is known to be as before."""
-        detail = f"{self.still} after {self._attempts} requests; the last: {last.detail}"
+    def _retries_used_up(self, last: Verdict) -> Verdict:
+        """Return the verdict after the last request: its verification has shown that the link did not change."""
+        detail = f"{self.unchanged} after {self._attempts} requests; the last: {last.detail}"
         return replace(last, outcome=Outcome.FAILED, detail=detail)
 
     async def _verify(self, unclear: Verdict) -> Verdict | None:
-        """Ask Zoho what became of the link; None if it is as before and may be sent again."""
-        for _ in range(self._caller.patience.verifications):
-            presence = (await self._caller.look(self._planned.link)).presence
+        """Verify the link; None if it did not change and may be sent again."""
+        for _ in range(self._client.limits.verifications):
+            presence = (await self._client.check_presence(self._planned.link)).presence
             match presence:
                 case Presence.LINKED | Presence.GONE:
-                    return self._seen(presence, unclear)
+                    return self._judge_presence(presence, unclear)
                 case Presence.PARENT_UNKNOWN:
                     return self._verified(unclear, Outcome.PARENT_NOT_FOUND)
                 case Presence.RELATED_UNKNOWN:
                     return self._verified(unclear, Outcome.RELATED_NOT_FOUND)
             await self._pause(unclear)
         outcome = Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED
-        return self._verified(unclear, outcome, "and could not be verified")
+        return self._verified(unclear, outcome, "could not be verified")
 
     @staticmethod
     def _verified(unclear: Verdict, outcome: Outcome, how: str = "verified") -> Verdict:
@@ -154,20 +182,101 @@ class LinkOperation(ABC):
 
     async def _pause(self, verdict: Verdict) -> None:
         self._pauses += 1
-        await self._caller.pause(self._pauses, verdict.retry_after_s)
+        await self._client.pause(self._pauses, verdict.retry_after_s)
 
     def _result(self, verdict: Verdict) -> LinkResult:
         if verdict.outcome is Outcome.NOT_ATTEMPTED and self._ambiguous:
-            # It was attempted, and verified since: nothing is sent again before Zoho says that it is as before.
+            # It was sent, and verified since: a link is not sent again before Zoho says that it did not change.
             detail = (
-                f"{self.still} after a request without a clear response; Zoho throttled all requests since"
+                f"{self.unchanged} after a request without a clear response; "
+                "Zoho throttled all requests since"
             )
             verdict = replace(verdict, outcome=Outcome.FAILED, detail=detail)
-        result = result_of(
+        result = link_result(
             self._planned,
             verdict,
             attempts=self._attempts,
             sent_at=self._sent_at,
-            finished_at=self._caller.now(),
+            finished_at=self._client.now(),
         )
         return replace(result, ambiguous=True) if self._ambiguous else result
+
+
+class DelinkOperation(LinkOperation):
+    """
+    The removal of one link.
+
+    :param record_id: Zoho's id of the related record, where it is known: a success for another one is verified
+    """
+
+    unchanged = "still linked"
+
+    def __init__(self, client: LinkClient, planned: PlannedLink, record_id: str | None = None) -> None:
+        super().__init__(client, planned)
+        self._record_id = record_id
+
+    def _request(self) -> ZohoRequest:
+        return delete_related(self._client.api_version, self._client.relation, self._planned.link)
+
+    def _judge(self, response: ZohoResponse) -> Verdict:
+        return judge(
+            response.classified,
+            relation=self._client.relation,
+            ambiguous_before=self._ambiguous,
+            record_id=self._record_id,
+        )
+
+    def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
+        if presence is Presence.LINKED:
+            return None
+        if self._ambiguous:
+            return self._verified(unclear, Outcome.REMOVED, GONE_AFTER_AMBIGUITY)
+        return self._verified(
+            unclear, Outcome.ALREADY_ABSENT, "verified: both records exist, the link does not"
+        )
+
+
+_NOT_SENT = Verdict(Action.SETTLE)
+
+
+class RelinkOperation(LinkOperation):
+    """The restoration of one link, verified first: an existing link is not sent."""
+
+    unchanged = "still not linked"
+
+    @cached_property
+    def _attributes(self) -> dict[str, Any]:
+        return sendable_attributes(self._planned.snapshot, self._client.relation)
+
+    async def _check_first(self) -> Verdict | None:
+        # The response to the PUT says whether both records exist, for one call less.
+        check = await self._client.check_presence_until_clear(self._planned.link, check_records=False)
+        match check.presence:
+            case Presence.GONE:
+                return None
+            case Presence.LINKED:
+                return self._judge_presence(Presence.LINKED, _NOT_SENT)
+            case Presence.PARENT_UNKNOWN:
+                return self._verified(_NOT_SENT, Outcome.PARENT_NOT_FOUND)
+            case Presence.RELATED_UNKNOWN:
+                return self._verified(_NOT_SENT, Outcome.RELATED_NOT_FOUND)
+        return check.why
+
+    def _request(self) -> ZohoRequest:
+        client = self._client
+        return put_related(client.api_version, client.relation, self._planned.link, self._attributes)
+
+    def _judge(self, response: ZohoResponse) -> Verdict:
+        return judge_relink(
+            response.classified,
+            relation=self._client.relation,
+            link=self._planned.link,
+            attributes=self._attributes.keys(),
+        )
+
+    def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
+        if presence is Presence.GONE:
+            return None
+        if self._ambiguous:
+            return self._verified(unclear, Outcome.RELINKED, LINKED_AFTER_AMBIGUITY)
+        return self._verified(unclear, Outcome.ALREADY_LINKED, "exists already; nothing was sent")

@@ -1,5 +1,5 @@
 """
-Ask Zoho by GET whether a link is there: what delinking, relinking, dry runs and snapshots share.
+Verify by GET whether links exist: what delinking, relinking, dry runs and snapshots share.
 
 What a response *means* is decided in :mod:`zoho_crm.core.response`; what to *do* about it, here.
 """
@@ -7,12 +7,14 @@ What a response *means* is decided in :mod:`zoho_crm.core.response`; what to *do
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Protocol
 
+from zoho_crm.core.links import NO_ATTRIBUTES, snapshot_of
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import ZohoRequest, get_record, get_related
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
+log = logging.getLogger(__name__)
+
 
 class Sender(Protocol):
     """What this module needs of a client: see :class:`zoho_crm.hooks.async_client.AsyncZohoClient`."""
@@ -43,13 +47,13 @@ class Sender(Protocol):
 @dataclass(frozen=True, slots=True)
 class RetryLimits:
     """
-    How long one link is worked on within one try.
+    How long one link is retried within one try of a task.
 
-    :param sends: DELETE or PUT requests at the most
-    :param waits: pauses for an overloaded Zoho at the most; they cost no request
-    :param verifications: rounds of asking whether the link is there, before giving up
+    :param sends: maximum number of DELETE or PUT requests
+    :param waits: maximum number of pauses while Zoho is overloaded; they cost no request
+    :param verifications: maximum number of verifications of an unclear response
     :param first_pause_s: seconds of the first pause; each further one is twice as long, with jitter
-    :param longest_pause_s: seconds no pause is longer than, Retry-After included
+    :param longest_pause_s: maximum seconds of a pause, Retry-After included
     """
 
     sends: int = 4
@@ -60,7 +64,7 @@ class RetryLimits:
 
 
 class Presence(StrEnum):
-    """What GET says about a link."""
+    """What Zoho says about a link."""
 
     LINKED = "linked"
     GONE = "gone"
@@ -72,9 +76,9 @@ class Presence(StrEnum):
 @dataclass(frozen=True, slots=True)
 class PresenceCheck:
     """
-    What was seen of a link.
+    The result of verifying a link.
 
-    :param record: the related record with the fields asked for, where it is linked
+    :param record: the related record with the requested fields, where it is linked
     :param why: why it is UNCLEAR, and what to do about it
     """
 
@@ -86,7 +90,7 @@ class PresenceCheck:
 @dataclass
 class LinkClient:
     """
-    Makes calls about links of one relation over one client. Many coroutines may share it.
+    Sends requests about links of one relation. Coroutines can share it.
 
     :param client: sends the requests
     :param sleep: for tests
@@ -97,29 +101,29 @@ class LinkClient:
     client: Sender
     relation: Relation
     api_version: str
-    patience: RetryLimits = field(default_factory=RetryLimits)
+    limits: RetryLimits = field(default_factory=RetryLimits)
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     jitter: Callable[[], float] = random.random
     unit_size: int = field(default=1, init=False)
-    # Made anew for each: a function that is an attribute of the class would be taken for a method.
+    # A factory: a plain default would be an attribute of the class, and so be called as a method.
     observe: Callable[[ZohoResponse], None] = field(default_factory=lambda: lambda _: None, init=False)
 
     def watch(self, observe: Callable[[ZohoResponse], None], is_stopped: Callable[[], bool]) -> None:
-        """Have every answer shown to the caller, so that it can mind the org's limits."""
+        """Show every response to the caller, which adapts to the org's limits."""
         self.observe = observe
 
     def unit_length(self, links: Sequence[PlannedLink]) -> int:
-        """Return how many of the next links are one unit: one, for a call that is about one link."""
+        """Return how many of the next links are one unit: one, where each link has its own request."""
         return 1
 
-    async def ask(self, request: ZohoRequest) -> ZohoResponse:
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
         """
         Send a request, and repeat it while Zoho is overloaded, which applies nothing.
 
         :raises ZohoError: see :meth:`Sender.send`
         """
-        for pauses in range(1, self.patience.waits + 1):
+        for pauses in range(1, self.limits.waits + 1):
             response = await self.client.send(request)
             self.observe(response)
             if response.classified.kind is not ResponseKind.OVERLOADED:
@@ -127,39 +131,39 @@ class LinkClient:
             await self.pause(pauses, response.classified.retry_after_s)
         return response
 
-    async def pause(self, pauses: int, asked_s: float | None) -> None:
+    async def pause(self, pauses: int, retry_after_s: float | None) -> None:
         """
         Wait, each time twice as long, with jitter.
 
-        :param pauses: how many pauses there have been with this one
-        :param asked_s: seconds that Zoho asks to wait
+        :param pauses: number of pauses so far, this one included
+        :param retry_after_s: seconds that Zoho asks to wait
         """
-        patience = self.patience
-        longest = min(patience.longest_pause_s, patience.first_pause_s * 2 ** (pauses - 1))
+        limits = self.limits
+        longest = min(limits.longest_pause_s, limits.first_pause_s * 2 ** (pauses - 1))
         seconds = longest * (0.5 + self.jitter() / 2)
-        if asked_s is not None:
-            seconds = min(max(seconds, asked_s), patience.longest_pause_s)
+        if retry_after_s is not None:
+            seconds = min(max(seconds, retry_after_s), limits.longest_pause_s)
         await self.sleep(seconds)
 
-    async def look(
-        self, link: Link, fields: Sequence[str] = ("id",), *, thorough: bool = True
+    async def check_presence(
+        self, link: Link, fields: Sequence[str] = ("id",), *, check_records: bool = True
     ) -> PresenceCheck:
         """
-        Ask once what is there.
+        Verify a link once.
 
-        Zoho answers 204 both for "not linked" and for an id it does not know, so each record is asked for as well.
+        Zoho sends 204 both for "not linked" and for an id it does not know, so both records are requested too.
 
         :param fields: API names of the fields of the related record to read
-        :param thorough: False takes 204 for GONE, without asking for the records
-        :raises ZohoError: see :meth:`Sender.send`
+        :param check_records: False takes 204 for GONE, without requesting the records
+        :raises ZohoError: there is no access token, see :meth:`Sender.send`
         """
         relation, version = self.relation, self.api_version
-        linked, answer, why = await self._look_up(get_related(version, relation, link, fields))
-        if linked is Lookup.FOUND and answer is not None:
-            return PresenceCheck(Presence.LINKED, found_record(answer.body))
+        linked, response, why = await self._look_up(get_related(version, relation, link, fields))
+        if linked is Lookup.FOUND and response is not None:
+            return PresenceCheck(Presence.LINKED, found_record(response.body))
         if linked is Lookup.UNCLEAR:
             return PresenceCheck(Presence.UNCLEAR, why=why)
-        if linked is Lookup.MISSING and not thorough:
+        if linked is Lookup.MISSING and not check_records:
             return PresenceCheck(Presence.GONE)
         parent = get_record(version, relation.module, relation.external_field, link.external_id)
         related = get_record(
@@ -175,40 +179,40 @@ class LinkClient:
                     return PresenceCheck(unknown)
                 case Lookup.UNCLEAR:
                     return PresenceCheck(Presence.UNCLEAR, why=why_not)
-        # Both records are there. That the link is not must be said, not concluded from an error.
+        # Both records exist. An error of the first request does not prove that the link is gone.
         return (
             PresenceCheck(Presence.GONE)
             if linked is Lookup.MISSING
             else PresenceCheck(Presence.UNCLEAR, why=why)
         )
 
-    async def look_until_clear(
-        self, link: Link, fields: Sequence[str] = ("id",), *, thorough: bool = True
+    async def check_presence_until_clear(
+        self, link: Link, fields: Sequence[str] = ("id",), *, check_records: bool = True
     ) -> PresenceCheck:
         """
-        Ask what is there, again and again as patience allows while the answer is unclear.
+        Verify a link, and repeat that within the limits while the result is unclear.
 
-        :return: UNCLEAR with the reason, if it stays so or if the answer waits for every link
-        :raises ZohoError: see :meth:`Sender.send`
+        :return: UNCLEAR with the reason, if it stays so or if every link would get the same response
+        :raises ZohoError: there is no access token, see :meth:`Sender.send`
         """
         waits = rounds = 0
         while True:
-            sight = await self.look(link, fields, thorough=thorough)
-            why = sight.why
+            check = await self.check_presence(link, fields, check_records=check_records)
+            why = check.why
             if why is None or why.action is Action.STOP:
-                return sight
+                return check
             if why.action is Action.LATER:
                 waits += 1
-                if waits > self.patience.waits:
+                if waits > self.limits.waits:
                     return PresenceCheck(Presence.UNCLEAR, why=overloaded(why))
             else:
                 rounds += 1
-                if rounds >= self.patience.verifications:
-                    return sight
+                if rounds >= self.limits.verifications:
+                    return check
             await self.pause(waits + rounds, why.retry_after_s)
 
     async def _look_up(self, request: ZohoRequest) -> tuple[Lookup, ZohoResponse | None, Verdict | None]:
-        """Send one reading call; the verdict says why an answer is no answer to the question."""
+        """Send one GET; the verdict says why the response does not say what was requested."""
         try:
             response = await self.client.send(request)
         except (ZohoNotSentError, ZohoUnansweredError) as error:
@@ -219,6 +223,68 @@ class LinkClient:
         if lookup in {Lookup.FOUND, Lookup.MISSING}:
             return lookup, response, None
         return lookup, response, judge_unclear_lookup(response.classified)
+
+
+@dataclass
+class PresenceClient(LinkClient):
+    """
+    Verifies links of one relation by GET, and sends nothing else: for dry runs and snapshots.
+
+    :param linked: outcome of a link that exists
+    :param gone: outcome of a link that does not, where both records exist
+    :param fields: attributes to read; the results then carry the link with its snapshot, ``{}`` where it does not
+        exist, None where that is unclear. The two records are not requested then
+    """
+
+    linked: Outcome = Outcome.WOULD_REMOVE
+    gone: Outcome = Outcome.ALREADY_ABSENT
+    fields: Sequence[str] = ()
+
+    async def process_unit(self, unit: Sequence[PlannedLink]) -> list[tuple[LinkResult, StopReason | None]]:
+        """
+        Verify the links of a unit: one link, for this class.
+
+        :return: the outcome of each link, and a reason to stop the whole run if every link would get its response
+        """
+        return [await self._verify(planned) for planned in unit]
+
+    async def _verify(self, planned: PlannedLink) -> tuple[LinkResult, StopReason | None]:
+        fields = tuple(dict.fromkeys(("id", *self.fields)))
+        try:
+            check = await self.check_presence_until_clear(planned.link, fields, check_records=not self.fields)
+            verdict = check.why or Verdict(Action.SETTLE, outcome=self._outcome(check.presence))
+            if self.fields:
+                planned, verdict = self._with_snapshot(planned, check, verdict)
+        except ZohoError as error:
+            verdict = judge_error(error)
+        except Exception as error:
+            # The caller would take it for sent, and a GET changes no link.
+            log.exception("A link could not be verified")
+            verdict = Verdict(
+                Action.SETTLE, outcome=Outcome.FAILED, detail=f"unexpected {type(error).__name__}"
+            )
+        result = link_result(planned, verdict, attempts=0, sent_at=None, finished_at=self.now())
+        return result, verdict.stop_reason
+
+    def _outcome(self, presence: Presence) -> Outcome:
+        return {
+            Presence.LINKED: self.linked,
+            Presence.GONE: self.gone,
+            Presence.PARENT_UNKNOWN: Outcome.PARENT_NOT_FOUND,
+            Presence.RELATED_UNKNOWN: Outcome.RELATED_NOT_FOUND,
+        }.get(presence, Outcome.FAILED)
+
+    def _with_snapshot(
+        self, planned: PlannedLink, check: PresenceCheck, verdict: Verdict
+    ) -> tuple[PlannedLink, Verdict]:
+        if check.presence is Presence.UNCLEAR:
+            return planned, verdict
+        if check.presence is not Presence.LINKED:
+            return replace(planned, snapshot=NO_ATTRIBUTES), verdict
+        if check.record is None or not check.record.keys() >= set(self.fields):
+            detail = "Zoho does not return all of the snapshot fields"
+            return planned, replace(verdict, outcome=Outcome.FAILED, detail=detail)
+        return replace(planned, snapshot=snapshot_of(check.record, self.fields)), verdict
 
 
 def judge_error(error: ZohoError, outcome: Outcome = Outcome.FAILED) -> Verdict:
@@ -232,12 +298,12 @@ def judge_error(error: ZohoError, outcome: Outcome = Outcome.FAILED) -> Verdict:
         reason = StopReason.THROTTLED
     elif isinstance(error, ZohoAuthError):
         reason = StopReason.NO_TOKEN
-    # Any other failed for a reason that may pass, such as getting a token in place of one that was refused.
+    # Any other may be temporary, such as an accounts server that cannot be reached.
     action = Action.SETTLE if reason is None else Action.STOP
     return Verdict(action, outcome=outcome, detail=str(error), stop_reason=reason)
 
 
-def result_of(
+def link_result(
     planned: PlannedLink,
     verdict: Verdict,
     *,
@@ -245,7 +311,7 @@ def result_of(
     sent_at: datetime | None,
     finished_at: datetime,
 ) -> LinkResult:
-    """Return what happened to a link, as the ledger keeps it."""
+    """Return the result of a link, as the ledger stores it."""
     return LinkResult(
         planned=planned,
         outcome=verdict.outcome or Outcome.UNKNOWN,

@@ -24,7 +24,7 @@ from zoho_crm.errors import (
     ZohoError,
     ZohoResponseError,
 )
-from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource
+from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource, VariableTokenStore
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
@@ -32,7 +32,6 @@ from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network
 from zoho_crm.hooks.oauth import Token, fetch_token
 from zoho_crm.hooks.sync_transport import SyncTransport
-from zoho_crm.hooks.token_store import VariableTokenStore
 from zoho_crm.hooks.zoho_checks import check_relation, describe_connection
 from zoho_crm.hooks.zoho_response import (
     MAX_BODY_BYTES,

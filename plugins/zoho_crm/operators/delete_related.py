@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from zoho_crm.core.models import DELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
-from zoho_crm.hooks.delink import DelinkClient
-from zoho_crm.hooks.probe import PresenceClient
+from zoho_crm.hooks.link_operation import DelinkClient
+from zoho_crm.hooks.presence import PresenceClient
 from zoho_crm.operators.chunk_run import ChunkReport
 from zoho_crm.operators.link_operator import LinkOperator
 from zoho_crm.operators.snapshot_store import OnlyWithSnapshot, SnapshotStore

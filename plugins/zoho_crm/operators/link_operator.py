@@ -17,7 +17,7 @@ from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, run_key
 from zoho_crm.errors import ClaimLostError
-from zoho_crm.hooks.probe import PresenceClient
+from zoho_crm.hooks.presence import PresenceClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.async_operator import WAITS, AsyncLinkOperator
 from zoho_crm.operators.chunk_run import ChunkReport, FixedSlots, LinkProcessor, Slots

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import RELINK_OUTCOMES, Outcome
-from zoho_crm.hooks.relink import RelinkClient
+from zoho_crm.hooks.link_operation import RelinkClient
 from zoho_crm.operators.link_operator import LinkOperator
 
 if TYPE_CHECKING:

@@ -625,6 +625,19 @@ def test_a_status_that_tells_nothing_is_verified_whatever_the_body_says(
         assert verdict.detail == f"status {status} does not tell whether it was applied"
 
 
+@pytest.mark.parametrize(
+    ("record_id", "expected"),
+    [(ID, "settle:removed"), (None, "settle:removed"), ("7", "verify:unknown")],
+    ids=["the known record", "no known record", "another record"],
+)
+def test_a_success_for_another_record_than_the_known_one_is_verified(
+    record_id: str | None, expected: str
+) -> None:
+    response = classify_response(200, {}, data(SUCCESS))
+    verdict = judge(response, relation=RELATION, ambiguous_before=False, record_id=record_id)
+    assert short(verdict) == expected
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 409, 413, 415, 428, 430, 499])
 def test_a_success_with_an_error_status_is_verified(status: int) -> None:
     verdict = ask(status, data(SUCCESS))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zoho_crm.core.links import Link, Relation
-from zoho_crm.hooks import token_store
+from zoho_crm.hooks import access_token
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         def set(key: str, value: str) -> None:
             values[key] = value
 
-    monkeypatch.setattr(token_store, "Variable", FakeVariable)
+    monkeypatch.setattr(access_token, "Variable", FakeVariable)
     return values
 
 
@@ -212,8 +212,8 @@ def clean_process(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.delenv(name.lower(), raising=False)
     for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(token_store, "_in_process", {})
-    monkeypatch.setattr(token_store, "_told", set())
+    monkeypatch.setattr(access_token, "_in_process", {})
+    monkeypatch.setattr(access_token, "_logged_keys", set())
 
 
 @pytest.fixture

@@ -350,7 +350,7 @@ async def test_makes_no_call_to_airflow_on_the_loops_thread(
 
     client = hook.async_client()
     monkeypatch.setattr("zoho_crm.hooks.access_token.mask_secret", note("mask_secret"))
-    monkeypatch.setattr("zoho_crm.hooks.token_store.Variable.set", note("Variable.set"))
+    monkeypatch.setattr("zoho_crm.hooks.access_token.Variable.set", note("Variable.set"))
     zoho.script = [zoho.bad_token()]
     async with client:
         await client.send(delete)

@@ -25,7 +25,7 @@ from zoho_crm.errors import (
     ZohoUnansweredError,
 )
 from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinkClient, group_by_parent
-from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_response import ZohoResponse
 
@@ -154,7 +154,7 @@ def page(*pairs: tuple[str, str], ambiguous: tuple[int, ...] = ()) -> list[Plann
     ]
 
 
-def delinker(fake: FakeZoho, *, patience: RetryLimits | None = None) -> ByParentDelinkClient:
+def delinker(fake: FakeZoho, *, limits: RetryLimits | None = None) -> ByParentDelinkClient:
     seconds = count()
 
     async def sleep(_: float) -> None:
@@ -164,7 +164,7 @@ def delinker(fake: FakeZoho, *, patience: RetryLimits | None = None) -> ByParent
         fake,
         RELATION,
         "v7",
-        patience or RetryLimits(sends=2, waits=2, verifications=2),
+        limits or RetryLimits(sends=2, waits=2, verifications=2),
         sleep=sleep,
         now=lambda: MOMENT + timedelta(seconds=next(seconds)),
         jitter=lambda: 0.5,
@@ -470,9 +470,21 @@ async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(
 async def test_waits_while_zoho_is_overloaded() -> None:
     overloaded = answer(429, said("TOO_MANY_REQUESTS", "Many requests fired in concurrent"))
     fake = FakeZoho(set(TWO), plural=[overloaded])
-    settled = await run(fake, page(*TWO), patience=RetryLimits(waits=4))
+    settled = await run(fake, page(*TWO), limits=RetryLimits(waits=4))
     assert fake.sent == [*FIND, MANY, "pause", MANY]
     assert outcomes(settled) == {"d-1": R, "d-2": R}
+
+
+async def test_a_success_for_another_record_than_the_known_one_is_verified() -> None:
+    refused = answer(400, said("BAD_REQUEST"))
+    fake = FakeZoho(set(TWO), plural=[refused], lone=[answer(200, {"data": [removed("99")]})])
+    settled = await run(fake, page(*TWO))
+    assert fake.sent == [*FIND, MANY, ALONE_1, "pause", LOOK_1, ALONE_1, ALONE_2]
+    assert outcomes(settled) == {"d-1": R, "d-2": R}
+    assert {related: result.zoho_record_id for related, (result, _) in settled.items()} == {
+        "d-1": "21",
+        "d-2": "22",
+    }
 
 
 # -- reasons to stop
@@ -544,7 +556,7 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
     original, fake._reply = fake._reply, looks_are_refused  # type: ignore[method-assign]
     fake.lone = [SCOPE] * 9
     links = page(("b-0", "d-9"), *SIX, ("c-9", "d-8"))
-    settled = await run(fake, links, patience=RetryLimits(sends=1, verifications=1))
+    settled = await run(fake, links, limits=RetryLimits(sends=1, verifications=1))
     assert outcomes(settled) == {
         "d-9": Outcome.FAILED,
         "d-0": R,
@@ -564,7 +576,7 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
 async def test_every_answer_is_shown_to_whoever_watches() -> None:
     fake = FakeZoho(set(TWO), plural=[answer(429, said("TOO_MANY_REQUESTS"))])
     shown: list[int] = []
-    by_parent = delinker(fake, patience=RetryLimits(waits=3))
+    by_parent = delinker(fake, limits=RetryLimits(waits=3))
     by_parent.watch(lambda one: shown.append(one.status), lambda: False)
     await by_parent.process_unit(page(*TWO))
     assert shown == [200, 200, 429, 200]

@@ -17,11 +17,10 @@ from urllib3.exceptions import (
 
 from zoho_crm.core.request import delete_related
 from zoho_crm.errors import UnsafeRequestError, ZohoConfigError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.access_token import TokenSource
+from zoho_crm.hooks.access_token import Stored, TokenSource, VariableTokenStore
 from zoho_crm.hooks.connection import ZohoConnection
 from zoho_crm.hooks.network import Network, failure_of
 from zoho_crm.hooks.oauth import Token
-from zoho_crm.hooks.token_store import Stored, VariableTokenStore
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:

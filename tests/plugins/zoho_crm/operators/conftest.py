@@ -20,7 +20,7 @@ from tests.plugins.zoho_crm.operators.world import (
     set_connection,
     zoho_connection,
 )
-from zoho_crm.hooks import token_store
+from zoho_crm.hooks import access_token
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,9 +48,9 @@ def clean_process(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
         def set(key: str, value: str) -> None:
             values[key] = value
 
-    monkeypatch.setattr(token_store, "Variable", FakeVariable)
-    monkeypatch.setattr(token_store, "_in_process", {})
-    monkeypatch.setattr(token_store, "_told", set())
+    monkeypatch.setattr(access_token, "Variable", FakeVariable)
+    monkeypatch.setattr(access_token, "_in_process", {})
+    monkeypatch.setattr(access_token, "_logged_keys", set())
     return values
 
 

@@ -23,7 +23,7 @@ from zoho_crm.errors import (
     ZohoTokenThrottledError,
     ZohoUnansweredError,
 )
-from zoho_crm.hooks.delink import DelinkClient
+from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_response import ZohoResponse
 
@@ -103,7 +103,7 @@ class World:
     """One delinker with its client, a clock that counts questions, and a sleep that takes no time."""
 
     script: list[ZohoResponse | ZohoError]
-    patience: RetryLimits = field(default_factory=RetryLimits)
+    limits: RetryLimits = field(default_factory=RetryLimits)
     jitter: float = 1.0
     slept: list[float] = field(default_factory=list)
     asked: int = 0
@@ -114,7 +114,7 @@ class World:
             self.client,
             RELATION,
             "v7",
-            patience=self.patience,
+            self.limits,
             sleep=self.sleep,
             now=self.now,
             jitter=lambda: self.jitter,
@@ -130,7 +130,7 @@ class World:
 
     async def delink(self, *, ambiguous: bool = False) -> Any:
         planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous)
-        result, self.stop_reason = await self.delinker.delink(planned)
+        ((result, self.stop_reason),) = await self.delinker.process_unit([planned])
         assert result.planned is planned
         return result
 
@@ -306,7 +306,7 @@ async def test_what_never_becomes_clear_is_unknown(looks: list[Any], requests: l
     result = await world.delink()
     assert world.seen == [DELETE, "pause", *[*requests, "pause"] * 3]
     assert (result.outcome, result.attempts) == (Outcome.UNKNOWN, 1)
-    assert result.detail == "sent, not answered; and could not be verified"
+    assert result.detail == "sent, not answered; could not be verified"
     assert world.stop_reason is None
 
 
@@ -373,7 +373,10 @@ async def test_a_link_of_an_earlier_try_is_verified_before_anything_is_sent() ->
     result = await world.delink(ambiguous=True)
     assert world.seen == [LINKED, PARENT, RELATED]
     assert (result.outcome, result.attempts, result.sent_at) == (Outcome.REMOVED, 0, None)
-    assert result.detail == f"sent by an earlier try, no answer kept; {GONE_AFTER_AMBIGUITY}"
+    assert (
+        result.detail
+        == f"may have been sent by an earlier try, without a recorded response; {GONE_AFTER_AMBIGUITY}"
+    )
 
 
 async def test_a_link_of_an_earlier_try_that_is_still_there_is_sent() -> None:
@@ -558,7 +561,7 @@ async def test_a_request_that_would_be_another_is_never_sent(ambiguous: bool) ->
 )
 async def test_ids_that_cannot_be_sent_lead_to_no_request(bad: Link) -> None:
     world = World([])
-    result, why = await world.delinker.delink(PlannedLink(0, bad, "key"))
+    ((result, why),) = await world.delinker.process_unit([PlannedLink(0, bad, "key")])
     assert world.client.seen == []
     assert (result.outcome, result.attempts, why) == (Outcome.FAILED, 0, None)
 
@@ -567,7 +570,7 @@ async def test_ids_that_cannot_be_sent_lead_to_no_request(bad: Link) -> None:
 
 
 def read(world: World) -> Callable[[], Any]:
-    return lambda: world.delinker.ask(find_records("v7", "Deals", "External_Deal_ID", ["d-1"]))
+    return lambda: world.delinker.send(find_records("v7", "Deals", "External_Deal_ID", ["d-1"]))
 
 
 async def test_a_get_is_repeated_only_while_zoho_is_overloaded() -> None:

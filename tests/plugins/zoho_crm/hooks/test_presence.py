@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.zoho_crm.hooks.test_delink import (
+from tests.plugins.zoho_crm.hooks.test_link_operation import (
     BROKEN,
     BUSY,
     FOUND,
@@ -18,14 +18,13 @@ from tests.plugins.zoho_crm.hooks.test_delink import (
     WRONG_ID,
     answer,
 )
-from tests.plugins.zoho_crm.hooks.test_relink import LINKED, NOW, PARENT, RELATED, World
+from tests.plugins.zoho_crm.hooks.test_link_operation_relink import LINKED, NOW, PARENT, RELATED, World
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import ZohoAuthError
-from zoho_crm.hooks.presence import RetryLimits
-from zoho_crm.hooks.probe import PresenceClient
+from zoho_crm.hooks.presence import PresenceClient, RetryLimits
 
 ROLES = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id%2CContact_Role%2CNote"
 FIELDS = ("Contact_Role", "Note")
@@ -38,7 +37,7 @@ class Probing(World):
         self._left = deque(self.script)
         planned = PlannedLink(3, Link("c/1", "d 1"), "key")
         prober = PresenceClient(
-            self, RELATION, "v7", self.patience, sleep=self.sleep, now=lambda: NOW, **arguments
+            self, RELATION, "v7", self.limits, sleep=self.sleep, now=lambda: NOW, **arguments
         )
         ((result, self.stop_reason),) = await prober.process_unit([planned])
         assert not self._left, "the script was not played to its end"
@@ -153,7 +152,7 @@ async def test_attributes_that_zoho_does_not_show_are_not_taken_for_none(said: A
     world = Probing([said])
     result = await world.probe(fields=FIELDS)
     assert (result.outcome, result.planned.snapshot) == (Outcome.FAILED, None)
-    assert "does not show all" in (result.detail or "")
+    assert "does not return all" in (result.detail or "")
 
 
 async def test_an_unexpected_error_is_no_request_that_may_have_been_applied() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.plugins.zoho_crm.hooks.test_delink import (
+from tests.plugins.zoho_crm.hooks.test_link_operation import (
     BAD_TOKEN,
     BROKEN,
     BUSY,
@@ -31,8 +31,8 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoTokenThrottledError
+from zoho_crm.hooks.link_operation import RelinkClient
 from zoho_crm.hooks.presence import RetryLimits
-from zoho_crm.hooks.relink import RelinkClient
 
 if TYPE_CHECKING:
     from zoho_crm.core.request import ZohoRequest
@@ -61,7 +61,7 @@ class World:
     """One relinker whose client answers from a script; a request too many is a failure of the test."""
 
     script: list[ZohoResponse | ZohoError]
-    patience: RetryLimits = field(default_factory=RetryLimits)
+    limits: RetryLimits = field(default_factory=RetryLimits)
     seen: list[str] = field(default_factory=list)
 
     async def send(self, request: ZohoRequest) -> ZohoResponse:
@@ -78,7 +78,7 @@ class World:
     async def relink(self, *, ambiguous: bool = False, snapshot: str | None = None) -> Any:
         self._left = deque(self.script)
         planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous, snapshot=snapshot)
-        relinker = RelinkClient(self, RELATION, "v7", self.patience, sleep=self.sleep, now=lambda: NOW)
+        relinker = RelinkClient(self, RELATION, "v7", self.limits, sleep=self.sleep, now=lambda: NOW)
         ((result, self.stop_reason),) = await relinker.process_unit([planned])
         assert result.planned is planned
         assert not self._left, "the script was not played to its end"
