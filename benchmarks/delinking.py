@@ -14,8 +14,8 @@ from benchmarks.world import CONCURRENCY, RELATION, links_of
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import ChunkRef, RunStart, Target
 from zoho_crm.ledger.ledger import Ledger
-from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
+from zoho_crm.operators.job_operator import origin_of
 
 AUDIT = "zoho_delink_audit"
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
 from zoho_crm.hooks.link_operation import DelinkClient
-from zoho_crm.operators.stores import ChunkStore
+from zoho_crm.operators.chunk_store import ChunkStore
 
 if TYPE_CHECKING:
     from collections.abc import Callable

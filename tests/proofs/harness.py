@@ -20,7 +20,8 @@ from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
-from zoho_crm.operators.stores import ChunkStore, LeasedSlots
+from zoho_crm.operators.chunk_store import ChunkStore, CreditUsage
+from zoho_crm.operators.slot_keeper import LeasedSlots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -117,7 +118,12 @@ class Try:
         holder = f"{os.getpid()}:{uuid.uuid4().hex[:8]}"
         claim = self.ledger.claims.claim(self.chunk["run_key"], self.chunk["chunk_no"], holder)
         store = ChunkStore(
-            self.ledger, claim, replace(ORIGIN, try_number=self.try_number), target(self.strategy), JOB
+            self.ledger,
+            claim,
+            replace(ORIGIN, try_number=self.try_number),
+            target(self.strategy),
+            JOB,
+            CreditUsage(self.hook.meter, ZOHO),
         )
         slots = LeasedSlots(
             self.ledger,

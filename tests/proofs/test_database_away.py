@@ -27,7 +27,7 @@ from tests.proofs.harness import (
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.ledger.ledger import Ledger
-from zoho_crm.operators import stores
+from zoho_crm.operators import chunk_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,7 +184,7 @@ async def test_outcomes_are_kept_in_memory_until_it_is_back(
 async def test_a_retry_settles_what_was_in_flight_when_it_does_not_come_back(
     zoho: LocalZoho, away_ledger: Ledger, wire: Wire, chunk: ChunkRef, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stores, "DATABASE_PATIENCE_S", 1.0)
+    monkeypatch.setattr(chunk_store, "DATABASE_PATIENCE_S", 1.0)
     before = linked(zoho)
     at_write(away_ledger, 4, wire.cut)
 

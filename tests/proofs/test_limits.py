@@ -38,9 +38,9 @@ from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
-from zoho_crm.operators import adaptive_concurrency
+from zoho_crm.operators import breaker
 from zoho_crm.operators.report import close_run
-from zoho_crm.operators.token_lock import refresh_lock
+from zoho_crm.operators.slot_keeper import refresh_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -121,7 +121,7 @@ async def test_gives_way_to_another_client_and_takes_back_what_it_leaves(
     zoho: LocalZoho, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All times are a tenth of the real ones.
-    monkeypatch.setattr(adaptive_concurrency, "CUT_PAUSE_S", 0.1)
+    monkeypatch.setattr(breaker, "CUT_PAUSE_S", 0.1)
     zoho.state.configure(concurrency_limit=10, latency_s=0.03)
     links = pairs(60, 10)
     link_all(zoho, links)

@@ -23,7 +23,7 @@ from tests.proofs.harness import (
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.operators.chunk_run import BREAKER_AFTER, SAME_REFUSALS
+from zoho_crm.operators.breaker import BREAKER_AFTER, SAME_REFUSALS
 from zoho_crm.operators.report import close_run
 
 if TYPE_CHECKING:

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from urllib.parse import unquote
 from uuid import UUID
 
 from zoho_crm.core.response import json_object
-from zoho_crm.errors import UnsafeRequestError, ZohoConfigError
+from zoho_crm.errors import PlanError, UnsafeRequestError, ZohoConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 MAX_EXTERNAL_ID_LENGTH = 255
 """Characters in a single-line field of Zoho CRM, which every external field is."""
@@ -225,6 +225,67 @@ def link_fault(external_id: object, related_external_id: object) -> str | None:
     if fault := external_id_fault(related_external_id):
         return f"related_external_id {fault}"
     return None
+
+
+class CheckedLink(NamedTuple):
+    """
+    One row of a source after validation.
+
+    :param external_id: the exact text of a valid ID, else a storable text of the value
+    :param invalid_reason: None for a link that can be sent
+    """
+
+    pair_key: str
+    external_id: str
+    related_external_id: str
+    invalid_reason: str | None
+
+
+def check_links(rows: Iterable[tuple[object, object]], relation: Relation) -> Iterator[CheckedLink]:
+    """
+    Validate rows of a source and give each its key, by which duplicates are found.
+
+    :param rows: pairs of external ID and related external ID, of whatever types the source has
+    :raises PlanError: a row is not a pair
+    """
+    keys = PairKeys(relation)
+    for row in rows:
+        external_id, related_external_id = (_text_or_value(value) for value in _pair(row))
+        reason = link_fault(external_id, related_external_id)
+        if reason is None:
+            parent, related = cast("str", external_id), cast("str", related_external_id)
+            yield CheckedLink(keys.of(parent, related), parent, related, None)
+        else:
+            key = keys.of(_whole_text(external_id), _whole_text(related_external_id))
+            yield CheckedLink(key, storable_text(external_id), storable_text(related_external_id), reason)
+
+
+def _pair(row: tuple[object, object]) -> tuple[object, object]:
+    try:
+        external_id, related_external_id = row
+    except (TypeError, ValueError) as error:
+        raise PlanError(
+            "a row of the source is not a pair of external_id and related_external_id: "
+            "select just these two columns, in this order"
+        ) from error
+    return external_id, related_external_id
+
+
+def _text_or_value(value: object) -> object:
+    if type(value) is str:
+        return value
+    # The text itself, whatever the __str__ of a subclass (an enum, say) returns.
+    return str.__str__(value) if isinstance(value, str) else to_external_id(value)
+
+
+def _whole_text(value: object) -> str:
+    if value is None:
+        return ""
+    try:
+        return str(value)
+    except Exception:
+        # Such as an integer of thousands of digits, which Python refuses to format.
+        return storable_text(value)
 
 
 def storable_text(value: object) -> str:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.core.links import PairKeys, Relation, link_fault, storable_text, to_external_id
-from zoho_crm.errors import PlanError
+from zoho_crm.core.links import check_links
 from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.event_ids import new_event_id
 from zoho_crm.ledger.tables import attempts, runs, staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from zoho_crm.core.links import Relation
 
 BATCH_ROWS = 5_000
 ABANDONED_AFTER = timedelta(days=1)
@@ -73,53 +74,13 @@ def stage(engine: sa.Engine, attempt: str, relation: Relation, rows: Iterable[tu
 
 
 def _staged(relation: Relation, rows: Iterable[tuple[object, object]]) -> Iterator[dict[str, Any]]:
-    keys = PairKeys(relation)
-    for row in rows:
-        external_id, related_external_id = (_text_or_value(value) for value in _pair(row))
-        fault = link_fault(external_id, related_external_id)
-        if fault is None:
-            parent, related = cast("str", external_id), cast("str", related_external_id)
-            yield {
-                "pair_key": keys.of(parent, related),
-                "external_id": parent,
-                "related_external_id": related,
-                "fault": None,
-            }
-        else:
-            yield {
-                "pair_key": keys.of(_whole_text(external_id), _whole_text(related_external_id)),
-                "external_id": storable_text(external_id),
-                "related_external_id": storable_text(related_external_id),
-                "fault": fitted(staging.c.fault, fault),
-            }
-
-
-def _pair(row: tuple[object, object]) -> tuple[object, object]:
-    try:
-        external_id, related_external_id = row
-    except (TypeError, ValueError) as error:
-        raise PlanError(
-            "a row of the source is not a pair of external_id and related_external_id: "
-            "select just these two columns, in this order"
-        ) from error
-    return external_id, related_external_id
-
-
-def _text_or_value(value: object) -> object:
-    if type(value) is str:
-        return value
-    # The text itself, whatever a subclass (an enum, say) shows in its place.
-    return str.__str__(value) if isinstance(value, str) else to_external_id(value)
-
-
-def _whole_text(value: object) -> str:
-    if value is None:
-        return ""
-    try:
-        return str(value)
-    except Exception:
-        # Such as an integer of thousands of digits, which Python refuses to write out.
-        return storable_text(value)
+    for checked in check_links(rows, relation):
+        yield {
+            "pair_key": checked.pair_key,
+            "external_id": checked.external_id,
+            "related_external_id": checked.related_external_id,
+            "fault": checked.invalid_reason and fitted(staging.c.fault, checked.invalid_reason),
+        }
 
 
 def _insert_statement(dialect: sa.Dialect) -> sa.Insert:

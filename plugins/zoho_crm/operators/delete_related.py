@@ -1,94 +1,128 @@
-"""Take links out of Zoho CRM by external ids: the one task that removes anything."""
+"""Remove links from Zoho CRM by external IDs: the only operator that removes anything."""
 
 from __future__ import annotations
 
-from collections import Counter
-from functools import partial
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.models import DELINK
-from zoho_crm.core.outcomes import DELINK_OUTCOMES, RETRYABLE_OUTCOMES, Outcome
+from zoho_crm.core.outcomes import DELINK_OUTCOMES, Outcome
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
 from zoho_crm.hooks.link_operation import DelinkClient
-from zoho_crm.hooks.presence import PresenceClient
-from zoho_crm.operators.chunk_run import ChunkReport
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.link_operator import LinkOperator
-from zoho_crm.operators.snapshot_store import OnlyWithSnapshot, SnapshotStore
-from zoho_crm.telemetry import span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zoho_crm.core.models import ChunkRef
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.operators.chunk_run import LinkProcessor
-    from zoho_crm.operators.link_operator import Drive
 
 STRATEGIES = ("single", "by_parent")
 
 
 class DeleteRelatedByExternalIdOperator(LinkOperator):
     """
-    Take links between records out of Zoho CRM, by the ids that you own.
+    Remove links between records in Zoho CRM, by the external IDs of the records.
 
-    Calls ``DELETE /{module}/{external id}/{related list}/{related external id}`` for each link, several at once,
-    and says of each what happened. Both records stay. A delink cannot be undone by Zoho; what can be put back is what
-    :class:`~zoho_crm.operators.relink.RelinkByExternalIdOperator` puts back. Without a ledger, a retry counts the links
-    that are gone as ``already_absent``.
+    Calls ``DELETE /{module}/{external id}/{related list}/{related external id}`` for each link, several at once, and
+    returns the outcome of each. Both records stay. Zoho cannot undo it;
+    :class:`~zoho_crm.operators.relink.RelinkByExternalIdOperator` can restore links that a run removed.
+
+    With ``audit_conn_id`` every link is planned, marked before it is sent, and audited in that database; a retry, a
+    clear or a crash resumes with the unsettled links. Without it the task keeps no ledger: a retry processes all links
+    again and counts the removed ones as ``already_absent``, and only ``task_concurrency`` limits the requests in
+    flight.
+
+    Map it with ``.partial(...).expand(chunk=...)`` or ``expand(links=...)``, or with
+    ``.partial(task_id=...).expand_kwargs(...)``.
 
     Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html
 
-    The other arguments are those of :class:`~zoho_crm.operators.link_operator.LinkOperator`.
-
-    :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call, by Zoho's
-        record ids, which are read first
-    :param snapshot_fields: attributes of the links, such as ``Contact_Role``, that are read and kept in the ledger
-        before a link is taken out; a link whose attributes are not kept is not sent. Needs ``audit_conn_id``
+    :param module: API name of the parents' module, e.g. ``Contacts``
+    :param external_field: API name of the parents' external field
+    :param related_list: API name of the related list on the parent, e.g. ``Deals``
+    :param related_external_field: API name of the related records' external field
+    :param related_module: API name of the related records' module; default: ``related_list``
+    :param links: the links: ``{"external_id": ..., "related_external_id": ...}`` or pairs
+    :param chunk: a chunk of a stored plan, as :class:`~zoho_crm.operators.plan_links.PlanLinksOperator` returns it;
+        needs ``audit_conn_id``. Exactly one of ``links`` and ``chunk`` is required
+    :param zoho_conn_id: connection of type ``zoho_crm``
+    :param audit_conn_id: connection of the database for plan and audit
+    :param strategy: ``single``: one call per link; ``by_parent``: up to 100 links of one parent in a call, by Zoho's
+        record IDs, which are read first
+    :param task_concurrency: requests in flight in this task, 1 to 25
+    :param dry_run: change nothing; every link ends with the outcome it would have
+    :param verify: in a dry run, verify each link in Zoho (1 API call per link); without it a dry run sends nothing
+    :param snapshot_fields: attributes of the links, such as ``Contact_Role``, that are read and stored in the ledger
+        before a link is removed; a link without stored attributes is not sent. Needs ``audit_conn_id``
+    :param breaker_share: share of links that may end as failed, rejected or unknown before the whole run is stopped
+    :param credit_reserve: API credits of the org to leave unused; Zoho reports the remaining ones once half are used
+    :param max_plan_age: age of the plan up to which a try may start to send
+    :param wait_patience: how long to wait, deferred, for credits or an access token; needs ``audit_conn_id``
+    :return: number of links by outcome, e.g. ``{"removed": 10, "already_absent": 2, ...}``
+    :raises UnfinishedLinksError: links ended as ``failed``, ``unknown`` or ``not_attempted``; Airflow retries
+    :raises RunStoppedError: Zoho refuses every link, or the plan is too old; an immediate retry would fail, too
     """
 
     operation = DELINK
     outcomes = DELINK_OUTCOMES
     changing = Outcome.REMOVED
-    linked = unasked = Outcome.WOULD_REMOVE
+    linked = unverified = Outcome.WOULD_REMOVE
     gone = Outcome.ALREADY_ABSENT
     ui_color = "#f6d5d0"
 
     def __init__(
         self,
         *,
+        module: str,
+        external_field: str,
+        related_list: str,
+        related_external_field: str,
+        related_module: str | None = None,
+        links: Any = None,
+        chunk: ChunkRef | None = None,
+        zoho_conn_id: str = ZohoCRMHook.default_conn_name,
+        audit_conn_id: str | None = None,
         strategy: str = "single",
+        task_concurrency: int = 5,
+        dry_run: bool = False,
+        verify: bool = False,
         snapshot_fields: Sequence[str] = (),
+        breaker_share: float = 0.5,
+        credit_reserve: int = 0,
+        max_plan_age: timedelta | None = None,
+        wait_patience: timedelta = timedelta(hours=24),
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            module=module,
+            external_field=external_field,
+            related_list=related_list,
+            related_external_field=related_external_field,
+            related_module=related_module,
+            links=links,
+            chunk=chunk,
+            zoho_conn_id=zoho_conn_id,
+            audit_conn_id=audit_conn_id,
+            task_concurrency=task_concurrency,
+            dry_run=dry_run,
+            verify=verify,
+            breaker_share=breaker_share,
+            credit_reserve=credit_reserve,
+            max_plan_age=max_plan_age,
+            wait_patience=wait_patience,
+            **kwargs,
+        )
         if strategy not in STRATEGIES:
-            raise ValueError(f"strategy {strategy!r} is none of: {', '.join(STRATEGIES)}")
-        if snapshot_fields and self.audit_conn_id is None:
-            raise ValueError("snapshot_fields are kept with the plan: give the audit_conn_id it is stored in")
+            raise ValueError(f"strategy: {strategy!r} is not one of {', '.join(STRATEGIES)}")
+        if snapshot_fields and audit_conn_id is None:
+            raise ValueError("audit_conn_id: required with snapshot_fields, which are stored with the plan")
         self.strategy = strategy
         self.snapshot_fields = snapshot_fields
 
-    def worker(self, client: AsyncZohoClient) -> LinkProcessor:
-        """Return what takes the links out."""
+    def processor(self, client: AsyncZohoClient) -> LinkProcessor:
+        """Return what removes the links."""
         single = DelinkClient(client, self.relation, client.connection.api_version)
-        worker: LinkProcessor = single if self.strategy == "single" else ByParentDelinkClient(single)
-        return OnlyWithSnapshot(worker) if self.snapshot_fields else worker
-
-    def before_sending(self, drive: Drive) -> ChunkReport | None:
-        """Read and keep the attributes of all links of the chunk that are still to be sent."""
-        if not self.snapshot_fields:
-            return None
-        with span("snapshot"):
-            report = self.drive(
-                drive.hook,
-                partial(self._snapshotter, fields=tuple(self.snapshot_fields)),
-                SnapshotStore(drive.ledger, drive.claim, drive.spending),
-                drive.slots,
-            )
-        left = sum(report.counts[outcome] for outcome in RETRYABLE_OUTCOMES)
-        if not report.stopped and not left:
-            return None
-        why = report.stopped or f"the attributes of {left} links could not be read"
-        return ChunkReport(Counter(), f"{why}; nothing was sent", report.reason)
-
-    def _snapshotter(self, client: AsyncZohoClient, fields: Sequence[str]) -> LinkProcessor:
-        return PresenceClient(client, self.relation, client.connection.api_version, fields=fields)
+        return single if self.strategy == "single" else ByParentDelinkClient(single)

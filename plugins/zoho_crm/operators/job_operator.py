@@ -1,14 +1,15 @@
-"""What the tasks around the mapped one have in common: they work for one job."""
+"""The base of the tasks that work for one job, and what they read from Airflow's context."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
 from zoho_crm.core.job_files import named_job
-from zoho_crm.core.run_request import run_key
-from zoho_crm.operators.context import origin_of
+from zoho_crm.core.models import Origin
+from zoho_crm.core.run_request import AssetEvent, parse_run_request, run_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,18 +17,19 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job
+    from zoho_crm.core.run_request import RunRequest
 
 
 class JobOperator(BaseOperator):
     """
     A task that works for one job: the Dag's own, or the one that the trigger form names.
 
-    :param job: the job; None if the form's field ``job`` names it
-    :param jobs_folder: folder of the job files, beside which the SQL files lie
+    :param job: the job; None if the field ``job`` of the form names it
+    :param jobs_folder: folder of the job files; the SQL files are in ``../sql``
     """
 
     _job: Job | None = None
-    """The job that this try works for, once it is known."""
+    """The job of this try, once it is known."""
 
     def __init__(self, *, job: Job | None, jobs_folder: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -38,7 +40,7 @@ class JobOperator(BaseOperator):
         """
         Return the job.
 
-        :raises JobFileError: the form names none that can be used; the message says which there are
+        :raises JobFileError: the form names no valid job; the message lists the valid ones
         """
         self._job = self.job or named_job(self.jobs_folder, context["params"].get("job"))
         return self._job
@@ -49,18 +51,79 @@ class JobOperator(BaseOperator):
         return run_key(self.job_of(context).name, origin.dag_id, origin.dag_run_id)
 
     def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
-        """Return the datasets that the task reads and those that it writes, as OpenLineage knows them."""
+        """Return the OpenLineage datasets that the task reads and writes."""
         return [], []
 
     def get_openlineage_facets_on_start(self) -> Any:
-        """Return what is known before the task begins; Airflow's OpenLineage provider calls it."""
-        return self._told(self.job)
+        """Return what is known before the task starts; Airflow's OpenLineage provider calls it."""
+        return self._lineage(self.job)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
-        """Return what is known when the task has ended, well or not; Airflow's OpenLineage provider calls it."""
-        return self._told(self.job or self._job)
+        """Return what is known when the task has ended; Airflow's OpenLineage provider calls it."""
+        return self._lineage(self.job or self._job)
 
-    def _told(self, job: Job | None) -> Any:
+    def _lineage(self, job: Job | None) -> Any:
         from zoho_crm.lineage import build_lineage
 
         return build_lineage(*self.lineage(job)) if job else None
+
+
+def origin_of(context: Context) -> Origin:
+    """Return where in Airflow a task stands. Keys that a run does not have are left out by Airflow."""
+    dag_run, task_instance = context["dag_run"], context["ti"]
+    return Origin(
+        dag_id=task_instance.dag_id,
+        dag_run_id=task_instance.run_id,
+        run_type=run_type_of(context),
+        task_id=task_instance.task_id,
+        logical_date=_utc(getattr(dag_run, "logical_date", None)),
+        data_interval_start=_utc(context.get("data_interval_start")),
+        data_interval_end=_utc(context.get("data_interval_end")),
+        triggered_by=getattr(dag_run, "triggering_user_name", None),
+        map_index=-1 if task_instance.map_index is None else task_instance.map_index,
+        try_number=task_instance.try_number,
+    )
+
+
+def run_type_of(context: Context) -> str:
+    """Return Airflow's kind of the run as text: manual, scheduled, backfill, asset_triggered, ..."""
+    run_type = context["dag_run"].run_type
+    return str(getattr(run_type, "value", run_type))
+
+
+def data_interval_of(context: Context) -> tuple[datetime, datetime] | None:
+    """Return the run's data interval in UTC, or None for a run that has none."""
+    start, end = _utc(context.get("data_interval_start")), _utc(context.get("data_interval_end"))
+    return None if start is None or end is None else (start, end)
+
+
+def asset_events_of(context: Context) -> list[AssetEvent]:
+    """Return the updates of assets that started the run: none for a run that something else started."""
+    found = context.get("triggering_asset_events") or {}
+    return [
+        AssetEvent(event.asset.name, event.timestamp, event.extra or {})
+        for events in found.values()
+        for event in events
+    ]
+
+
+def request_of(context: Context) -> RunRequest:
+    """
+    Read what the run was asked to do.
+
+    :raises ZohoConfigError: a field of the trigger form is wrong, or is no field of it; the message names it
+    """
+    dag = context.get("dag")
+    return parse_run_request(
+        context["params"],
+        run_type=run_type_of(context),
+        run_after=context["dag_run"].run_after,
+        data_interval=data_interval_of(context),
+        asset_events=asset_events_of(context),
+        fields=None if dag is None else list(dag.params),
+    )
+
+
+def _utc(instant: Any) -> datetime | None:
+    """Return a plain aware datetime: not every database driver takes pendulum's."""
+    return None if instant is None else datetime.fromtimestamp(instant.timestamp(), UTC)

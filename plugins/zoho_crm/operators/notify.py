@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import BaseNotifier
 
 from zoho_crm.airflow_compat import base_url
-from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.job_operator import origin_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

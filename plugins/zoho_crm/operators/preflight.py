@@ -12,11 +12,9 @@ from zoho_crm.core.models import DELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
-from zoho_crm.operators.context import request_of
-from zoho_crm.operators.job_operator import JobOperator
+from zoho_crm.operators.job_operator import JobOperator, request_of
 from zoho_crm.operators.notify import notifier_faults
-from zoho_crm.operators.stores import one_slot
-from zoho_crm.operators.token_lock import refresh_lock
+from zoho_crm.operators.slot_keeper import one_slot, refresh_lock
 from zoho_crm.source import check_sql
 
 if TYPE_CHECKING:

@@ -13,8 +13,7 @@ from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.assets import emit_asset_event, relation_asset
-from zoho_crm.operators.context import origin_of, request_of, run_type_of
-from zoho_crm.operators.job_operator import JobOperator
+from zoho_crm.operators.job_operator import JobOperator, origin_of, request_of, run_type_of
 
 if TYPE_CHECKING:
     from airflow.sdk import Context

@@ -14,9 +14,8 @@ from zoho_crm.core.links import PairKeys, to_external_id
 from zoho_crm.core.models import DELINK, RELINK, RunStart, Target
 from zoho_crm.core.run_request import parse_relink_request, parse_retry_request
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.operators.context import origin_of, request_of
 from zoho_crm.operators.dag_parts import delink_arguments, relink_arguments
-from zoho_crm.operators.job_operator import JobOperator
+from zoho_crm.operators.job_operator import JobOperator, origin_of, request_of
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.telemetry import log_plan
 

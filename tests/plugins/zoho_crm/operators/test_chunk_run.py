@@ -20,7 +20,9 @@ from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.hooks.zoho_response import ZohoResponse
 from zoho_crm.operators import chunk_run
-from zoho_crm.operators.chunk_run import BREAKER_AFTER, SAME_REFUSALS, ChunkReport, ChunkRun, FixedSlots
+from zoho_crm.operators.breaker import BREAKER_AFTER, SAME_REFUSALS
+from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
+from zoho_crm.operators.slot_keeper import FixedSlots
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -626,7 +628,7 @@ async def test_an_unexpected_error_makes_a_link_unknown_and_loses_none(
     assert report.counts == {Outcome.REMOVED: 29, Outcome.UNKNOWN: 1}
     (lost,) = [one for one in store.written if one.outcome is Outcome.UNKNOWN]
     assert (lost.planned.seq, lost.detail) == (7, "unexpected ValueError")
-    assert "Links could not be worked on" in caplog.text
+    assert "Links not processed" in caplog.text
 
 
 async def test_a_link_that_a_unit_leaves_out_was_not_attempted() -> None:

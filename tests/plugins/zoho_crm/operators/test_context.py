@@ -12,7 +12,13 @@ from tests.plugins.zoho_crm.operators.world import DAG_ID, RUN_ID, context
 from zoho_crm.core.models import Origin
 from zoho_crm.core.run_request import BEGINNING, AssetEvent
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.operators.context import asset_events_of, data_interval_of, origin_of, request_of, run_type_of
+from zoho_crm.operators.job_operator import (
+    asset_events_of,
+    data_interval_of,
+    origin_of,
+    request_of,
+    run_type_of,
+)
 
 AMSTERDAM = pendulum.datetime(2026, 11, 22, 2, tz="Europe/Amsterdam")
 

@@ -24,9 +24,9 @@ from tests.plugins.zoho_crm.operators.world import (
 from zoho_crm.errors import UnfinishedLinksError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.zoho_response import ZohoResponse
-from zoho_crm.operators import credit_usage
-from zoho_crm.operators.context import origin_of
-from zoho_crm.operators.credit_usage import CreditUsage
+from zoho_crm.operators import chunk_store
+from zoho_crm.operators.chunk_store import CreditUsage
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.operators.report import close_run
@@ -84,7 +84,7 @@ def test_reading_is_kept_every_few_seconds_at_the_most() -> None:
     first = cost.meter.credits_seen_at
     assert first is not None
 
-    for later, kept in ((timedelta(seconds=4), False), (credit_usage.READING_EVERY, True)):
+    for later, kept in ((timedelta(seconds=4), False), (chunk_store.READING_EVERY, True)):
         cost.meter.credits_seen_at = first + later
         with cost.to_write() as spent:
             assert (spent.reading is not None) == kept

@@ -39,8 +39,8 @@ from zoho_crm.core.links import external_id_fault
 from zoho_crm.core.models import ChunkRef, RunStart
 from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError, ZohoConfigError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
-from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.link_operator import LinkOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
 
@@ -69,10 +69,10 @@ reads_a_dag_back = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:Deprec
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        pytest.param({}, "exactly one of links and chunk", id="neither"),
+        pytest.param({}, "give exactly one of them", id="neither"),
         pytest.param({"links": [LINK], "chunk": CHUNK, "audit_conn_id": AUDIT}, "exactly one", id="both"),
         pytest.param({"chunk": CHUNK}, "audit_conn_id", id="chunk-without-ledger"),
-        pytest.param({"links": [LINK], "strategy": "bulk"}, "strategy .bulk.", id="strategy"),
+        pytest.param({"links": [LINK], "strategy": "bulk"}, "strategy: .bulk.", id="strategy"),
         pytest.param({"links": [LINK], "task_concurrency": 0}, "1 to 25", id="no-concurrency"),
         pytest.param({"links": [LINK], "task_concurrency": 26}, "1 to 25", id="too-much-concurrency"),
     ],
@@ -451,7 +451,7 @@ def test_a_dry_run_with_a_ledger_sends_no_request(zoho: LocalZoho, audit: Audit,
 def test_a_dry_run_of_many_links_settles_each_once(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zoho_crm.operators.stores.DRY_RUN_BATCH", 4)
+    monkeypatch.setattr("zoho_crm.operators.drivers.DRY_RUN_BATCH", 4)
     (chunk,) = planned(audit, pairs(11), mode="dry_run")
     assert delink(chunk=chunk, audit_conn_id=AUDIT).execute(context()) == outcomes(would_remove=11)
     assert len(audit.events()) == 11
@@ -510,7 +510,7 @@ def test_a_plan_of_another_relation_is_refused(zoho: LocalZoho, audit: Audit) ->
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        pytest.param({"run_key": "contacts_deals:gone"}, "There is no run", id="run"),
+        pytest.param({"run_key": "contacts_deals:gone"}, "audit database has no run", id="run"),
         pytest.param({"chunk_no": 5}, "no chunk 5", id="chunk"),
     ],
 )
@@ -707,7 +707,7 @@ def test_the_time_limit_of_the_task_ends_it_in_order(
     task = delink(
         chunk=chunk, audit_conn_id=AUDIT, task_concurrency=1, execution_timeout=timedelta(seconds=1)
     )
-    with pytest.raises(UnfinishedLinksError, match="time is nearly up"):
+    with pytest.raises(UnfinishedLinksError, match="execution_timeout is nearly reached"):
         task.execute(context())
     found = audit.latest()
     assert len(found) < 60 or "not_attempted" in found.values()
@@ -729,7 +729,7 @@ def test_a_kill_ends_it_in_order(zoho: LocalZoho, audit: Audit) -> None:
         running = pool.submit(task.execute, context())
         wait_until(lambda: len(sent(zoho)) >= 4)
         task.on_kill()
-        with pytest.raises(UnfinishedLinksError, match="told to end"):
+        with pytest.raises(UnfinishedLinksError, match="the task was killed"):
             running.result(timeout=20)
     removed = {pair for pair, outcome in audit.latest().items() if outcome == "removed"}
     assert 4 <= len(removed) < 60

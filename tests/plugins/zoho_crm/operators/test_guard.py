@@ -19,8 +19,8 @@ from tests.plugins.zoho_crm.operators.world import (
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.run_request import run_key
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
-from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.guard import GuardOperator, GuardResult
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.context import origin_of
 from zoho_crm.operators.guard import GuardOperator
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator
 

@@ -29,7 +29,7 @@ from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
 from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.ledger import tables
-from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def test_a_plan_of_the_other_operation_is_refused(zoho: LocalZoho, audit: Audit,
     link_all(zoho, pairs(2))
     chunk = planned(audit, pairs(2), operation=operation)
     task = relink if operation == "delink" else delink
-    with pytest.raises(PlanError, match=f"run that does {operation}"):
+    with pytest.raises(PlanError, match=f"for the operation {operation}"):
         task(chunk=chunk, audit_conn_id=AUDIT).execute(context("relink"))
     assert list(zoho.state.journal.requests) == []
     assert linked(zoho) == set(pairs(2))

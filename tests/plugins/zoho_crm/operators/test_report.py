@@ -21,7 +21,7 @@ from tests.plugins.zoho_crm.operators.world import (
 from zoho_crm.core.models import ChunkRef, LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError
-from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator, run_status
 

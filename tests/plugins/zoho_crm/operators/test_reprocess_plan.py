@@ -27,7 +27,7 @@ from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import UnfinishedLinksError, ZohoConfigError
 from zoho_crm.ledger import tables
-from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import close_run
 from zoho_crm.operators.reprocess_plan import (

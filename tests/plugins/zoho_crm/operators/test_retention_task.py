@@ -15,7 +15,7 @@ from zoho_crm.core.job_files import JobFileError
 from zoho_crm.core.models import LinkResult, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
-from zoho_crm.operators.context import origin_of
+from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.retention_task import RetentionOperator
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.plugins.zoho_crm.operators.world import context, make_job
 from zoho_crm.core.job_files import JobFileError
-from zoho_crm.operators.context import request_of
+from zoho_crm.operators.job_operator import request_of
 from zoho_crm.operators.schedule import next_windows, schedule_of, schedule_text
 
 if TYPE_CHECKING:

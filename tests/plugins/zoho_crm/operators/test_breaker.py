@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoho_crm.operators.adaptive_concurrency import CUT_PAUSE_S, AdaptiveConcurrency
+from zoho_crm.operators.breaker import CUT_PAUSE_S, AdaptiveConcurrency
 
 
 class Clock:

@@ -11,12 +11,14 @@ import pytest
 import sqlalchemy as sa
 
 from zoho_crm.ledger.ledger import Ledger
-from zoho_crm.operators import token_lock
-from zoho_crm.operators.token_lock import refresh_lock
+from zoho_crm.operators import slot_keeper
+from zoho_crm.operators.slot_keeper import LEASE_S, LeasedSlots, one_slot, refresh_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.plugins.zoho_crm.operators.world import Audit
 
 
 @dataclass
@@ -33,7 +35,7 @@ class FakeLedger:
         return self
 
     def lease(self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float) -> list[int]:
-        assert (wanted, limit, lease_s) == (1, 1, token_lock.LEASE_S)
+        assert (wanted, limit, lease_s) == (1, 1, LEASE_S)
         self.asked.append((connection, holder))
         if self.failure:
             raise self.failure
@@ -76,12 +78,12 @@ def test_goes_on_beside_a_worker_that_keeps_the_lock_too_long(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     seconds = iter(range(0, 10_000, 30))
-    monkeypatch.setattr(token_lock, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(slot_keeper, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     fake = FakeLedger(free_at=None)
     with caplog.at_level(logging.WARNING), refresh_lock(fake.as_ledger(), "zoho", sleep=lambda _: None):
         pass
     assert 3 <= len(fake.asked) <= 5
-    assert "going on beside them" in caplog.text
+    assert "without the lock: held_by_others_s=90" in caplog.text
 
 
 def test_goes_without_a_lock_when_the_database_is_away(caplog: pytest.LogCaptureFixture) -> None:
@@ -89,7 +91,7 @@ def test_goes_without_a_lock_when_the_database_is_away(caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING), refresh_lock(fake.as_ledger(), "zoho"):
         entered = True
     assert entered
-    assert "without a lock: OperationalError" in caplog.text
+    assert "without the lock: error=OperationalError" in caplog.text
     assert "secret-id" not in caplog.text
 
 
@@ -141,5 +143,47 @@ def test_lock_of_a_dead_worker_opens_by_itself(tmp_path: Path) -> None:
         now[0] += 30.0
 
     with refresh_lock(ledger, "zoho", sleep=pass_time):
-        assert now[0] - 1_000_000.0 >= token_lock.LEASE_S
+        assert now[0] - 1_000_000.0 >= LEASE_S
     ledger.close()
+
+
+# -- slots
+
+
+def test_leases_what_is_free_and_gives_it_back(audit: Audit) -> None:
+    ledger = audit.ledger()
+    first = LeasedSlots(ledger, "zoho", "first", wanted=3, limit=4)
+    second = LeasedSlots(ledger, "zoho", "second", wanted=3, limit=4)
+    other = LeasedSlots(ledger, "other connection", "third", wanted=2, limit=4)
+    assert (first.hold(), second.hold(), other.hold()) == (3, 1, 2)
+    assert (first.hold(), second.hold()) == (3, 1)
+    first.release()
+    assert second.hold() == 3
+    second.release()
+    other.release()
+    assert audit.leases() == []
+
+
+def test_renews_well_before_a_lease_ends() -> None:
+    assert LeasedSlots(None, "zoho", "x", wanted=1, limit=1).renew_every_s * 3 <= LEASE_S  # type: ignore[arg-type]
+
+
+def test_one_slot_waits_for_a_free_one_and_gives_it_back_after_an_error(audit: Audit) -> None:
+    ledger, slept = audit.ledger(), []
+    busy = LeasedSlots(ledger, "zoho", "busy", wanted=2, limit=2)
+    busy.hold()
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 2:
+            busy.release()
+
+    def work() -> None:
+        with one_slot(ledger, "zoho", 2, sleep=sleep):
+            assert len(audit.leases()) == 1
+            raise RuntimeError("of the caller")
+
+    with pytest.raises(RuntimeError, match="of the caller"):
+        work()
+    assert slept == [1.0, 1.0]
+    assert audit.leases() == []
