@@ -156,7 +156,7 @@ class _going_on:  # noqa: N801 - reads like a function
             self._set(connection, None)
             second_half = sa.and_(links.c.run_key == LARGE_KEY, links.c.seq >= planned // 2)
             connection.execute(
-                sa.update(links).where(second_half).values(fault=links.c.outcome, outcome=None)
+                sa.update(links).where(second_half).values(invalid_reason=links.c.outcome, outcome=None)
             )
             later = sa.and_(chunks.c.run_key == LARGE_KEY, chunks.c.first_seq >= planned // 2)
             connection.execute(sa.update(chunks).where(later).values(claim_no=0))
@@ -165,7 +165,9 @@ class _going_on:  # noqa: N801 - reads like a function
         with self._engine.begin() as connection:
             self._set(connection, self._finished_at)
             connection.execute(
-                sa.update(links).where(links.c.fault.is_not(None)).values(outcome=links.c.fault, fault=None)
+                sa.update(links)
+                .where(links.c.invalid_reason.is_not(None))
+                .values(outcome=links.c.invalid_reason, invalid_reason=None)
             )
             connection.execute(sa.update(chunks).values(claim_no=1))
         self._engine.dispose()

@@ -98,13 +98,13 @@ def test_clear_of_a_finished_run_sends_nothing_and_changes_no_outcome(
     assert world.delinks(cleared_at) == []
     assert world.audit.rows("SELECT * FROM zoho_delink_audit ORDER BY event_id") == rows
     now = world.audit.run(BY_HAND, applied.run_id)
-    changes = {"finished_at", "credits", "check_credits"}
+    changes = {"finished_at", "credits", "preflight_credits"}
     assert {name: now[name] for name in now.keys() - changes} == {
         name: run[name] for name in run.keys() - changes
     }
     # A preflight that runs again asks Zoho again; nothing else does.
-    assert now["credits"] - run["credits"] == now["check_credits"] - run["check_credits"]
-    assert (now["check_credits"] > run["check_credits"]) is (not tasks)
+    assert now["credits"] - run["credits"] == now["preflight_credits"] - run["preflight_credits"]
+    assert (now["preflight_credits"] > run["preflight_credits"]) is (not tasks)
     assert world.look().links == cleared_at.links
 
 

@@ -157,13 +157,13 @@ def _invalid_by_reason(ledger: Ledger) -> dict[str, int]:
 
     count = sa.func.count().label("links")
     statement = (
-        sa.select(links.c.fault, count)
-        .where(links.c.fault.is_not(None))
-        .group_by(links.c.fault)
-        .order_by(count.desc(), links.c.fault)
+        sa.select(links.c.invalid_reason, count)
+        .where(links.c.invalid_reason.is_not(None))
+        .group_by(links.c.invalid_reason)
+        .order_by(count.desc(), links.c.invalid_reason)
     )
     with reading(ledger.engine).connect() as connection:
-        return {row.fault: row.links for row in connection.execute(statement)}
+        return {row.invalid_reason: row.links for row in connection.execute(statement)}
 
 
 def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, planned: int) -> Facts:
@@ -180,7 +180,7 @@ def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, pla
     return Facts(
         planned=planned,
         now=current_time(),
-        known_links=read_count(fetch(guards.baseline_sql_file, BASELINE))
+        baseline_links=read_count(fetch(guards.baseline_sql_file, BASELINE))
         if guards.baseline_sql_file
         else None,
         source_as_of=read_time(fetch(guards.freshness_sql_file, FRESHNESS))
@@ -214,7 +214,7 @@ def _document(job: Job, request: RunRequest, planned: _Planned) -> dict[str, Any
         "invalid_by_reason": planned.invalid,
         "sendable": plan.planned - plan.invalid,
         "chunks": len(plan.chunks),
-        "known_links": planned.facts.known_links,
+        "baseline_links": planned.facts.baseline_links,
         "source_as_of": planned.facts.source_as_of,
         "guards": planned.decision.text,
         "breaches": planned.decision.breaches,
@@ -239,7 +239,7 @@ def _print_report(out: Output, report: dict[str, Any]) -> None:
             "duplicates": report["duplicates"],
             "invalid": report["invalid"],
             "links to send": f"{report['sendable']} in {report['chunks']} chunk{'' if report['chunks'] == 1 else 's'}",
-            "known links": report["known_links"],
+            "baseline links": report["baseline_links"],
             "source as of": report["source_as_of"],
         }
     )

@@ -39,7 +39,7 @@ class Question:
     :param breaches: the limits that the plan passes, a sentence each
     :param sample: some links of the plan
     :param plan_url: where the whole plan can be read
-    :param known_links: links there are in all, if the job counts them
+    :param baseline_links: links there are in all, if the job counts them
     :param send_until: when the plan gets too old to be sent, if it does
     """
 
@@ -52,7 +52,7 @@ class Question:
     breaches: Sequence[str]
     sample: Sequence[Link]
     plan_url: str
-    known_links: int | None = None
+    baseline_links: int | None = None
     reason: str | None = None
     origin_run_key: str | None = None
     send_until: datetime | None = None
@@ -75,9 +75,12 @@ class Question:
             ("Links planned", f"**{plan.planned}**, {plan.invalid} of them cannot be sent"),
             ("Rows read", f"{plan.source_rows}, {plan.duplicates} of them duplicates"),
         ]
-        if self.known_links:
+        if self.baseline_links:
             facts.append(
-                ("Share", f"{format_percent(plan.planned / self.known_links)} of {self.known_links} links")
+                (
+                    "Share",
+                    f"{format_percent(plan.planned / self.baseline_links)} of {self.baseline_links} links",
+                )
             )
         if self.origin_run_key:
             facts.append(("Takes up the run", code(self.origin_run_key)))

@@ -37,14 +37,14 @@ class Facts:
 
     :param planned: distinct links of the plan
     :param now: when it is judged
-    :param known_links: how many links there are in all, as the job's baseline counts them; None without a baseline
+    :param baseline_links: how many links there are in all, as the job's baseline counts them; None without a baseline
     :param source_as_of: when the source was last brought up to date; None if nobody can tell
     :param recent_planned: what the job's last runs planned that removed links, at most ``RUNS_TO_COMPARE``
     """
 
     planned: int
     now: datetime
-    known_links: int | None = None
+    baseline_links: int | None = None
     source_as_of: datetime | None = None
     recent_planned: Sequence[int] = ()
 
@@ -177,15 +177,18 @@ def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Che
 
 
 def _check_share(facts: Facts, limit: float) -> Check:
-    if facts.known_links is None:
-        raise ValueError("max_share is judged by known_links, and there is none")
-    if not facts.known_links:
+    if facts.baseline_links is None:
+        raise ValueError("max_share is judged by baseline_links, and there is none")
+    if not facts.baseline_links:
         says = (
             f"{facts.planned} links planned of the 0 that the baseline knows, {format_percent(limit)} allowed"
         )
         return Check("max_share", says, facts.planned > 0)
-    share = facts.planned / facts.known_links
-    says = f"{format_percent(share)} of the {facts.known_links} known links planned, {format_percent(limit)} allowed"
+    share = facts.planned / facts.baseline_links
+    says = (
+        f"{format_percent(share)} of the {facts.baseline_links} baseline links planned, "
+        f"{format_percent(limit)} allowed"
+    )
     return Check("max_share", says, share > limit)
 
 

@@ -142,7 +142,7 @@ class RunStart:
     :param params: the trigger form's values, kept for the auditor
     :param origin_run_key: the earlier run whose links this one takes up; None if it has a source of its own
     :param environment: ``production``, ``sandbox``, ``developer`` or ``local``; None where nobody has said so
-    :param check_credits: API credits that checks have used before there was a run
+    :param preflight_credits: API credits that checks have used before there was a run
     """
 
     run_key: str
@@ -156,7 +156,7 @@ class RunStart:
     params: dict[str, Any] = field(default_factory=dict)
     origin_run_key: str | None = None
     environment: str | None = None
-    check_credits: int = 0
+    preflight_credits: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class Claim:
     chain: ChainEnd = field(default=ChainEnd(), repr=False)
     last_read: int = field(default=-1, repr=False)
     _last_taken: int = field(default=-1, repr=False)
-    _batches: int = field(default=0, repr=False)
+    _write_no: int = field(default=0, repr=False)
     _open: dict[int, PlannedLink] = field(default_factory=dict, repr=False)
 
     @property
@@ -65,7 +65,7 @@ class Claim:
 
     def count_write(self, chain: ChainEnd | None = None) -> None:
         """Note that a write under this claim has been committed, and where it has left the chain."""
-        self._batches += 1
+        self._write_no += 1
         self.chain = chain or self.chain
 
 
@@ -83,7 +83,7 @@ def claim_chunk(engine: sa.Engine, run_key: str, chunk_no: int, holder: str, now
             .where(mine)
             .values(
                 claim_no=chunks.c.claim_no + 1,
-                batches=0,
+                write_no=0,
                 holder=fitted(chunks.c.holder, holder),
                 claimed_at=now,
             )
@@ -205,10 +205,10 @@ def fence(
             chunks.c.run_key == claim.run_key,
             chunks.c.chunk_no == claim.chunk_no,
             chunks.c.claim_no == claim.claim_no,
-            chunks.c.batches == claim._batches,
+            chunks.c.write_no == claim._write_no,
         )
         .values(
-            batches=claim._batches + 1,
+            write_no=claim._write_no + 1,
             chain_no=chain.chain_no,
             chain_hash=chain.row_hash or None,
             credits=chunks.c.credits + credits_used,

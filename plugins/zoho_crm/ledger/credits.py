@@ -28,7 +28,7 @@ CHUNK_CREDITS = (
 )
 """What all tries at the chunks of a run have used."""
 
-CREDITS_OF_RUN = runs.c.check_credits + sa.cast(CHUNK_CREDITS, sa.BigInteger)
+CREDITS_OF_RUN = runs.c.preflight_credits + sa.cast(CHUNK_CREDITS, sa.BigInteger)
 """All API credits that a run has used."""
 
 
@@ -47,13 +47,13 @@ def append_reading(connection: sa.Connection, run_key: str, reading: CreditReadi
     )
 
 
-def add_check_credits(engine: sa.Engine, run_key: str, used: int) -> None:
+def add_preflight_credits(engine: sa.Engine, run_key: str, used: int) -> None:
     """Count credits that a task has used which works on no chunk; nothing happens while there is no such run."""
     with engine.begin() as connection:
         connection.execute(
             sa.update(runs)
             .where(runs.c.run_key == run_key)
-            .values(check_credits=runs.c.check_credits + used, credits=runs.c.credits + used)
+            .values(preflight_credits=runs.c.preflight_credits + used, credits=runs.c.credits + used)
         )
 
 

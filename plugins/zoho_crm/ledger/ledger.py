@@ -113,13 +113,13 @@ class RunStore(_Store):
 
     def add_preflight_credits(self, run_key: str, used: int) -> None:
         """Count API credits that a task has used which works on no chunk; nothing happens while there is no run."""
-        credits.add_check_credits(self._engine, run_key, used)
+        credits.add_preflight_credits(self._engine, run_key, used)
 
     def record_source_facts(
-        self, run_key: str, *, known_links: int | None, source_as_of: datetime | None
+        self, run_key: str, *, baseline_links: int | None, source_as_of: datetime | None
     ) -> None:
         """Note what the job's SQL says of its source: how many links there are, and how fresh it is."""
-        self._set(run_key, known_links=known_links, source_as_of=source_as_of)
+        self._set(run_key, baseline_links=baseline_links, source_as_of=source_as_of)
 
     def record_guard(self, run_key: str, decision: str) -> None:
         """Note what the guards decided, and why; what a person said of an earlier decision holds no longer."""

@@ -29,7 +29,16 @@ STREAM_LINKS = 2_000
 FEW = 20_000
 """Links that can be read and sorted for one page."""
 _LAST_CHARACTER = "\U0010ffff"
-_OF_LINK = ("seq", "chunk_no", "pair_key", "external_id", "related_external_id", "state", "outcome", "fault")
+_OF_LINK = (
+    "seq",
+    "chunk_no",
+    "pair_key",
+    "external_id",
+    "related_external_id",
+    "state",
+    "outcome",
+    "invalid_reason",
+)
 _OF_EVENT = (
     "finished_at",
     "attempts",
@@ -68,7 +77,7 @@ class LinkRow:
     related_external_id: str
     state: str
     outcome: str | None
-    fault: str | None
+    invalid_reason: str | None
     finished_at: datetime | None = None
     attempts: int | None = None
     try_number: int | None = None

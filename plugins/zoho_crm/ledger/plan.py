@@ -194,7 +194,7 @@ def _publish(
 
 
 def _figures(engine: sa.Engine, attempt: str) -> _Figures:
-    is_invalid = sa.case((staging.c.fault.is_(None), 0), else_=1)
+    is_invalid = sa.case((staging.c.invalid_reason.is_(None), 0), else_=1)
     distinct = (
         sa.select(sa.func.count().label("copies"), sa.func.min(is_invalid).label("is_invalid"))
         .where(staging.c.attempt == attempt)
@@ -215,7 +215,7 @@ def _insert_links(run_key: str, attempt: str, size: int) -> sa.Insert:
 
     Links that can be sent come first, so that their numbers have no gaps and a chunk is a range of them.
     """
-    is_invalid = sa.case((staging.c.fault.is_(None), 0), else_=1)
+    is_invalid = sa.case((staging.c.invalid_reason.is_(None), 0), else_=1)
     copy_no = sa.func.row_number().over(
         partition_by=staging.c.pair_key, order_by=(is_invalid, staging.c.row_no)
     )
@@ -247,7 +247,7 @@ def _insert_links(run_key: str, attempt: str, size: int) -> sa.Insert:
         placed.c.related_external_id,
         sa.case((sendable, LinkState.PLANNED.value), else_=LinkState.SETTLED.value),
         sa.case((sendable, None), else_=Outcome.INVALID.value),
-        placed.c.fault,
+        placed.c.invalid_reason,
     )
     names = (
         "run_key",
@@ -258,7 +258,7 @@ def _insert_links(run_key: str, attempt: str, size: int) -> sa.Insert:
         "related_external_id",
         "state",
         "outcome",
-        "fault",
+        "invalid_reason",
     )
     return sa.insert(links).from_select(names, source)
 
@@ -277,7 +277,7 @@ def _insert_chunks(run_key: str) -> sa.Insert:
         .where(links.c.run_key == run_key, links.c.chunk_no.is_not(None))
         .group_by(links.c.run_key, links.c.chunk_no)
     )
-    names = ("run_key", "chunk_no", "links", "first_seq", "first_external_id", "claim_no", "batches")
+    names = ("run_key", "chunk_no", "links", "first_seq", "first_external_id", "claim_no", "write_no")
     return sa.insert(chunks).from_select(names, source)
 
 
@@ -294,7 +294,7 @@ def _invalid_links(
             PlannedLink(row.seq, Link(row.external_id, row.related_external_id), row.pair_key),
             Outcome.INVALID,
             finished_at=now,
-            detail=row.fault,
+            detail=row.invalid_reason,
         )
         for row in connection.execute(statement)
     ]

@@ -89,7 +89,7 @@ def progress(engine: sa.Engine, run: StoredRun) -> Progress:
     done = sum(chunk.links - chunk.still_open for chunk in claimed) + (run.invalid or 0)
     by_outcome[hoped_for] = max(0, done - by_outcome.total())
     chunks_done = sum(1 for chunk in claimed if not chunk.still_open)
-    used = run.check_credits + sum(chunk.credits for chunk in claimed)
+    used = run.preflight_credits + sum(chunk.credits for chunk in claimed)
     return Progress(planned, by_outcome.total(), all_chunks, chunks_done, +by_outcome, used)
 
 

@@ -104,7 +104,7 @@ def _begin(engine: sa.Engine, run_key: str, now: datetime) -> None:
         connection.execute(
             sa.update(chunks)
             .where(chunks.c.run_key == run_key)
-            .values(claim_no=chunks.c.claim_no + 1, batches=0, holder=HOLDER, claimed_at=now)
+            .values(claim_no=chunks.c.claim_no + 1, write_no=0, holder=HOLDER, claimed_at=now)
         )
         still_open = connection.scalar(
             sa.select(sa.func.count()).where(links.c.run_key == run_key, links.c.outcome.is_(None))

@@ -61,7 +61,7 @@ class StoredRun:
     :param params: the trigger form's values
     :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
     :param credits: API credits used by all requests of all tries; None while the run is not finished
-    :param check_credits: API credits of them used outside of chunks
+    :param preflight_credits: API credits of them used outside of chunks
     """
 
     run_key: str
@@ -111,8 +111,8 @@ class StoredRun:
     already_linked: int | None
     would_relink: int | None
     credits: int | None
-    check_credits: int
-    known_links: int | None
+    preflight_credits: int
+    baseline_links: int | None
     source_as_of: datetime | None
     guard_decision: str | None
     approval: str | None
@@ -325,7 +325,7 @@ def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
         "reason": fitted(runs.c.reason, run.reason),
         "params": json.dumps(run.params, default=str, sort_keys=True),
         "status": RunStatus.PLANNED.value,
-        "check_credits": run.check_credits,
+        "preflight_credits": run.preflight_credits,
         "environment": fitted(runs.c.environment, run.environment),
         "started_at": now,
         "code_version": __version__,

@@ -78,7 +78,7 @@ def renew_slots(
     """
     _check(connection_id, holder, lease_s)
     with engine.begin() as connection:
-        limit = _take_turn(connection, connection_id) or 0
+        limit = _lock_row(connection, connection_id) or 0
         held = [
             lease.slot
             for lease in _leases(connection, connection_id)
@@ -92,7 +92,7 @@ def release_slots(engine: sa.Engine, connection_id: str, holder: str) -> None:
     """Give up all leases of the holder."""
     with engine.begin() as connection:
         # In turn, so that no two processes wait for each other's rows.
-        _take_turn(connection, connection_id)
+        _lock_row(connection, connection_id)
         connection.execute(
             sa.update(slots)
             .where(slots.c.connection == connection_id, slots.c.holder == holder)
@@ -110,9 +110,9 @@ def leased_slots(engine: sa.Engine, connection_id: str, *, now: float) -> int:
 
 
 def _lease_in_turn(engine: sa.Engine, asked: _Asked) -> list[int] | None:
-    """Return the slots held after this turn; None if the connection has no row to take turns by."""
+    """Return the slots held after this lease; None if the connection has no row to lock."""
     with engine.begin() as connection:
-        if _take_turn(connection, asked.connection_id, asked.limit) is None:
+        if _lock_row(connection, asked.connection_id, asked.limit) is None:
             return None
         leases = _leases(connection, asked.connection_id)
         held = _share(leases, asked)
@@ -131,10 +131,10 @@ def _share(leases: Iterable[_Lease], asked: _Asked) -> list[int]:
     return sorted([*sorted(mine), *sorted(free)][:room])
 
 
-def _take_turn(connection: sa.Connection, connection_id: str, limit: int | None = None) -> int | None:
-    """Wait until nobody else leases slots of the connection; return its limit, None if it was never leased from."""
+def _lock_row(connection: sa.Connection, connection_id: str, limit: int | None = None) -> int | None:
+    """Lock the connection's row until the transaction ends; return its limit, None if there is no row."""
     mine = slot_limits.c.connection == connection_id
-    values: dict[str, object] = {"turn": slot_limits.c.turn + 1}
+    values: dict[str, object] = {"lock_version": slot_limits.c.lock_version + 1}
     if limit is not None:
         values["slot_limit"] = limit
     if connection.execute(sa.update(slot_limits).where(mine).values(values)).rowcount == 0:
@@ -148,7 +148,9 @@ def _add_connection(engine: sa.Engine, asked: _Asked) -> None:
     # Where another process is first, its row does as well.
     with suppress(sa.exc.IntegrityError), engine.begin() as connection:
         connection.execute(
-            sa.insert(slot_limits).values(connection=asked.connection_id, slot_limit=asked.limit, turn=0)
+            sa.insert(slot_limits).values(
+                connection=asked.connection_id, slot_limit=asked.limit, lock_version=0
+            )
         )
 
 

@@ -79,7 +79,8 @@ def _staged(relation: Relation, rows: Iterable[tuple[object, object]]) -> Iterat
             "pair_key": checked.pair_key,
             "external_id": checked.external_id,
             "related_external_id": checked.related_external_id,
-            "fault": checked.invalid_reason and fitted(staging.c.fault, checked.invalid_reason),
+            "invalid_reason": checked.invalid_reason
+            and fitted(staging.c.invalid_reason, checked.invalid_reason),
         }
 
 

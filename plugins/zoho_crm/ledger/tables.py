@@ -79,8 +79,10 @@ runs = sa.Table(
     sa.Column("chunks", sa.Integer),
     *(sa.Column(outcome.value, sa.BigInteger) for outcome in Outcome),
     sa.Column("credits", sa.BigInteger, comment="API credits used; null: not finished"),
-    sa.Column("check_credits", sa.BigInteger, nullable=False, comment="those of them used outside of chunks"),
-    sa.Column("known_links", sa.BigInteger, comment="what the job's baseline counted"),
+    sa.Column(
+        "preflight_credits", sa.BigInteger, nullable=False, comment="those of them used outside of chunks"
+    ),
+    sa.Column("baseline_links", sa.BigInteger, comment="links counted by the baseline of the job"),
     sa.Column("source_as_of", UtcDateTime, comment="when the source was last brought up to date"),
     sa.Column("guard_decision", sa.String(MESSAGE_LENGTH)),
     sa.Column("approval", sa.String(MESSAGE_LENGTH)),
@@ -116,7 +118,7 @@ staging = sa.Table(
     sa.Column("pair_key", exact_text(64), nullable=False),
     sa.Column("external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
     sa.Column("related_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
-    sa.Column("fault", sa.String(MESSAGE_LENGTH)),
+    sa.Column("invalid_reason", sa.String(MESSAGE_LENGTH)),
     comment="rows of a plan that is being made; nobody reads them but the one who makes it",
 )
 
@@ -131,7 +133,7 @@ links = sa.Table(
     sa.Column("related_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("outcome", sa.String(20)),
-    sa.Column("fault", sa.String(MESSAGE_LENGTH)),
+    sa.Column("invalid_reason", sa.String(MESSAGE_LENGTH)),
     sa.Column("snapshot", long_text(), comment="the link's own attributes, a JSON object"),
     # For people who look: which links of a run ended so, and which have that related id.
     sa.Index("zoho_delink_link_outcome", "run_key", "outcome", "seq"),
@@ -148,7 +150,7 @@ chunks = sa.Table(
     sa.Column("first_seq", sa.BigInteger, nullable=False),
     sa.Column("first_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
     sa.Column("claim_no", sa.Integer, nullable=False),
-    sa.Column("batches", sa.BigInteger, nullable=False, comment="writes under this claim so far"),
+    sa.Column("write_no", sa.BigInteger, nullable=False, comment="writes under this claim so far"),
     sa.Column("holder", sa.String(NAME_LENGTH)),
     sa.Column("claimed_at", UtcDateTime),
     sa.Column("chain_no", sa.BigInteger, nullable=False, server_default="0", comment="audit rows so far"),
@@ -262,7 +264,9 @@ slot_limits = sa.Table(
     metadata,
     sa.Column("connection", exact_text(NAME_LENGTH), primary_key=True),
     sa.Column("slot_limit", sa.Integer, nullable=False),
-    sa.Column("turn", sa.BigInteger, nullable=False, comment="counts up: whoever raises it has the turn"),
+    sa.Column(
+        "lock_version", sa.BigInteger, nullable=False, comment="raised by each process that leases slots"
+    ),
     comment="one row per connection: its slots are leased by one process at a time",
 )
 

@@ -112,7 +112,7 @@ class GuardOperator(JobOperator):
         count_only = run.operation == RELINK or run.origin_run_key is not None or self.job is None
         asked: dict[str, Any] = {} if count_only else self._ask_source(job, run)
         ledger.runs.record_source_facts(
-            run.run_key, known_links=asked.get("known_links"), source_as_of=asked.get("source_as_of")
+            run.run_key, baseline_links=asked.get("baseline_links"), source_as_of=asked.get("source_as_of")
         )
         facts = Facts(
             planned=plan.planned,
@@ -126,7 +126,7 @@ class GuardOperator(JobOperator):
         """Run the SQL of the guards that the job sets."""
         guards = job.guards
         asked = (
-            ("known_links", BASELINE, guards.baseline_sql_file, read_count),
+            ("baseline_links", BASELINE, guards.baseline_sql_file, read_count),
             ("source_as_of", FRESHNESS, guards.freshness_sql_file, read_time),
         )
         if not any(sql_file for _, _, sql_file, _ in asked):
@@ -190,7 +190,7 @@ def _question(
         breaches=decision.breaches,
         sample=ledger.plans.sample(run.run_key),
         plan_url=plan_url(base_url(), run.dag_id, run.dag_run_id, job.name),
-        known_links=facts.known_links,
+        baseline_links=facts.baseline_links,
         reason=run.reason,
         origin_run_key=run.origin_run_key,
         send_until=planned_at + age if age and planned_at else None,

@@ -91,7 +91,7 @@ class PlanLinksOperator(JobOperator):
             reason=request.reason,
             params={name: value for name, value in context["params"].items() if name != "links"},
             environment=preflight.get("environment"),
-            check_credits=preflight.get("credits", 0),
+            preflight_credits=preflight.get("credits", 0),
         )
 
     @staticmethod

@@ -148,7 +148,7 @@ class ReprocessPlanOperator(JobOperator):
                 params={name: value for name, value in context["params"].items() if name != "links"},
                 origin_run_key=selection.origin_run_key,
                 environment=preflight.get("environment"),
-                check_credits=preflight.get("credits", 0),
+                preflight_credits=preflight.get("credits", 0),
             )
         )
         plan = ledger.plans.create(
@@ -297,13 +297,13 @@ def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | No
     if run.approval is not None or not (run.guard_decision or "").startswith("breached"):
         return None
     limits = job.guards
-    if run.known_links is None:
+    if run.baseline_links is None:
         # The job had no baseline then.
         limits = limits.model_copy(update={"max_share": None})
     facts = Facts(
         planned=run.planned or 0,
         now=run.planned_at or run.started_at,
-        known_links=run.known_links,
+        baseline_links=run.baseline_links,
         source_as_of=run.source_as_of,
         recent_planned=ledger.runs.recent_planned_counts(job.name, run.run_key),
     )

@@ -67,7 +67,7 @@ def test_example_is_valid_and_has_every_field(jobs: Jobs) -> None:
     assert set(content) == set(Job.model_fields) - {"name"}
     assert set(content["guards"]) == set(Guards.model_fields)
     assert set(content["notify"][0]) == set(Notice.model_fields)
-    for name in ("known_links", "last_sync"):
+    for name in ("baseline_links", "last_sync"):
         jobs.write_sql("SELECT 1", name)
     jobs.file.write_text(example(), encoding="utf-8")
     job = load_job(jobs.file)

@@ -87,7 +87,7 @@ def test_breach_exits_with_1_and_shows_what_a_run_would_do(
     jobs.write_sql("SELECT '2026-11-23T09:00:00'", "fresh")
     document = cli.document("plan", "contacts_deals", "--window", *DAY, code=1)
     assert document["ok"] is False
-    assert document["known_links"] == 8
+    assert document["baseline_links"] == 8
     assert document["source_as_of"] == "2026-11-23T09:00:00Z"
     assert len(document["breaches"]) == 3
     result = cli("plan", "contacts_deals", "--window", *DAY)

@@ -24,7 +24,7 @@ QUESTION = Question(
     breaches=["120 links planned, 100 allowed"],
     sample=[Link("c-1", "d-1"), Link("c-2", "d-2")],
     plan_url="http://airflow.example/links.csv",
-    known_links=1000,
+    baseline_links=1000,
     reason="spring cleaning",
     send_until=datetime(2026, 11, 25, 2, tzinfo=UTC),
 )
@@ -67,7 +67,7 @@ def test_the_question_tells_what_is_needed_to_decide() -> None:
 def test_what_is_not_known_is_left_out() -> None:
     bare = replace(
         QUESTION,
-        known_links=None,
+        baseline_links=None,
         reason=None,
         send_until=None,
         window=(None, None),

@@ -42,25 +42,25 @@ def test_number_of_links(planned: int, max_links: int | None, breach: list[str])
     [
         pytest.param(5, 100, 0.05, [], id="at the limit"),
         pytest.param(7, 100, 0.07, [], id="at a limit that no float holds"),
-        pytest.param(6, 100, 0.05, ["6% of the 100 known links planned, 5% allowed"], id="above"),
-        pytest.param(3, 2, 1.0, ["150% of the 2 known links planned, 100% allowed"], id="more than known"),
+        pytest.param(6, 100, 0.05, ["6% of the 100 baseline links planned, 5% allowed"], id="above"),
+        pytest.param(3, 2, 1.0, ["150% of the 2 baseline links planned, 100% allowed"], id="more than known"),
         pytest.param(
             1, 0, 1.0, ["1 links planned of the 0 that the baseline knows, 100% allowed"], id="none known"
         ),
         pytest.param(0, 0, 0.05, [], id="none known, none planned"),
         pytest.param(0, 100, 0.05, [], id="none planned"),
         pytest.param(
-            2, 1000, 0.001, ["0.2% of the 1000 known links planned, 0.1% allowed"], id="a small share"
+            2, 1000, 0.001, ["0.2% of the 1000 baseline links planned, 0.1% allowed"], id="a small share"
         ),
     ],
 )
-def test_share_of_the_known_links(planned: int, known: int, share: float, breach: list[str]) -> None:
+def test_share_of_the_baseline_links(planned: int, known: int, share: float, breach: list[str]) -> None:
     guards = {"max_share": share, **BASELINE}
-    assert breaches({"planned": planned, "known_links": known}, guards) == breach
+    assert breaches({"planned": planned, "baseline_links": known}, guards) == breach
 
 
 def test_a_share_without_a_count_is_a_mistake_of_the_caller() -> None:
-    with pytest.raises(ValueError, match="known_links"):
+    with pytest.raises(ValueError, match="baseline_links"):
         breaches({}, {"max_share": 0.5, **BASELINE})
 
 
@@ -136,13 +136,13 @@ def test_a_sudden_jump(planned: int, recent: list[int], breach: list[str]) -> No
 
 
 ALL = {"max_links": 5, "max_share": 0.5, "max_source_age": "6h", "max_jump": 2.5, **BASELINE, **FRESHNESS}
-BAD = {"known_links": 12, "source_as_of": NOW - 8 * HOUR, "recent_planned": [2, 2, 2]}
+BAD = {"baseline_links": 12, "source_as_of": NOW - 8 * HOUR, "recent_planned": [2, 2, 2]}
 
 
 def test_every_breach_is_told_each_with_its_figures() -> None:
     assert breaches(BAD, ALL) == [
         "10 links planned, 5 allowed",
-        "83.33% of the 12 known links planned, 50% allowed",
+        "83.33% of the 12 baseline links planned, 50% allowed",
         "the source is of 2026-11-23 04:00 UTC, 8 hours old, 6 hours allowed",
         "10 links planned, 2.5 times the median of the last 3 runs (2) allowed",
     ]

@@ -60,7 +60,7 @@ def test_schema_is_upgraded_once_by_eight_threads(
     ledger: Ledger, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def adds_a_row(op: Operations) -> None:
-        op.execute(sa.insert(tables.slot_limits).values(connection="c", slot_limit=1, turn=0))
+        op.execute(sa.insert(tables.slot_limits).values(connection="c", slot_limit=1, lock_version=0))
 
     monkeypatch.setattr(schema, "SCHEMA_VERSION", 2)
     monkeypatch.setattr(schema, "REVISIONS", {2: adds_a_row})

@@ -58,7 +58,7 @@ def write(
 
 
 def test_cost_of_a_run_is_that_of_all_tries_and_checks(ledger: Ledger) -> None:
-    ledger.runs.start(run_start(check_credits=6, environment="sandbox"))
+    ledger.runs.start(run_start(preflight_credits=6, environment="sandbox"))
     planned(ledger, pairs(12))
     for chunk_no, used in ((0, 7), (1, 2), (0, 5)):
         claim = ledger.claims.claim(RUN, chunk_no, "a try")

@@ -123,12 +123,12 @@ def test_a_run_without_a_plan_has_no_sample(ledger: Ledger) -> None:
 
 def test_facts_are_noted(ledger: Ledger) -> None:
     planned(ledger)
-    ledger.runs.record_source_facts(RUN, known_links=5_000_000_000, source_as_of=MOMENT)
+    ledger.runs.record_source_facts(RUN, baseline_links=5_000_000_000, source_as_of=MOMENT)
     stored = ledger.runs.get(RUN)
     assert stored is not None
-    assert (stored.known_links, stored.source_as_of) == (5_000_000_000, MOMENT)
+    assert (stored.baseline_links, stored.source_as_of) == (5_000_000_000, MOMENT)
     with pytest.raises(PlanError, match="holds no run"):
-        ledger.runs.record_source_facts("no such run", known_links=1, source_as_of=None)
+        ledger.runs.record_source_facts("no such run", baseline_links=1, source_as_of=None)
 
 
 def test_a_run_that_asks_sends_nothing_without_a_yes(ledger: Ledger) -> None:

@@ -318,7 +318,9 @@ def test_hostile_ids_are_planned_exactly_or_audited_as_invalid(ledger: Ledger, e
     for key, (external_id, related_external_id, fault) in expected.items():
         row = stored[key]
         assert (row["external_id"], row["related_external_id"]) == (external_id, related_external_id)
-        assert (row["outcome"], row["fault"]) == ((None, None) if fault is None else ("invalid", fault))
+        assert (row["outcome"], row["invalid_reason"]) == (
+            (None, None) if fault is None else ("invalid", fault)
+        )
     faults = Counter(fault for *_, fault in expected.values() if fault)
     assert Counter(row["detail"] for row in rows_of(engine, tables.audit)) == faults
     assert summary.invalid == faults.total()

@@ -122,7 +122,7 @@ def test_run_counts_the_calls_of_its_checks_and_of_every_try(
     of_checks = drive(2)
 
     run = audit.run()
-    assert (run["credits"], run["check_credits"], run["environment"]) == (None, 2 * of_checks, "local")
+    assert (run["credits"], run["preflight_credits"], run["environment"]) == (None, 2 * of_checks, "local")
     ledger = audit.ledger()
     close_run(ledger, run["run_key"], origin=origin_of(context("report")), tolerance=0.0)
     assert audit.run()["credits"] == asked(zoho) > first + of_checks

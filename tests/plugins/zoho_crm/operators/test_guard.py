@@ -139,14 +139,14 @@ KNOWN = "SELECT 5 * count(*) FROM pairs WHERE marked_at >= :window_start AND mar
 
 def test_the_share_is_told_from_the_baseline_within_the_window(audit: Audit, sql_path: Path) -> None:
     write(sql_path, "known.sql", KNOWN)
-    decision = "breached: 20% of the 50 known links planned, 10% allowed; 10 links planned, no limit set"
+    decision = "breached: 20% of the 50 baseline links planned, 10% allowed; 10 links planned, no limit set"
     with pytest.raises(GuardError) as stopped:
         decide(sql_path, BASELINE, **APPLY, **WINDOW)
     assert str(stopped.value) == (
         f"{decision}. Nothing was sent. For max_share, mend the source or the limit, then start a new run"
     )
     run = audit.run()
-    assert (run["known_links"], run["source_as_of"], run["guard_decision"]) == (50, None, decision)
+    assert (run["baseline_links"], run["source_as_of"], run["guard_decision"]) == (50, None, decision)
 
 
 def test_a_share_within_the_limit_passes(audit: Audit, sql_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_a_share_within_the_limit_passes(audit: Audit, sql_path: Path) -> None:
     found = decide(sql_path, {**BASELINE, "max_share": 0.2}, **APPLY, **WINDOW)
     assert (
         found["decision"]
-        == "passed: 10 links planned, no limit set; 20% of the 50 known links planned, 20% allowed"
+        == "passed: 10 links planned, no limit set; 20% of the 50 baseline links planned, 20% allowed"
     )
-    assert audit.run()["known_links"] == 50
+    assert audit.run()["baseline_links"] == 50
 
 
 FRESHNESS = {"max_source_age": "6h", "freshness_sql_file": "loaded.sql"}
@@ -265,7 +265,7 @@ def test_a_person_is_asked_with_all_they_need(audit: Audit, sql_path: Path) -> N
     assert (found["ask"], found["subject"]) == (True, "Remove 10 links of contacts_deals?")
     body = str(found["body"])
     for says in (
-        "- `10% of the 100 known links planned, 5% allowed`",
+        "- `10% of the 100 baseline links planned, 5% allowed`",
         "- Window: 2026-11-21 00:00:00 UTC to 2026-11-22 00:00:00 UTC",
         "- Reason: `they moved on`",
         "- Share: 10% of 100 links",

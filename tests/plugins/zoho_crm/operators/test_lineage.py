@@ -142,9 +142,9 @@ def test_sql_that_cannot_be_read_has_no_tables(warehouse: Warehouse) -> None:
 def test_a_guard_reads_the_plan_and_the_tables_of_its_sql(
     audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
-    (sql_path.parent / "known.sql").write_text("SELECT count(*) FROM known_links")
+    (sql_path.parent / "known.sql").write_text("SELECT count(*) FROM baseline_links")
     guard = task(GuardOperator, sql_path, guards={"max_share": 0.5, "baseline_sql_file": "known.sql"})
-    inputs = [of_audit(audit, "zoho_delink_link"), f"sqlite://{warehouse.path} known_links"]
+    inputs = [of_audit(audit, "zoho_delink_link"), f"sqlite://{warehouse.path} baseline_links"]
     assert told(guard, at_start=True) == (inputs, {of_audit(audit, "zoho_delink_run"): None})
 
 

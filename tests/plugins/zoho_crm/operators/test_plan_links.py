@@ -99,7 +99,7 @@ def test_ids_of_other_types_get_their_exact_text(audit: Audit, warehouse: Wareho
     plan(sql_path)
     plan(sql_path, run_id="pasted", params={"links": [[name, 9]]})
     assert [
-        (row["external_id"], row["related_external_id"], row["outcome"], row["fault"])
+        (row["external_id"], row["related_external_id"], row["outcome"], row["invalid_reason"])
         for row in audit.links()
     ] in (
         [

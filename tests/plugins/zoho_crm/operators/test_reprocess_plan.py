@@ -238,16 +238,18 @@ def test_planning_again_finds_the_plan(audit: Audit, jobs: Path) -> None:
         pytest.param({"approval": "rejected"}, "was not let through: the run was rejected", id="rejected"),
         pytest.param({"approval": "asked"}, "was not let through: a person was asked", id="never approved"),
         pytest.param(
-            {"guard_decision": "breached: x", "known_links": 10},
-            "was stopped by its guards: 60% of the 10 known links planned, 50% allowed; start a new run",
+            {"guard_decision": "breached: x", "baseline_links": 10},
+            "was stopped by its guards: 60% of the 10 baseline links planned, 50% allowed; start a new run",
             id="share",
         ),
-        pytest.param({"guard_decision": "breached: x", "known_links": 100}, None, id="number alone"),
+        pytest.param({"guard_decision": "breached: x", "baseline_links": 100}, None, id="number alone"),
         pytest.param({"guard_decision": "breached: x"}, None, id="no baseline then"),
         pytest.param(
-            {"guard_decision": "breached: x", "known_links": 10, "approval": "approved"}, None, id="approved"
+            {"guard_decision": "breached: x", "baseline_links": 10, "approval": "approved"},
+            None,
+            id="approved",
         ),
-        pytest.param({"guard_decision": "passed: x", "known_links": 10}, None, id="passed"),
+        pytest.param({"guard_decision": "passed: x", "baseline_links": 10}, None, id="passed"),
     ],
 )
 def test_a_redrive_is_no_way_past_a_guard(

@@ -89,7 +89,7 @@ def test_only_the_files_of_the_pages_are_served(pages: Pages):
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [(1, "the next run of a job brings it forward"), (99, "install the newer package")],
+    [(0, "the next run of a job upgrades it"), (99, "install the newer package")],
 )
 def test_database_of_another_version_is_told_and_left_alone(pages: Pages, version: int, said: str):
     with pages.ledger.engine.begin() as connection:

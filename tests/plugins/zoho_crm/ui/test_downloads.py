@@ -62,7 +62,7 @@ def test_csv_holds_the_plan_before_anything_is_sent_and_no_formula(pages: Pages)
 
     file = pages.client.get(f"{pages.run()}/links.csv")
 
-    names = ("seq", "external_id", "related_external_id", "state", "outcome", "fault")
+    names = ("seq", "external_id", "related_external_id", "state", "outcome", "invalid_reason")
     lines = list(csv.DictReader(io.StringIO(file.text)))
     assert tuple(lines[0]) == LINK_FIELDS
     assert [[line[name] for name in names] for line in lines] == [

@@ -352,8 +352,10 @@ def test_page_is_to_be_loaded_anew_when_it_shows_what_is_not_so_any_more(pages: 
 
 
 def test_credits_are_shown_by_run_and_over_time(pages: Pages):
-    pages.store(LINKS, run_key="going", run_id="one", check_credits=6)
-    pages.store(LINKS, ALL_REMOVED, run_key="done", run_id="two", finished="succeeded", check_credits=1_006)
+    pages.store(LINKS, run_key="going", run_id="one", preflight_credits=6)
+    pages.store(
+        LINKS, ALL_REMOVED, run_key="done", run_id="two", finished="succeeded", preflight_credits=1_006
+    )
     pages.store(LINKS, run_key="hidden", run_id="three", job="campaigns_leads")
     now = datetime.now(UTC)
     for run_key, org_id, left in (("going", "7001", 4_900), ("going", "7001", 4_321), ("hidden", "7002", 17)):
