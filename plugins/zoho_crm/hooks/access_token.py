@@ -1,9 +1,10 @@
 """
 One access token for all tasks and workers.
 
-Zoho hands out 10 access tokens in 10 minutes for one refresh token and keeps 15 of them alive, so a token each for
-hundreds of mapped tasks is out of the question: see
-https://www.zoho.com/crm/developer/docs/api/v7/token-validity.html.
+Zoho issues 10 access tokens in 10 minutes for one refresh token and keeps 15 of them alive, so hundreds of mapped tasks
+cannot have a token each: see https://www.zoho.com/crm/developer/docs/api/v7/token-validity.html.
+
+The token is stored in an Airflow Variable.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TOKEN_RENEWALS = 2
 _REFUSAL_HELD_S = 60.0
 _TROUBLE_HELD_S = 10.0
 _in_process: dict[str, str] = {}
-"""Records of keys whose Variable cannot be written here, for all hooks of this process."""
+"""Stored tokens by key, for keys whose Variable cannot be written, shared by all hooks of this process."""
 _logged_keys: set[str] = set()
 
 
@@ -78,7 +79,7 @@ class TokenSource:
 
     def get(self) -> Token:
         """
-        Return a token that can be used for a minute at least.
+        Return a token that is usable for at least a minute.
 
         :raises ZohoError: no token is available, see :func:`zoho_crm.hooks.oauth.fetch_token`
         """
@@ -87,7 +88,7 @@ class TokenSource:
 
     def replace(self, rejected_token: str) -> Token:
         """
-        Return another token than the one that Zoho rejects: a stored one if there is one by now, else a new one.
+        Return another token than the one that Zoho rejects: the stored one if it is another by now, else a new one.
 
         :param rejected_token: the token that got a 401
         :raises ZohoError: no other token is available
@@ -115,20 +116,20 @@ class TokenSource:
                 raise
             telemetry.count_token_refresh(self._connection.conn_id, "ok")
             self._store.save(Stored(token))
-        log.info("Got a new access token for connection %s", self._connection.conn_id)
+        log.info("Access token renewed: connection=%s", self._connection.conn_id)
         return self._use(token)
 
     def _refuse_while_throttled(self) -> None:
         left_s = self._throttled_until - self._clock()
         if left_s > 0:
             raise ZohoTokenThrottledError(
-                f"Connection {self._connection.conn_id!r}: Zoho refused further access tokens a short while ago; "
-                f"no further request for {left_s:.0f} s",
+                f"Connection {self._connection.conn_id!r}: Zoho issues no access tokens for now; "
+                f"next request in {left_s:.0f} s",
                 retry_after_s=left_s,
             )
 
     def _remember(self, error: ZohoError) -> None:
-        """Keep all from repeating a refused request at once: repeats make a lock-out longer."""
+        """Delay further requests after a refused one: repeated requests prolong a lock-out."""
         now = self._clock()
         if isinstance(error, ZohoTokenThrottledError):
             self._throttled_until = now + error.retry_after_s
@@ -138,7 +139,7 @@ class TokenSource:
         self._failure = (now + held_s, error)
 
     def _load(self) -> Token | None:
-        """Return the stored token if it can be used, and take over until when Zoho must be left alone."""
+        """Return the stored token if it is usable, and note until when Zoho issues no tokens."""
         stored = self._store.load()
         if self._clock() < stored.throttled_until <= self._clock() + THROTTLE_S:
             self._throttled_until = max(self._throttled_until, stored.throttled_until)
@@ -164,10 +165,10 @@ class TokenSource:
 @dataclass(frozen=True, slots=True)
 class Stored:
     """
-    What the tasks share.
+    The token record that the tasks share.
 
     :param token: the latest token, which may have expired
-    :param throttled_until: seconds since the epoch before which nobody asks Zoho for a token
+    :param throttled_until: seconds since the epoch until which no task requests a token
     """
 
     token: Token | None = None
@@ -175,7 +176,7 @@ class Stored:
 
 
 class TokenStore(Protocol):
-    """Keeps one record, for everybody that shares the credentials."""
+    """Stores one record for all tasks with the same credentials."""
 
     def load(self) -> Stored:
         """Return the record, an empty one if there is none."""
@@ -188,12 +189,12 @@ class VariableTokenStore:
     """
     The Variable ``zoho_crm_access_token__<conn_id>``, encrypted by Airflow and masked by its name.
 
-    Where there is no Variable to write (outside of a task, or when Airflow's API fails), the record is kept in this
-    process, and that is logged once. Nothing fails for it.
+    Where the Variable cannot be read or written (outside of a task, or when Airflow's API fails), the record is stored
+    in this process, and that is logged once. No error is raised.
 
     All calls are synchronous calls to Airflow's SDK: never make them on the thread of an event loop.
 
-    :param fingerprint: of the credentials; a record with another one is none
+    :param fingerprint: of the credentials; a record with another one is ignored
     """
 
     def __init__(self, conn_id: str, fingerprint: str) -> None:
@@ -206,7 +207,7 @@ class VariableTokenStore:
         if text is None:
             try:
                 text = Variable.get(self.key, default=None)
-            except Exception as exc:  # noqa: BLE001, RUF100 - whatever fails, the run can go on without it
+            except Exception as exc:  # noqa: BLE001, RUF100 - the run can continue without it
                 self._log_once("read", exc)
         return _parse(text, self._fingerprint)
 
@@ -215,7 +216,7 @@ class VariableTokenStore:
         text = json.dumps(_record(stored, self._fingerprint))
         try:
             Variable.set(self.key, text)
-        except Exception as exc:  # noqa: BLE001, RUF100 - whatever fails, the run can go on without it
+        except Exception as exc:  # noqa: BLE001, RUF100 - the run can continue without it
             self._log_once("written", exc)
             _in_process[self.key] = text
         else:
@@ -228,11 +229,11 @@ class VariableTokenStore:
         outside_of_a_task = isinstance(exc, ImportError)
         log.log(
             logging.INFO if outside_of_a_task else logging.WARNING,
-            "The Variable %s cannot be %s (%s): this process keeps its own access token%s",
-            self.key,
+            "Variable cannot be %s: key=%s error=%s; this process uses its own access token%s",
             verb,
+            self.key,
             type(exc).__name__,
-            "" if outside_of_a_task else "; with many workers Zoho may refuse further ones",
+            "" if outside_of_a_task else "; with many workers Zoho may refuse to issue more",
         )
 
 
@@ -271,6 +272,6 @@ def _parse(text: object, fingerprint: str) -> Stored:
 
 
 def _number(value: object) -> float:
-    """Return a time, 0 for what is none."""
+    """Return a time, 0 for any other value."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else 0.0  # type: ignore[arg-type]

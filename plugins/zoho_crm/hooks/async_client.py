@@ -1,4 +1,4 @@
-"""Many requests at once: one session of aiohttp, one token, and the same care as the hook's."""
+"""Send many requests at once: one aiohttp session, one access token, the same request guard as the hook."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class AsyncZohoClient:
     """
     Sends many requests at once; ``async with hook.async_client() as client``.
 
-    It makes no call to Airflow's SDK on the loop's thread: a token is renewed in a thread of its own.
+    It makes no call to Airflow's SDK on the thread of the event loop: a token is renewed in another thread.
 
-    :param token: the token to begin with, resolved before the loop
+    :param token: the first token, resolved before the loop runs
     :param meter: measures every request
-    :param max_connections: requests in flight; further ones wait for their turn without a time limit
-    :param connect_timeout_s: seconds for looking the name up and connecting
-    :param read_timeout_s: seconds without a byte; a whole answer may take twice as long
+    :param max_connections: maximum requests in flight; further ones wait without a time limit
+    :param connect_timeout_s: seconds for name resolution and connecting
+    :param read_timeout_s: seconds without a byte; a whole response may take twice as long
     :param clock: seconds since the epoch
     """
 
@@ -161,13 +161,13 @@ class AsyncZohoClient:
             ) as response:
                 body = await _bounded_body(response)
                 if body is not None:
-                    answer = ZohoResponse(
+                    result = ZohoResponse(
                         response.status, response.headers, body, time.perf_counter() - started, token_used
                     )
-                    self._meter.answered(request.method, answer)
-                    return answer
+                    self._meter.answered(request.method, result)
+                    return result
                 failure = ZohoUnansweredError(
-                    f"{request.method} to {self._base_url}: the answer is longer than {MAX_BODY_BYTES} bytes",
+                    f"{request.method} to {self._base_url}: the response is longer than {MAX_BODY_BYTES} bytes",
                     http_status=response.status,
                     path=request.path,
                 )
@@ -181,14 +181,13 @@ class AsyncZohoClient:
 
 class _Guard:
     """
-    Compares one request with what was asked for, after aiohttp has prepared it, and lets it pass once.
+    Compares one request with the one that was built, after aiohttp has prepared it, and lets it pass once.
 
     It runs as aiohttp's innermost step before connecting and writing: address, method, headers and body of the
     prepared request are what :meth:`aiohttp.ClientRequest.send` puts on the wire.
 
-    aiohttp prepares and sends an idempotent request, and DELETE and PUT are some, a second time when a kept
-    connection turns out to be closed. Whether the first was applied is not known then, so that a second one is not
-    for aiohttp to decide: it is stopped here.
+    aiohttp repeats an idempotent request, such as a DELETE or PUT, when a kept connection turns out to be closed. The
+    first request may have been applied, so the second one is stopped here, and the link is verified instead.
     """
 
     __slots__ = ("_base_url", "_passed", "_request")
@@ -201,7 +200,7 @@ class _Guard:
     async def __call__(self, prepared: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         if self._passed and self._request.method != "GET":
             raise ZohoUnansweredError(
-                f"{self._request.method} to {self._base_url}: sent, but not answered (connection lost)",
+                f"{self._request.method} to {self._base_url}: sent, but without a response (connection lost)",
                 path=self._request.path,
             )
         url = prepared.url
@@ -221,7 +220,7 @@ class _Guard:
 
 
 def _bytes_of(body: Payload | bytes) -> object:
-    """Return a prepared body as bytes; what is no bytes is equal to none that were asked for."""
+    """Return a prepared body as bytes; any other body is returned as it is, and so differs from every request's."""
     return body._value if isinstance(body, BytesPayload) else body
 
 
@@ -238,7 +237,7 @@ async def _bounded_body(response: ClientResponse) -> bytes | None:
 
 
 def _failure_of(exc: Exception, request: ZohoRequest, base_url: str) -> ZohoError:
-    """Return the error for a request that aiohttp could not finish; where it cannot be told, it counts as sent."""
+    """Return the error for a request that aiohttp could not finish; in doubt it counts as sent."""
     what, kind = f"{request.method} to {base_url}", type(exc).__name__
     if isinstance(exc, _NEVER_CONNECTED):
         return ZohoNotSentError(f"{what}: no connection ({kind}); nothing was sent", path=request.path)
@@ -246,4 +245,4 @@ def _failure_of(exc: Exception, request: ZohoRequest, base_url: str) -> ZohoErro
         return UnsafeRequestError(
             f"{what}: aiohttp refuses to send it ({kind}); nothing was sent", path=request.path
         )
-    return ZohoUnansweredError(f"{what}: sent, but not fully answered ({kind})", path=request.path)
+    return ZohoUnansweredError(f"{what}: sent, but without a complete response ({kind})", path=request.path)

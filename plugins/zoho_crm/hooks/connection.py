@@ -1,4 +1,4 @@
-"""The Airflow connection to Zoho CRM: what it may hold, and the only addresses it can lead to."""
+"""The Airflow connection to Zoho CRM: its fields, and the only addresses that it can lead to."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 ApiVersion = Literal["v7", "v8"]
 
 EXTRAS = frozenset({"refresh_token", "data_center", "environment", "api_version", "max_concurrency"})
-"""The extras there are. None of them becomes a header, a proxy, a TLS switch or an endpoint."""
+"""The allowed extras. None of them becomes a header, a proxy, a TLS switch or an endpoint."""
 
 _LABELS = {"client_id": "login (client id)", "client_secret": "password (client secret)"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
-def _refuse_truth(value: object) -> object:
+def _refuse_boolean(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("Input should be a number")  # noqa: TRY004 - pydantic turns only ValueError into an error
     return value
@@ -60,7 +60,7 @@ class ZohoConnection(BaseModel):
     data_center: DataCenter = "us"
     environment: Environment = "production"
     api_version: ApiVersion = "v7"
-    max_concurrency: Annotated[int, Field(ge=1, le=25), BeforeValidator(_refuse_truth)] = (
+    max_concurrency: Annotated[int, Field(ge=1, le=25), BeforeValidator(_refuse_boolean)] = (
         DEFAULT_ORG_CONCURRENCY
     )
     local_url: str | None = None
@@ -74,14 +74,14 @@ class ZohoConnection(BaseModel):
 
         :param conn_id: named in every error
         :param connection: as ``BaseHook.get_connection`` returns it; empty strings count as absent
-        :raises ZohoConfigError: it is incomplete, holds something unknown, or leads anywhere but to Zoho or to
-            this machine
+        :raises ZohoConfigError: it is incomplete, has an unknown extra, or leads to a host that is neither Zoho's
+            nor this machine
         """
         extras = _extras(conn_id, connection.extra)
         if unknown := sorted(set(extras) - EXTRAS):
             raise ZohoConfigError(
                 f"Connection {conn_id!r}: unknown extra {', '.join(map(repr, unknown))}; "
-                f"there are {', '.join(sorted(EXTRAS))}"
+                f"remove it. Allowed extras: {', '.join(sorted(EXTRAS))}"
             )
         values: dict[str, Any] = {
             "client_id": connection.login,
@@ -106,7 +106,7 @@ class ZohoConnection(BaseModel):
 
     @property
     def kind(self) -> str:
-        """What kind of organisation it leads to: its environment, or ``local`` for a local Zoho."""
+        """The kind of organization it leads to: its environment, or ``local`` for a local Zoho."""
         return "local" if self.is_local else self.environment
 
     @cached_property
@@ -137,20 +137,20 @@ class ZohoConnection(BaseModel):
         """
         Return the base address for an ``api_domain`` that came with a token.
 
-        A token is sent nowhere but to the host of this connection's data center and environment.
+        A token is sent only to the host of this connection's data center and environment.
 
         :raises ZohoConfigError: it is any other address
         """
         if _origin(url) != _origin(self.base_url):
             raise ZohoConfigError(
                 f"Connection {self.conn_id!r}: the token is for {url[:100]!r}, not for {self.base_url}; "
-                "check data_center and environment, a refresh token works in the ones it was made for only"
+                "correct data_center and environment: a refresh token works only in those it was generated for"
             )
         return self.base_url
 
 
 def _extras(conn_id: str, text: str | None) -> dict[str, Any]:
-    """Return the extras. ``extra_dejson`` would take broken JSON for none at all, and log it."""
+    """Return the extras. ``extra_dejson`` would read invalid JSON as no extras, and log it."""
     if not text or not text.strip():
         return {}
     try:
@@ -158,7 +158,7 @@ def _extras(conn_id: str, text: str | None) -> dict[str, Any]:
     except ValueError:
         extras = None
     if not isinstance(extras, dict):
-        raise ZohoConfigError(f"Connection {conn_id!r}: extra is not a JSON object")
+        raise ZohoConfigError(f"Connection {conn_id!r}: extra is not a JSON object; correct it")
     return extras
 
 
@@ -203,12 +203,21 @@ def _local_url(conn_id: str, schema: str | None, host: str | None, port: int | N
 def _is_loopback(host: str) -> bool:
     if host == "localhost":
         return True
+    if "%" in host:
+        # ip_address accepts any zone id after "%", which a resolver may read as a name.
+        return False
     try:
         address = ip_address(host)
-        # Python 3.13 calls an IPv4 address in the clothes of IPv6 a loopback address too.
+        # Since Python 3.13 an IPv4 address mapped into IPv6 is a loopback address too.
         return address.is_loopback and getattr(address, "ipv4_mapped", None) is None
     except ValueError:
         return False
+
+
+def _has_text_after_bracket(netloc: str) -> bool:
+    """Whether anything but a port follows an IPv6 address, which ``urlsplit`` drops: ``[::1]evil.com``."""
+    _, bracket, rest = netloc.partition("]")
+    return bool(bracket) and bool(rest) and not rest.startswith(":")
 
 
 def _split(url: str) -> SplitResult | None:
@@ -221,12 +230,13 @@ def _split(url: str) -> SplitResult | None:
 
 
 def _origin(url: str) -> tuple[str, str, int] | None:
-    """Return scheme, host and port of an address that consists of nothing else; None for any other."""
+    """Return scheme, host and port of an address without any other part; None for any other address."""
     parts = _split(url)
     if (
         parts is None
         or not parts.hostname
         or "@" in parts.netloc
+        or _has_text_after_bracket(parts.netloc)
         or any(c.isspace() or c == "\\" for c in url)
     ):
         return None

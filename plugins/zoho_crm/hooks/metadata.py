@@ -1,4 +1,4 @@
-"""Shapes of what Zoho tells about modules, fields, related lists and the organisation: the parts that are used."""
+"""Types of Zoho's metadata on modules, fields, related lists and the organization: the parts that are used."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ExternalMeta(TypedDict, total=False):
 
 class FieldMeta(TypedDict, total=False):
     """
-    A field. ``external`` is there for external fields, null or absent for all others.
+    A field. ``external`` is set for external fields, null or absent for all others.
 
     Source: https://www.zoho.com/crm/developer/docs/api/v7/field-meta.html
     """
@@ -47,7 +47,7 @@ class RelatedListMeta(TypedDict, total=False):
 
 
 class LicenseMeta(TypedDict, total=False):
-    """What the organisation has paid for."""
+    """What the organization has paid for."""
 
     paid: bool
     paid_type: str
@@ -56,7 +56,7 @@ class LicenseMeta(TypedDict, total=False):
 
 class Org(TypedDict, total=False):
     """
-    The organisation. ``type`` is production, sandbox, developer or bigin.
+    The organization. ``type`` is production, sandbox, developer or bigin.
 
     Source: https://www.zoho.com/crm/developer/docs/api/v7/get-org-data.html
     """

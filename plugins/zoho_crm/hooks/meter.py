@@ -1,4 +1,4 @@
-"""What is measured of the requests over one connection."""
+"""Measure the requests over one connection."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
 _CREDITS_EVERY_S = 1.0
-_CREDITS_A_CALL = 1
-"""Of all the calls that this package makes: Zoho charges more for others, such as bulk reads."""
+_CREDITS_PER_CALL = 1
+"""For every call of this package; Zoho charges more for others, such as bulk reads."""
 
 
 class Meter:
     """
-    Times every request, counts refusals and credits, and tells the credits left, once a second at the most.
+    Times every request, counts throttled ones and credits, and reports the credits left, at most once a second.
 
     :param connection: id of the Airflow connection
     :param clock: seconds, monotonic
     """
 
     credits_used = 0
-    """API credits that the requests have cost, by our own count; one that was sent and not answered counts."""
+    """API credits that the requests have cost, counted here; a request without a response counts."""
     credits_left: int | None = None
-    """How many Zoho said last that the org has left; None before it does, which is when half are used."""
+    """Credits that the org has left, as Zoho reported last; None until it does, once half are used."""
     credits_seen_at: datetime | None = None
-    """When it said so."""
+    """When Zoho reported them."""
 
     def __init__(self, connection: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
@@ -49,7 +49,7 @@ class Meter:
             used_up = classified.kind is ResponseKind.OUT_OF_CREDITS
             telemetry.count_throttled(self._connection, credits_used_up=used_up)
         if classified.costs_credits:
-            self.credits_used += _CREDITS_A_CALL
+            self.credits_used += _CREDITS_PER_CALL
         left = classified.credits_left
         if left is not None and (now := self._clock()) - self._credits_at >= _CREDITS_EVERY_S:
             self._credits_at = now
@@ -57,9 +57,9 @@ class Meter:
             telemetry.set_credits_remaining(self._connection, left)
 
     def failed(self, method: str, error: ZohoError, duration_s: float) -> None:
-        """Measure a request that got no answer; one that was never to leave is none."""
+        """Measure a request without a response; one that the request guard stopped is not measured."""
         if isinstance(error, ZohoUnansweredError):
-            self.credits_used += _CREDITS_A_CALL
+            self.credits_used += _CREDITS_PER_CALL
             telemetry.time_request(self._connection, method, telemetry.NO_RESPONSE, duration_s)
         elif isinstance(error, ZohoNotSentError):
             telemetry.time_request(self._connection, method, telemetry.NOT_SENT, duration_s)

@@ -1,5 +1,5 @@
 """
-What both HTTP clients take from the worker's surroundings, and nothing else.
+What both HTTP clients take from the environment of the worker, and nothing else.
 
 Decided here for all requests of the package:
 
@@ -77,18 +77,19 @@ class Network:
             proxy = f"http://{proxy}"
         if proxy is not None and urlsplit(proxy).scheme not in {"http", "https"}:
             raise ZohoConfigError(
-                "The proxy named in this process's environment (HTTPS_PROXY) is neither http nor https"
+                "HTTPS_PROXY in this process's environment names a proxy that is neither http nor https; "
+                "use an http or https proxy"
             )
         for name in _CA_VARIABLES:
             if (bundle := os.environ.get(name)) and not Path(bundle).exists():
                 raise ZohoConfigError(
-                    f"{name} in this process's environment names {bundle!r}, which is not there"
+                    f"{name} in this process's environment names {bundle!r}, which does not exist; correct the path"
                 )
         bundle = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
         return cls(proxy, bundle or DEFAULT_CA_BUNDLE_PATH)
 
     def open_session(self) -> requests.Session:
-        """Return a session that sends to where it is told, with what it is told, once."""
+        """Return a session that sends each request once, with no settings from the environment but these."""
         session = _Session()
         session.trust_env = False
         session.proxies = {"https": self.proxy} if self.proxy else {}
@@ -100,7 +101,7 @@ class Network:
         return session
 
     def tls_context(self) -> ssl.SSLContext:
-        """Return the same trust for the other HTTP library."""
+        """Return a TLS context with the same certificates, for aiohttp."""
         if Path(self.ca_bundle).is_dir():
             return ssl.create_default_context(capath=self.ca_bundle)
         return ssl.create_default_context(cafile=self.ca_bundle)
@@ -108,9 +109,9 @@ class Network:
 
 class _Session(requests.Session):
     """
-    A session for which there are no redirects.
+    A session without redirects.
 
-    Told only not to follow one, requests still reads its whole body and prepares the next request.
+    With ``allow_redirects=False`` alone, requests still reads the whole body and prepares the next request.
     """
 
     def get_redirect_target(self, resp: requests.Response) -> None:
@@ -133,10 +134,10 @@ def bounded_body(response: requests.Response, limit: int) -> bytes | None:
 
 def failure_of(exc: Exception, *, what: str, path: str | None = None) -> ZohoError:
     """
-    Return the error for a request that requests could not finish: sent or not sent is all that matters.
+    Return the error for a request that requests could not finish: it says whether the request was sent.
 
-    Where that cannot be told, it counts as sent. The exception's own text is left out, and so must be the exception
-    itself: it holds the request, and that holds secrets. Raise the result outside of the ``except`` clause.
+    In doubt it counts as sent. The text of the exception is left out, and so must be the exception itself: it holds
+    the request, and that holds secrets. Raise the result outside of the ``except`` clause.
 
     :param what: the request, for the message
     """
@@ -147,7 +148,7 @@ def failure_of(exc: Exception, *, what: str, path: str | None = None) -> ZohoErr
         return UnsafeRequestError(
             f"{what}: requests refuses to send it ({kind}); nothing was sent", path=path
         )
-    return ZohoUnansweredError(f"{what}: sent, but not fully answered ({kind})", path=path)
+    return ZohoUnansweredError(f"{what}: sent, but without a complete response ({kind})", path=path)
 
 
 def _never_connected(exc: Exception) -> bool:

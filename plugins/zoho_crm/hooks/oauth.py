@@ -1,4 +1,4 @@
-"""Ask Zoho for an access token, and tell apart what it answers."""
+"""Fetch an access token from Zoho, and classify its refusals."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 LIFETIME_S = 3600.0
 """Seconds an access token lives. Source: https://www.zoho.com/crm/developer/docs/api/v7/token-validity.html"""
 LAST_USE_S = 60.0
-"""Seconds before its expiry at which a token is no longer used; less for one that lives for minutes only."""
+"""Seconds before its expiry from which a token is not used; fewer for one with a lifetime of minutes."""
 THROTTLE_S = 600.0
-"""Seconds to stay away once Zoho refuses further tokens: its window of 10 tokens in 10 minutes."""
+"""Seconds to wait once Zoho refuses to issue tokens: its window of 10 tokens in 10 minutes."""
 
 _ATTEMPTS = 4
 _MAX_BODY_BYTES = 64 * 1024
@@ -39,7 +39,7 @@ _TOKEN = re.compile(r"[\x21-\x7e]{1,4096}")
 _CREDENTIAL_ERRORS = {
     "invalid_code": "the refresh token is revoked or wrong, or belongs to another data center: check "
     "refresh_token and data_center",
-    "invalid_client": "the client is unknown: check login (client id) and data_center",
+    "invalid_client": "Zoho does not know the client: check login (client id) and data_center",
     "invalid_client_secret": "the client secret is wrong: check password (client secret)",
 }
 _THROTTLE_ERRORS = frozenset({"access denied", "access_denied"})
@@ -51,7 +51,7 @@ class Token:
     One access token.
 
     :param api_domain: base address it may be sent to, already checked
-    :param scope: the scopes it grants, as Zoho wrote them; empty if Zoho did not
+    :param scope: the scopes it grants, as Zoho reports them; empty if it does not
     :param expires_at: seconds since the epoch
     :param lifetime_s: seconds it was made for
     """
@@ -64,7 +64,7 @@ class Token:
 
     @property
     def use_until(self) -> float:
-        """Seconds since the epoch from which it is no longer used, shortly before it expires."""
+        """Seconds since the epoch from which it is not used, shortly before it expires."""
         return self.expires_at - min(LAST_USE_S, self.lifetime_s / 4)
 
     @property
@@ -82,46 +82,46 @@ def fetch_token(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Token:
     """
-    Get a new access token for the refresh token. Trouble on the way is tried again a few times.
+    Fetch a new access token for the refresh token. Temporary failures are retried.
 
-    The secrets travel in the form body, never in the address. The answer counts, not its status: Zoho refuses
-    with 200 as well.
+    The secrets travel in the form body, never in the address. The body of the response decides, not its status: Zoho
+    refuses with 200 too.
 
     Source: https://www.zoho.com/accounts/protocol/oauth/web-apps/access-token-expiry.html
 
     :param timeout_s: for connecting and for reading
     :param clock: seconds since the epoch
     :raises ZohoAuthError: the credentials are refused
-    :raises ZohoTokenThrottledError: Zoho hands out no token for a while
+    :raises ZohoTokenThrottledError: Zoho issues no tokens for now
     :raises ZohoConfigError: the token is for another data center or environment
-    :raises ZohoNotSentError: the accounts server cannot be reached, or does not answer
-    :raises ZohoResponseError: its answers cannot be read
+    :raises ZohoNotSentError: the accounts server cannot be reached, or does not respond
+    :raises ZohoResponseError: its responses cannot be read
     """
     retrying = tenacity.Retrying(
         stop=tenacity.stop_after_attempt(_ATTEMPTS),
         wait=tenacity.wait_exponential(multiplier=1, max=15) + tenacity.wait_random(0, 1),
-        retry=tenacity.retry_if_exception(_may_pass),
+        retry=tenacity.retry_if_exception(_is_temporary),
         sleep=sleep,
         reraise=True,
     )
     return retrying(_fetch_once, connection, network, timeout_s, clock)
 
 
-def _may_pass(error: BaseException) -> bool:
+def _is_temporary(error: BaseException) -> bool:
     return isinstance(error, ZohoNotSentError | ZohoResponseError)
 
 
 def _fetch_once(
     connection: ZohoConnection, network: Network, timeout_s: tuple[float, float], clock: Callable[[], float]
 ) -> Token:
-    asked_at = clock()
+    requested_at = clock()
     status, body = _post(connection, network, timeout_s)
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
         content = None
     if isinstance(content, dict) and "access_token" in content and 200 <= status < 300:
-        return _token(connection, content, asked_at)
+        return _token(connection, content, requested_at)
     raise _refusal(connection, status, content if isinstance(content, dict) else None)
 
 
@@ -144,15 +144,15 @@ def _post(connection: ZohoConnection, network: Network, timeout_s: tuple[float, 
             ) as response:
                 return response.status_code, bounded_body(response, _MAX_BODY_BYTES) or b""
         except (requests.RequestException, OSError) as exc:
-            failure = failure_of(exc, what=f"Asking {connection.accounts_url} for a token")
-    # For the caller both are alike: the request that needs the token has not been sent.
+            failure = failure_of(exc, what=f"Token request to {connection.accounts_url}")
+    # For the caller these are the same: the request that needs the token has not been sent.
     raise ZohoNotSentError(f"{failure}; no request was sent to Zoho CRM")
 
 
-def _token(connection: ZohoConnection, content: Mapping[str, Any], asked_at: float) -> Token:
+def _token(connection: ZohoConnection, content: Mapping[str, Any], requested_at: float) -> Token:
     value, domain, scope = content["access_token"], content.get("api_domain"), content.get("scope")
     if not isinstance(value, str) or not _TOKEN.fullmatch(value):
-        raise ZohoResponseError(f"{connection.accounts_url} answered with an access token that cannot be one")
+        raise ZohoResponseError(f"{connection.accounts_url} returned an invalid access token")
     if domain:
         base_url = connection.accepts_api_domain(domain if isinstance(domain, str) else str(type(domain)))
     else:
@@ -162,7 +162,7 @@ def _token(connection: ZohoConnection, content: Mapping[str, Any], asked_at: flo
         access_token=value,
         api_domain=base_url,
         scope=scope if isinstance(scope, str) else "",
-        expires_at=asked_at + lifetime_s,
+        expires_at=requested_at + lifetime_s,
         lifetime_s=lifetime_s,
     )
 
@@ -181,11 +181,11 @@ def _refusal(connection: ZohoConnection, status: int, content: Mapping[str, Any]
     where = f"Connection {connection.conn_id!r} ({connection.accounts_url})"
     error = content.get("error") if content is not None else None
     code = error if isinstance(error, str) else ""
-    said = f"{code} {content.get('error_description', '')}".lower() if content is not None else ""
-    if status == 429 or code.lower() in _THROTTLE_ERRORS or "too many requests" in said:
+    text = f"{code} {content.get('error_description', '')}".lower() if content is not None else ""
+    if status == 429 or code.lower() in _THROTTLE_ERRORS or "too many requests" in text:
         return ZohoTokenThrottledError(
-            f"{where}: Zoho hands out no further access token for now (10 in 10 minutes for one refresh token); "
-            f"stay away for {THROTTLE_S:.0f} s",
+            f"{where}: Zoho issues no access tokens for now (limit: 10 in 10 minutes for one refresh token); "
+            f"wait {THROTTLE_S:.0f} s",
             retry_after_s=THROTTLE_S,
             http_status=status,
         )
@@ -198,7 +198,7 @@ def _refusal(connection: ZohoConnection, status: int, content: Mapping[str, Any]
         )
     if 300 <= status < 400:
         return ZohoConfigError(
-            f"{where}: answered with a redirect ({status}), which is not followed; is there a proxy in between?",
+            f"{where}: the response is a redirect ({status}), which is not followed; check for a proxy in between",
             http_status=status,
         )
-    return ZohoResponseError(f"{where}: the answer ({status}) cannot be read", http_status=status)
+    return ZohoResponseError(f"{where}: the response ({status}) cannot be read", http_status=status)

@@ -1,4 +1,4 @@
-"""One request and its answer over requests: prepared, compared, sent, read."""
+"""Send single requests over one session of requests: prepare, compare, send, read."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SyncTransport:
 
     :param meter: measures every request
     :param timeout_s: for connecting and for reading
-    :param sleep: waits between the tries of a reading call
+    :param sleep: waits between the tries of a GET
     """
 
     def __init__(
@@ -55,12 +55,12 @@ class SyncTransport:
         self, request: ZohoRequest, token: Token, *, max_body_bytes: int = MAX_BODY_BYTES
     ) -> ZohoResponse:
         """
-        Send a request with this token: a GET up to four times, anything else once.
+        Send a request with this token: a GET up to four times, any other once.
 
-        :param max_body_bytes: a longer answer counts as not answered
+        :param max_body_bytes: a longer response counts as unreadable
         :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
         :raises ZohoNotSentError: there was no connection
-        :raises ZohoUnansweredError: sent, but there is no answer that can be read
+        :raises ZohoUnansweredError: sent, but there is no readable response
         """
         if request.method != "GET":
             return self._send_once(request, token, max_body_bytes)
@@ -88,17 +88,17 @@ class SyncTransport:
             ) as response:
                 body = bounded_body(response, max_body_bytes)
                 if body is not None:
-                    answer = ZohoResponse(
+                    result = ZohoResponse(
                         response.status_code,
                         response.headers,
                         body,
                         time.perf_counter() - started,
                         token.access_token,
                     )
-                    self._meter.answered(request.method, answer)
-                    return answer
+                    self._meter.answered(request.method, result)
+                    return result
                 failure = ZohoUnansweredError(
-                    f"{what}: the answer is longer than {max_body_bytes} bytes",
+                    f"{what}: the response is longer than {max_body_bytes} bytes",
                     http_status=response.status_code,
                     path=request.path,
                 )
@@ -109,7 +109,7 @@ class SyncTransport:
 
     def _prepare(self, request: ZohoRequest, token: Token) -> requests.PreparedRequest:
         """
-        Prepare a request, and compare it with what was asked for.
+        Prepare a request, and compare it with the one that was built.
 
         :raises UnsafeRequestError: they differ
         """
@@ -144,10 +144,10 @@ _grows = tenacity.wait_exponential(multiplier=0.5, max=10) + tenacity.wait_rando
 
 def _pause_s(state: tenacity.RetryCallState) -> float:
     outcome = state.outcome
-    asked_s = 0.0
+    retry_after_s = 0.0
     if outcome is not None and not outcome.failed:
-        asked_s = outcome.result().classified.retry_after_s or 0.0
-    return max(asked_s, _grows(state))
+        retry_after_s = outcome.result().classified.retry_after_s or 0.0
+    return max(retry_after_s, _grows(state))
 
 
 def _last_outcome(state: tenacity.RetryCallState) -> ZohoResponse:

@@ -1,4 +1,4 @@
-"""What stands in the way of a relation or a connection, told before the first link is touched."""
+"""Check relation and connection against Zoho's metadata, before the first link is sent."""
 
 from __future__ import annotations
 
@@ -15,12 +15,40 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Relation
     from zoho_crm.hooks.connection import ZohoConnection
 
-_SCOPES = {DELINK: ("READ", "DELETE"), RELINK: ("READ", "UPDATE")}
+_RIGHTS = {DELINK: ("READ", "DELETE"), RELINK: ("READ", "UPDATE")}
 _SETTINGS = ("modules", "fields", "related_lists")
+_SCOPE_NAMES = frozenset(
+    {
+        "accounts",
+        "appointments",
+        "calls",
+        "campaigns",
+        "cases",
+        "contacts",
+        "deals",
+        "events",
+        "invoices",
+        "leads",
+        "pricebooks",
+        "products",
+        "purchaseorders",
+        "quotes",
+        "salesorders",
+        "services",
+        "solutions",
+        "tasks",
+        "vendors",
+    }
+)
+"""
+Names of Zoho's own modules in OAuth scopes; any other module is ``custom``.
+
+Source: https://www.zoho.com/crm/developer/docs/api/v7/scopes.html
+"""
 
 
 class Metadata(Protocol):
-    """Where the facts come from: the hook."""
+    """Source of the metadata: the hook."""
 
     @property
     def connection(self) -> ZohoConnection:
@@ -39,69 +67,76 @@ class Metadata(Protocol):
         """Return the organisation."""
 
     def granted_scopes(self) -> frozenset[str]:
-        """Return the granted scopes, none if they are not known."""
+        """Return the granted scopes, empty if they are not known."""
 
 
 def check_relation(zoho: Metadata, relation: Relation, operation: str = DELINK) -> list[str]:
     """
-    Return what stands in the way of taking links of this relation out, one sentence each; none if nothing does.
+    Return the errors that keep links of this relation from being removed or restored, one sentence each.
 
-    Costs up to five API credits. A fact that Zoho refuses to tell is a sentence too.
+    Costs up to five API credits. Metadata that Zoho refuses to return is an error too.
 
-    :param operation: ``delink``, or ``relink`` to put links back
-    :raises ZohoError: Zoho cannot be asked just now, or there is no access token to be had
+    :param operation: ``delink`` or ``relink``
+    :raises ZohoError: Zoho cannot be reached now, or there is no access token
     """
-    faults = missing_scopes(zoho.granted_scopes(), relation, operation)
-    faults += _told(lambda: _environment_faults(zoho))
-    modules = _told(lambda: _module_faults(zoho, relation))
+    errors = missing_scopes(zoho.granted_scopes(), relation, operation)
+    errors += _errors_of(lambda: _environment_errors(zoho))
+    modules = _errors_of(lambda: _module_errors(zoho, relation))
     if modules:
-        return faults + modules
-    faults += _told(lambda: _field_faults(zoho, relation))
-    return faults + _told(lambda: _list_faults(zoho.get_related_lists(relation.module), relation))
+        return errors + modules
+    errors += _errors_of(lambda: _field_errors(zoho, relation))
+    return errors + _errors_of(lambda: _list_errors(zoho.get_related_lists(relation.module), relation))
 
 
 def missing_scopes(granted: frozenset[str], relation: Relation, operation: str = DELINK) -> list[str]:
     """
-    Return the scopes that the refresh token lacks; nothing can be said where they are not known.
+    Return an error that names the scopes that the refresh token lacks; nothing where its scopes are not known.
 
-    Reading and deleting is needed on both modules; to put links back, reading and updating. ``ALL`` covers them all,
-    ``WRITE`` covers updating, and a scope for all modules covers each.
-
-    :param operation: ``delink`` or ``relink``
+    READ and DELETE are needed on both modules; for a relink, READ and UPDATE. ``ALL`` covers them all, ``WRITE``
+    covers UPDATE, and a scope for all modules covers each.
 
     Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html and
     update-related-records-ext.html
+
+    :param operation: ``delink`` or ``relink``
     """
     if not granted:
         return []
     has = {scope.lower() for scope in granted}
     missing = []
-    for module in _modules_of(relation):
-        for right in _SCOPES[operation]:
-            stems = ("zohocrm.modules", f"zohocrm.modules.{module.lower()}")
-            if not _covered(has, stems, right):
-                missing.append(f"ZohoCRM.modules.{module.lower()}.{right}")
+    for name in dict.fromkeys(scope_name(module) for module in _modules_of(relation)):
+        for right in _RIGHTS[operation]:
+            if not _covered(has, ("zohocrm.modules", f"zohocrm.modules.{name}"), right):
+                missing.append(f"ZohoCRM.modules.{name}.{right}")
     for setting in _SETTINGS:
         if not _covered(has, ("zohocrm.settings", f"zohocrm.settings.{setting}"), "READ"):
             missing.append(f"ZohoCRM.settings.{setting}.READ")
     if not missing:
         return []
-    return [f"The refresh token lacks the scope {', '.join(missing)}: make a new one that has it."]
+    return [
+        f"The refresh token lacks the scope {', '.join(missing)}: generate a refresh token that includes it."
+    ]
+
+
+def scope_name(module: str) -> str:
+    """Return the name of a module in OAuth scopes: ``pricebooks`` for ``Price_Books``, ``custom`` for a custom one."""
+    name = module.lower().removesuffix("__s").replace("_", "")
+    return name if name in _SCOPE_NAMES else "custom"
 
 
 def environment_fault(connection: ZohoConnection, org: Org) -> str | None:
-    """Return what is wrong if the organisation is of another environment than the connection says."""
+    """Return an error if the organization is of another environment than the connection says, else None."""
     kind = str(org.get("type") or "").lower()
     if not kind or kind == connection.environment:
         return None
     return (
-        f"Connection {connection.conn_id!r} says {connection.environment}, but Zoho says that the organisation is "
-        f"of type {kind}: correct environment, or use a refresh token made for {connection.environment}."
+        f"Connection {connection.conn_id!r}: environment is {connection.environment}, but the organization is of "
+        f"type {kind}; correct environment, or use a refresh token generated for {connection.environment}."
     )
 
 
 def describe_connection(connection: ZohoConnection, org: Org, scopes: frozenset[str]) -> tuple[bool, str]:
-    """Return whether the connection leads where it says, and what it leads to."""
+    """Return whether the connection leads to the environment it names, and a description of the organization."""
     if fault := environment_fault(connection, org):
         return False, fault
     name, number = org.get("company_name") or "unnamed", org.get("zgid") or org.get("id") or "unknown"
@@ -109,12 +144,12 @@ def describe_connection(connection: ZohoConnection, org: Org, scopes: frozenset[
         f"Connected to {name} (org {number}, edition {edition_of(org)}), "
         f"{connection.environment} environment, data center {connection.data_center}"
         f"{' (local Zoho)' if connection.is_local else ''}; "
-        f"granted scopes: {', '.join(sorted(scopes)) or 'not told by Zoho'}"
+        f"granted scopes: {', '.join(sorted(scopes)) or 'not reported by Zoho'}"
     )
 
 
-def _told(check: Callable[[], list[str]]) -> list[str]:
-    """Run a check. That Zoho refuses to tell is a finding as well; that it cannot tell just now is not."""
+def _errors_of(check: Callable[[], list[str]]) -> list[str]:
+    """Run a check. Metadata that Zoho refuses to return is an error; a temporary failure is raised."""
     try:
         return check()
     except ZohoError as exc:
@@ -122,19 +157,19 @@ def _told(check: Callable[[], list[str]]) -> list[str]:
         wrong = isinstance(exc, ZohoResponseError) and (exc.http_status or 0) in range(200, 429)
         if not refused and not wrong:
             raise
-        return [f"Zoho does not tell what has to be checked: {exc}."]
+        return [f"Zoho refuses to return the metadata for this check: {exc}."]
 
 
-def _environment_faults(zoho: Metadata) -> list[str]:
+def _environment_errors(zoho: Metadata) -> list[str]:
     fault = environment_fault(zoho.connection, zoho.get_org())
     return [fault] if fault else []
 
 
-def _module_faults(zoho: Metadata, relation: Relation) -> list[str]:
+def _module_errors(zoho: Metadata, relation: Relation) -> list[str]:
     known = {row.get("api_name", ""): row for row in zoho.get_modules()}
-    faults = [_unknown_name("module", name, known) for name in _modules_of(relation) if name not in known]
-    return faults + [
-        f"The module {name!r} is not supported by the API."
+    errors = [_unknown_name("Module", name, known) for name in _modules_of(relation) if name not in known]
+    return errors + [
+        f"Module {name!r} is not supported by Zoho's API: use another module."
         for name in _modules_of(relation)
         if name in known and known[name].get("api_supported") is False
     ]
@@ -151,12 +186,12 @@ def _covered(has: set[str], stems: Iterable[str], right: str) -> bool:
 
 def _unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     close = [other for other in known if other.lower() == name.lower()]
-    hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"There is no {what} {name!r}{hint}{'' if hint else '.'}"
+    hint = f"did you mean {close[0]!r}?" if close else "use an API name from Zoho's setup."
+    return f"{what} {name!r} does not exist: {hint}"
 
 
-def _field_faults(zoho: Metadata, relation: Relation) -> list[str]:
-    faults = []
+def _field_errors(zoho: Metadata, relation: Relation) -> list[str]:
+    errors = []
     for module, name in dict.fromkeys(
         (
             (relation.module, relation.external_field),
@@ -165,27 +200,29 @@ def _field_faults(zoho: Metadata, relation: Relation) -> list[str]:
     ):
         fields = {row.get("api_name", ""): row for row in zoho.get_fields(module)}
         if name not in fields:
-            faults.append(_unknown_name(f"field in module {module!r} with the name", name, fields))
+            errors.append(_unknown_name(f"Module {module!r}: field", name, fields))
         elif not (fields[name].get("external") or {}).get("type"):
-            faults.append(
-                f"The field {module}.{name} is not an external field: mark it as one in Zoho's setup."
+            errors.append(
+                f"Field {module}.{name} is not an external field: mark it as external in Zoho's setup."
             )
-    return faults
+    return errors
 
 
-def _list_faults(lists: list[RelatedListMeta], relation: Relation) -> list[str]:
+def _list_errors(lists: list[RelatedListMeta], relation: Relation) -> list[str]:
     name = relation.related_list
     found = next((row for row in lists if row.get("api_name") == name), None)
-    where = f"related list {name!r} of module {relation.module!r}"
+    where = f"Module {relation.module!r}: related list"
     if found is None:
-        names = [row.get("api_name", "") for row in lists]
-        return [_unknown_name(f"related list of module {relation.module!r} with the name", name, names)]
-    faults = []
+        return [_unknown_name(where, name, [row.get("api_name", "") for row in lists])]
+    where += f" {name!r}"
+    errors = []
     if not found.get("href"):
-        faults.append(f"The {where} cannot be reached by the API (its href is null).")
+        errors.append(f"{where} is not available in Zoho's API (its href is null): use another related list.")
     if (status := found.get("status")) != "visible":
-        faults.append(f"The {where} is not visible but {status}: show it in the module's layout.")
+        errors.append(f"{where} has status {status}, not visible: show it in the module's layout.")
     module = (found.get("module") or {}).get("api_name")
     if module != relation.related_module:
-        faults.append(f"The {where} holds records of {module!r}, not of {relation.related_module!r}.")
-    return faults
+        errors.append(
+            f"{where} holds records of {module!r}, not of {relation.related_module!r}: correct related_module."
+        )
+    return errors

@@ -1,4 +1,4 @@
-"""The hook: every request to Zoho CRM goes through it, or through the async client that it makes."""
+"""The hook: every request to Zoho CRM goes through it, or through its async client."""
 
 from __future__ import annotations
 
@@ -51,25 +51,25 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Link, Relation
 
 PAGE_ROWS = 200
-"""Rows of one page, Zoho's limit."""
+"""Zoho's limit of rows in one page."""
 PAGED_ROWS = 2000
-"""Rows that can be reached by page number; what lies beyond needs Zoho's page token."""
+"""Rows available by page number; further ones need Zoho's page token."""
 
 
 class ZohoCRMHook(HttpHook):
     """
-    Talk to Zoho CRM by external ids.
+    Read and change links in Zoho CRM by external ids.
 
-    It is an ``HttpHook`` by type, for Airflow's sake, but nothing of a connection's extras reaches a request: see
-    :class:`zoho_crm.hooks.connection.ZohoConnection` for what there is, and :mod:`zoho_crm.hooks.network` for proxies
-    and certificates.
+    It is an ``HttpHook``, but no extra of the connection reaches a request: see
+    :class:`zoho_crm.hooks.connection.ZohoConnection` for its fields, and :mod:`zoho_crm.hooks.network` for proxies and
+    certificates.
 
     The methods here are synchronous and make calls to Airflow's SDK: do not use them on the thread of an event loop.
 
     :param zoho_conn_id: the Airflow connection, of type ``zoho_crm``
     :param connect_timeout_s: seconds to wait for a connection
-    :param read_timeout_s: seconds to wait for an answer
-    :param refresh_lock: makes a lock that all workers share while the access token is renewed
+    :param read_timeout_s: seconds to wait for a response
+    :param refresh_lock: makes the lock that all workers share while the access token is renewed
     """
 
     conn_name_attr = "zoho_conn_id"
@@ -78,7 +78,7 @@ class ZohoCRMHook(HttpHook):
     hook_name = "Zoho CRM"
 
     sleep: Callable[[float], None] = staticmethod(time.sleep)
-    """Waits between the tries of a reading call and of a token request."""
+    """Waits between the tries of a GET and of a token request."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class ZohoCRMHook(HttpHook):
 
     @cached_property
     def meter(self) -> Meter:
-        """What is measured of all requests of this hook, and of the clients that it makes."""
+        """Measures all requests of this hook and of its async clients."""
         return Meter(self.zoho_conn_id)
 
     @cached_property
@@ -125,30 +125,30 @@ class ZohoCRMHook(HttpHook):
 
     def send(self, request: ZohoRequest, *, max_body_bytes: int = MAX_BODY_BYTES) -> ZohoResponse:
         """
-        Send one request, whatever it is, and return what Zoho answers, whatever it is.
+        Send one request of any kind, and return the response, whatever it is.
 
         A rejected access token is replaced, :data:`TOKEN_RENEWALS` times at most: such a request is known not to
         have been applied. Beyond that a ``GET`` is retried on overload and server errors. A ``DELETE`` or ``PUT`` is
         sent once.
 
-        :param max_body_bytes: a longer answer counts as not answered
+        :param max_body_bytes: a longer response counts as unreadable
         :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
         :raises ZohoNotSentError: there was no connection
-        :raises ZohoUnansweredError: sent, but there is no answer that can be read
-        :raises ZohoAuthError: there is no access token to be had
+        :raises ZohoUnansweredError: sent, but there is no readable response
+        :raises ZohoAuthError: there is no access token
         """
         token = self.token_source.get()
-        response = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
+        response = self._transport.send(request, token, max_body_bytes=max_body_bytes)
         for _ in range(TOKEN_RENEWALS):
             if not response.token_rejected:
                 break
             token = self.token_source.replace(token.access_token)
-            response = self._exchange.send(request, token, max_body_bytes=max_body_bytes)
+            response = self._transport.send(request, token, max_body_bytes=max_body_bytes)
         return response
 
     def async_client(self, max_connections: int | None = None) -> AsyncZohoClient:
         """
-        Make a client for many requests at once; connection and token are resolved here, before the loop runs.
+        Return a client for many requests at once; connection and token are resolved here, before the loop runs.
 
         :param max_connections: requests in flight, default the connection's ``max_concurrency``
         """
@@ -165,7 +165,7 @@ class ZohoCRMHook(HttpHook):
 
     def delete_related_record(self, relation: Relation, link: Link) -> Verdict:
         """
-        Take one link away, once, and judge the answer.
+        Remove one link, by one request, and judge the response.
 
         Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html
 
@@ -178,22 +178,22 @@ class ZohoCRMHook(HttpHook):
 
     def get_related_record(self, relation: Relation, link: Link) -> bool:
         """
-        Return whether the link is there.
+        Return whether the link exists.
 
-        False is also what Zoho says of a related id that no record has; see :meth:`record_exists`.
+        False is also the result for a related id that no record has; see :meth:`record_exists`.
 
         Source: https://www.zoho.com/crm/developer/docs/api/v7/get-related-records-ext.html
 
-        :raises ZohoResponseError: anything but a clear answer, e.g. ``INVALID_DATA`` for an unknown parent
+        :raises ZohoResponseError: any unclear response, e.g. ``INVALID_DATA`` for an unknown parent
         """
         request = get_related(self._version, relation, link)
-        answer = self.send(request)
-        match judge_lookup(answer.status, answer.body):
+        response = self.send(request)
+        match judge_lookup(response.status, response.body):
             case Lookup.FOUND:
                 return True
             case Lookup.MISSING:
                 return False
-        raise unclear(request, answer)
+        raise unclear(request, response)
 
     def get_related_records(
         self, relation: Relation, external_id: str, fields: Sequence[str] = ("id",)
@@ -204,7 +204,7 @@ class ZohoCRMHook(HttpHook):
         Source: https://www.zoho.com/crm/developer/docs/api/v7/get-related-records.html
 
         :param fields: API names of the fields wanted
-        :raises ZohoResponseError: Zoho's answer is an error or cannot be read
+        :raises ZohoResponseError: the response is an error or cannot be read
         """
         page, token = 1, None
         while True:
@@ -221,7 +221,7 @@ class ZohoCRMHook(HttpHook):
                 before, token = token, info.get("next_page_token")
                 if not isinstance(token, str) or not token or token == before:
                     raise ZohoResponseError(
-                        "Zoho says there are more records, but gives no token for them", path=request.path
+                        "Zoho reports more records, but no page token for them", path=request.path
                     )
 
     def record_exists(self, module: str, external_field: str, external_id: str) -> bool:
@@ -230,16 +230,16 @@ class ZohoCRMHook(HttpHook):
 
         Source: https://www.zoho.com/crm/developer/docs/api/v7/get-records-ext.html
 
-        :raises ZohoResponseError: anything but a clear answer
+        :raises ZohoResponseError: the response is unclear
         """
         request = get_record(self._version, module, external_field, external_id)
-        answer = self.send(request)
-        match judge_lookup(answer.status, answer.body):
+        response = self.send(request)
+        match judge_lookup(response.status, response.body):
             case Lookup.FOUND:
                 return True
             case Lookup.MISSING | Lookup.WRONG_ID:
                 return False
-        raise unclear(request, answer)
+        raise unclear(request, response)
 
     def get_modules(self) -> list[ModuleMeta]:
         """Return all modules. Needs the scope ``ZohoCRM.settings.modules.READ``."""
@@ -259,37 +259,39 @@ class ZohoCRMHook(HttpHook):
 
     def get_org(self) -> Org:
         """
-        Return the organisation. Needs the scope ``ZohoCRM.org.READ``.
+        Return the organization. Needs the scope ``ZohoCRM.org.READ``.
 
-        :raises ZohoResponseError: Zoho's answer is an error or cannot be read
+        :raises ZohoResponseError: the response is an error or cannot be read
         """
         return _the_org(self._read(get_setting(self._version, "org"), "org"))
 
     def granted_scopes(self) -> frozenset[str]:
-        """Return the scopes of the access token; empty if Zoho did not tell them."""
+        """Return the scopes of the access token; empty if Zoho does not report them."""
         return self.token_source.get().scopes
 
     def check_relation(self, relation: Relation, operation: str = DELINK) -> list[str]:
-        """Return what stands in the way of taking links of this relation out; see :mod:`zoho_crm.hooks.zoho_checks`."""
+        """Return the errors of this relation; see :func:`zoho_crm.hooks.zoho_checks.check_relation`."""
         return check_relation(self, relation, operation)
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Say whether the connection works, and if not, why: what Airflow's Test button shows.
+        Return whether the connection works, and a message: for Airflow's Test button.
 
-        It gets a token of its own, which is neither stored nor taken from the store, and asks for the organisation.
-        Never raises, and never tells a secret.
+        Fetches a separate access token, which is not stored, and reads the organization. Never raises, and never shows
+        a secret.
         """
         try:
             token = self._fetch_token()
             request = get_setting(self._version, "org")
-            answer = self._exchange.send(request, token)
-            org = _the_org(rows_of(request, parse_reading_response(request, answer), "org"))
+            response = self._transport.send(request, token)
+            org = _the_org(rows_of(request, parse_reading_response(request, response), "org"))
             return describe_connection(self.connection, org, token.scopes)
         except ZohoError as exc:
             return False, str(exc)
-        except Exception as exc:  # noqa: BLE001, RUF100 - whoever presses the button gets an answer, not a stack
-            self.log.debug("Test of connection %s failed: %s", self.zoho_conn_id, type(exc).__name__)
+        except Exception as exc:  # noqa: BLE001, RUF100 - the Test button must show a message, not a traceback
+            self.log.debug(
+                "Connection test failed: connection=%s error=%s", self.zoho_conn_id, type(exc).__name__
+            )
             return False, f"Connection {self.zoho_conn_id!r} cannot be read or used: {type(exc).__name__}"
 
     def get_conn(
@@ -298,17 +300,17 @@ class ZohoCRMHook(HttpHook):
         """
         Return the one session of this hook. It carries no access token: use :meth:`send`.
 
-        :param headers: none are taken
-        :param extra_options: none are taken
+        :param headers: must be empty
+        :param extra_options: must be empty
         :raises ZohoConfigError: either is given
         """
         if headers or extra_options:
             self._refuse_generic_call()
-        return self._exchange.session
+        return self._transport.session
 
     def run(self, *args: Any, **kwargs: Any) -> NoReturn:
         """
-        Refuse: a request that is not built and compared by this package could be any request.
+        Refuse: only requests that this package builds and compares are sent.
 
         :raises ZohoConfigError: always
         """
@@ -317,11 +319,11 @@ class ZohoCRMHook(HttpHook):
     run_and_check = run_with_advanced_retry = run
 
     def check_response(self, response: requests.Response) -> None:
-        """Do nothing: bodies are neither logged nor turned into text, :meth:`send` returns every answer."""
+        """Do nothing: bodies are neither logged nor decoded, and :meth:`send` returns every response."""
 
     def _refuse_generic_call(self) -> NoReturn:
         raise ZohoConfigError(
-            "ZohoCRMHook takes no free-form requests; use delete_related_record, get_related_record, "
+            "ZohoCRMHook does not send free-form requests; use delete_related_record, get_related_record, "
             "get_related_records, record_exists, get_modules, get_fields, get_related_lists, get_org or send"
         )
 
@@ -337,7 +339,7 @@ class ZohoCRMHook(HttpHook):
         return session
 
     @cached_property
-    def _exchange(self) -> SyncTransport:
+    def _transport(self) -> SyncTransport:
         return SyncTransport(
             self.connection,
             self.network,
@@ -367,5 +369,5 @@ class ZohoCRMHook(HttpHook):
 
 def _the_org(rows: list[dict[str, Any]]) -> Org:
     if len(rows) != 1:
-        raise ZohoResponseError("Zoho's answer does not name one organisation")
+        raise ZohoResponseError("Zoho's response does not describe exactly one organization")
     return cast(Org, rows[0])

@@ -1,4 +1,4 @@
-"""Zoho's answers: as they came, and what the ones to reading calls say."""
+"""A response of Zoho, and the content of responses to GETs."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
     from zoho_crm.core.request import ZohoRequest
 
 MAX_BODY_BYTES = 1024 * 1024
-"""Longest answer that is read. Pages of 200 rows and every answer to a delink are far below."""
+"""Longest response that is read. Pages of 200 rows and responses to a delink are far shorter."""
 MAX_METADATA_BYTES = 32 * MAX_BODY_BYTES
-"""Longest answer about fields and modules: picklists of large orgs take megabytes."""
+"""Longest response about fields and modules: picklists of large orgs take megabytes."""
 
 
 @dataclass(frozen=True)
 class ZohoResponse:
     """
-    One answer of Zoho.
+    One response of Zoho.
 
     :param headers: lookup ignores case
     :param body: not longer than the bound it was read with, decompressed
@@ -57,35 +57,35 @@ class ZohoResponse:
         return self.classified.kind is ResponseKind.TOKEN_REJECTED
 
 
-def parse_reading_response(request: ZohoRequest, answer: ZohoResponse) -> Mapping[str, Any] | None:
+def parse_reading_response(request: ZohoRequest, response: ZohoResponse) -> Mapping[str, Any] | None:
     """
-    Return what a reading call was answered: the JSON object, or None for 204, "there is none".
+    Return the content of the response to a GET: its JSON object, or None for 204.
 
     :raises ZohoAuthError: token, scope or permission do not allow the call
-    :raises ZohoResponseError: any other error, a redirect, or an answer that cannot be read
+    :raises ZohoResponseError: any other error, a redirect, or an unreadable response
     """
-    if answer.status == 204:
+    if response.status == 204:
         return None
-    if answer.status == 200:
-        content = json_object(answer.body)
+    if response.status == 200:
+        content = json_object(response.body)
         if content is not None and content.get("status") != "error":
             return content
-    raise unclear(request, answer)
+    raise unclear(request, response)
 
 
-def unclear(request: ZohoRequest, answer: ZohoResponse) -> ZohoError:
-    """Return the error for an answer that does not say what was asked for."""
-    entry = parse_response_item(answer.body)
-    code, message, details = "", "the answer cannot be read", {}
-    if entry is not None:
-        code, message, details = entry.code[:100], entry.message[:300], dict(entry.details)
-    if 300 <= answer.status < 400:
-        message = "Zoho does not redirect; the answer is not from its API"
-    error = ZohoAuthError if answer.status in {401, 403} or code in PERMISSION_CODES else ZohoResponseError
+def unclear(request: ZohoRequest, response: ZohoResponse) -> ZohoError:
+    """Return the error for a response without the requested content."""
+    item = parse_response_item(response.body)
+    code, message, details = "", "the response cannot be read", {}
+    if item is not None:
+        code, message, details = item.code[:100], item.message[:300], dict(item.details)
+    if 300 <= response.status < 400:
+        message = "Zoho's API does not redirect; the response is from another server, such as a proxy"
+    error = ZohoAuthError if response.status in {401, 403} or code in PERMISSION_CODES else ZohoResponseError
     advice = _ADVICE.get(code, "")
     return error(
-        f"{request.method} {_place(request)}: {answer.status} {code} {message}".rstrip() + advice,
-        http_status=answer.status,
+        f"{request.method} {_place(request)}: {response.status} {code} {message}".rstrip() + advice,
+        http_status=response.status,
         code=code or None,
         path=request.path,
         details=details,
@@ -93,25 +93,25 @@ def unclear(request: ZohoRequest, answer: ZohoResponse) -> ZohoError:
 
 
 _ADVICE = {
-    "OAUTH_SCOPE_MISMATCH": "; make a new refresh token with the scope for this call",
-    "NO_PERMISSION": "; the profile of the Zoho user that made the refresh token must allow it",
-    "AUTHORIZATION_FAILED": "; the profile of the Zoho user that made the refresh token must allow it",
+    "OAUTH_SCOPE_MISMATCH": "; generate a refresh token that includes the scope for this call",
+    "NO_PERMISSION": "; allow it in the profile of the Zoho user who generated the refresh token",
+    "AUTHORIZATION_FAILED": "; allow it in the profile of the Zoho user who generated the refresh token",
 }
 
 
 def rows_of(request: ZohoRequest, content: Mapping[str, Any] | None, key: str) -> list[dict[str, Any]]:
     """
-    Return the rows of an answer.
+    Return the rows of a response.
 
-    :param key: where they stand: ``data``, ``modules``, ``fields``, ...
-    :raises ZohoResponseError: they are not there, or are no objects
+    :param key: the key that holds them: ``data``, ``modules``, ``fields``, ...
+    :raises ZohoResponseError: they are missing, or are not objects
     """
     if content is None:
         return []
     rows = content.get(key)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ZohoResponseError(
-            f"{request.method} {_place(request)}: the answer holds no list {key!r}",
+            f"{request.method} {_place(request)}: the response has no list {key!r}",
             http_status=200,
             path=request.path,
         )
@@ -119,7 +119,7 @@ def rows_of(request: ZohoRequest, content: Mapping[str, Any] | None, key: str) -
 
 
 def _place(request: ZohoRequest) -> str:
-    """Return the path with external ids left out: messages are logged, ids are not."""
+    """Return the path without external ids: messages are logged, ids are not."""
     segments = [
         "{id}" if index in {3, 5} and request.x_external is not None else segment
         for index, segment in enumerate(request.segments)

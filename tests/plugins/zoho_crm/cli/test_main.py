@@ -62,7 +62,7 @@ def test_logs_of_airflow_do_not_mix_with_json(zoho: LocalZoho, monkeypatch: pyte
     done = run("check-connection", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["ok"] is True
-    assert "Got a new access token" in done.stderr
+    assert "Access token renewed" in done.stderr
     monkeypatch.delenv("AIRFLOW__LOGGING__LOGGING_LEVEL")
     assert run("check-connection").stderr == ""
 

@@ -62,6 +62,7 @@ class ScriptedServer:
     seen: list[Seen] = field(default_factory=list)
     token_calls: list[Seen] = field(default_factory=list)
     drop_after_answer: bool = False
+    rejected_token: str = ""
 
     def __post_init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -168,7 +169,10 @@ class ScriptedServer:
                 )
             else:
                 self.seen.append(seen)
-                answer = self.script.pop(0) if self.script else self.default or self.removed()
+                if self.rejected_token and seen.header("Authorization").endswith(f" {self.rejected_token}"):
+                    answer = self.bad_token()
+                else:
+                    answer = self.script.pop(0) if self.script else self.default or self.removed()
         if isinstance(answer, bytes):
             connection.sendall(answer)
             return b"HTTP/1.1" in answer and not self.drop_after_answer

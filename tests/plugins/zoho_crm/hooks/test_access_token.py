@@ -329,7 +329,7 @@ def test_outside_of_a_task_the_process_keeps_it_and_says_so_once(caplog: pytest.
         assert VariableTokenStore("zoho_x", "f").load() == Stored(TOKEN)
     told = [record for record in caplog.records if record.name == access_token.__name__]
     assert [record.levelname for record in told] == ["INFO"]
-    assert "keeps its own access token" in told[0].getMessage()
+    assert "uses its own access token" in told[0].getMessage()
     assert "access-token-1" not in caplog.text
 
 

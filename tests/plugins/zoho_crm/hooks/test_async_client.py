@@ -303,7 +303,7 @@ async def test_a_third_rejection_is_returned(zoho: Any, hook: ZohoCRMHook, delet
 async def test_many_rejections_of_one_token_renew_it_once(
     zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest
 ) -> None:
-    zoho.script = [zoho.bad_token()] * 20
+    zoho.rejected_token = "access-token-1"
     async with hook.async_client(max_connections=20) as client:
         responses = await asyncio.gather(*(client.send(delete) for _ in range(20)))
     assert {response.status for response in responses} == {200}

@@ -139,7 +139,7 @@ def test_preflight_without_the_scope_to_delete(
     )
     assert hook.check_relation(relation) == [
         "The refresh token lacks the scope ZohoCRM.modules.contacts.DELETE, ZohoCRM.modules.deals.DELETE: "
-        "make a new one that has it."
+        "generate a refresh token that includes it."
     ]
 
 

@@ -9,7 +9,7 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.models import RELINK
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoNotSentError, ZohoResponseError
 from zoho_crm.hooks.connection import ZohoConnection
-from zoho_crm.hooks.zoho_checks import check_relation, describe_connection, missing_scopes
+from zoho_crm.hooks.zoho_checks import check_relation, describe_connection, missing_scopes, scope_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ def connection(**changes: Any) -> ZohoConnection:
 
 @dataclass
 class Metadata:
-    """What Zoho tells, all in order unless a test spoils it."""
+    """Zoho's metadata, without errors unless a test spoils it."""
 
     connection: ZohoConnection = field(default_factory=connection)
     scopes: frozenset[str] = ALL
@@ -52,97 +52,105 @@ class Metadata:
             "status": "visible",
         }
     )
-    asked: list[str] = field(default_factory=list)
+    requested: list[str] = field(default_factory=list)
     raises: dict[str, ZohoError] = field(default_factory=dict)
 
-    def _tell(self, name: str, value: Any) -> Any:
-        self.asked.append(name)
+    def _return(self, name: str, value: Any) -> Any:
+        self.requested.append(name)
         if name in self.raises:
             raise self.raises[name]
         return value
 
     def get_modules(self) -> Any:
-        return self._tell("modules", self.modules)
+        return self._return("modules", self.modules)
 
     def get_fields(self, module: str) -> Any:
-        return self._tell(f"fields {module}", self.fields[module])
+        return self._return(f"fields {module}", self.fields[module])
 
     def get_related_lists(self, module: str) -> Any:
-        return self._tell(f"lists {module}", [{"api_name": "Notes"}, self.related_list])
+        return self._return(f"lists {module}", [{"api_name": "Notes"}, self.related_list])
 
     def get_org(self) -> Any:
-        return self._tell("org", self.org)
+        return self._return("org", self.org)
 
     def granted_scopes(self) -> frozenset[str]:
         return self.scopes
 
 
-def test_nothing_is_wrong_at_the_price_of_five_credits() -> None:
+def test_a_relation_without_errors_costs_five_credits() -> None:
     zoho = Metadata()
     assert check_relation(zoho, RELATION) == []
-    assert zoho.asked == ["org", "modules", "fields Contacts", "fields Deals", "lists Contacts"]
+    assert zoho.requested == ["org", "modules", "fields Contacts", "fields Deals", "lists Contacts"]
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (lambda z: z.modules.pop(), ["There is no module 'Deals'."]),
+        (
+            lambda z: z.modules.pop(),
+            ["Module 'Deals' does not exist: use an API name from Zoho's setup."],
+        ),
         (
             lambda z: z.modules[1].update(api_name="deals"),
-            ["There is no module 'Deals'; did you mean 'deals'?"],
+            ["Module 'Deals' does not exist: did you mean 'deals'?"],
         ),
         (
             lambda z: z.modules[1].update(api_supported=False),
-            ["The module 'Deals' is not supported by the API."],
+            ["Module 'Deals' is not supported by Zoho's API: use another module."],
         ),
         (
             lambda z: z.fields["Contacts"].pop(0),
-            ["There is no field in module 'Contacts' with the name 'F_C'."],
+            ["Module 'Contacts': field 'F_C' does not exist: use an API name from Zoho's setup."],
         ),
         (
             lambda z: z.fields["Contacts"][0].update(api_name="f_c"),
-            ["There is no field in module 'Contacts' with the name 'F_C'; did you mean 'f_c'?"],
+            ["Module 'Contacts': field 'F_C' does not exist: did you mean 'f_c'?"],
         ),
         (
             lambda z: z.fields["Deals"][0].update(external=None),
-            ["The field Deals.F_D is not an external field: mark it as one in Zoho's setup."],
+            ["Field Deals.F_D is not an external field: mark it as external in Zoho's setup."],
         ),
         (
             lambda z: z.fields["Deals"][0].pop("external"),
-            ["The field Deals.F_D is not an external field: mark it as one in Zoho's setup."],
+            ["Field Deals.F_D is not an external field: mark it as external in Zoho's setup."],
         ),
         (
             lambda z: z.related_list.update(api_name="deals_x"),
-            [
-                "There is no related list of module 'Contacts' with the name 'Deals_X'; did you mean 'deals_x'?"
-            ],
+            ["Module 'Contacts': related list 'Deals_X' does not exist: did you mean 'deals_x'?"],
         ),
         (
             lambda z: z.related_list.update(href=None),
             [
-                "The related list 'Deals_X' of module 'Contacts' cannot be reached by the API (its href is null)."
+                "Module 'Contacts': related list 'Deals_X' is not available in Zoho's API (its href is null): "
+                "use another related list."
             ],
         ),
         (
             lambda z: z.related_list.update(status="user_hidden"),
             [
-                "The related list 'Deals_X' of module 'Contacts' is not visible but user_hidden: "
+                "Module 'Contacts': related list 'Deals_X' has status user_hidden, not visible: "
                 "show it in the module's layout."
             ],
         ),
         (
             lambda z: z.related_list.update(module={"api_name": "Leads"}),
-            ["The related list 'Deals_X' of module 'Contacts' holds records of 'Leads', not of 'Deals'."],
+            [
+                "Module 'Contacts': related list 'Deals_X' holds records of 'Leads', not of 'Deals': "
+                "correct related_module."
+            ],
         ),
         (
             lambda z: z.related_list.update(module=None),
-            ["The related list 'Deals_X' of module 'Contacts' holds records of None, not of 'Deals'."],
+            [
+                "Module 'Contacts': related list 'Deals_X' holds records of None, not of 'Deals': "
+                "correct related_module."
+            ],
         ),
         (
             lambda z: z.org.update(type="sandbox"),
             [
-                "Connection 'x' says production, but Zoho says that the organisation is of type sandbox: "
-                "correct environment, or use a refresh token made for production."
+                "Connection 'x': environment is production, but the organization is of type sandbox; "
+                "correct environment, or use a refresh token generated for production."
             ],
         ),
         (lambda z: z.org.clear(), []),
@@ -164,13 +172,13 @@ def test_nothing_is_wrong_at_the_price_of_five_credits() -> None:
         "no-type",
     ],
 )
-def test_says_what_is_wrong(spoil: Callable[[Metadata], Any], says: list[str]) -> None:
+def test_names_the_error(spoil: Callable[[Metadata], Any], says: list[str]) -> None:
     zoho = Metadata()
     spoil(zoho)
     assert check_relation(zoho, RELATION) == says
 
 
-def test_says_all_at_once() -> None:
+def test_names_all_errors_at_once() -> None:
     zoho = Metadata(scopes=frozenset({"ZohoCRM.modules.READ", "ZohoCRM.settings.ALL"}))
     zoho.org["type"] = "bigin"
     zoho.fields["Deals"].clear()
@@ -232,8 +240,35 @@ def test_scopes(scopes: set[str], missing: str | None) -> None:
     assert faults == (
         []
         if missing is None
-        else [f"The refresh token lacks the scope {missing}: make a new one that has it."]
+        else [f"The refresh token lacks the scope {missing}: generate a refresh token that includes it."]
     )
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        ("Contacts", "contacts"),
+        ("Price_Books", "pricebooks"),
+        ("Appointments__s", "appointments"),
+        ("Services__s", "services"),
+        ("Services", "services"),
+        ("Sales_Orders", "salesorders"),
+        ("Projects", "custom"),
+        ("Deals_X_Contacts", "custom"),
+        ("CustomModule1", "custom"),
+    ],
+)
+def test_names_a_module_as_scopes_do(module: str, name: str) -> None:
+    assert scope_name(module) == name
+
+
+def test_scopes_of_modules_whose_scope_name_is_another() -> None:
+    relation = Relation("Products", "F_P", "Price_Books", "Price_Books", "F_B")
+    rights = {f"ZohoCRM.modules.{name}.ALL" for name in ("products", "pricebooks")}
+    assert missing_scopes(frozenset({*rights, "ZohoCRM.settings.ALL"}), relation) == []
+    custom = Relation("Projects", "F_P", "Members", "Members", "F_M")
+    (missing,) = missing_scopes(frozenset({"ZohoCRM.modules.custom.READ", "ZohoCRM.settings.ALL"}), custom)
+    assert "lacks the scope ZohoCRM.modules.custom.DELETE:" in missing
 
 
 @pytest.mark.parametrize(
@@ -245,19 +280,19 @@ def test_scopes(scopes: set[str], missing: str | None) -> None:
         pytest.param(
             {"READ", "DELETE"},
             "ZohoCRM.modules.contacts.UPDATE, ZohoCRM.modules.deals.UPDATE",
-            id="those of taking out",
+            id="those of a delink",
         ),
         pytest.param(
             {"UPDATE"}, "ZohoCRM.modules.contacts.READ, ZohoCRM.modules.deals.READ", id="without reading"
         ),
     ],
 )
-def test_scopes_to_put_links_back(granted: set[str], missing: str | None) -> None:
+def test_scopes_of_a_relink(granted: set[str], missing: str | None) -> None:
     scopes = frozenset({"ZohoCRM.settings.ALL", *(f"ZohoCRM.modules.{right}" for right in granted)})
     faults = (
         []
         if missing is None
-        else [f"The refresh token lacks the scope {missing}: make a new one that has it."]
+        else [f"The refresh token lacks the scope {missing}: generate a refresh token that includes it."]
     )
     assert missing_scopes(scopes, RELATION, RELINK) == faults
     assert check_relation(Metadata(scopes=scopes), RELATION, RELINK) == faults
@@ -272,10 +307,13 @@ def test_scopes_to_put_links_back(granted: set[str], missing: str | None) -> Non
     ],
     ids=["scope", "permission", "400"],
 )
-def test_what_zoho_refuses_to_tell_is_a_finding(refusal: ZohoError) -> None:
+def test_metadata_that_zoho_refuses_to_return_is_an_error(refusal: ZohoError) -> None:
     zoho = Metadata(raises={"org": refusal, "fields Contacts": refusal})
-    assert check_relation(zoho, RELATION) == [f"Zoho does not tell what has to be checked: {refusal}."] * 2
-    assert "lists Contacts" in zoho.asked
+    assert (
+        check_relation(zoho, RELATION)
+        == [f"Zoho refuses to return the metadata for this check: {refusal}."] * 2
+    )
+    assert "lists Contacts" in zoho.requested
 
 
 @pytest.mark.parametrize(
@@ -289,14 +327,14 @@ def test_what_zoho_refuses_to_tell_is_a_finding(refusal: ZohoError) -> None:
     ],
     ids=["not-sent", "429", "503", "revoked", "token"],
 )
-def test_what_zoho_cannot_tell_just_now_is_none(trouble: ZohoError) -> None:
+def test_a_temporary_failure_is_raised(trouble: ZohoError) -> None:
     with pytest.raises(type(trouble)):
         check_relation(Metadata(raises={"modules": trouble}), RELATION)
 
 
-def test_describes_an_organisation_that_tells_little() -> None:
+def test_describes_an_organization_with_little_metadata() -> None:
     assert describe_connection(connection(data_center="eu"), {}, frozenset()) == (
         True,
         "Connected to unnamed (org unknown, edition unknown), production environment, data center eu; "
-        "granted scopes: not told by Zoho",
+        "granted scopes: not reported by Zoho",
     )

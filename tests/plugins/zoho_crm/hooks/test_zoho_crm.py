@@ -499,7 +499,7 @@ def test_more_records_without_a_way_to_them_is_an_error(
     zoho: Any, hook: ZohoCRMHook, relation: Relation, token: Any
 ) -> None:
     zoho.default = zoho.answer(200, page(0, 1, more_records=True, next_page_token=token))
-    with pytest.raises(ZohoResponseError, match="no token"):
+    with pytest.raises(ZohoResponseError, match="no page token"):
         list(hook.get_related_records(relation, "c-1"))
     assert len(zoho.seen) <= 11
 
@@ -590,13 +590,17 @@ def test_the_test_button_uses_no_stored_token(
         ((200, {"error": "invalid_code"}), None, "revoked or wrong, or belongs to another data center"),
         ((200, {"error": "invalid_client_secret"}), None, "client secret is wrong"),
         ((400, {"error": "invalid_client"}), None, "client id"),
-        ((400, {"error": "Access Denied"}), None, "stay away for 600 s"),
-        (None, (401, error("OAUTH_SCOPE_MISMATCH")), "make a new refresh token with the scope"),
+        ((400, {"error": "Access Denied"}), None, "wait 600 s"),
+        (None, (401, error("OAUTH_SCOPE_MISMATCH")), "generate a refresh token that includes the scope"),
         (None, (401, error("INVALID_TOKEN")), "INVALID_TOKEN"),
         (None, (400, error("INVALID_HOST")), "INVALID_HOST"),
         (None, (200, b"<html>"), "cannot be read"),
-        (None, (200, {"org": []}), "does not name one organisation"),
-        (None, (200, {"org": [{**ORG, "type": "sandbox"}]}), "says production, but Zoho says"),
+        (None, (200, {"org": []}), "does not describe exactly one organization"),
+        (
+            None,
+            (200, {"org": [{**ORG, "type": "sandbox"}]}),
+            "environment is production, but the organization is of type sandbox",
+        ),
     ],
     ids=["code", "secret", "client", "throttled", "scope", "token", "host", "html", "none", "environment"],
 )

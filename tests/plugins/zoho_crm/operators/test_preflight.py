@@ -67,7 +67,7 @@ def test_tokens_that_zoho_does_not_give_for_a_while_may_be_tried_again(
     zoho.state.configure(tokens_per_window=1)
     check(make_job(), sql_path)
     clean_process.clear()
-    with pytest.raises(ZohoTokenThrottledError, match="no further access token for now"):
+    with pytest.raises(ZohoTokenThrottledError, match="no access tokens for now"):
         check(make_job(), sql_path)
     assert audit.leases() == []
 
@@ -123,7 +123,9 @@ def test_a_wrong_connection_is_told_in_one_sentence(
     [
         pytest.param({"module": "Contcts"}, "'Contcts'", id="module"),
         pytest.param(
-            {"external_field": "Last_Name"}, "Contacts.Last_Name is not an external field", id="not external"
+            {"external_field": "Last_Name"},
+            "Field Contacts.Last_Name is not an external field",
+            id="not external",
         ),
         pytest.param({"related_external_field": "Nothing"}, "'Nothing'", id="no such field"),
         pytest.param({"related_list": "deals", "related_module": "Deals"}, "'Deals'", id="case of the list"),
