@@ -11,10 +11,8 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.models import Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.run_request import run_key
-from zoho_crm.ledger.credits import hour_of
-from zoho_crm.ledger.event_ids import new_event_id
 from zoho_crm.ledger.runs import LinkState, RunStatus
-from zoho_crm.ledger.tables import audit, chunks, credit_readings, links, runs
+from zoho_crm.ledger.tables import audit, chunks, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +57,6 @@ def fill(ledger: Ledger, link_count: int, *, other_runs: int = 3_000) -> None:
         connection.execute(_audit_rows(origin))
         connection.execute(sa.update(chunks).where(chunks.c.run_key == LARGE_KEY).values(claim_no=1))
         connection.execute(sa.insert(runs), list(_other_runs(connection, other_runs)))
-        connection.execute(sa.insert(credit_readings), list(_readings()))
     ledger.runs.finish(LARGE_KEY, status=RunStatus.FAILED, detail="some links failed", finished_at=MOMENT)
     if ledger.engine.dialect.name == "postgresql":
         with ledger.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -129,22 +126,6 @@ def _audit_rows(origin: Origin) -> sa.Insert:
     columns["zoho_message"] = _by_share(3, links.c.seq)
     source = sa.select(*columns.values()).where(links.c.run_key == LARGE_KEY)
     return sa.insert(audit).from_select(list(columns), source)
-
-
-def _readings() -> Iterator[dict[str, Any]]:
-    """Yield readings of the credits left: two hours of every night for 90 days, every five seconds."""
-    for number in range(90 * 1_440):
-        day, place = divmod(number, 1_440)
-        seen_at = MOMENT - timedelta(days=day) + timedelta(seconds=5 * place)
-        yield {
-            "event_id": new_event_id(),
-            "connection": "zoho_crm_default",
-            "org_id": _TARGET.org_id,
-            "run_key": LARGE_KEY,
-            "seen_at": seen_at,
-            "seen_hour": hour_of(seen_at),
-            "credits_left": 2_500_000 - 800 * place,
-        }
 
 
 def _other_runs(connection: sa.Connection, count: int) -> Iterator[dict[str, Any]]:

@@ -123,7 +123,7 @@ class Try:
             replace(ORIGIN, try_number=self.try_number),
             target(self.strategy),
             JOB,
-            CreditUsage(self.hook.meter, ZOHO),
+            CreditUsage(self.hook.meter),
         )
         slots = LeasedSlots(
             self.ledger,

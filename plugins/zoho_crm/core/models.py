@@ -116,21 +116,6 @@ class LinkResult:
 
 
 @dataclass(frozen=True, slots=True)
-class CreditReading:
-    """
-    What Zoho has said that an organisation has left of its API credits.
-
-    :param connection: id of the Zoho connection
-    :param org_id: Zoho's id of the organisation, where it is known
-    """
-
-    connection: str
-    org_id: str | None
-    credits_left: int
-    seen_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
 class RunStart:
     """
     What is known of a run before its plan is made. Times are aware and in UTC.

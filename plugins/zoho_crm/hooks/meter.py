@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from zoho_crm import telemetry
@@ -31,10 +30,6 @@ class Meter:
 
     credits_used = 0
     """API credits that the requests have cost, counted here; a request without a response counts."""
-    credits_left: int | None = None
-    """Credits that the org has left, as Zoho reported last; None until it does, once half are used."""
-    credits_seen_at: datetime | None = None
-    """When Zoho reported them."""
 
     def __init__(self, connection: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._connection = connection
@@ -53,7 +48,6 @@ class Meter:
         left = classified.credits_left
         if left is not None and (now := self._clock()) - self._credits_at >= _CREDITS_EVERY_S:
             self._credits_at = now
-            self.credits_left, self.credits_seen_at = left, datetime.now(UTC)
             telemetry.set_credits_remaining(self._connection, left)
 
     def failed(self, method: str, error: ZohoError, duration_s: float) -> None:

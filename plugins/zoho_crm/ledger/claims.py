@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
-from zoho_crm.core.models import CreditReading, LinkResult, Origin, PlannedLink, Target
+from zoho_crm.core.models import LinkResult, Origin, PlannedLink, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd
 from zoho_crm.ledger.columns import fitted
-from zoho_crm.ledger.credits import append_reading
 from zoho_crm.ledger.runs import LinkState
 from zoho_crm.ledger.tables import chunks, links, runs
 
@@ -121,7 +120,6 @@ def settle(
     take: int,
     in_flight: bool,
     credits_used: int = 0,
-    reading: CreditReading | None = None,
 ) -> list[PlannedLink]:
     """
     Write results and take the next links, in one transaction.
@@ -129,7 +127,6 @@ def settle(
     :param take: how many links to take at most
     :param in_flight: whether requests follow, and so whether links are marked before they are returned
     :param credits_used: API credits since the last write under this claim
-    :param reading: how many of them Zoho says are left
     :raises ClaimLostError: a newer claim exists, and nothing was written
     :raises PlanError: a result is for a link that was not taken under this claim, or was settled under it before
     """
@@ -139,8 +136,6 @@ def settle(
         fence(connection, claim, rows.end, credits_used)
         _write_states(connection, claim, results, in_flight=in_flight)
         audit.append(connection, rows)
-        if reading is not None:
-            append_reading(connection, claim.run_key, reading)
         taken = _take(connection, claim, take, in_flight=in_flight)
     _advance(claim, results, taken, rows.end)
     return taken

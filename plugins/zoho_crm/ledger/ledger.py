@@ -13,7 +13,6 @@ from zoho_crm.errors import ZohoError
 from zoho_crm.ledger import (
     carry_over,
     claims,
-    credits,
     finalize,
     history,
     origin_runs,
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.models import (
-        CreditReading,
         LinkResult,
         Origin,
         PlannedLink,
@@ -113,7 +111,7 @@ class RunStore(_Store):
 
     def add_preflight_credits(self, run_key: str, used: int) -> None:
         """Count API credits that a task has used which works on no chunk; nothing happens while there is no run."""
-        credits.add_preflight_credits(self._engine, run_key, used)
+        runs.add_preflight_credits(self._engine, run_key, used)
 
     def record_source_facts(
         self, run_key: str, *, baseline_links: int | None, source_as_of: datetime | None
@@ -248,7 +246,6 @@ class ChunkClaims(_Store):
         take: int = 0,
         in_flight: bool = True,
         credits_used: int = 0,
-        reading: CreditReading | None = None,
     ) -> list[PlannedLink]:
         """
         Write results with their audit rows and take the next links, in one transaction.
@@ -257,7 +254,6 @@ class ChunkClaims(_Store):
         :param take: how many links to take at most
         :param in_flight: False for a dry run, as in :meth:`take`
         :param credits_used: API credits since the last write under this claim
-        :param reading: how many of them Zoho says are left
         :raises ClaimLostError: a newer claim exists, and nothing was written
         :raises PlanError: a result is for a link that this claim has not taken, or has settled before
         """
@@ -271,7 +267,6 @@ class ChunkClaims(_Store):
             take=take,
             in_flight=in_flight,
             credits_used=credits_used,
-            reading=reading,
         )
 
     def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
@@ -393,10 +388,6 @@ class Pseudonymizer(_Store):
         :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
         """
         return pseudonymize.pseudonymise(self._engine, run_key, self._now())
-
-    def forget_credit_readings(self) -> int:
-        """Delete readings of credits left that no chart shows any more; return how many there were."""
-        return credits.forget_readings(self._engine, self._now())
 
 
 class OrgSlots(_Store):

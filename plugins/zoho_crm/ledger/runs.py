@@ -16,16 +16,24 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger.columns import fitted
-from zoho_crm.ledger.credits import CREDITS_OF_RUN
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.schema import SCHEMA_VERSION
-from zoho_crm.ledger.tables import RUN_KEY_LENGTH, latest, links, runs
+from zoho_crm.ledger.tables import RUN_KEY_LENGTH, chunks, latest, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
     from zoho_crm.core.models import Origin, RunStart, Target
+
+CHUNK_CREDITS = (
+    sa.select(sa.func.coalesce(sa.func.sum(chunks.c.credits), 0))
+    .where(chunks.c.run_key == runs.c.run_key)
+    .correlate(runs)
+    .scalar_subquery()
+)
+CREDITS_OF_RUN = runs.c.preflight_credits + sa.cast(CHUNK_CREDITS, sa.BigInteger)
+"""All API credits that a run has used."""
 
 
 class RunStatus(StrEnum):
@@ -254,6 +262,16 @@ def stop_reason(engine: sa.Engine, run_key: str) -> str | None:
     with reading(engine).begin() as connection:
         row = connection.execute(statement).one_or_none()
     return (row.stop_reason or approval_block_reason(row.approval)) if row else None
+
+
+def add_preflight_credits(engine: sa.Engine, run_key: str, used: int) -> None:
+    """Count credits that a task has used which works on no chunk; nothing happens while there is no such run."""
+    with engine.begin() as connection:
+        connection.execute(
+            sa.update(runs)
+            .where(runs.c.run_key == run_key)
+            .values(preflight_credits=runs.c.preflight_credits + used, credits=runs.c.credits + used)
+        )
 
 
 def set_columns(engine: sa.Engine, run_key: str, values: Mapping[str, str | int | datetime | None]) -> None:

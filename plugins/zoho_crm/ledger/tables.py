@@ -235,20 +235,6 @@ job_states = sa.Table(
     comment="how each job stands, so that people are told of a change once",
 )
 
-credit_readings = sa.Table(
-    "zoho_delink_credit",
-    metadata,
-    sa.Column("event_id", exact_text(36), primary_key=True),
-    sa.Column("connection", sa.String(NAME_LENGTH), nullable=False),
-    sa.Column("org_id", sa.String(64)),
-    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
-    sa.Column("seen_at", UtcDateTime, nullable=False),
-    sa.Column("seen_hour", sa.Integer, nullable=False, comment="whole hours of seen_at since 1970"),
-    sa.Column("credits_left", sa.BigInteger, nullable=False),
-    sa.Index("zoho_delink_credit_hour", "seen_hour"),
-    comment="append-only: how many API credits Zoho said that an organisation has left",
-)
-
 slots = sa.Table(
     "zoho_delink_slot",
     metadata,

@@ -6,13 +6,13 @@ import logging
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
 from zoho_crm import telemetry
-from zoho_crm.core.models import CreditReading, LinkResult
+from zoho_crm.core.models import LinkResult
 from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
@@ -33,53 +33,28 @@ T = TypeVar("T")
 DATABASE_PATIENCE_S = 120.0
 """Seconds that outcomes are held in memory while the audit database is unreachable."""
 
-READING_EVERY = timedelta(seconds=5)
-"""Shortest time between two stored readings of the remaining credits."""
-
 NO_SNAPSHOT = "not sent: its attributes have not been read; start a new run"
-
-_NEVER = datetime.min.replace(tzinfo=UTC)
-
-
-class Spent(NamedTuple):
-    """What one write stores: credits used since the last write, and the remaining ones if Zoho has reported them."""
-
-    credits_used: int
-    reading: CreditReading | None
 
 
 @dataclass
 class CreditUsage:
     """
-    The credits a try has used, and which of them are stored. All stores of a try share one.
+    The API credits that a try has used, and which of them are stored. All stores of a try share one.
 
     A process that is killed loses the credits used since its last write: the requests of one batch.
 
     :param meter: counts the requests of the try
-    :param connection: ID of the Zoho connection
-    :param org_id: Zoho's ID of the organization, if known
     """
 
     meter: Meter
-    connection: str
-    org_id: str | None = None
     _written: int = field(default=0, init=False)
-    _reading_at: datetime = field(default=_NEVER, init=False)
 
     @contextmanager
-    def to_write(self) -> Iterator[Spent]:
-        """Return what is not stored yet; it counts as stored unless the block raises."""
-        used, reading = self.meter.credits_used, self._reading()
-        yield Spent(used - self._written, reading)
+    def to_write(self) -> Iterator[int]:
+        """Return the credits that are not stored yet; they count as stored unless the block raises."""
+        used = self.meter.credits_used
+        yield used - self._written
         self._written = used
-        if reading is not None:
-            self._reading_at = reading.seen_at
-
-    def _reading(self) -> CreditReading | None:
-        left, seen_at = self.meter.credits_left, self.meter.credits_seen_at
-        if left is None or seen_at is None or seen_at - self._reading_at < READING_EVERY:
-            return None
-        return CreditReading(self.connection, self.org_id, left, seen_at)
 
 
 @dataclass
@@ -105,7 +80,7 @@ class ChunkStore:
 
         :raises ClaimLostError: a newer try has taken over the chunk
         """
-        with self.credit_usage.to_write() as spent:
+        with self.credit_usage.to_write() as credits_used:
             taken = retry_while_database_away(
                 lambda: self.ledger.claims.settle(
                     self.claim,
@@ -115,8 +90,7 @@ class ChunkStore:
                     job=self.job,
                     take=take,
                     in_flight=self.in_flight,
-                    credits_used=spent.credits_used,
-                    reading=spent.reading,
+                    credits_used=credits_used,
                 )
             )
         count_results(results, self.job, self.target)
@@ -147,11 +121,9 @@ class SnapshotStore:
         """
         texts = {one.planned.seq: one.planned.snapshot for one in results if one.planned.snapshot is not None}
         if texts:
-            with self.credit_usage.to_write() as spent:
+            with self.credit_usage.to_write() as credits_used:
                 retry_while_database_away(
-                    lambda: self.ledger.claims.store_snapshots(
-                        self.claim, texts, credits_used=spent.credits_used
-                    )
+                    lambda: self.ledger.claims.store_snapshots(self.claim, texts, credits_used=credits_used)
                 )
         if take < 1:
             return []

@@ -121,7 +121,7 @@ class ChunkDriver:
         holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:12]}"
         with span("claim"):
             claim = self.ledger.claims.claim(run.run_key, chunk["chunk_no"], holder)
-        usage = CreditUsage(self.hook.meter, operator.zoho_conn_id, target.org_id)
+        usage = CreditUsage(self.hook.meter)
         store = ChunkStore(self.ledger, claim, self.origin, target, run.job, usage, not target.dry_run)
         if target.dry_run and not (operator.verify or run.params.get("verify") is True):
             return settle_unverified(store, operator.unverified)

@@ -60,7 +60,6 @@ class RetentionOperator(BaseOperator):
             left_open = ledger.retention.unfinished_runs(job.name, before)
             if not only_count:
                 summary["rows"] = sum(self._replace(ledger, run_key) for run_key in run_keys)
-                ledger.retention.forget_credit_readings()
         finally:
             ledger.close()
         summary |= {"runs": len(run_keys), "left_open": len(left_open)}

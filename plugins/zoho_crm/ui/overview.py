@@ -1,4 +1,4 @@
-"""The first page: runs of all jobs, what came of their links day by day, and the API credits left."""
+"""The first page: runs of all jobs, and links by outcome per day."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from zoho_crm.ledger.run_queries import (
 from zoho_crm.ledger.runs import RunStatus
 from zoho_crm.ui.audit_databases import AuditDatabases, SourcesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
-from zoho_crm.ui.charts import CHART_DAYS, credits_chart, first_moment, links_chart
+from zoho_crm.ui.charts import CHART_DAYS, first_moment, links_chart
 from zoho_crm.ui.query_params import asked_day, asked_place
 from zoho_crm.ui.rendering import page
 
@@ -77,7 +77,6 @@ def overview(
         first_page=_query(asked) if after else None,
         periods=[(each, _query(asked, days=str(each))) for each in CHART_DAYS],
         chart=links_chart(sources, reader, of_job, int(days)),
-        credits=credits_chart(sources, reader, int(days)),
         jobs=[each.name for each in sources.jobs()],
         statuses=[each.value for each in RunStatus],
         operations=[DELINK, RELINK],

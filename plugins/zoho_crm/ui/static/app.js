@@ -58,9 +58,9 @@ document.addEventListener("click", (event) => {
 
 const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-function drawChart(canvas, { type, labels, datasets, stacked, paintSet }) {
+function drawChart(canvas, { labels, datasets, paintSet }) {
   const chart = new Chart(canvas, {
-    type,
+    type: "bar",
     data: { labels, datasets },
     options: {
       animation: false,
@@ -69,8 +69,8 @@ function drawChart(canvas, { type, labels, datasets, stacked, paintSet }) {
       interaction: { mode: "index", intersect: false },
       plugins: { legend: { position: "bottom", labels: { boxWidth: 12 } } },
       scales: {
-        x: { stacked, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } },
-        y: { stacked, beginAtZero: true, ticks: { precision: 0 } },
+        x: { stacked: true, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } },
+        y: { stacked: true, beginAtZero: true, ticks: { precision: 0 } },
       },
     },
   });
@@ -90,27 +90,10 @@ function drawChart(canvas, { type, labels, datasets, stacked, paintSet }) {
 function drawLinks(canvas) {
   const { days, series } = JSON.parse(canvas.dataset.chart);
   drawChart(canvas, {
-    type: "bar",
     labels: days,
     datasets: series.map((each) => ({ label: each.outcome.replaceAll("_", " "), data: each.counts })),
-    stacked: true,
     paintSet: (dataset, place) => {
       dataset.backgroundColor = color(`--${series[place].outcome.replaceAll("_", "-")}`);
-    },
-  });
-}
-
-const LINE_COLORS = ["--relinked", "--parent-not-found", "--invalid", "--removed", "--rejected"];
-
-function drawCredits(canvas) {
-  const { moments, series } = JSON.parse(canvas.dataset.lines);
-  drawChart(canvas, {
-    type: "line",
-    labels: moments,
-    datasets: series.map((each) => ({ label: each.label, data: each.left, spanGaps: true, pointRadius: 2 })),
-    stacked: false,
-    paintSet: (dataset, place) => {
-      dataset.borderColor = dataset.backgroundColor = color(LINE_COLORS[place % LINE_COLORS.length]);
     },
   });
 }
@@ -234,7 +217,6 @@ function startRuns(form) {
 }
 
 document.querySelectorAll("canvas[data-chart]").forEach(drawLinks);
-document.querySelectorAll("canvas[data-lines]").forEach(drawCredits);
 // What a search has found is what its reader wants to see.
 document.querySelector("[data-look]")?.scrollIntoView();
 document.querySelectorAll("[data-poll]").forEach(follow);

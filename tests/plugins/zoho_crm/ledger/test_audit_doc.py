@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,14 +20,13 @@ from tests.plugins.zoho_crm.ledger.samples import (
     rows_of,
     run_start,
 )
-from zoho_crm.core.models import CreditReading
 from zoho_crm.ledger import tables
 
 if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
 
 TEXT = (Path(__file__).parents[4] / "docs" / "audit.md").read_text(encoding="utf-8")
-FORGET, OF_SEALS, UNSEALED, COUNTED, OF_PERSON, WITH_IDS = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
+OF_SEALS, UNSEALED, COUNTED, OF_PERSON, WITH_IDS = re.findall(r"```sql\n(.*?)```", TEXT, re.DOTALL)
 (ROW_HASH,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
@@ -89,16 +87,3 @@ def test_queries_of_retention_tell_what_they_say(ledger: Ledger, engine: sa.Engi
 
     assert [row[:2] for row in told(engine, WITH_IDS)] == [(JOB, 1)]
     assert [row[:2] for row in told(engine, OF_PERSON)] == [("old", "removed"), ("new", "removed")]
-
-
-def test_old_readings_of_credits_are_deleted_as_it_says(ledger: Ledger, engine: sa.Engine) -> None:
-    done(ledger, RUN, pairs(3))
-    for year in (2025, 2026):
-        claim = ledger.claims.claim(RUN, 0, "a try")
-        told = CreditReading("zoho", None, 5, datetime(year, 6, 1, tzinfo=UTC))
-        ledger.claims.settle(claim, [], origin=ORIGIN, target=TARGET, job=JOB, reading=told)
-
-    with engine.begin() as connection:
-        connection.exec_driver_sql(FORGET)
-
-    assert [row["seen_at"].year for row in rows_of(engine, tables.credit_readings)] == [2026]

@@ -32,7 +32,7 @@ def planned(ledger: Ledger, count: int, **changes: Any) -> None:
 
 def claimed(ledger: Ledger, **changes: Any) -> ChunkStore:
     claim = ledger.claims.claim(KEY, 0, "a try")
-    usage = CreditUsage(Meter("zoho_crm_default"), "zoho_crm_default")
+    usage = CreditUsage(Meter("zoho_crm_default"))
     return ChunkStore(ledger, claim, origin_of(context("delink")), TARGET, "contacts_deals", usage, **changes)
 
 

@@ -1,8 +1,7 @@
-"""What a run costs of the org's API credits, and what Zoho says is left."""
+"""API credits that a run uses."""
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,13 +17,11 @@ from tests.plugins.zoho_crm.operators.world import (
     jobs_folder,
     link_all,
     make_job,
-    outcomes,
     pairs,
 )
 from zoho_crm.errors import UnfinishedLinksError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.zoho_response import ZohoResponse
-from zoho_crm.operators import chunk_store
 from zoho_crm.operators.chunk_store import CreditUsage
 from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
@@ -42,18 +39,16 @@ def asked(zoho: LocalZoho) -> int:
     return sum(1 for one in zoho.state.journal.requests if one.path.startswith("/crm/"))
 
 
-def metered(*left: str | None) -> Meter:
-    """A meter that has seen answers with these headers, a second apart."""
-    clock = iter(range(100))
-    meter = Meter(ZOHO, clock=lambda: float(next(clock)))
-    for value in left:
-        headers = {} if value is None else {"X-API-CREDITS-REMAINING": value}
-        meter.answered("DELETE", ZohoResponse(200, headers, b"", 0.1))
+def metered(requests: int) -> Meter:
+    """Return a meter that has seen this many requests."""
+    meter = Meter(ZOHO)
+    for _ in range(requests):
+        meter.answered("DELETE", ZohoResponse(200, {}, b"", 0.1))
     return meter
 
 
 def test_each_call_costs_a_credit_unless_it_was_turned_away_or_never_left() -> None:
-    meter = metered(None, None)
+    meter = metered(2)
     for status in (401, 429):
         meter.answered("DELETE", ZohoResponse(status, {}, b"", 0.1))
     meter.answered("GET", ZohoResponse(500, {}, b"", 0.1))
@@ -63,31 +58,16 @@ def test_each_call_costs_a_credit_unless_it_was_turned_away_or_never_left() -> N
     assert meter.credits_used == 4
 
 
-def test_what_a_failed_write_was_to_hold_goes_with_the_next_one() -> None:
-    cost = CreditUsage(metered("9", "8"), ZOHO, "7001")
+def test_credits_of_a_failed_write_are_stored_with_the_next_one() -> None:
+    usage = CreditUsage(metered(2))
 
-    with pytest.raises(RuntimeError), cost.to_write():
+    with pytest.raises(RuntimeError), usage.to_write():
         raise RuntimeError
-    with cost.to_write() as spent:
-        assert spent.credits_used == 2
-        assert spent.reading is not None
-        assert (spent.reading.credits_left, spent.reading.org_id) == (8, "7001")
-    cost.meter.answered("DELETE", ZohoResponse(200, {}, b"", 0.1))
-    with cost.to_write() as spent:
-        assert spent == (1, None)
-
-
-def test_reading_is_kept_every_few_seconds_at_the_most() -> None:
-    cost = CreditUsage(metered("9"), ZOHO)
-    with cost.to_write() as spent:
-        assert spent.reading is not None
-    first = cost.meter.credits_seen_at
-    assert first is not None
-
-    for later, kept in ((timedelta(seconds=4), False), (chunk_store.READING_EVERY, True)):
-        cost.meter.credits_seen_at = first + later
-        with cost.to_write() as spent:
-            assert (spent.reading is not None) == kept
+    with usage.to_write() as credits_used:
+        assert credits_used == 2
+    usage.meter.answered("DELETE", ZohoResponse(200, {}, b"", 0.1))
+    with usage.to_write() as credits_used:
+        assert credits_used == 1
 
 
 @pytest.mark.integration
@@ -127,18 +107,3 @@ def test_run_counts_the_calls_of_its_checks_and_of_every_try(
     close_run(ledger, run["run_key"], origin=origin_of(context("report")), tolerance=0.0)
     assert audit.run()["credits"] == asked(zoho) > first + of_checks
     assert audit.run()["removed"] == 6
-
-
-@pytest.mark.integration
-def test_what_is_left_is_kept_with_the_outcomes(
-    zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    link_all(zoho, pairs(30))
-    zoho.state.configure(credit_limit=40)
-
-    assert delink(links=pairs(30), audit_conn_id=AUDIT).execute(context()) == outcomes(removed=30)
-
-    readings = audit.rows("zoho_delink_credit", "event_id")
-    assert [(one["connection"], one["run_key"]) for one in readings] == [(ZOHO, audit.run()["run_key"])]
-    assert 10 <= readings[0]["credits_left"] <= 20
-    assert audit.run()["credits"] == 30
