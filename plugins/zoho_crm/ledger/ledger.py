@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         Target,
     )
     from zoho_crm.core.outcomes import Outcome
-    from zoho_crm.ledger.chain_check import Finding
+    from zoho_crm.ledger.chain import Finding
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
     from zoho_crm.ledger.seals import Seal

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.ledger.chain import CHUNK_OF_PLAN, COMMON, OWN, ChainEnd, digest
-from zoho_crm.ledger.chain_check import ChainRow, ChunkCheck, Finding, Kind, SealedEnd
+from zoho_crm.ledger.chain import (
+    CHUNK_OF_PLAN,
+    COMMON,
+    OWN,
+    ChainEnd,
+    ChainRow,
+    ChunkCheck,
+    Finding,
+    Kind,
+    SealedEnd,
+    digest,
+)
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.seals import seal_head
 from zoho_crm.ledger.tables import audit, chunks, runs, seals
@@ -84,11 +94,15 @@ def _check_run(engine: sa.Engine, run_key: str) -> Iterator[Finding]:
         unsealed, checked = 0, set()
         for chunk_no, rows in groupby(_chained_rows(connection, run_key), key=_chunk_no):
             check = _check_of(run_key, chunk_no, ends, sealed)
-            yield from check.findings(rows)
+            finding = check.first_break(rows)
             checked.add(chunk_no)
-            unsealed += check.unsealed
+            if finding is not None:
+                yield finding
+            else:
+                unsealed += check.unsealed
         for chunk_no in sorted({*ends, *sealed} - checked):
-            yield from _check_of(run_key, chunk_no, ends, sealed).findings(())
+            if finding := _check_of(run_key, chunk_no, ends, sealed).first_break(()):
+                yield finding
         if run is not None and run.finished_at is not None and unsealed:
             yield Finding(
                 run_key,
