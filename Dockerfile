@@ -1,11 +1,11 @@
-# Airflow with this product in it, for every part of a deployment: docs/deploy.md tells how to build and run it.
-# The base is named twice, by the same tag; to be sure of its bytes, put its digest behind both: @sha256:...
+# Airflow with this package, one image for every component of a deployment. See docs/deploy.md.
+# The base image is named twice, with the same tag; to pin its content, add its digest to both: @sha256:...
 FROM python:3.12.12-slim-bookworm AS build
 
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
 WORKDIR /build
 COPY requirements-tools.txt requirements-dev.txt requirements-deploy.txt ./
-# Wheels alone, each held against its hash: a source package would run steps that no hash covers.
+# Wheels only, each checked against its hash: a source package would run build steps that no hash covers.
 RUN pip install --no-cache-dir --no-deps --only-binary :all: --require-hashes -r requirements-tools.txt \
     && uv venv --no-project /opt/venv \
     && uv pip sync --python /opt/venv/bin/python --compile-bytecode --only-binary :all: --require-hashes \
@@ -17,8 +17,8 @@ RUN uv build --wheel --build-constraint requirements-dev.txt --require-hashes --
 
 FROM python:3.12.12-slim-bookworm
 
-# The user and the group are those of Airflow's own image, which its Helm chart counts on. Any other user will do who is
-# in group 0, as OpenShift gives them.
+# User and group are those of Airflow's official image, which its Helm chart expects. Any other user in group 0 works
+# too, as on OpenShift.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends 'tini=0.19.*' \
     && rm -rf /var/lib/apt/lists/* \

@@ -1,5 +1,5 @@
-# `make demo`, `make up`, `make test` and `make lint` set up all they need: Python 3.11 to 3.13 and make are enough.
-# Nothing is written outside this folder, unless UV_CACHE_DIR says where uv may keep its cache.
+# Every target installs what it needs. Prerequisites: Python 3.11 to 3.13 and make.
+# Nothing is written outside this folder, unless UV_CACHE_DIR names another cache folder for uv.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -10,50 +10,50 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-# Two tests at a time; all that need a running Airflow share one group, thus one process and one Airflow (tests/e2e/conftest.py).
+# Two test processes. Tests that need a running Airflow are in one xdist group, so that they share one Airflow (tests/e2e/conftest.py).
 PYTEST_WORKERS ?= 2
 
 bin := .venv/bin
 ready := .venv/.ready
 
 export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
-# Trust what the machine trusts, never fetch another Python, and let no other environment that is active get in the way.
+# Use the certificates of the system, never download a Python, and ignore any other active environment.
 export UV_SYSTEM_CERTS ?= 1
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 unexport VIRTUAL_ENV UV_PYTHON PYTHONPATH PYTHONHOME
 
-# ---- Set-up, as shell functions. An environment without its mark, .ready, is one whose making or changing was interrupted: it is
-# made anew.
+# ---- Set-up, as shell functions. An environment without the file .ready is incomplete (an earlier set-up was interrupted) and is
+# created again.
 
 define shell_functions
 say() { printf '%s\n' "$$*" >&2; }
 
-# Print the path of the interpreter behind $$1, if it is one that the project supports.
+# Print the path of the interpreter behind $$1 if the project supports its version.
 supported() {
   "$$1" -c 'import sys; ok = (3, 11) <= sys.version_info[:2] <= (3, 13); print(getattr(sys, "_base_executable", sys.executable)) if ok else sys.exit(1)' 2>/dev/null
 }
 
-# Print the interpreter to use: the one asked for, else the one that .venv has, else the first that fits.
+# Print the interpreter to use: the one given as PYTHON, else that of .venv, else the first supported one on PATH.
 find_python() {
   if [ '$(origin PYTHON)' = file ] && [ -e $(ready) ]; then supported $(bin)/python && return; fi
   supported '$(PYTHON)' && return
   if [ '$(origin PYTHON)' = file ]; then
     for candidate in python3.13 python3.12 python3.11; do supported "$$candidate" && return; done
   fi
-  say "Python 3.11, 3.12 or 3.13 is needed, and '$(PYTHON)' is $$('$(PYTHON)' --version 2>/dev/null || echo 'not there')."
-  say "Install one of them, or name it: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12"
+  say "Python 3.11, 3.12 or 3.13 is required; '$(PYTHON)' is $$('$(PYTHON)' --version 2>/dev/null || echo 'not installed')."
+  say "Install one of these versions, or give its path: make $(or $(MAKECMDGOALS),setup) PYTHON=/path/to/python3.12"
   return 1
 }
 
-# One set-up at a time, where the system has a lock to offer; what it puts aside stays in this folder too.
+# One set-up at a time, where flock exists; temporary files stay in this folder.
 lock() {
   mkdir -p .cache/tmp
   export TMPDIR="$$PWD/.cache/tmp"
   if command -v flock >/dev/null; then exec 9>.cache/setup.lock; flock 9; fi
 }
 
-# Set $$uv: the one on PATH if it works, else our own, pinned and hashed, in .tools.
+# Set $$uv: the one on PATH if it works, else the pinned one in .tools.
 find_uv() {
   uv=uv
   if uv pip --help >/dev/null 2>&1; then return; fi
@@ -61,14 +61,14 @@ find_uv() {
   if [ .tools/.ready -nt requirements-tools.txt ] && "$$uv" --version >/dev/null 2>&1; then return; fi
   say 'Installing uv into .tools ...'
   rm -rf .tools
-  "$$1" -m venv .tools || { say 'Python has no venv module: install it (Debian and Ubuntu: apt install python3-venv).'; return 1; }
+  "$$1" -m venv .tools || { say 'The Python module venv is missing: install it (Debian and Ubuntu: apt install python3-venv).'; return 1; }
   .tools/bin/python -m pip install --quiet --no-cache-dir --no-deps --only-binary :all: \
     --require-hashes -r requirements-tools.txt
   touch .tools/.ready
 }
 
-# The programs that `make test-systems` starts, from the system's own packages where that may be done. One that is
-# not to be had is named, and its tests are skipped.
+# Install the programs that `make test-systems` starts as system packages, when run as root on Debian or Ubuntu.
+# Otherwise print what is missing; the tests that need a missing program are skipped.
 find_programs() {
   export PATH="$$PATH:/usr/sbin"
   packages=
@@ -82,18 +82,18 @@ find_programs() {
   fi
   if [ -z "$$packages" ]; then return; fi
   if ! command -v apt-get >/dev/null || [ "$$(id -u)" != 0 ]; then
-    say "Tests are skipped for lack of programs. Install them (Debian and Ubuntu: apt-get install $$packages)."
+    say "Some programs are missing, so that their tests are skipped. To install them on Debian or Ubuntu: apt-get install $$packages"
     return
   fi
   lock
   say "Installing $$packages for the tests ..."
   export DEBIAN_FRONTEND=noninteractive
-  # A policy that refuses every start: the tests start servers of their own, and none may stay behind.
+  # Keep the packages from starting services: the tests start and stop their own servers.
   policy=/usr/sbin/policy-rc.d
   if ! [ -e $$policy ]; then printf '#!/bin/sh\nexit 101\n' >$$policy; chmod +x $$policy; trap "rm -f $$policy" EXIT; fi
   # shellcheck disable=SC2086 # several packages
   { apt-get update -qq && apt-get install -y -qq --no-install-recommends $$packages; } >.cache/programs.log 2>&1 ||
-    say 'They could not be installed; .cache/programs.log says why.'
+    say 'The installation failed; see .cache/programs.log.'
 }
 
 is_ready() {
@@ -103,7 +103,7 @@ is_ready() {
   [ "$$($(bin)/python -V 2>/dev/null)" = "$$("$$1" -V)" ]
 }
 
-# Make .venv hold what the file of requirements says, byte-compiled, and this project, editable. Wheels only: a source
+# Install the requirements file $$1 into .venv, byte-compiled, and this project as editable. Wheels only: a source
 # package would run build steps that no hash covers.
 fill() {
   "$$uv" pip sync --quiet --python $(bin)/python --compile-bytecode --no-build --require-hashes "$$1"
@@ -125,11 +125,11 @@ set_up() {
   touch $(ready)
 }
 
-# The same with what the tests of whole systems need beside it.
+# The same with the extra packages of `make test-systems`.
 set_up_systems() {
   lock
   find_uv $(bin)/python
-  say 'Adding to .venv what the tests of whole systems need ...'
+  say 'Adding the packages of make test-systems to .venv ...'
   rm -f $(ready)
   fill requirements-systems.txt
   touch $(ready) $(ready)-systems
@@ -138,7 +138,7 @@ endef
 $(ready) $(ready)-systems requirements programs: export SHELL_FUNCTIONS = $(shell_functions)
 functions = eval "$$SHELL_FUNCTIONS"
 
-# Naming another Python than the one .venv was made with asks for a new .venv.
+# A PYTHON other than that of .venv creates a new .venv.
 ifneq ($(filter command line environment,$(origin PYTHON)),)
 ifneq ($(shell '$(PYTHON)' -V 2>/dev/null),$(shell $(bin)/python -V 2>/dev/null))
 $(ready): other-python
@@ -151,35 +151,38 @@ $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 $(ready)-systems: requirements-systems.txt | $(ready)
 	@$(functions); set_up_systems
 
-.PHONY: help setup demo up test test-systems screenshots programs bench lint lint-format lint-rules lint-types format requirements clean other-python
+.PHONY: help setup demo up test test-unit test-systems screenshots programs bench lint lint-format lint-rules lint-types lint-words format requirements clean other-python
 other-python:
 
-help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
-setup: $(ready) ## Make .venv (the other targets do so by themselves); PYTHON=python3.12 chooses the Python
+setup: $(ready) ## Create .venv (other targets do this too); PYTHON=python3.12 selects the Python
 
-demo: $(ready) ## Remove links from a local Zoho, and show what happened to each of them
+demo: $(ready) ## Run the sample job against a local Zoho and check every outcome
 	@$(bin)/python -m include.demo
 
-up: $(ready) ## Run Airflow and a local Zoho on this machine until Ctrl-C
+up: $(ready) ## Run Airflow and a local Zoho until Ctrl-C
 	@$(bin)/python -m include.stack
 
 run_tests = mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
 	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
-test: $(ready) ## Run the tests, 7 minutes; PYTEST_ARGS="-k name" passes options on
+test-unit: $(ready) ## Run the tests that start no server and no Airflow
+	@$(run_tests) -m 'not integration and not e2e and not browser and not systems' $(PYTEST_ARGS)
+
+test: $(ready) ## Run the unit, integration and end-to-end tests; PYTEST_ARGS="-k name" passes options to pytest
 	@$(run_tests) -m 'not systems' $(PYTEST_ARGS)
 
-test-systems: $(ready)-systems programs ## Run the tests of whole systems: browser, several workers, other databases
+test-systems: $(ready)-systems programs ## Run the system tests: browser, Celery workers, MariaDB, DuckDB
 	@$(run_tests) -m systems $(PYTEST_ARGS)
 
 programs:
 	@$(functions); find_programs
 
-screenshots: $(ready)-systems programs ## Take the pictures in docs/images anew
+screenshots: $(ready)-systems programs ## Update the screenshots in docs/images
 	@SCREENSHOTS=1 $(run_tests) tests/browser
 
-bench: $(ready) ## Measure speed and cost beside what people do today, 8 minutes; BENCH_ARGS="--tiny" only tries it
+bench: $(ready) ## Measure throughput and cost, 9 minutes; BENCH_ARGS="--tiny" is a quick trial
 	@$(bin)/python -m benchmarks $(BENCH_ARGS)
 
 lint: lint-format lint-rules lint-types ## Check format, rules and types, as pre-commit does
@@ -193,12 +196,15 @@ lint-rules: $(ready)
 lint-types: $(ready)
 	@$(bin)/mypy
 
-format: $(ready) ## Format the code, and mend what ruff can mend
+lint-words: $(ready)
+	@git ls-files '*.md' Makefile compose.yaml deploy .env.example Dockerfile | xargs $(bin)/codespell
+
+format: $(ready) ## Format the code and apply ruff's automatic fixes
 	@$(bin)/ruff check --fix-only --quiet .
 	@$(bin)/ruff format .
 
 compile = "$$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url $(if $(UPGRADE),--upgrade)
-requirements: ## Pin the requirements anew from pyproject.toml; UPGRADE=1 takes the newest releases
+requirements: ## Update requirements*.txt from pyproject.toml; UPGRADE=1 upgrades to the latest releases
 	@$(functions); python=$$(find_python); lock; find_uv "$$python"; \
 	export UV_CUSTOM_COMPILE_COMMAND='make requirements'; \
 	$(compile) --no-annotate --output-file requirements-tools.txt - <<< 'uv'; \
@@ -207,8 +213,8 @@ requirements: ## Pin the requirements anew from pyproject.toml; UPGRADE=1 takes 
 	$(compile) --extra deploy --constraint requirements-systems.txt --output-file requirements-deploy.txt pyproject.toml; \
 	$(compile) --extra postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml
 
-clean: ## Remove all that the other targets made; stop `make up` first
+clean: ## Delete everything the other targets created; stop `make up` first
 	@if pid=$$(cat .airflow/stack.pid 2>/dev/null) && kill -0 "$$pid" 2>/dev/null; then \
-	  echo "make up is running (process $$pid): stop it first." >&2; exit 1; fi
+	  echo "make up is running (process $$pid): stop it first with Ctrl-C." >&2; exit 1; fi
 	rm -rf .venv .tools .airflow .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist .coverage .coverage.*
 	find benchmarks dags include plugins tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,11 @@
 #!/bin/sh
-# Run a command as any user of group 0. Airflow's Helm chart calls this file by its place, /entrypoint, in its probes.
+# Run a command as any user of group 0. The probes of Airflow's Helm chart call this file as /entrypoint.
 set -eu
 
-# What one user writes, logs above all, another of the same group must be able to go on with.
+# Files, above all logs, must be writable by every user of the group.
 umask 0002
 
-# A user whom the system does not know has / for a home.
+# A user that is not in /etc/passwd has / as its home.
 [ -w "${HOME:-/}" ] || export HOME="$AIRFLOW_HOME"
 
 exec "$@"

@@ -1,2 +1,2 @@
--- Run once, when the server's volume is new: plan and audit have a database of their own, beside Airflow's.
+-- Run once, when the server initializes its volume: plan and audit have a separate database beside Airflow's.
 CREATE DATABASE zoho_delink_audit;
