@@ -74,9 +74,9 @@ def _measure(url: sa.URL) -> float:
 
     from zoho_crm.ui import auth
     from zoho_crm.ui.app import create_app
-    from zoho_crm.ui.audit_databases import Sources
+    from zoho_crm.ui.audit_databases import AuditDatabases
 
-    app = create_app(Sources(_JOBS, lambda _: Ledger(sa.create_engine(url))))
+    app = create_app(AuditDatabases(_JOBS, lambda _: Ledger(sa.create_engine(url))))
     for dependency in (auth.SIGNED_IN, auth.READ_RUN):
         app.dependency_overrides[dependency] = lambda: None
     app.dependency_overrides[auth.reader_of] = _Everything

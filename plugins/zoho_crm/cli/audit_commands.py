@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -22,11 +23,15 @@ from zoho_crm.cli.options import (
     usage_error,
 )
 from zoho_crm.cli.output import json_line, plain_value
+from zoho_crm.core.links import pair_key
+from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from zoho_crm.cli.output import Output
+    from zoho_crm.core.job import Job
+    from zoho_crm.ledger.ledger import Ledger
 
 job_option = click.option("--job", "job_name", metavar="JOB", help="Name of the job.")
 
@@ -65,23 +70,48 @@ def show(
     with 1 if no run has processed the link of --link.
     """
     from zoho_crm.cli import audit_view
-    from zoho_crm.cli.audit_reading import link_history, named_run, run_report, runs_of
     from zoho_crm.cli.connections import open_ledger
+    from zoho_crm.ledger.run_queries import RunFilter, RunQueries
 
     if run and link:
         usage_error("Give either RUN or --link.")
     job = job_named(jobs_folder, job_name) if job_name else None
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         if link:
-            history = link_history(ledger, *link, job.relation.as_relation() if job else None)
+            history = _link_history(ledger, link, job)
             audit_view.show_history(out, link, history)
             return Exit.OK if history else Exit.CHECK_FAILED
         if run:
-            found = named_run(ledger, run, job_name)
-            audit_view.show_run(out, run_report(ledger, found))
+            audit_view.show_run(out, _run_report(ledger, run, job_name))
         else:
-            audit_view.show_runs(out, runs_of(ledger, job_name, limit))
+            found = RunQueries(ledger.engine).page(RunFilter(job=job_name), visible=None, limit=limit)
+            audit_view.show_runs(out, [asdict(each) for each in found])
     return Exit.OK
+
+
+def _run_report(ledger: Ledger, name: str, job_name: str | None) -> dict[str, Any]:
+    """Return a run with its counts by outcome, and the reasons of links that need attention."""
+    from zoho_crm.ledger.run_queries import RunQueries
+
+    queries = RunQueries(ledger.engine)
+    run = queries.find(name, job_name)
+    progress = queries.progress(run)
+    return {
+        **asdict(run),
+        "credits": progress.credits,
+        "outcomes": {one.value: progress.by_outcome[one] for one in Outcome if progress.by_outcome[one]},
+        "unfinished_links": ledger.runs.pending(run.run_key),
+        "reasons": [asdict(reason) for reason in queries.reasons(run, progress, limit=50, sample=None)],
+    }
+
+
+def _link_history(ledger: Ledger, link: tuple[str, str], job: Job | None) -> list[dict[str, Any]]:
+    """Return the audit rows of a link, oldest first; without a job, of all relations."""
+    from zoho_crm.ledger.link_queries import LinkQueries
+
+    queries = LinkQueries(ledger.engine)
+    keys = [pair_key(job.relation.as_relation(), *link)] if job else queries.pair_keys(*link)
+    return [asdict(event) for event in reversed(queries.history(keys, visible=None))]
 
 
 @audit.command("export")
@@ -117,16 +147,18 @@ def export(
     In CSV, a cell that a spreadsheet would take for a formula begins with an apostrophe; JSON Lines holds the values
     unchanged. The rows hold external ids, so a new file is readable by its owner alone.
     """
-    from zoho_crm.cli.audit_reading import audit_rows, named_run
     from zoho_crm.cli.connections import open_ledger
+    from zoho_crm.ledger.link_queries import LinkQueries
+    from zoho_crm.ledger.run_queries import RunQueries
 
     job = job_named(jobs_folder, job_name) if job_name else None
     write = _write_jsonl if (kind or ("jsonl" if out.as_json else "csv")) == "jsonl" else _write_csv
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
-        found = named_run(ledger, run, job_name)
+        key = RunQueries(ledger.engine).find(run, job_name).run_key
+        rows = LinkQueries(ledger.engine).audit_rows(key, only_latest=latest)
         with _open_output(output, out) as stream:
-            count = write(stream, audit_rows(ledger, found.run_key, only_latest=latest))
-    click.echo(f"{count} rows of {found.run_key}" + (f" in {output}" if output else ""), err=True)
+            count = write(stream, rows)
+    click.echo(f"{count} rows of {key}" + (f" in {output}" if output else ""), err=True)
 
 
 @audit.command("verify")
@@ -156,12 +188,12 @@ def verify(
 
     Exits with 1 if a row was altered, added or is missing, or if a seal is broken or does not cover all rows.
     """
-    from zoho_crm.cli.audit_reading import named_run
     from zoho_crm.cli.connections import open_ledger
+    from zoho_crm.ledger.run_queries import RunQueries
 
     job = job_named(jobs_folder, job_name) if job_name else None
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
-        key = named_run(ledger, run, job_name).run_key if run else None
+        key = RunQueries(ledger.engine).find(run, job_name).run_key if run else None
         findings = list(islice(ledger.chain.verify(key), limit + 1))
     more, findings = len(findings) > limit, findings[:limit]
     rows = [

@@ -37,7 +37,7 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
             if run["source_rows"] is None
             else f"{run['source_rows']}, {run['duplicates']}",
             "links planned": run["planned"],
-            "unfinished links": run["open_links"],
+            "unfinished links": run["unfinished_links"],
             "API credits used": run["credits"],
         }
     )
@@ -46,7 +46,7 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
         out.table(("outcome", "links"), list(run["outcomes"].items()))
     if run["reasons"]:
         out.title("Needs attention")
-        names = ("outcome", "zoho_code", "zoho_message", "detail", "links")
+        names = ("outcome", "zoho_code", "message", "links")
         out.table(names, [[reason[name] for name in names] for reason in run["reasons"]])
 
 

@@ -97,6 +97,7 @@ def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Pla
     from zoho_crm.cli.connections import open_engine
     from zoho_crm.core.guard_rules import judge
     from zoho_crm.core.job_files import sql_path
+    from zoho_crm.ledger.link_queries import LinkQueries
     from zoho_crm.source import check_sql, stream_links
 
     sql = sql_path(job, jobs_folder).read_text(encoding="utf-8")
@@ -107,7 +108,7 @@ def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Pla
         facts = _facts(job, request, jobs_folder, source, made.planned)
         return _Planned(
             plan=made,
-            invalid=_invalid_by_reason(ledger),
+            invalid=LinkQueries(ledger.engine).invalid_reasons(_RUN),
             sample=ledger.plans.sample(_RUN, sample) if sample else [],
             facts=facts,
             decision=judge(facts, job.guards),
@@ -147,23 +148,6 @@ def _made_plan(ledger: Ledger, job: Job, rows: Iterator[tuple[object, object]]) 
         origin=origin,
         target=target,
     )
-
-
-def _invalid_by_reason(ledger: Ledger) -> dict[str, int]:
-    import sqlalchemy as sa
-
-    from zoho_crm.ledger.engine import reading
-    from zoho_crm.ledger.tables import links
-
-    count = sa.func.count().label("links")
-    statement = (
-        sa.select(links.c.invalid_reason, count)
-        .where(links.c.invalid_reason.is_not(None))
-        .group_by(links.c.invalid_reason)
-        .order_by(count.desc(), links.c.invalid_reason)
-    )
-    with reading(ledger.engine).connect() as connection:
-        return {row.invalid_reason: row.links for row in connection.execute(statement)}
 
 
 def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, planned: int) -> Facts:

@@ -17,6 +17,8 @@ from zoho_crm.core.job_files import load_jobs
 from zoho_crm.errors import ZohoError
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.ledger.link_queries import LinkQueries
+from zoho_crm.ledger.run_queries import RunQueries
 from zoho_crm.ledger.schema import SCHEMA_VERSION, stored_version
 from zoho_crm.operators.dag_parts import jobs_folder
 
@@ -48,10 +50,20 @@ class AuditDatabase:
 
     @property
     def engine(self) -> sa.Engine:
-        """The engine of a database that can be read."""
+        """The engine of a readable database."""
         if self.ledger is None:
             raise ZohoError(self.fault or "the audit database cannot be read")
         return self.ledger.engine
+
+    @property
+    def runs(self) -> RunQueries:
+        """Queries about runs."""
+        return RunQueries(self.engine)
+
+    @property
+    def links(self) -> LinkQueries:
+        """Queries about links."""
+        return LinkQueries(self.engine)
 
 
 class AuditDatabases:

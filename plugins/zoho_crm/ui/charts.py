@@ -9,7 +9,6 @@ from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.ledger.run_queries import dags_and_jobs, outcomes_by_day
 
 if TYPE_CHECKING:
     from zoho_crm.ledger.run_queries import RunFilter
@@ -46,8 +45,8 @@ def links_chart(sources: AuditDatabases, reader: Reader, wanted: RunFilter, days
     shown = _days(days)
     by_day: dict[date, Counter[Outcome]] = {day: Counter() for day in shown}
     for source in sources.readable():
-        visible = reader.visible(dags_and_jobs(source.engine))
-        for day, counted in outcomes_by_day(source.engine, wanted, visible=visible).items():
+        visible = reader.visible(source.runs.dags_and_jobs())
+        for day, counted in source.runs.outcomes_by_day(wanted, visible=visible).items():
             if day in by_day:
                 by_day[day] += counted
     seen = [outcome for outcome in Outcome if any(by_day[day][outcome] for day in shown)]

@@ -9,18 +9,17 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from zoho_crm.core.formatting import record_url
 from zoho_crm.core.links import pair_key
-from zoho_crm.ledger.link_history import link_history
-from zoho_crm.ledger.run_queries import dags_and_jobs
 from zoho_crm.ui.audit_databases import SourcesDep
 from zoho_crm.ui.auth import SIGNED_IN, ReaderDep
 from zoho_crm.ui.query_params import FormDep
 from zoho_crm.ui.rendering import Addresses, page
 
 if TYPE_CHECKING:
-    from zoho_crm.ledger.link_history import Event
+    from zoho_crm.ledger.link_queries import LinkEvent
 
 router = APIRouter(prefix="/links", dependencies=[Depends(SIGNED_IN)])
 
+PAGE_EVENTS = 500
 _KEY_LENGTH = 64
 
 
@@ -49,8 +48,8 @@ def link_page(request: Request, key: str, reader: ReaderDep, sources: SourcesDep
         raise HTTPException(404, "This is not the key of a link.")
     events = []
     for source in sources.readable():
-        visible = reader.visible(dags_and_jobs(source.engine))
-        events += link_history(source.engine, key, visible=visible)
+        visible = reader.visible(source.runs.dags_and_jobs())
+        events += source.links.history([key], visible=visible, limit=PAGE_EVENTS)
     events.sort(key=lambda event: event.event_id, reverse=True)
     return page(
         request,
@@ -61,7 +60,7 @@ def link_page(request: Request, key: str, reader: ReaderDep, sources: SourcesDep
     )
 
 
-def record_address_of(event: Event) -> str | None:
+def record_address_of(event: LinkEvent) -> str | None:
     """Return the address of Zoho's page of the related record that an answer named, if it is known."""
     return record_url(
         environment=event.environment,

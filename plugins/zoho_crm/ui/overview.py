@@ -9,17 +9,12 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
 from zoho_crm.core.models import DELINK, RELINK
-from zoho_crm.ledger.run_queries import (
-    RunFilter,
-    RunPlace,
-    dags_and_jobs,
-    page_of_runs,
-)
+from zoho_crm.ledger.run_queries import RunFilter, RunPosition
 from zoho_crm.ledger.runs import RunStatus
 from zoho_crm.ui.audit_databases import AuditDatabases, SourcesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
 from zoho_crm.ui.charts import CHART_DAYS, first_moment, links_chart
-from zoho_crm.ui.query_params import asked_day, asked_place
+from zoho_crm.ui.query_params import day_param, position_param
 from zoho_crm.ui.rendering import page
 
 if TYPE_CHECKING:
@@ -52,8 +47,8 @@ def overview(
         status=status or None,
         mode=mode or None,
         operation=operation or None,
-        since=asked_day(since, "since"),
-        until=asked_day(until, "until", end=True),
+        since=day_param(since, "since"),
+        until=day_param(until, "until", end=True),
     )
     asked = {
         "job": job,
@@ -64,9 +59,9 @@ def overview(
         "until": until,
         "days": days,
     }
-    found = _page(sources, reader, wanted, asked_place(after))
+    found = _page(sources, reader, wanted, position_param(after))
     shown = found[:PAGE_RUNS]
-    more = RunPlace.of(shown[-1]) if len(found) > PAGE_RUNS else None
+    more = RunPosition.of(shown[-1]) if len(found) > PAGE_RUNS else None
     of_job = RunFilter(job=wanted.job, operation=wanted.operation, since=first_moment(int(days)))
     return page(
         request,
@@ -86,13 +81,13 @@ def overview(
 
 
 def _page(
-    sources: AuditDatabases, reader: Reader, wanted: RunFilter, after: RunPlace | None
+    sources: AuditDatabases, reader: Reader, wanted: RunFilter, after: RunPosition | None
 ) -> list[StoredRun]:
     found: list[StoredRun] = []
     for source in sources.readable():
-        visible = reader.visible(dags_and_jobs(source.engine))
-        found += page_of_runs(source.engine, wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
-    return sorted(found, key=RunPlace.of, reverse=True)[: PAGE_RUNS + 1]
+        visible = reader.visible(source.runs.dags_and_jobs())
+        found += source.runs.page(wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
+    return sorted(found, key=RunPosition.of, reverse=True)[: PAGE_RUNS + 1]
 
 
 def _query(asked: Mapping[str, str], **changes: str) -> str:

@@ -9,8 +9,8 @@ from urllib.parse import parse_qs
 from fastapi import Depends, HTTPException, Request
 
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.ledger.link_queries import OPEN
-from zoho_crm.ledger.run_queries import RunPlace
+from zoho_crm.ledger.link_queries import PENDING
+from zoho_crm.ledger.run_queries import RunPosition
 
 _LONGEST_FORM = 8_192
 _LONGEST_VALUE = 512
@@ -35,16 +35,16 @@ async def form_of(request: Request) -> Form:
 FormDep = Annotated[Form, Depends(form_of)]
 
 
-def asked_outcome(value: str | None) -> str | None:
+def outcome_param(value: str | None) -> str | None:
     """Return an outcome to filter by, or ``open``; None for everything; raises 400 for anything else."""
     if not value:
         return None
-    if value != OPEN and value not in set(Outcome):
+    if value != PENDING and value not in set(Outcome):
         raise HTTPException(400, "outcome: is none of the outcomes.")
     return value
 
 
-def asked_seq(value: str | None) -> int:
+def seq_param(value: str | None) -> int:
     """Return the place after which a page of links begins; raises 400 for what is no place."""
     if not value:
         return -1
@@ -53,17 +53,17 @@ def asked_seq(value: str | None) -> int:
     return int(value)
 
 
-def asked_place(value: str | None) -> RunPlace | None:
+def position_param(value: str | None) -> RunPosition | None:
     """Return the place after which a page of runs begins; raises 400 for what is no place."""
     if not value:
         return None
     try:
-        return RunPlace.read(value)
+        return RunPosition.parse(value)
     except ValueError:
         raise HTTPException(400, "after: is not the place of a run.") from None
 
 
-def asked_day(value: str | None, name: str, *, end: bool = False) -> datetime | None:
+def day_param(value: str | None, name: str, *, end: bool = False) -> datetime | None:
     """Return the start of a day in UTC, or its end; None if none is asked for; raises 400 for what is no day."""
     if not value:
         return None

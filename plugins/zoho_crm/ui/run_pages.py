@@ -17,21 +17,17 @@ from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
 from zoho_crm.core.run_request import REDRIVE_DAG_ID, RELINK_DAG_ID
-from zoho_crm.ledger.link_queries import OPEN, LinkFilter, page_of_links, stream_links
-from zoho_crm.ledger.progress_queries import LOOKED_AT, progress, reasons
-from zoho_crm.ledger.run_queries import runs_of_dag_run, runs_started_from
-from zoho_crm.ledger.runs import get_run
+from zoho_crm.ledger.link_queries import PENDING, LinkFilter
+from zoho_crm.ledger.run_queries import REASON_SAMPLE
 from zoho_crm.ui.advice import advice
-from zoho_crm.ui.audit_databases import SourcesDep
+from zoho_crm.ui.audit_databases import AuditDatabase, SourcesDep
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
 from zoho_crm.ui.downloads import csv_pieces, file_name, json_lines
-from zoho_crm.ui.query_params import FormDep, asked_outcome, asked_seq
+from zoho_crm.ui.query_params import FormDep, outcome_param, seq_param
 from zoho_crm.ui.rendering import Addresses, page
 
 if TYPE_CHECKING:
-    import sqlalchemy as sa
-
-    from zoho_crm.ledger.progress_queries import Progress
+    from zoho_crm.ledger.run_queries import Progress
     from zoho_crm.ledger.runs import StoredRun
 
 router = APIRouter(prefix="/dags/{dag_id}/runs/{dag_run_id}", dependencies=[Depends(READ_RUN)])
@@ -53,7 +49,7 @@ class Found:
     """
 
     run: StoredRun
-    engine: sa.Engine
+    database: AuditDatabase
     others: list[StoredRun]
 
 
@@ -62,16 +58,16 @@ def found_run(
 ) -> Found | None:
     """Return the run of a Dag run, None if it has none that the user may see."""
     found = [
-        (run, source.engine)
+        (run, source)
         for source in sources.readable()
-        for run in runs_of_dag_run(source.engine, dag_id, dag_run_id)
+        for run in source.runs.of_dag_run(dag_id, dag_run_id)
         if reader.may_read(run.dag_id, run.job)
     ]
     named = [each for each in found if not job or each[0].job == job]
     if not named:
         return None
-    run, engine = named[0]
-    return Found(run, engine, [other for other, _ in found if other is not run])
+    run, source = named[0]
+    return Found(run, source, [other for other, _ in found if other is not run])
 
 
 def needed_run(dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = "") -> Found:
@@ -111,8 +107,8 @@ def run_page(
             faults=faults,
             ours=dag_id.startswith(DAG_ID_PREFIX) or dag_id in _AGAIN,
         )
-    wanted = LinkFilter(outcome=asked_outcome(outcome))
-    return _shown(request, found, reader, wanted, asked_seq(after))
+    wanted = LinkFilter(outcome=outcome_param(outcome))
+    return _shown(request, found, reader, wanted, seq_param(after))
 
 
 @router.post("", response_class=HTMLResponse)
@@ -124,18 +120,18 @@ def search(
 ) -> HTMLResponse:
     """Show a run and the links that a search finds; ids come in a form, so that no log holds them."""
     wanted = LinkFilter(
-        outcome=asked_outcome(form.get("outcome")),
+        outcome=outcome_param(form.get("outcome")),
         external_id=form.get("external_id") or None,
         related_external_id=form.get("related_external_id") or None,
     )
-    return _shown(request, found, reader, wanted, asked_seq(form.get("after")))
+    return _shown(request, found, reader, wanted, seq_param(form.get("after")))
 
 
 @router.get("/progress")
 def run_progress(found: Annotated[Found, Depends(needed_run)]) -> dict[str, Any]:
     """Tell how far a run is, for the page to ask again and again."""
     run = found.run
-    far = progress(found.engine, run)
+    far = found.database.runs.progress(run)
     return {
         **_told(far),
         "status": run.status,
@@ -155,8 +151,8 @@ def download(
         raise HTTPException(404, "This run has no plan yet.")
     if run.pseudonymised_at is not None:
         raise HTTPException(404, "The plan of this run was deleted when its ids were replaced by hashes.")
-    wanted = asked_outcome(outcome)
-    rows = stream_links(found.engine, run, wanted)
+    wanted = outcome_param(outcome)
+    rows = found.database.links.stream(run, wanted)
     name = file_name(run.job, run.dag_run_id, wanted or "links")
     return StreamingResponse(
         csv_pieces(rows) if kind == "csv" else json_lines(rows),
@@ -181,10 +177,12 @@ def again(
 
 def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, after: int) -> HTMLResponse:
     run, at = found.run, Addresses.of(request)
-    rows = page_of_links(found.engine, run, wanted, after=after, limit=PAGE_LINKS + 1)
-    far = progress(found.engine, run)
+    rows = found.database.links.page(run, wanted, after=after, limit=PAGE_LINKS + 1)
+    far = found.database.runs.progress(run)
     possible = RELINK_OUTCOMES if run.operation == RELINK else DELINK_OUTCOMES
-    told = [(reason, advice(reason.outcome, reason.zoho_code)) for reason in reasons(found.engine, run, far)]
+    told = [
+        (reason, advice(reason.outcome, reason.zoho_code)) for reason in found.database.runs.reasons(run, far)
+    ]
     return page(
         request,
         "run.html",
@@ -195,18 +193,18 @@ def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, a
         poll=f"{at.run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
         possible=[outcome for outcome in possible if far.by_outcome[outcome] or _common(run, outcome)],
         reasons=told,
-        looked_at=LOOKED_AT,
+        looked_at=REASON_SAMPLE,
         links=rows[:PAGE_LINKS],
         records=any(row.zoho_record_id for row in rows[:PAGE_LINKS]),
         record_address=partial(_record_address, run),
         last_seq=rows[PAGE_LINKS - 1].seq if len(rows) > PAGE_LINKS else None,
         wanted=wanted,
         after=after,
-        open_filter=OPEN,
+        open_filter=PENDING,
         searched=request.method == "POST",
         again=_offers(run, reader),
         runs_started_from=[
-            each for each in runs_started_from(found.engine, run) if reader.may_read(each.dag_id, each.job)
+            each for each in found.database.runs.started_from(run) if reader.may_read(each.dag_id, each.job)
         ],
         origin=_origin(found, reader),
         waits_for_person=run.approval == ASKED and run.finished_at is None,
@@ -247,7 +245,7 @@ def _offers(run: StoredRun, reader: Reader) -> list[str]:
 def _origin(found: Found, reader: Reader) -> StoredRun | None:
     """Return the run whose links this one takes up."""
     key = found.run.origin_run_key
-    origin = get_run(found.engine, key) if key else None
+    origin = found.database.runs.get(key) if key else None
     return origin if origin and reader.may_read(origin.dag_id, origin.job) else None
 
 

@@ -34,7 +34,7 @@ def test_run_is_shown_with_counts_and_reasons(cli: Cli, any_story: Audit, name: 
         "unknown": 1,
         "invalid": 1,
     }
-    assert run["open_links"] == 2
+    assert run["unfinished_links"] == 2
     first = run["reasons"][0]
     assert (first["outcome"], first["zoho_code"], first["links"]) == ("rejected", "RECORD_LOCKED", 2)
     assert run["window_start"] == "2026-11-20T02:00:00Z"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.ledger.runs import StoredRun
 
 RUN = "zoho_delink__contacts_deals:scheduled__2026-07-01T00:00:00+00:00"
 JOB = "contacts_deals"
@@ -86,6 +87,13 @@ def drive(
     links = ledger.claims.take(claim, 1000)
     settle(ledger, claim, links, outcome)
     return len(links)
+
+
+def stored(ledger: Ledger, run_key: str = RUN) -> StoredRun:
+    """Return a run that must exist."""
+    run = ledger.runs.get(run_key)
+    assert run is not None
+    return run
 
 
 def rows_of(engine: sa.Engine, table: sa.Table, *order_by: str) -> list[dict[str, Any]]:

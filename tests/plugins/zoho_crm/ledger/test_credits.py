@@ -17,22 +17,16 @@ from tests.plugins.zoho_crm.ledger.samples import (
     result,
     rows_of,
     run_start,
+    stored,
 )
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.ledger import tables
-from zoho_crm.ledger.progress_queries import progress
+from zoho_crm.ledger.run_queries import RunQueries
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
-
-
-def stored(ledger: Ledger, run_key: str = RUN) -> StoredRun:
-    run = ledger.runs.get(run_key)
-    assert run is not None
-    return run
 
 
 def test_cost_of_a_run_is_that_of_all_tries_and_checks(ledger: Ledger) -> None:
@@ -44,13 +38,13 @@ def test_cost_of_a_run_is_that_of_all_tries_and_checks(ledger: Ledger) -> None:
         ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB, credits_used=used)
     ledger.runs.add_preflight_credits(RUN, 6)
     ledger.runs.add_preflight_credits("no such run", 6)
-    assert progress(ledger.engine, stored(ledger)).credits == 26
+    assert RunQueries(ledger.engine).progress(stored(ledger)).credits == 26
     assert stored(ledger).credits is None
 
     ledger.runs.finish(RUN, status="succeeded", detail=None, finished_at=MOMENT)
 
     assert (stored(ledger).credits, stored(ledger).environment) == (26, "sandbox")
-    assert progress(ledger.engine, stored(ledger)).credits == 26
+    assert RunQueries(ledger.engine).progress(stored(ledger)).credits == 26
 
 
 def test_try_that_is_fenced_out_counts_nothing(ledger: Ledger, engine: sa.Engine) -> None:

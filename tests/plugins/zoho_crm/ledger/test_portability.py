@@ -21,15 +21,10 @@ from tests.plugins.zoho_crm.ledger.samples import (
     settle,
 )
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.ledger import (
-    link_history,
-    link_queries,
-    progress_queries,
-    run_queries,
-    staging,
-    tables,
-)
+from zoho_crm.ledger import staging, tables
 from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.ledger.link_queries import PENDING, LinkFilter, LinkQueries
+from zoho_crm.ledger.run_queries import RunFilter, RunPosition, RunQueries
 from zoho_crm.ledger.schema import CreateView
 
 if TYPE_CHECKING:
@@ -148,17 +143,23 @@ def _do_everything(ledger: Ledger) -> None:
 def _look_at_everything(ledger: Ledger) -> None:
     engine, run = ledger.engine, ledger.runs.get(RUN)
     assert run is not None
-    visible = run_queries.dags_and_jobs(engine)
-    wanted = run_queries.RunFilter(job=JOB, status="running", mode="apply", since=MOMENT, until=MOMENT)
-    place = run_queries.RunPlace.of(run)
-    run_queries.page_of_runs(engine, wanted, visible=visible, after=place)
-    run_queries.outcomes_by_day(engine, wanted, visible=visible)
-    run_queries.runs_of_dag_run(engine, run.dag_id, run.dag_run_id)
-    run_queries.runs_started_from(engine, run)
-    far = progress_queries.progress(engine, run)
-    assert progress_queries.reasons(engine, run, far)
-    every = link_queries.LinkFilter(outcome="failed", external_id="c", related_external_id="d-000000")
-    for links_wanted in (every, link_queries.LinkFilter(outcome=link_queries.OPEN)):
-        link_queries.page_of_links(engine, run, links_wanted)
-    (first, *_) = link_queries.stream_links(engine, run)
-    assert link_history.link_history(engine, first.pair_key, visible=visible)
+    run_queries, link_queries = RunQueries(engine), LinkQueries(engine)
+    visible = run_queries.dags_and_jobs()
+    wanted = RunFilter(job=JOB, status="running", mode="apply", since=MOMENT, until=MOMENT)
+    run_queries.page(wanted, visible=visible, after=RunPosition.of(run))
+    run_queries.outcomes_by_day(wanted, visible=visible)
+    run_queries.of_dag_run(run.dag_id, run.dag_run_id)
+    run_queries.started_from(run)
+    assert run_queries.find(run.dag_run_id, JOB) == run
+    assert run_queries.reasons(run, run_queries.progress(run))
+    every = LinkFilter(outcome="failed", external_id="c", related_external_id="d-000000")
+    for links_wanted in (every, LinkFilter(outcome=PENDING)):
+        link_queries.page(run, links_wanted)
+    (first, *_) = link_queries.stream(run)
+    keys = link_queries.pair_keys(first.external_id, first.related_external_id)
+    assert keys == [first.pair_key]
+    assert link_queries.history(keys, visible=visible) == link_queries.history(keys, visible=None)
+    assert len(list(link_queries.audit_rows(RUN, only_latest=True))) == len(
+        {row["seq"] for row in link_queries.audit_rows(RUN, only_latest=False)}
+    )
+    assert link_queries.invalid_reasons(RUN) == {"external_id is missing": 1}

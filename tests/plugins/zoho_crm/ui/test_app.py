@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from tests.plugins.zoho_crm.ui.conftest import JOBS
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.ledger.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,9 +90,11 @@ def test_only_the_files_of_the_pages_are_served(pages: Pages):
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [(0, "the next run of a job upgrades it"), (99, "install the newer package")],
+    [(SCHEMA_VERSION - 1, "the next run of a job upgrades it"), (99, "install the newer package")],
 )
-def test_database_of_another_version_is_told_and_left_alone(pages: Pages, version: int, said: str):
+def test_database_of_another_schema_version_is_reported_and_left_unchanged(
+    pages: Pages, version: int, said: str
+):
     with pages.ledger.engine.begin() as connection:
         connection.execute(sa.update(tables.versions).values(version=version))
 
@@ -165,7 +168,7 @@ def test_database_without_a_free_connection_gives_503(pages: Pages, monkeypatch:
     def exhausted(*_: object) -> None:
         raise sa.exc.TimeoutError("QueuePool limit of size 2 overflow 3 reached")
 
-    monkeypatch.setattr("zoho_crm.ui.run_pages.runs_of_dag_run", exhausted)
+    monkeypatch.setattr("zoho_crm.ledger.run_queries.RunQueries.of_dag_run", exhausted)
 
     page = pages.client.get(pages.run())
 

@@ -16,7 +16,7 @@ from tests.plugins.zoho_crm.ledger.samples import MOMENT
 from tests.plugins.zoho_crm.ui.conftest import JOBS
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
-from zoho_crm.ledger.link_queries import LINK_FIELDS, stream_links
+from zoho_crm.ledger.link_queries import LINK_FIELDS, LinkQueries
 from zoho_crm.ledger.runs import get_run
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def test_file_of_any_size_takes_little_memory_and_holds_no_connection(pages: Pag
         )
         connection.execute(numbers)
     engine = pages.ledger.engine
-    pieces = csv_pieces(stream_links(engine, replace(stored_run(pages), planned=50_000)))
+    pieces = csv_pieces(LinkQueries(engine).stream(replace(stored_run(pages), planned=50_000)))
     first = next(pieces)
     pool = engine.pool
     assert isinstance(pool, sa.QueuePool)

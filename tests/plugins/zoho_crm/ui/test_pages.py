@@ -195,7 +195,7 @@ def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pag
     assert search(outcome="failed") == ["c-001", "c-051", "c-101"]
     assert search(outcome="failed", external_id="c-0") == ["c-001", "c-051"]
     assert search(outcome="failed", related_external_id="d-1") == ["c-001"]
-    assert search(outcome="open") == []
+    assert search(outcome="pending") == []
     first = search()
     assert len(first) == 50
     assert search(after="49") == [f"c-{number:03}" for number in range(50, 100)]
@@ -226,7 +226,7 @@ def test_links_of_a_search_are_paged_through_once(pages: Pages, few: int, monkey
     assert paged(related_external_id="d-", outcome="removed") == sorted(
         one for one, _ in outcomes.keys() - failed
     )
-    assert paged(related_external_id="d", outcome="open") == sorted(one for one, _ in left)
+    assert paged(related_external_id="d", outcome="pending") == sorted(one for one, _ in left)
     assert paged(related_external_id="d-", external_id="c-1") == [one for one, _ in rows[100:]]
     assert paged(related_external_id="d-", external_id="c-1", outcome="failed") == sorted(
         one for one, _ in failed & set(rows[100:])
