@@ -1,27 +1,10 @@
-"""
-Show job files that cannot be used as an import error, without taking a Dag of another job down.
-
-Airflow stops scheduling every Dag of a file that raises, so the error is raised here, apart from zoho_delink.py.
-"""
+"""Reports invalid job files as an import error. It has no Airflow Dag: a file that raises loses all of its Dags."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from airflow.sdk import get_parsing_context
+from zoho_crm.core.job_files import jobs_folder
+from zoho_crm.dags import report_invalid_jobs
 
-from zoho_crm.core.job_files import JobFileError, load_jobs
-from zoho_crm.operators.dag_parts import jobs_folder
-from zoho_crm.operators.schedule import schedule_of
-
-JOBS = jobs_folder(Path(__file__).parents[1])
-
-if get_parsing_context().dag_id is None:
-    jobs, errors = load_jobs(JOBS)
-    for job in jobs:
-        try:
-            schedule_of(job)
-        except JobFileError as error:
-            errors.append(error)
-    if errors:
-        raise JobFileError("\n".join(str(error) for error in errors))
+report_invalid_jobs(jobs_folder(Path(__file__).parents[1]))

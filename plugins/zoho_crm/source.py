@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from zoho_crm.core.guard_rules import read_count, read_time
+from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL
 from zoho_crm.databases import is_statement_error
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection, CursorResult, Dialect, Engine, TextClause
 
@@ -86,6 +88,37 @@ def _execute(
             raise
         message = " ".join(str(error.orig).split())
         raise PlanError(f"The warehouse refuses {name[0].lower()}{name[1:]}: {message}") from None
+
+
+class SourceFacts(NamedTuple):
+    """
+    What the SQL of a job's guards returns; None for a limit that the job does not set.
+
+    :param baseline_links: number of links in the source
+    :param source_as_of: when the source was last updated
+    """
+
+    baseline_links: int | None = None
+    source_as_of: datetime | None = None
+
+
+def fetch_source_facts(
+    engine: Engine, sql: Mapping[str, str], window_start: datetime, window_end: datetime
+) -> SourceFacts:
+    """
+    Run the SQL of a job's guards.
+
+    :param sql: statements by the field of the job file that names them; other fields are ignored
+    :raises PlanError: a statement does not return what its limit needs
+    """
+
+    def fetch(field: str) -> object:
+        return fetch_value(engine, sql[field], window_start, window_end, name=field)
+
+    return SourceFacts(
+        baseline_links=read_count(fetch(BASELINE_SQL)) if BASELINE_SQL in sql else None,
+        source_as_of=read_time(fetch(FRESHNESS_SQL)) if FRESHNESS_SQL in sql else None,
+    )
 
 
 def check_sql(sql: str, name: str = _JOB_SQL) -> None:

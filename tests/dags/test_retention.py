@@ -51,7 +51,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read_dag() -> DAG:
-    bag = DagBag(dag_folder=PROJECT / "dags" / f"{DAG_ID}.py")
+    bag = DagBag(dag_folder=PROJECT / "dags" / "zoho_delink_past_runs.py")
     assert bag.import_errors == {}
     dag: DAG = bag.dags[DAG_ID]
     return dag
@@ -62,7 +62,7 @@ def test_it_is_read_without_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     dag = read_dag()
 
-    assert list(dag.task_dict) == ["pseudonymise"]
+    assert list(dag.task_dict) == ["pseudonymize"]
     assert {name: dag.params[name] for name in dag.params} == {"dry_run": False}
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
 
@@ -70,9 +70,9 @@ def test_it_is_read_without_any_job(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_it_is_mapped_over_the_jobs_that_set_days(jobs: Path) -> None:
     dag = read_dag()
 
-    assert dag.get_task("pseudonymise").expand_input.value == {"job_name": ["month", "quarter"]}
+    assert dag.get_task("pseudonymize").expand_input.value == {"job_name": ["month", "quarter"]}
     stored = json.loads(json.dumps(DagSerialization.serialize_dag(dag)))
-    assert set(DagSerialization.deserialize_dag(stored).task_dict) == {"pseudonymise"}
+    assert set(DagSerialization.deserialize_dag(stored).task_dict) == {"pseudonymize"}
 
 
 RUNS = f"""
@@ -81,7 +81,7 @@ from airflow.dag_processing.dagbag import DagBag
 
 def run(conf):
     # Read anew: within one process a mapped task keeps the params of the run before.
-    dag = DagBag(dag_folder={str(PROJECT / "dags" / DAG_ID)!r} + ".py").dags[{DAG_ID!r}]
+    dag = DagBag(dag_folder={str(PROJECT / "dags" / "zoho_delink_past_runs.py")!r}).dags[{DAG_ID!r}]
     print("state", dag.test(run_conf=conf).state.value, flush=True)
     with sqlite3.connect(os.environ["AUDIT_DB"]) as connection:
         jobs = connection.execute(

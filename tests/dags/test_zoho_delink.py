@@ -23,7 +23,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections, fill_crm
 from include.local_zoho import LocalZoho
-from zoho_crm.operators.dag_parts import CHUNK_NAME
+from zoho_crm.dags import CHUNK_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -153,7 +153,7 @@ def test_a_dag_tells_people_about_itself(dag: DAG) -> None:
     assert dag.description == "Take contacts off deals they no longer belong to"
     assert dag.tags == {"zoho", "delink", "crm", "sample"}
     assert "Contacts.External_Contact_ID -> Deals (Deals.External_Deal_ID)" in str(dag.doc_md)
-    assert "10000 links a run" in str(dag.doc_md)
+    assert "10000 links per run" in str(dag.doc_md)
     assert {task.owner for task in dag.tasks} == {"data-team"}
 
 

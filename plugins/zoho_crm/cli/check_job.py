@@ -69,7 +69,7 @@ def _describe(job: Job, file: Path) -> dict[str, Any]:
 def _next_windows(job: Job) -> list[dict[str, datetime]]:
     if job.cron is None:
         return []
-    from zoho_crm.operators.schedule import next_windows
+    from zoho_crm.schedules import next_windows
 
     return [{"window_start": start, "window_end": end} for start, end in next_windows(job, current_time())]
 
@@ -88,7 +88,7 @@ def _schedule_errors(job: Job) -> list[str]:
 
     if job.asset is None and (job.cron is None or job.timezone == "UTC"):
         return []
-    from zoho_crm.operators.schedule import schedule_of
+    from zoho_crm.schedules import schedule_of
 
     try:
         schedule_of(job)
@@ -97,22 +97,12 @@ def _schedule_errors(job: Job) -> list[str]:
     return []
 
 
-def _sql_files(job: Job) -> dict[str, str]:
-    """Return each SQL file that the job names, by the field that names it."""
-    named = {
-        "source.sql_file": job.source.sql_file,
-        "guards.baseline_sql_file": job.guards.baseline_sql_file,
-        "guards.freshness_sql_file": job.guards.freshness_sql_file,
-    }
-    return {field: file for field, file in named.items() if file is not None}
-
-
 def _sql_errors(job: Job, jobs_folder: Path) -> list[str]:
-    from zoho_crm.core.job_files import find_sql
+    from zoho_crm.core.job_files import find_sql, sql_files
     from zoho_crm.source import check_sql
 
     errors = []
-    for field, file in _sql_files(job).items():
+    for field, file in sql_files(job).items():
         try:
             check_sql(find_sql(jobs_folder, file, field).read_text(encoding="utf-8"), field)
         except PlanError as error:

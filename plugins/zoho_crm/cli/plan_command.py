@@ -96,11 +96,11 @@ def _request(window: tuple[str, str] | None) -> RunRequest:
 def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Planned:
     from zoho_crm.cli.connections import open_engine
     from zoho_crm.core.guard_rules import judge
-    from zoho_crm.core.job_files import sql_path
+    from zoho_crm.core.job_files import SOURCE_SQL, read_sql
     from zoho_crm.ledger.link_queries import LinkQueries
     from zoho_crm.source import check_sql, stream_links
 
-    sql = sql_path(job, jobs_folder).read_text(encoding="utf-8")
+    sql = read_sql(job, jobs_folder)[SOURCE_SQL]
     check_sql(sql)
     with open_engine(job.source.conn_id, "source.conn_id") as source, _scratch_ledger() as ledger:
         rows = stream_links(source, sql, request.window_start, request.window_end)
@@ -152,24 +152,17 @@ def _made_plan(ledger: Ledger, job: Job, rows: Iterator[tuple[object, object]]) 
 
 def _facts(job: Job, request: RunRequest, jobs_folder: Path, source: Engine, planned: int) -> Facts:
     """Query the facts that the limits of a job need, and no others."""
-    from zoho_crm.core.guard_rules import BASELINE, FRESHNESS, Facts, read_count, read_time
-    from zoho_crm.core.job_files import find_sql
-    from zoho_crm.source import fetch_value
+    from zoho_crm.core.guard_rules import Facts
+    from zoho_crm.core.job_files import read_sql
+    from zoho_crm.source import fetch_source_facts
 
-    def fetch(sql_file: str, field: str) -> object:
-        sql = find_sql(jobs_folder, sql_file, field).read_text(encoding="utf-8")
-        return fetch_value(source, sql, request.window_start, request.window_end, name=field)
-
+    found = fetch_source_facts(source, read_sql(job, jobs_folder), request.window_start, request.window_end)
     guards = job.guards
     return Facts(
         planned=planned,
         now=current_time(),
-        baseline_links=read_count(fetch(guards.baseline_sql_file, BASELINE))
-        if guards.baseline_sql_file
-        else None,
-        source_as_of=read_time(fetch(guards.freshness_sql_file, FRESHNESS))
-        if guards.freshness_sql_file
-        else None,
+        baseline_links=found.baseline_links,
+        source_as_of=found.source_as_of,
         recent_planned=_recent(job) if guards.max_jump is not None else (),
     )
 

@@ -14,6 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from zoho_crm.core.formatting import format_duration, format_percent
+from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
@@ -25,9 +26,6 @@ RUNS_TO_COMPARE = 10
 """Earlier runs whose median a plan is compared with."""
 FEWEST_RUNS_TO_COMPARE = 3
 """With fewer of them, nobody can say what is usual."""
-
-BASELINE = "guards.baseline_sql_file"
-FRESHNESS = "guards.freshness_sql_file"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +134,7 @@ def read_count(value: object) -> int:
             whole = int(value)
             if whole == value and whole >= 0:
                 return whole
-    raise PlanError(f"{BASELINE}: must yield a whole number, 0 or more; it yields {_kind(value)}")
+    raise PlanError(f"{BASELINE_SQL}: must yield a whole number, 0 or more; it yields {_kind(value)}")
 
 
 def read_time(value: object) -> datetime | None:
@@ -153,17 +151,17 @@ def read_time(value: object) -> datetime | None:
         try:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
-            raise PlanError(f"{FRESHNESS}: must yield a time; it yields text that is none") from None
+            raise PlanError(f"{FRESHNESS_SQL}: must yield a time; it yields text that is none") from None
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if not isinstance(value, datetime):
-        raise PlanError(f"{FRESHNESS}: must yield a time; it yields {_kind(value)}")
+        raise PlanError(f"{FRESHNESS_SQL}: must yield a time; it yields {_kind(value)}")
     if value.tzinfo is None:
         return value.replace(tzinfo=UTC)
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise PlanError(f"{FRESHNESS}: must yield a time; it yields one beyond all calendars") from None
+        raise PlanError(f"{FRESHNESS_SQL}: must yield a time; it yields one beyond all calendars") from None
 
 
 def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Check:

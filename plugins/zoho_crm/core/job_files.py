@@ -7,7 +7,9 @@ code.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -18,13 +20,27 @@ from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
-    from pathlib import Path
+
+JOBS_FOLDER_VARIABLE = "ZOHO_CRM_JOBS_FOLDER"
+
+SOURCE_SQL = "source.sql_file"
+BASELINE_SQL = "guards.baseline_sql_file"
+FRESHNESS_SQL = "guards.freshness_sql_file"
 
 _YAML_SUFFIXES = (".yaml", ".yml")
 
 
 class JobFileError(ZohoConfigError):
     """A job file cannot be used. The message names file, field and reason, one line for each fault."""
+
+
+def jobs_folder(project: Path) -> Path:
+    """
+    Return the folder of the job files: the one named by ``ZOHO_CRM_JOBS_FOLDER``, or the project's own.
+
+    :param project: folder that contains ``include/jobs``
+    """
+    return Path(os.environ.get(JOBS_FOLDER_VARIABLE) or project / "include" / "jobs")
 
 
 def job_files(folder: Path) -> list[Path]:
@@ -54,15 +70,9 @@ def load_job(path: Path) -> Job:
         job = Job.model_validate({**content, "name": path.stem})
     except ValidationError as error:
         raise JobFileError("\n".join(_fault_lines(path.name, error))) from None
-    named = {
-        "source.sql_file": job.source.sql_file,
-        "guards.baseline_sql_file": job.guards.baseline_sql_file,
-        "guards.freshness_sql_file": job.guards.freshness_sql_file,
-    }
     try:
-        for field, sql_file in named.items():
-            if sql_file is not None:
-                find_sql(path.parent, sql_file, field)
+        for field, sql_file in sql_files(job).items():
+            find_sql(path.parent, sql_file, field)
     except JobFileError as error:
         raise JobFileError(f"{path.name}: {error}") from None
     return job
@@ -101,9 +111,26 @@ def named_job(folder: Path, name: object) -> Job:
     return load_job(paths[name])
 
 
-def sql_path(job: Job, jobs_folder: Path) -> Path:
-    """Return the job's SQL file; raises JobFileError."""
-    return find_sql(jobs_folder, job.source.sql_file, "source.sql_file")
+def sql_files(job: Job) -> dict[str, str]:
+    """Return the SQL files that a job names, by the field that names them."""
+    named = {
+        SOURCE_SQL: job.source.sql_file,
+        BASELINE_SQL: job.guards.baseline_sql_file,
+        FRESHNESS_SQL: job.guards.freshness_sql_file,
+    }
+    return {field: sql_file for field, sql_file in named.items() if sql_file is not None}
+
+
+def read_sql(job: Job, jobs_folder: Path) -> dict[str, str]:
+    """
+    Return the SQL of a job, by the field that names its file.
+
+    :raises JobFileError: a file does not exist
+    """
+    return {
+        field: find_sql(jobs_folder, sql_file, field).read_text(encoding="utf-8")
+        for field, sql_file in sql_files(job).items()
+    }
 
 
 def find_sql(jobs_folder: Path, sql_file: str, field: str) -> Path:

@@ -31,8 +31,9 @@ class ApproveOperator(JobOperator, ApprovalOperator):
     :raises PlanError: the guards have left no decision
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(subject="May this run go on?", defaults=ApprovalOperator.REJECT, **kwargs)
+    def __init__(self, *, guard_task_id: str = "guard", **kwargs: Any) -> None:
+        super().__init__(subject="May this run continue?", defaults=ApprovalOperator.REJECT, **kwargs)
+        self.guard_task_id = guard_task_id
 
     @property
     def hitl_summary(self) -> dict[str, Any]:
@@ -41,7 +42,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
 
     def execute(self, context: Context) -> Any:
         """Ask, unless there is nothing to ask."""
-        asked: dict[str, Any] | None = context["ti"].xcom_pull(task_ids="guard")
+        asked: dict[str, Any] | None = context["ti"].xcom_pull(task_ids=self.guard_task_id)
         if asked is None:
             # Somebody has marked it as done: that is no decision.
             raise PlanError("The task guard has left no decision; clear it, so that it decides")

@@ -7,16 +7,18 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from zoho_crm.airflow_compat import base_url
 from zoho_crm.core.approval import Question, plan_url
-from zoho_crm.core.guard_rules import BASELINE, FRESHNESS, Facts, Override, judge, read_count, read_time
-from zoho_crm.core.job_files import find_sql
+from zoho_crm.core.guard_rules import Facts, Override, judge
+from zoho_crm.core.job_files import SOURCE_SQL, read_sql
 from zoho_crm.core.models import RELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_operator import JobOperator
-from zoho_crm.source import fetch_value
+from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from airflow.sdk import Context
 
     from zoho_crm.core.guard_rules import Decision
@@ -95,54 +97,33 @@ class GuardOperator(JobOperator):
             tables_read,
         )
 
-        asked = [
-            find_sql(self.jobs_folder, sql_file, field).read_text(encoding="utf-8")
-            for field, sql_file in (
-                (BASELINE, job.guards.baseline_sql_file),
-                (FRESHNESS, job.guards.freshness_sql_file),
-            )
-            if sql_file is not None and self.job is not None
-        ]
+        sql = _guard_sql(job, self.jobs_folder) if self.job is not None else {}
         audit = job.audit_conn_id
-        inputs = [ledger_table(audit, PLAN_TABLE), *tables_read(job.source.conn_id, *asked)]
+        inputs = [ledger_table(audit, PLAN_TABLE), *tables_read(job.source.conn_id, *sql.values())]
         return inputs, [ledger_output(audit, RUN_TABLE)]
 
     def _judge(self, ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary) -> tuple[Facts, Decision]:
-        # Without a job of its own, the Dag takes up what other runs have left.
+        # A Dag without a job of its own works on links of earlier runs.
         count_only = run.operation == RELINK or run.origin_run_key is not None or self.job is None
-        asked: dict[str, Any] = {} if count_only else self._ask_source(job, run)
+        source = SourceFacts() if count_only else self._query_source(job, run)
         ledger.runs.record_source_facts(
-            run.run_key, baseline_links=asked.get("baseline_links"), source_as_of=asked.get("source_as_of")
+            run.run_key, baseline_links=source.baseline_links, source_as_of=source.source_as_of
         )
-        facts = Facts(
-            planned=plan.planned,
-            now=datetime.now(UTC),
-            recent_planned=ledger.runs.recent_planned_counts(job.name, run.run_key),
-            **asked,
-        )
+        facts = build_facts(ledger, run, planned=plan.planned, now=datetime.now(UTC), source=source)
         return facts, judge(facts, job.guards, _override(run), count_only=count_only)
 
-    def _ask_source(self, job: Job, run: StoredRun) -> dict[str, Any]:
+    def _query_source(self, job: Job, run: StoredRun) -> SourceFacts:
         """Run the SQL of the guards that the job sets."""
-        guards = job.guards
-        asked = (
-            ("baseline_links", BASELINE, guards.baseline_sql_file, read_count),
-            ("source_as_of", FRESHNESS, guards.freshness_sql_file, read_time),
-        )
-        if not any(sql_file for _, _, sql_file, _ in asked):
-            return {}
+        sql = _guard_sql(job, self.jobs_folder)
+        if not sql:
+            return SourceFacts()
         assert run.window_start is not None  # noqa: S101 - for the type checker: a run of a job has a window
         assert run.window_end is not None  # noqa: S101 - as above
-        found: dict[str, Any] = {}
         engine = create_source_engine(job.source.conn_id)
         try:
-            for fact, field, sql_file, read in asked:
-                if sql_file is not None:
-                    sql = find_sql(self.jobs_folder, sql_file, field).read_text(encoding="utf-8")
-                    found[fact] = read(fetch_value(engine, sql, run.window_start, run.window_end, name=field))
+            return fetch_source_facts(engine, sql, run.window_start, run.window_end)
         finally:
             engine.dispose()
-        return found
 
     def _tell(
         self,
@@ -164,6 +145,28 @@ class GuardOperator(JobOperator):
             counts={"planned": plan.planned, "duplicates": plan.duplicates, "invalid": plan.invalid},
             status=run.status,
         )
+
+
+def build_facts(ledger: Ledger, run: StoredRun, *, planned: int, now: datetime, source: SourceFacts) -> Facts:
+    """
+    Return what the limits of a job compare with a plan.
+
+    :param planned: number of links
+    :param now: when the plan was, or is, judged
+    :param source: what the SQL of the guards returned
+    """
+    return Facts(
+        planned=planned,
+        now=now,
+        baseline_links=source.baseline_links,
+        source_as_of=source.source_as_of,
+        recent_planned=ledger.runs.recent_planned_counts(run.job, run.run_key),
+    )
+
+
+def _guard_sql(job: Job, jobs_folder: Path) -> dict[str, str]:
+    """Return the SQL of the guards that a job sets, by the field that names its file."""
+    return {field: sql for field, sql in read_sql(job, jobs_folder).items() if field != SOURCE_SQL}
 
 
 def _override(run: StoredRun) -> Override | None:

@@ -68,6 +68,51 @@ class JobOperator(BaseOperator):
         return build_lineage(*self.lineage(job)) if job else None
 
 
+class PlanOperator(JobOperator):
+    """
+    A task that stores the plan of a run.
+
+    :param preflight_task_id: ID of the task whose result says where the connection leads, with the group's prefix
+    """
+
+    def __init__(self, *, preflight_task_id: str = "preflight", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.preflight_task_id = preflight_task_id
+
+    def pull_preflight(self, context: Context) -> dict[str, Any]:
+        """Return the result of the preflight task; {} if it was skipped or marked as done."""
+        return context["ti"].xcom_pull(task_ids=self.preflight_task_id) or {}
+
+
+def delink_arguments(job: Job) -> dict[str, Any]:
+    """Return the arguments of the delink operator that a job sets, all but the chunk."""
+    return {
+        **relink_arguments(job),
+        "strategy": job.strategy,
+        "snapshot_fields": list(job.snapshot_attributes),
+    }
+
+
+def relink_arguments(job: Job) -> dict[str, Any]:
+    """Return the arguments of the relink operator that a job sets, all but the chunk."""
+    relation = job.relation.as_relation()
+    return {
+        "module": relation.module,
+        "external_field": relation.external_field,
+        "related_list": relation.related_list,
+        "related_module": relation.related_module,
+        "related_external_field": relation.related_external_field,
+        "zoho_conn_id": job.zoho_conn_id,
+        "audit_conn_id": job.audit_conn_id,
+        "task_concurrency": job.task_concurrency,
+        "breaker_share": job.breaker_share,
+        "credit_reserve": job.credit_reserve,
+        "wait_patience": job.wait_patience,
+        "max_plan_age": job.guards.max_plan_age,
+        "execution_timeout": job.task_timeout,
+    }
+
+
 def origin_of(context: Context) -> Origin:
     """Return where in Airflow a task stands. Keys that a run does not have are left out by Airflow."""
     dag_run, task_instance = context["dag_run"], context["ti"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.airflow_compat import max_map_length
-from zoho_crm.core.job_files import sql_path
+from zoho_crm.core.job_files import SOURCE_SQL, read_sql
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.databases import create_source_engine
-from zoho_crm.operators.job_operator import JobOperator, origin_of, request_of
+from zoho_crm.operators.job_operator import PlanOperator, origin_of, request_of
 from zoho_crm.source import stream_links
 from zoho_crm.telemetry import log_plan
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.runs import StoredRun
 
 
-class PlanLinksOperator(JobOperator):
+class PlanLinksOperator(PlanOperator):
     """
     Read the links to remove, check and de-duplicate them, and store them as the plan of this run.
 
@@ -44,7 +44,7 @@ class PlanLinksOperator(JobOperator):
 
         job, origin = self.job_of(context), origin_of(context)
         request = request_of(context)
-        preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
+        preflight: dict[str, Any] = self.pull_preflight(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             run = ledger.runs.start(self._run_start(context, job, request, preflight))
@@ -73,7 +73,7 @@ class PlanLinksOperator(JobOperator):
         """Return the warehouse's tables, once they are read, and the plan's; pasted links are of no table."""
         from zoho_crm.lineage import PLAN_TABLE, ledger_output, tables_read
 
-        sql = sql_path(job, self.jobs_folder).read_text(encoding="utf-8") if self._reads_source else ""
+        sql = read_sql(job, self.jobs_folder)[SOURCE_SQL] if self._reads_source else ""
         rows = self._plan.planned if self._plan else None
         return tables_read(job.source.conn_id, sql), [ledger_output(job.audit_conn_id, PLAN_TABLE, rows)]
 
@@ -115,7 +115,7 @@ class PlanLinksOperator(JobOperator):
         assert run.window_end is not None  # noqa: S101 - as above
         engine = create_source_engine(job.source.conn_id)
         try:
-            sql = sql_path(job, self.jobs_folder).read_text(encoding="utf-8")
+            sql = read_sql(job, self.jobs_folder)[SOURCE_SQL]
             yield from stream_links(engine, sql, run.window_start, run.window_end)
         finally:
             engine.dispose()

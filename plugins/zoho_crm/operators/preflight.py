@@ -6,8 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoho_crm.airflow_compat import AirflowFailException
-from zoho_crm.core.guard_rules import BASELINE, FRESHNESS
-from zoho_crm.core.job_files import find_sql, sql_path
+from zoho_crm.core.job_files import read_sql
 from zoho_crm.core.models import DELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
@@ -74,14 +73,8 @@ class PreflightOperator(JobOperator):
 
     def check_sql(self, job: Job) -> None:
         """Check what can be checked of the job's SQL, and of its guards', without a database."""
-        check_sql(sql_path(job, self.jobs_folder).read_text(encoding="utf-8"))
-        guards = job.guards
-        for field, sql_file in (
-            (BASELINE, guards.baseline_sql_file),
-            (FRESHNESS, guards.freshness_sql_file),
-        ):
-            if sql_file is not None:
-                check_sql(find_sql(self.jobs_folder, sql_file, field).read_text(encoding="utf-8"), field)
+        for field, sql in read_sql(job, self.jobs_folder).items():
+            check_sql(sql, field)
 
     def check_source(self, job: Job) -> None:
         """Check that the warehouse can be reached."""

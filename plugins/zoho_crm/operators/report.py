@@ -6,22 +6,29 @@ from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from airflow.sdk import Asset, AssetAlias
+
 from zoho_crm import telemetry
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.assets import emit_asset_event, relation_asset
 from zoho_crm.operators.job_operator import JobOperator, origin_of, request_of, run_type_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job
+    from zoho_crm.core.links import Relation
     from zoho_crm.core.models import Origin
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.ledger.runs import StoredRun
+
+_UPDATING_STATUSES = frozenset({"succeeded", "partial"})
+"""Statuses of a run that updates the asset of its relation."""
 
 _NOTHING_SENT = {Outcome.NOT_ATTEMPTED, Outcome.INVALID}
 
@@ -180,3 +187,51 @@ def _is_final(error: Exception, context: Context) -> bool:
     """Whether Airflow does not try the task again: it never does after an error of configuration."""
     task_instance = context["ti"]
     return isinstance(error, ZohoConfigError) or task_instance.try_number > task_instance.max_tries
+
+
+def relation_asset(zoho_conn_id: str, relation: Relation) -> Asset:
+    """
+    Return the asset of a relation, e.g. ``zoho://zoho_crm_default/Contacts/Deals``, which is its name and its URI.
+
+    :param zoho_conn_id: stands for the organization, which is unknown while a Dag is parsed
+    """
+    return Asset(f"zoho://{zoho_conn_id}/{relation.module}/{relation.related_list}")
+
+
+def updates_of(name: str) -> AssetAlias:
+    """Return the outlet of a report: an alias, since a dry run would update a plain asset as well."""
+    return AssetAlias(f"zoho_crm/{name}")
+
+
+def emit_asset_event(
+    outlets: list[Any],
+    context: Context,
+    asset: Asset,
+    run: StoredRun,
+    status: str,
+    outcomes: Mapping[str, int],
+) -> None:
+    """
+    Have Airflow record an update of a relation once the task has succeeded.
+
+    Dry runs, stopped and failed runs update nothing. The event contains the window of the run, which a job reads that
+    the asset starts.
+
+    :param outlets: of the task; its aliases get the event
+    :param outcomes: number of links by outcome
+    """
+    if run.dry_run or status not in _UPDATING_STATUSES:
+        return
+    extra: dict[str, Any] = {
+        "job": run.job,
+        "run_key": run.run_key,
+        "operation": run.operation,
+        "mode": run.mode,
+        "status": status,
+        "outcomes": dict(outcomes),
+        "window_start": run.window_start and run.window_start.isoformat(),
+        "window_end": run.window_end and run.window_end.isoformat(),
+    }
+    for outlet in outlets:
+        if isinstance(outlet, AssetAlias):
+            context["outlet_events"][outlet].add(asset, extra=extra)

@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoho_crm.airflow_compat import max_map_length
 from zoho_crm.core.approval import approval_block_reason
-from zoho_crm.core.guard_rules import Facts, judge
+from zoho_crm.core.guard_rules import judge
 from zoho_crm.core.links import PairKeys, to_external_id
 from zoho_crm.core.models import DELINK, RELINK, RunStart, Target
 from zoho_crm.core.run_request import parse_relink_request, parse_retry_request
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.operators.dag_parts import delink_arguments, relink_arguments
-from zoho_crm.operators.job_operator import JobOperator, origin_of, request_of
+from zoho_crm.operators.guard import build_facts
+from zoho_crm.operators.job_operator import (
+    PlanOperator,
+    delink_arguments,
+    origin_of,
+    relink_arguments,
+    request_of,
+)
 from zoho_crm.operators.preflight import PreflightOperator
+from zoho_crm.source import SourceFacts
 from zoho_crm.telemetry import log_plan
 
 if TYPE_CHECKING:
@@ -80,7 +87,7 @@ class RelinkPreflightOperator(ReprocessPreflightOperator):
         _read_relink(context, request_of(context))
 
 
-class ReprocessPlanOperator(JobOperator):
+class ReprocessPlanOperator(PlanOperator):
     """
     Store links of past runs as the plan of this one.
 
@@ -132,7 +139,7 @@ class ReprocessPlanOperator(JobOperator):
 
     def _plan(self, ledger: Ledger, job: Job, key: str, context: Context) -> PlanSummary:
         request, origin = request_of(context), origin_of(context)
-        preflight: dict[str, Any] = context["ti"].xcom_pull(task_ids="preflight") or {}
+        preflight: dict[str, Any] = self.pull_preflight(context)
         target = self._target(job, request, preflight)
         selection = self.select(ledger, job, context, target)
         run = ledger.runs.start(
@@ -300,12 +307,12 @@ def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | No
     if run.baseline_links is None:
         # The job had no baseline then.
         limits = limits.model_copy(update={"max_share": None})
-    facts = Facts(
+    facts = build_facts(
+        ledger,
+        run,
         planned=run.planned or 0,
         now=run.planned_at or run.started_at,
-        baseline_links=run.baseline_links,
-        source_as_of=run.source_as_of,
-        recent_planned=ledger.runs.recent_planned_counts(job.name, run.run_key),
+        source=SourceFacts(run.baseline_links, run.source_as_of),
     )
     # How many they are is judged anew, for the new plan.
     checks = [check for check in judge(facts, limits).checks if check.limit != "max_links"]

@@ -13,14 +13,13 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from zoho_crm.airflow_compat import dags_folder
-from zoho_crm.core.job_files import load_jobs
+from zoho_crm.core.job_files import jobs_folder, load_jobs
 from zoho_crm.errors import ZohoError
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.link_queries import LinkQueries
 from zoho_crm.ledger.run_queries import RunQueries
 from zoho_crm.ledger.schema import SCHEMA_VERSION, stored_version
-from zoho_crm.operators.dag_parts import jobs_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -30,10 +30,9 @@ from tests.plugins.zoho_crm.operators.world import (
 from zoho_crm import telemetry
 from zoho_crm.errors import RunStoppedError
 from zoho_crm.operators import chunk_run
-from zoho_crm.operators.assets import updates_of
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
-from zoho_crm.operators.report import ReportOperator
+from zoho_crm.operators.report import ReportOperator, updates_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

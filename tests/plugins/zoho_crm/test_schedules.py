@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.plugins.zoho_crm.operators.world import context, make_job
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.operators.job_operator import request_of
-from zoho_crm.operators.schedule import next_windows, schedule_of, schedule_text
+from zoho_crm.schedules import next_windows, schedule_of, schedule_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

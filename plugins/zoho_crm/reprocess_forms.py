@@ -13,7 +13,7 @@ from airflow.sdk import Param
 
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES
 from zoho_crm.core.run_request import MODES
-from zoho_crm.operators.trigger_form import instant_field, job_form, links_field
+from zoho_crm.trigger_forms import instant_field, job_form, links_field
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,9 @@ from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import ParamValidationError
 
 from zoho_crm.core.run_request import RunRequest, parse_run_request
-from zoho_crm.operators.trigger_form import job_form
+from zoho_crm.trigger_forms import job_form
 
-PAGE = Path(__file__).parents[4] / "docs" / "trigger-form.md"
+PAGE = Path(__file__).parents[3] / "docs" / "trigger-form.md"
 TABLE = re.compile(r"(?<=<!-- fields -->\n).*(?=<!-- end of fields -->)", re.DOTALL)
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 

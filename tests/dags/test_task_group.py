@@ -1,0 +1,138 @@
+"""The tasks of a job as a task group inside another Dag."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from airflow.sdk import DAG
+from airflow.serialization.serialized_objects import DagSerialization
+
+from include.demo.world import connections, fill_crm
+from include.local_zoho import LocalZoho
+from tests.dags._live import PROJECT
+from zoho_crm.core.job_files import JobFileError
+from zoho_crm.dags import delink_dag, delink_task_group
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SAMPLE = PROJECT / "include" / "jobs" / "contacts_deals.yaml"
+USER_DAG = """\
+from airflow.sdk import dag, task
+from zoho_crm.dags import delink_task_group
+from zoho_crm.trigger_forms import job_form
+
+@dag(dag_id="nightly", schedule=None, params=job_form())
+def nightly():
+    @task
+    def load(): ...
+
+    @task
+    def refresh(): ...
+
+    load() >> delink_task_group({job!r}, group_id="stale_links") >> refresh()
+
+nightly = nightly()
+"""
+RUN = """\
+import sys
+from airflow.dag_processing.dagbag import DagBag
+run = DagBag(dag_folder=sys.argv[1]).dags["nightly"].test(run_conf={"mode": "apply"})
+for one in run.get_task_instances():
+    print("task", one.task_id, one.state)
+"""
+
+
+def test_the_group_prefixes_its_tasks_and_keeps_their_order() -> None:
+    with DAG("mine", schedule=None) as dag:
+        delink_task_group(SAMPLE, group_id="stale_links")
+    assert {task_id: task.downstream_task_ids for task_id, task in dag.task_dict.items()} == {
+        "stale_links.preflight": {"stale_links.plan"},
+        "stale_links.plan": {"stale_links.guard", "stale_links.delink"},
+        "stale_links.guard": {"stale_links.approve"},
+        "stale_links.approve": {"stale_links.delink"},
+        "stale_links.delink": {"stale_links.report"},
+        "stale_links.report": set(),
+    }
+    assert dag.get_task("stale_links.plan").preflight_task_id == "stale_links.preflight"
+    assert dag.get_task("stale_links.approve").guard_task_id == "stale_links.guard"
+    assert {task.owner for task in dag.tasks} == {"data-team"}
+    stored = json.loads(json.dumps(DagSerialization.serialize_dag(dag)))
+    assert set(DagSerialization.deserialize_dag(stored).task_dict) == set(dag.task_dict)
+
+
+def test_delink_dag_is_the_dag_of_one_file() -> None:
+    dag = delink_dag(SAMPLE)
+    assert dag.dag_id == "zoho_delink__contacts_deals"
+    assert list(dag.task_dict) == ["preflight", "plan", "guard", "approve", "report", "delink"]
+
+
+@pytest.mark.parametrize("build", [delink_dag, delink_task_group])
+def test_an_invalid_job_file_is_refused(tmp_path: Path, build: object) -> None:
+    job = tmp_path / "broken.yaml"
+    job.write_text("chunk_size: many")
+    with pytest.raises(JobFileError, match=r"broken\.yaml: chunk_size: "):
+        build(job)  # type: ignore[operator]
+
+
+@pytest.mark.integration
+def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path) -> None:
+    jobs, warehouse, audit = tmp_path / "include" / "jobs", tmp_path / "warehouse.db", tmp_path / "audit.db"
+    for name in ("jobs/contacts_deals.yaml", "sql/contacts_deals.sql"):
+        path = tmp_path / "include" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text((PROJECT / "include" / name).read_text())
+    sample = jobs / "contacts_deals.yaml"
+    sample.write_text(yaml.safe_dump({**yaml.safe_load(sample.read_text()), "chunk_size": 5}))
+    dag_file = tmp_path / "dags" / "nightly.py"
+    dag_file.parent.mkdir()
+    dag_file.write_text(USER_DAG.format(job=str(sample)))
+    stale = {(f"c-{number:04}", f"d-{number:04}") for number in range(12)}
+    with closing(sqlite3.connect(warehouse)) as connection, connection:
+        connection.execute("CREATE TABLE crm_links_to_remove (relation, parent_id, related_id, marked_at)")
+        connection.executemany(
+            "INSERT INTO crm_links_to_remove VALUES ('contacts_deals', ?, ?, '2026-11-01 00:00:00.000000')",
+            sorted(stale),
+        )
+    with LocalZoho() as zoho:
+        fill_crm(zoho.state)
+        for parent, related in stale:
+            zoho.state.link("Contacts", parent, "Deals", related)
+        before = zoho.state.links("Contacts", "Deals")
+        env = {
+            **os.environ,
+            **connections(zoho.port, warehouse, audit),
+            "AIRFLOW_HOME": str(tmp_path),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(dag_file.parent),
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}?timeout=60",
+            "NO_PROXY": "127.0.0.1",
+        }
+        migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
+        subprocess.run(migrate, env=env, check=True, capture_output=True, timeout=120)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", RUN, str(dag_file)],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        after = zoho.state.links("Contacts", "Deals")
+    tasks = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("task ")]
+    assert {state for _, state in tasks} == {"success"}, done.stdout[-4000:] + done.stderr[-4000:]
+    assert [task_id for task_id, _ in tasks].count("stale_links.delink") == 3
+    assert before - after == stale
+    with closing(sqlite3.connect(audit)) as connection:
+        runs = connection.execute(
+            "SELECT job, dag_id, status, removed, org_id IS NULL FROM zoho_delink_run"
+        ).fetchall()
+    # The organization comes from the preflight task of the group.
+    assert runs == [("contacts_deals", "nightly", "succeeded", 12, 0)]
