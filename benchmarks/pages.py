@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _databases(stack: ExitStack, link_count: int) -> list[sa.URL]:
     """Make both databases."""
-    from tests.postgres import running_postgres
+    from tests.support.postgres import running_postgres
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zoho-pages-"))
     server = stack.enter_context(running_postgres())

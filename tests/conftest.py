@@ -31,8 +31,15 @@ os.environ.update(
 # each async operator), nobody closes it, and whichever test runs when it is collected fails for it.
 asyncio.set_event_loop(None)
 
-# Servers that several folders of tests use, started once in each session.
-pytest_plugins = ["tests.postgres", "tests.mariadb", "tests.statsd"]
+# What several folders of tests share; each server is started once in a session, by the first test that needs it.
+pytest_plugins = [
+    "tests.support.databases",
+    "tests.support.local_zoho",
+    "tests.support.postgres",  # before mariadb, which imports it
+    "tests.support.mariadb",
+    "tests.support.statsd",
+    "tests.support.surroundings",
+]
 
 # The same examples in every run of CI, so that a change is judged by itself; elsewhere new ones each time.
 settings.register_profile("ci", derandomize=True)

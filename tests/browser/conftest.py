@@ -1,5 +1,5 @@
 """
-A real Chromium on the one Airflow that tests/e2e/_stack.py runs: what people see and click.
+A real Chromium on the one Airflow that tests/support/airflow_stack.py runs: what people see and click.
 
 Playwright drives the machine's own Chromium (Debian's package, which `make test` installs where it may) and never
 downloads one. `SCREENSHOTS=1`, as `make screenshots` sets it, keeps pictures in docs/images.
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser, Page
 
-    from tests.e2e._world import World
+    from tests.support.airflow_world import World
 
 _FOLDER = Path(__file__).parent
 _IMAGES = _FOLDER.parents[1] / "docs" / "images"

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-    from tests.e2e._world import Pair, World
+    from tests.support.airflow_world import Pair, World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 ASKS = "zoho_delink__asks"  # allows two links, and asks for more
 

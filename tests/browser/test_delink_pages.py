@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import FrameLocator, Page
 
-    from tests.e2e._world import Pair, World
+    from tests.support.airflow_world import Pair, World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"
 RELINK = "zoho_relink"

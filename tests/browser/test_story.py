@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import FrameLocator, Page
 
-    from tests.e2e._world import Pair, World
+    from tests.support.airflow_world import Pair, World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 DAG = "zoho_delink__contacts_deals"
 RELINK = "zoho_relink"

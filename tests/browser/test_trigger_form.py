@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Locator, Page
 
-    from tests.e2e._world import World
+    from tests.support.airflow_world import World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"  # the sample job without its schedule
 

@@ -16,7 +16,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections
 from include.local_zoho import LocalZoho
-from tests.dags._live import PROJECT, LiveDags
+from tests.support.live_dags import PROJECT, LiveDags
 from zoho_crm.core.job_files import load_jobs
 from zoho_crm.ledger.ledger import Ledger
 

@@ -17,7 +17,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections, fill_crm
 from include.local_zoho import LocalZoho
-from tests.dags._live import PROJECT
+from tests.support.live_dags import PROJECT
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.dags import delink_dag, delink_task_group
 

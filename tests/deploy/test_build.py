@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.deploy._files import PROJECT, instructions
 from tests.deploy.test_settings import commands
+from tests.support.deployment import PROJECT, instructions
 
 if TYPE_CHECKING:
     from pathlib import Path

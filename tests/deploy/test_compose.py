@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.deploy._files import COMPOSE, COMPOSE_TEXT, ENV_EXAMPLE, OURS, PROJECT, SECRETS, SERVICES
+from tests.support.deployment import COMPOSE, COMPOSE_TEXT, ENV_EXAMPLE, OURS, PROJECT, SECRETS, SERVICES
 
 if TYPE_CHECKING:
     from pathlib import Path

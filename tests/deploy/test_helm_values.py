@@ -4,7 +4,7 @@ import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-from tests.deploy._files import HELM, PROJECT, SERVICES, pins
+from tests.support.deployment import HELM, PROJECT, SERVICES, pins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

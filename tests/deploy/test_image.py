@@ -5,7 +5,7 @@ import re
 import subprocess
 import tomllib
 
-from tests.deploy._files import OURS, PROJECT, instructions, pins
+from tests.support.deployment import OURS, PROJECT, instructions, pins
 
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy._files import PROJECT
+from tests.support.deployment import PROJECT
 
 pytestmark = pytest.mark.systems
 

@@ -9,7 +9,7 @@ import pytest
 from airflow.cli.cli_parser import get_parser
 from airflow.configuration import retrieve_configuration_description
 
-from tests.deploy._files import DOCKERFILE, HELM, OURS
+from tests.support.deployment import DOCKERFILE, HELM, OURS
 
 _NAME = re.compile(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)")
 _TOLD = {

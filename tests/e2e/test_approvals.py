@@ -12,11 +12,11 @@ import pytest
 from include.stack import ApiError
 
 if TYPE_CHECKING:
-    from tests.e2e._world import Pair, World
+    from tests.support.airflow_world import Pair, World
 
 pytestmark = pytest.mark.systems
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 _READING_S = 12.0
 """Longer than an idle scheduler sleeps between two looks at its executor, which is some five seconds."""

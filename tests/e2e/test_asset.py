@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e._world import World
+    from tests.support.airflow_world import World
 
 pytestmark = pytest.mark.systems
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 BY_ASSET = "zoho_delink__by_asset"
 ASSET = "links_to_remove"

@@ -15,11 +15,11 @@ from include.stack import ApiError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e._world import Pair, PresenceCheck, World
+    from tests.support.airflow_world import Pair, PresenceCheck, World
 
 pytestmark = pytest.mark.systems
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 WEEK = "zoho_delink__week"
 WEEK_AGAIN = "zoho_delink__week_again"  # another job that yields the very same links

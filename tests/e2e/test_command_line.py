@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from tests.e2e._world import World
+    from tests.support.airflow_world import World
 
 pytestmark = pytest.mark.systems
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"
 RELINK = "zoho_relink"

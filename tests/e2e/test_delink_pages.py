@@ -9,9 +9,9 @@ import pytest
 import requests
 
 if TYPE_CHECKING:
-    from tests.e2e._world import World
+    from tests.support.airflow_world import World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"
 LINKS = [["who-may-see", "a-deal"]]

@@ -10,9 +10,9 @@ import pytest
 import requests
 
 if TYPE_CHECKING:
-    from tests.e2e._world import World
+    from tests.support.airflow_world import World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"
 LINKS = [["c-0001", "d-0001"], ["=cmd|' /C calc'!A0", "@SUM(1)"]]

@@ -13,10 +13,10 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e._world import World
+    from tests.support.airflow_world import World
 
 pytestmark = pytest.mark.systems
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 INTERRUPTED = "zoho_delink__interrupted"
 LINKS = 200

@@ -10,9 +10,9 @@ import pytest
 from include.demo.cases import DUPLICATES, stale_links
 
 if TYPE_CHECKING:
-    from tests.e2e._world import Pair, PresenceCheck, World
+    from tests.support.airflow_world import Pair, PresenceCheck, World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"
 CAMPAIGNS = "zoho_delink__campaigns_leads"

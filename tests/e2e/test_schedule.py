@@ -11,9 +11,9 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e._world import Pair, PresenceCheck, World
+    from tests.support.airflow_world import Pair, PresenceCheck, World
 
-pytest_plugins = ["tests.e2e._world"]
+pytest_plugins = ["tests.support.airflow_world"]
 
 DAILY = "zoho_delink__daily"
 DAY = timedelta(days=1)

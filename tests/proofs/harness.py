@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.core.links import Relation
+from tests.support.links import RELATION, X_EXTERNAL, Pair
+from tests.support.local_zoho import ZOHO, linked
 from zoho_crm.core.models import Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
@@ -30,12 +31,7 @@ if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef, PlanSummary
 
-Pair = tuple[str, str]
-
-ZOHO = "zoho_crm_default"
 JOB = "contacts_deals"
-RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
-X_EXTERNAL = "Contacts.External_Contact_ID,Deals.External_Deal_ID"
 ORIGIN = Origin(f"zoho_delink__{JOB}", "manual__1", "manual", "delink", triggered_by="ada")
 REPORT = replace(ORIGIN, task_id="report")
 
@@ -52,18 +48,6 @@ def target(strategy: str = "single", *, dry_run: bool = False) -> Target:
         org_id="700000001",
         dry_run=dry_run,
     )
-
-
-def zoho_connection(zoho: LocalZoho, **extra: Any) -> dict[str, Any]:
-    return {
-        "conn_type": "zoho_crm",
-        "schema": "http",
-        "host": zoho.host,
-        "port": zoho.port,
-        "login": "local-client",
-        "password": "local-secret",
-        "extra": {"refresh_token": "local-refresh-token", **extra},
-    }
 
 
 def sqlite_ledger(path: Path) -> Ledger:
@@ -162,15 +146,6 @@ def latest(ledger: Ledger, run_key: str = "run") -> dict[Pair, dict[str, Any]]:
 
 def outcomes(ledger: Ledger, run_key: str = "run") -> dict[Pair, str]:
     return {link: row["outcome"] for link, row in latest(ledger, run_key).items()}
-
-
-def linked(zoho: LocalZoho) -> set[Pair]:
-    return zoho.state.links("Contacts", "Deals")
-
-
-def link_all(zoho: LocalZoho, links: Iterable[Pair]) -> None:
-    for parent, related in links:
-        zoho.state.link("Contacts", parent, "Deals", related)
 
 
 def add_records(zoho: LocalZoho, links: Iterable[Pair]) -> None:

@@ -13,17 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.proofs.harness import (
-    Pair,
-    Try,
-    check_truth,
-    latest,
-    link_all,
-    linked,
-    pairs,
-    plan,
-    rows,
-)
+from tests.proofs.harness import Try, check_truth, latest, pairs, plan, rows
+from tests.support.local_zoho import link_all, linked
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.ledger.ledger import Ledger
@@ -33,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from include.local_zoho import LocalZoho
+    from tests.support.links import Pair
     from zoho_crm.core.models import ChunkRef
 
 pytestmark = pytest.mark.integration

@@ -15,18 +15,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from include.local_zoho import LocalZoho
-from tests.proofs.harness import (
-    BRIEF,
-    RELATION,
-    ZOHO,
-    Pair,
-    add_records,
-    check_harmless,
-    check_outcome,
-    link_all,
-    linked,
-    zoho_connection,
-)
+from tests.proofs.harness import BRIEF, add_records, check_harmless, check_outcome
+from tests.support.links import RELATION, Pair
+from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome

@@ -14,24 +14,21 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.operators.world import connection_to
 from tests.proofs import victim
 from tests.proofs.harness import (
     REPORT,
-    Pair,
     Try,
     add_records,
     check_truth,
     latest,
-    link_all,
-    linked,
     outcomes,
     pairs,
     plan,
     rows,
     sqlite_ledger,
-    zoho_connection,
 )
+from tests.support.databases import connection_to
+from tests.support.local_zoho import link_all, linked, zoho_connection
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
 from zoho_crm.operators.report import close_run
 
@@ -39,6 +36,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from include.local_zoho import LocalZoho
+    from tests.support.links import Pair
     from zoho_crm.ledger.ledger import Ledger
 
 pytestmark = pytest.mark.integration

@@ -16,24 +16,22 @@ import pytest
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk.exceptions import TaskDeferred
 
-from tests.plugins.zoho_crm.operators.world import context, delink, set_connection
 from tests.proofs.harness import (
     ORIGIN,
     REPORT,
-    ZOHO,
     Try,
     answered,
     calls,
     check_truth,
-    link_all,
-    linked,
     outcomes,
     pairs,
     plan,
     spread,
     until,
-    zoho_connection,
 )
+from tests.support.databases import set_connection
+from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
+from tests.support.operators import context, delink
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError
 from zoho_crm.hooks.presence import RetryLimits

@@ -15,19 +15,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from include.local_zoho import LocalZoho
-from tests.proofs.harness import (
-    BRIEF,
-    RELATION,
-    X_EXTERNAL,
-    ZOHO,
-    Pair,
-    add_records,
-    check_harmless,
-    link_all,
-    linked,
-    zoho_connection,
-)
+from tests.proofs.harness import BRIEF, add_records, check_harmless
 from tests.proofs.test_fault_matrix import FAULTS, NEVER_APPLIED
+from tests.support.links import RELATION, X_EXTERNAL, Pair
+from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome

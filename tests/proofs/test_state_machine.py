@@ -22,18 +22,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.proofs.harness import (
-    JOB,
-    ORIGIN,
-    RELATION,
-    REPORT,
-    Pair,
-    latest,
-    plan,
-    sqlite_ledger,
-    target,
-)
+from tests.proofs.harness import JOB, ORIGIN, REPORT, latest, plan, sqlite_ledger, target
 from tests.proofs.imaginary import MISHAPS, ImaginaryZoho
+from tests.support.links import RELATION, Pair
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
 from zoho_crm.errors import ClaimLostError

@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.proofs.harness import (
-    REPORT,
-    Try,
-    calls,
-    check_truth,
-    link_all,
-    linked,
-    outcomes,
-    pairs,
-    plan,
-    spread,
-    until,
-)
+from tests.proofs.harness import REPORT, Try, calls, check_truth, outcomes, pairs, plan, spread, until
+from tests.support.local_zoho import link_all, linked
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.operators.breaker import BREAKER_AFTER, SAME_REFUSALS

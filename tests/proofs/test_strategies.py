@@ -8,24 +8,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.proofs.harness import (
-    Pair,
     Try,
     add_records,
     calls,
     check_harmless,
     check_truth,
     latest,
-    link_all,
-    linked,
     pairs,
     plan,
     sqlite_ledger,
 )
+from tests.support.local_zoho import link_all, linked
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from include.local_zoho import LocalZoho
+    from tests.support.links import Pair
 
 pytestmark = pytest.mark.integration
 

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.operators.world import context, delink
-from tests.proofs.harness import ZOHO, Try
+from tests.proofs.harness import Try
+from tests.support.local_zoho import ZOHO
+from tests.support.operators import context, delink
 from zoho_crm.errors import UnfinishedLinksError
 from zoho_crm.ledger.ledger import Ledger
 

@@ -19,10 +19,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from include.demo.world import start_demo_world
 from include.stack import LocalAirflow
-from tests.e2e._runs import Runs
-from tests.e2e._stack import logs_kept
-from tests.e2e._world import Audit, World, postgres_connection
-from tests.statsd import StatsdServer
+from tests.support.airflow_stack import logs_kept
+from tests.support.airflow_world import Audit, World, postgres_connection
+from tests.support.dag_runs import Runs
+from tests.support.statsd import StatsdServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -20,15 +20,15 @@ import yaml
 from include.demo.world import start_demo_world
 from include.stack.celery_airflow import CeleryAirflow
 from include.stack.redis import HOW_TO_GET_IT
-from tests.e2e._runs import Runs
-from tests.e2e._stack import logs_kept
-from tests.e2e._world import Audit, World, postgres_connection
+from tests.support.airflow_stack import logs_kept
+from tests.support.airflow_world import Audit, World, postgres_connection
+from tests.support.dag_runs import Runs
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.e2e._world import PresenceCheck
+    from tests.support.airflow_world import PresenceCheck
 
 # The same group as tests/e2e: no two Airflows at a time.
 pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]

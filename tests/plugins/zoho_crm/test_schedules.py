@@ -15,7 +15,7 @@ from airflow.timetables.base import TimeRestriction
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
-from tests.plugins.zoho_crm.operators.world import context, make_job
+from tests.support.operators import context, make_job
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.operators.job_operator import request_of
 from zoho_crm.schedules import next_windows, schedule_of, schedule_text

@@ -10,7 +10,7 @@ from airflow.sdk.observability import stats
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from tests.statsd import Sample
+from tests.support.statsd import Sample
 from zoho_crm import telemetry
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import Outcome
@@ -18,7 +18,7 @@ from zoho_crm.core.outcomes import Outcome
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.statsd import StatsdServer
+    from tests.support.statsd import StatsdServer
 
 DOCS = Path(__file__).parents[3] / "docs" / "signals.md"
 RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")

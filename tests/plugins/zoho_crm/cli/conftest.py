@@ -15,8 +15,7 @@ import yaml
 from click.testing import CliRunner
 
 from tests.plugins.zoho_crm.cli.story import tell
-from tests.plugins.zoho_crm.operators.conftest import audit, clean_process, warehouse, zoho, zoho_server
-from tests.plugins.zoho_crm.operators.world import AUDIT, SQL, WAREHOUSE, Audit, set_connection
+from tests.support.databases import AUDIT, SQL, WAREHOUSE, Audit, set_connection
 from zoho_crm.cli.main import main
 
 if TYPE_CHECKING:
@@ -24,10 +23,14 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-__all__ = ["audit", "clean_process", "warehouse", "zoho", "zoho_server"]
 
 TERMINAL = {"FORCE_COLOR": "1", "NO_COLOR": "1", "COLUMNS": "100", "TERM": "xterm-256color"}
 """Makes the output what a terminal without colours would show."""
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(variables: dict[str, str]) -> None:
+    """Keep Airflow's Variables in memory for every command."""
 
 
 @dataclass

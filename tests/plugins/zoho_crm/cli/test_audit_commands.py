@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.plugins.zoho_crm.cli.conftest import check_golden
-from tests.plugins.zoho_crm.operators.world import AUDIT, Audit, set_connection
+from tests.support.databases import AUDIT, Audit, set_connection
 from zoho_crm.ledger.tables import audit as audit_table
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from tests.plugins.zoho_crm.operators.world import Audit
+    from tests.support.databases import Audit
 
 PAGE = Path(__file__).parents[4] / "docs" / "audit-queries.md"
 EXAMPLE = re.compile(r"```sql\n(?P<sql>.*?)```\n\n(?P<table>(?:\|[^\n]*\|\n)+)", re.DOTALL)

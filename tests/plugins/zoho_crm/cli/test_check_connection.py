@@ -3,7 +3,8 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from tests.plugins.zoho_crm.operators.world import ZOHO, set_connection, zoho_connection
+from tests.support.databases import set_connection
+from tests.support.local_zoho import ZOHO, zoho_connection
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ def test_missing_field_of_a_job_exits_with_1(cli: Cli, zoho: LocalZoho, jobs: Jo
 
 
 def test_revoked_token_exits_with_1_despite_a_stored_token(
-    cli: Cli, zoho: LocalZoho, clean_process: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    cli: Cli, zoho: LocalZoho, variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ZohoCRMHook(ZOHO).get_org()
-    assert clean_process
+    assert variables
     monkeypatch.setattr(zoho.state.tokens, "refresh_tokens", frozenset())
     document = cli.document("check-connection", code=1)
     assert "revoked" in document["errors"][0]
@@ -76,9 +77,9 @@ def test_revoked_token_exits_with_1_despite_a_stored_token(
     assert "local-refresh-token" not in result.output
 
 
-def test_token_is_not_stored(cli: Cli, zoho: LocalZoho, clean_process: dict[str, str]) -> None:
+def test_token_is_not_stored(cli: Cli, zoho: LocalZoho, variables: dict[str, str]) -> None:
     assert cli("check-connection").exit_code == 0
-    assert clean_process == {}
+    assert variables == {}
 
 
 def test_unknown_extra_exits_with_1(cli: Cli, zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from zoho_crm.cli.output import json_line, shown
 if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
-    from tests.plugins.zoho_crm.operators.world import Audit, Warehouse
+    from tests.support.databases import Audit, Warehouse
 
 PROGRAM = Path(sys.executable).with_name("zoho-delink")
 PAGE = Path(__file__).parents[4] / "docs" / "cli.md"

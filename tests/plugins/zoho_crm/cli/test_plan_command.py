@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import AUDIT, Audit, Warehouse, pairs, set_connection
+from tests.support.databases import AUDIT, Audit, Warehouse, set_connection
+from tests.support.operators import pairs
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import Origin, RunStart, Target
 

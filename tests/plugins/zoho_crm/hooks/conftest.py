@@ -1,4 +1,4 @@
-"""A scripted server on a raw socket, an Airflow connection to it, and a Variable store in memory."""
+"""A scripted server on a raw socket, an Airflow connection to it, and short ways to a hook."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from zoho_crm.core.links import Link, Relation
-from zoho_crm.hooks import access_token
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
@@ -190,34 +189,9 @@ def zoho() -> Iterator[ScriptedServer]:
     server.stop()
 
 
-@pytest.fixture
-def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Airflow's Variables, in memory."""
-    values: dict[str, str] = {}
-
-    class FakeVariable:
-        @staticmethod
-        def get(key: str, default: Any = None) -> Any:
-            return values.get(key, default)
-
-        @staticmethod
-        def set(key: str, value: str) -> None:
-            values[key] = value
-
-    monkeypatch.setattr(access_token, "Variable", FakeVariable)
-    return values
-
-
 @pytest.fixture(autouse=True)
-def clean_process(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave neither a token nor a proxy of the surroundings to a test."""
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(access_token, "_in_process", {})
-    monkeypatch.setattr(access_token, "_logged_keys", set())
+def _surroundings(variables: dict[str, str]) -> None:
+    """Keep Airflow's Variables in memory for every hook."""
 
 
 @pytest.fixture

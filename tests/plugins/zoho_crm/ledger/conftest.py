@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.mariadb import MariaDbServer
+    from tests.support.mariadb import MariaDbServer
 
-DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_plans", "test_schema"}
+DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_plan", "test_schema"}
 """Where much is written at once, or by several at once; elsewhere one driver of PostgreSQL speaks for both."""
 
 

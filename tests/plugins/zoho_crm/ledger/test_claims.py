@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import (
+from tests.support.ledger import (
     JOB,
     MOMENT,
     ORIGIN,

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.plugins.zoho_crm.ledger import workers
-from tests.plugins.zoho_crm.ledger.samples import RUN, pairs, planned, rows_of, run_start, settle, states
+from tests.support.ledger import RUN, pairs, planned, rows_of, run_start, settle, states
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.ledger import schema, tables

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugins.zoho_crm.ledger.samples import (
+from tests.support.ledger import (
     JOB,
     MOMENT,
     ORIGIN,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import RUN, run_start
+from tests.support.ledger import RUN, run_start
 from zoho_crm.errors import ZohoConfigError, ZohoError
 from zoho_crm.ledger.engine import prepared, reading
 from zoho_crm.ledger.ledger import Ledger
@@ -15,7 +15,7 @@ from zoho_crm.ledger.ledger import Ledger
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.postgres import PostgresServer
+    from tests.support.postgres import PostgresServer
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugins.zoho_crm.ledger.samples import (
+from tests.support.ledger import (
     JOB,
     ORIGIN,
     RUN,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from tests.plugins.zoho_crm.ledger.samples import (
+from tests.support.ledger import (
     JOB,
     MOMENT,
     ORIGIN,

@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import (
+from tests.support.ledger import (
     JOB,
     MOMENT,
     ORIGIN,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import (
+from tests.support.ledger import (
     MOMENT,
     ORIGIN,
     RELATION,

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import MOMENT, RUN, drive, pairs, planned, rows_of
+from tests.support.ledger import MOMENT, RUN, drive, pairs, planned, rows_of
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import schema, tables

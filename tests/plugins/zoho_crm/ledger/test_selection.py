@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import JOB, ORIGIN, RELATION, TARGET, result, rows_of, run_start
+from tests.support.ledger import JOB, ORIGIN, RELATION, TARGET, result, rows_of, run_start
 from zoho_crm.core.audit_condition import check_condition
 from zoho_crm.core.links import Relation, pair_key
 from zoho_crm.core.models import RELINK

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugins.zoho_crm.ledger.samples import rows_of
+from tests.support.ledger import rows_of
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger

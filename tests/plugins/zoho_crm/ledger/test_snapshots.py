@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugins.zoho_crm.ledger.samples import ORIGIN, RUN, drive, pairs, planned, rows_of, settle
+from tests.support.ledger import ORIGIN, RUN, drive, pairs, planned, rows_of, settle
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import tables

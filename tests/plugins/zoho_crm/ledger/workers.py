@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import RUN, pairs, planned, run_start, settle
+from tests.support.ledger import RUN, pairs, planned, run_start, settle
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:

@@ -11,14 +11,7 @@ from airflow.sdk.exceptions import TaskAwaitingInput
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
-from tests.plugins.zoho_crm.operators.world import (
-    Audit,
-    Warehouse,
-    context,
-    jobs_folder,
-    make_job,
-    pairs,
-)
+from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.errors import PlanError
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.guard import GuardOperator
@@ -26,6 +19,8 @@ from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.databases import Audit, Warehouse
 
 ANSWERED = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 ASKING = {"max_links": 5, "on_breach": "approve", "approvers": ["ada", "7"], "approval_timeout": "36h"}

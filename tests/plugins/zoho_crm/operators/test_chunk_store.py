@@ -7,7 +7,8 @@ import pytest
 import sqlalchemy as sa
 import tenacity
 
-from tests.plugins.zoho_crm.operators.world import RELATION, Audit, context
+from tests.support.links import RELATION
+from tests.support.operators import context
 from zoho_crm.core.models import LinkResult, PlannedLink, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError
@@ -17,6 +18,7 @@ from zoho_crm.operators.chunk_store import ChunkStore, CreditUsage
 from zoho_crm.operators.job_operator import origin_of
 
 if TYPE_CHECKING:
+    from tests.support.databases import Audit
     from zoho_crm.ledger.ledger import Ledger
 
 TARGET = Target(RELATION, "us", "v7")
@@ -37,7 +39,7 @@ def claimed(ledger: Ledger, **changes: Any) -> ChunkStore:
 
 
 def removed(link: PlannedLink) -> LinkResult:
-    from tests.plugins.zoho_crm.operators.world import RUN_AFTER
+    from tests.support.operators import RUN_AFTER
 
     return LinkResult(link, Outcome.REMOVED, RUN_AFTER)
 

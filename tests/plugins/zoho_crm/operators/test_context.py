@@ -8,7 +8,7 @@ from typing import Any
 import pendulum
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import DAG_ID, RUN_ID, context
+from tests.support.operators import DAG_ID, RUN_ID, context
 from zoho_crm.core.models import Origin
 from zoho_crm.core.run_request import BEGINNING, AssetEvent
 from zoho_crm.errors import ZohoConfigError

@@ -7,18 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.plugins.zoho_crm.operators.test_delete_related import impatient
-from tests.plugins.zoho_crm.operators.world import (
-    AUDIT,
-    ZOHO,
-    Audit,
-    Warehouse,
-    context,
-    delink,
-    jobs_folder,
-    link_all,
-    make_job,
-    pairs,
-)
+from tests.support.databases import AUDIT, Audit, Warehouse
+from tests.support.local_zoho import ZOHO, link_all
+from tests.support.operators import context, delink, jobs_folder, make_job, pairs
 from zoho_crm.errors import UnfinishedLinksError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.zoho_response import ZohoResponse

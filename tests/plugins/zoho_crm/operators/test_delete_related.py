@@ -15,26 +15,10 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.serialization.serialized_objects import DagSerialization
 
-from tests.plugins.zoho_crm.operators.world import (
-    AUDIT,
-    RELATION,
-    RUN_ID,
-    ZOHO,
-    Audit,
-    Warehouse,
-    context,
-    delink,
-    harms,
-    jobs_folder,
-    link_all,
-    linked,
-    make_job,
-    outcomes,
-    pairs,
-    sent,
-    set_connection,
-    zoho_connection,
-)
+from tests.support.databases import AUDIT, Audit, Warehouse, set_connection
+from tests.support.links import RELATION
+from tests.support.local_zoho import ZOHO, harms, link_all, linked, sent, zoho_connection
+from tests.support.operators import RUN_ID, context, delink, jobs_folder, make_job, outcomes, pairs
 from zoho_crm.core.links import external_id_fault
 from zoho_crm.core.models import ChunkRef, RunStart
 from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError, ZohoConfigError
@@ -609,12 +593,12 @@ def test_waits_no_longer_than_its_patience(zoho: LocalZoho, audit: Audit) -> Non
 
 @pytest.mark.integration
 def test_waits_for_an_access_token_when_zoho_gives_none(
-    zoho: LocalZoho, audit: Audit, clean_process: dict[str, str]
+    zoho: LocalZoho, audit: Audit, variables: dict[str, str]
 ) -> None:
     link_all(zoho, pairs(2))
     zoho.state.configure(tokens_per_window=1)
     assert ZohoCRMHook(ZOHO).token_source.get()
-    clean_process.clear()
+    variables.clear()
     (chunk,) = planned(audit, pairs(2))
     with pytest.raises(TaskDeferred) as deferred:
         delink(chunk=chunk, audit_conn_id=AUDIT).execute(context())

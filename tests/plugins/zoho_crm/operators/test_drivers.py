@@ -7,7 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import RELATION, RUN_AFTER
+from tests.support.links import RELATION
+from tests.support.operators import RUN_AFTER
 from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.operators.drivers import MemoryStore, deduplicate_links

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import (
-    Audit,
-    Warehouse,
-    context,
-    jobs_folder,
-    make_job,
-    pairs,
-)
+from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.run_request import run_key
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
@@ -26,6 +19,7 @@ from zoho_crm.operators.plan_links import PlanLinksOperator
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.databases import Audit, Warehouse
     from zoho_crm.core.job import Job
 
 LINKS = 10

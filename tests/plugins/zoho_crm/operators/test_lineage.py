@@ -8,19 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import (
-    AUDIT,
-    WAREHOUSE,
-    Audit,
-    Warehouse,
-    context,
-    delink,
-    jobs_folder,
-    link_all,
-    make_job,
-    pairs,
-    set_connection,
-)
+from tests.support.databases import AUDIT, WAREHOUSE, Audit, Warehouse, set_connection
+from tests.support.local_zoho import link_all
+from tests.support.operators import context, delink, jobs_folder, make_job, pairs
 from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator

@@ -8,20 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import (
-    Audit,
-    Warehouse,
-    context,
-    jobs_folder,
-    make_job,
-    pairs,
-)
+from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.support.databases import Audit, Warehouse
     from zoho_crm.core.job import Job
     from zoho_crm.core.models import ChunkRef
 

@@ -7,19 +7,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from tests.plugins.zoho_crm.operators.world import (
-    AUDIT,
-    WAREHOUSE,
-    ZOHO,
-    Audit,
-    Warehouse,
-    context,
-    jobs_folder,
-    make_job,
-    sent,
-    set_connection,
-    zoho_connection,
-)
+from tests.support.databases import AUDIT, WAREHOUSE, Audit, Warehouse, set_connection
+from tests.support.local_zoho import ZOHO, sent, zoho_connection
+from tests.support.operators import context, jobs_folder, make_job
 from zoho_crm.core.job import RelationModel
 from zoho_crm.errors import ZohoError, ZohoTokenThrottledError
 from zoho_crm.operators.preflight import PreflightOperator
@@ -62,11 +52,11 @@ def test_tells_the_audit_what_it_learns_and_makes_the_tables(
 
 @pytest.mark.integration
 def test_tokens_that_zoho_does_not_give_for_a_while_may_be_tried_again(
-    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, clean_process: dict[str, str]
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, variables: dict[str, str]
 ) -> None:
     zoho.state.configure(tokens_per_window=1)
     check(make_job(), sql_path)
-    clean_process.clear()
+    variables.clear()
     with pytest.raises(ZohoTokenThrottledError, match="no access tokens for now"):
         check(make_job(), sql_path)
     assert audit.leases() == []
@@ -78,11 +68,11 @@ def test_leaves_an_access_token_behind_for_the_tasks(
     audit: Audit,
     warehouse: Warehouse,
     sql_path: Path,
-    clean_process: dict[str, str],
+    variables: dict[str, str],
 ) -> None:
     check(make_job(), sql_path)
     check(make_job(), sql_path)
-    assert list(clean_process) == [f"zoho_crm_access_token__{ZOHO}"]
+    assert list(variables) == [f"zoho_crm_access_token__{ZOHO}"]
     assert zoho.state.tokens.issued == 1
 
 

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from tests.plugins.zoho_crm.operators.world import (
-    Audit,
-    Warehouse,
-    context,
-    jobs_folder,
-    make_job,
-    pairs,
-)
+from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.core.models import ChunkRef, LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError
@@ -27,6 +20,8 @@ from zoho_crm.operators.report import ReportOperator, run_status
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from tests.support.databases import Audit, Warehouse
 
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 

@@ -11,18 +11,9 @@ import sqlalchemy as sa
 import yaml
 from airflow.sdk.exceptions import AirflowFailException
 
-from tests.plugins.zoho_crm.operators.world import (
-    AUDIT,
-    WAREHOUSE,
-    Audit,
-    context,
-    delink,
-    link_all,
-    linked,
-    make_job,
-    pairs,
-    sent,
-)
+from tests.support.databases import AUDIT, WAREHOUSE, Audit
+from tests.support.local_zoho import link_all, linked, sent
+from tests.support.operators import context, delink, make_job, pairs
 from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import UnfinishedLinksError, ZohoConfigError

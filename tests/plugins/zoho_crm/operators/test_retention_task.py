@@ -10,7 +10,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from tests.plugins.zoho_crm.operators.world import AUDIT, RELATION, Audit, context, pairs
+from tests.support.databases import AUDIT, Audit
+from tests.support.links import RELATION
+from tests.support.operators import context, pairs
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.core.models import LinkResult, RunStart, Target
 from zoho_crm.core.outcomes import Outcome

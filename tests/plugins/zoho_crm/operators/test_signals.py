@@ -15,18 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from structlog.testing import LogCapture
 
-from tests.plugins.zoho_crm.operators.world import (
-    AUDIT,
-    ZOHO,
-    Audit,
-    Warehouse,
-    context,
-    delink,
-    jobs_folder,
-    link_all,
-    make_job,
-    pairs,
-)
+from tests.support.databases import AUDIT, Audit, Warehouse
+from tests.support.local_zoho import ZOHO, link_all
+from tests.support.operators import context, delink, jobs_folder, make_job, pairs
 from zoho_crm import telemetry
 from zoho_crm.errors import RunStoppedError
 from zoho_crm.operators import chunk_run
@@ -39,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from include.local_zoho import LocalZoho
-    from tests.statsd import StatsdServer
+    from tests.support.statsd import StatsdServer
     from zoho_crm.core.models import ChunkRef
 
 pytestmark = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)

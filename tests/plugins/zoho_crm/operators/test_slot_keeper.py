@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.plugins.zoho_crm.operators.world import Audit
+    from tests.support.databases import Audit
 
 
 @dataclass

@@ -9,22 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.plugins.zoho_crm.operators.world import (
-    AUDIT,
-    Audit,
-    Warehouse,
-    context,
-    delink,
-    harms,
-    jobs_folder,
-    link_all,
-    linked,
-    make_job,
-    pairs,
-    sent,
-    set_connection,
-    zoho_connection,
-)
+from tests.support.databases import AUDIT, Audit, Warehouse, set_connection
+from tests.support.local_zoho import harms, link_all, linked, sent, zoho_connection
+from tests.support.operators import context, delink, jobs_folder, make_job, pairs
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import JOB, MOMENT, ORIGIN, TARGET, result, run_start
+from tests.support.ledger import JOB, MOMENT, ORIGIN, TARGET, result, run_start
 from zoho_crm.core.links import Relation
 from zoho_crm.ledger.ledger import Ledger
 

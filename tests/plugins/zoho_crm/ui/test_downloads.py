@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import MOMENT
 from tests.plugins.zoho_crm.ui.conftest import JOBS
+from tests.support.ledger import MOMENT
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.link_queries import LINK_FIELDS, LinkQueries

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from tests.plugins.zoho_crm.ledger.samples import JOB, ORIGIN, TARGET
 from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
+from tests.support.ledger import JOB, ORIGIN, TARGET
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import link_queries

@@ -20,7 +20,7 @@ import sqlalchemy as sa
 
 from include.stack.network import LOOPBACK, choose_port
 from include.stack.privileges import hand_over, unprivileged
-from tests.postgres import stopped_with_its_owner
+from tests.support.postgres import stopped_with_its_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

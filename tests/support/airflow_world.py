@@ -24,7 +24,7 @@ import yaml
 from psycopg.rows import dict_row
 
 from include.demo.world import start_demo_world
-from tests.e2e._runs import Runs
+from tests.support.dag_runs import Runs
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
     from include.stack import LocalAirflow
 
-pytest_plugins = ["tests.e2e._stack"]
+pytest_plugins = ["tests.support.airflow_stack"]
 
 _INCLUDE = Path(__file__).parents[2] / "include"
 _DAYS_BACK = 5
