@@ -64,7 +64,7 @@ def stale_links() -> list[Case]:
     """Return the rows of the warehouse for contacts and deals, duplicates left out."""
     cases = [Case(f"c-{n:04}", f"d-{n % 90:04}", "removed") for n in range(240)]
     cases += [Case(f"c-{n:04}", f"d-{n % 90:04}", "already_absent") for n in range(240, 270)]
-    cases += [Case(f"nobody-{n}", f"d-{n:04}", "parent_not_found") for n in range(15)]
+    cases += [Case(f"no-contact-{n}", f"d-{n:04}", "parent_not_found") for n in range(15)]
     cases += [Case(f"c-{n:04}", f"no-deal-{n}", "related_not_found") for n in range(15)]
     for place, awkward in enumerate(AWKWARD_IDS):
         cases.append(Case(f"c-{awkward}", f"d-{awkward}", "removed"))
