@@ -156,7 +156,7 @@ def bench_airflow(folder: Path, zoho: Zoho, jobs: Mapping[str, int], per_link: i
     with airflow:
         audit = postgres_connection(airflow.postgres, "zoho_delink_audit")
         body = {"connection_id": "zoho_delink_audit", **audit, "extra": json.dumps({})}
-        airflow.wait_until_healthy(240)
+        airflow.wait_until_healthy()
         airflow.api("POST", "/api/v2/connections", body)
         yield Bench(airflow)
 

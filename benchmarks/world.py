@@ -7,7 +7,6 @@ import os
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 import requests
 
-from include.stack.processes import Keeper, StackError, tail
+from include.stack.processes import StackError, Supervisor, tail
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -99,20 +98,15 @@ def local_zoho(folder: Path) -> Iterator[Zoho]:
     port_file.unlink(missing_ok=True)
     settings = {"latency_s": LATENCY_S, "concurrency_limit": CONCURRENCY, "journal_size": 1_000}
     options = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
-    with Keeper() as keeper:
-        keeper.start(
+    with Supervisor() as supervisor:
+        supervisor.start(
             "zoho",
             [sys.executable, "-m", "include.local_zoho", "--port-file", str(port_file), *options],
             env=os.environ,
             log=log,
             cwd=PROJECT,
         )
-        deadline = time.monotonic() + 30
-        while not port_file.exists():
-            keeper.check()
-            if time.monotonic() > deadline:
-                raise StackError(f"The local Zoho does not start.\n{tail(log)}")
-            time.sleep(0.05)
+        supervisor.wait_until(port_file.exists, 30, lambda: f"the local Zoho has not started.\n{tail(log)}")
         yield Zoho(f"http://127.0.0.1:{int(port_file.read_text())}")
 
 

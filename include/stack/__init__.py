@@ -3,6 +3,6 @@
 from include.stack.client import ApiError
 from include.stack.local_airflow import LocalAirflow
 from include.stack.postgres import LocalPostgres
-from include.stack.processes import ComponentDiedError, StackError
+from include.stack.processes import StackError
 
-__all__ = ["ApiError", "ComponentDiedError", "LocalAirflow", "LocalPostgres", "StackError"]
+__all__ = ["ApiError", "LocalAirflow", "LocalPostgres", "StackError"]

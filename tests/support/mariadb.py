@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from include.stack.network import LOOPBACK, choose_port
-from include.stack.privileges import hand_over, unprivileged
+from include.stack.processes import LOOPBACK, choose_port, hand_over, unprivileged
 from tests.support.postgres import stopped_with_its_owner
 
 if TYPE_CHECKING:

@@ -154,7 +154,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
             "ZOHO_CRM_JOBS_FOLDER": str(folder / "include" / "jobs"),
         }
         with LocalAirflow(home, dags_folder=folder / "dags", env=env) as airflow:
-            airflow.wait_until_healthy(timeout_s=240)
+            airflow.wait_until_healthy()
             airflow.postgres.create_database(AUDIT)
             audit = Audit(airflow.postgres.url(AUDIT))
             airflow.api(

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import socket
+import stat
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -18,10 +20,10 @@ import sqlalchemy as sa
 import yaml
 
 from include.demo.world import start_demo_world
-from include.stack.celery_airflow import CeleryAirflow
-from include.stack.redis import HOW_TO_GET_IT
+from include.stack.processes import Supervisor
 from tests.support.airflow_stack import logs_kept
 from tests.support.airflow_world import Audit, World, postgres_connection
+from tests.support.celery_airflow import REDIS_MISSING, CeleryAirflow, LocalRedis
 from tests.support.dag_runs import Runs
 from zoho_crm.ledger.ledger import Ledger
 
@@ -85,7 +87,7 @@ class Lost:
 @pytest.fixture
 def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     if shutil.which("redis-server") is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(HOW_TO_GET_IT)
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(REDIS_MISSING)
     home = tmp_path / "airflow"
     _write_job(tmp_path / "include")
     with start_demo_world(tmp_path / "demo") as demo, logs_kept(home, "two-workers-logs", request.session):
@@ -93,7 +95,7 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
         connections = {name: value for name, value in demo.env.items() if not name.endswith(AUDIT.upper())}
         env = {**connections, **SETTINGS, "ZOHO_CRM_JOBS_FOLDER": str(tmp_path / "include" / "jobs")}
         with CeleryAirflow(home, workers=WORKERS, worker_concurrency=TASKS_EACH, env=env) as airflow:
-            airflow.wait_until_healthy(timeout_s=240)
+            airflow.wait_until_healthy()
             airflow.wait_for_workers()
             airflow.postgres.create_database(AUDIT)
             audit = Audit(airflow.postgres.url(AUDIT))
@@ -136,6 +138,17 @@ def test_run_ends_on_the_other_worker_when_one_is_killed(world: World) -> None:
     assert world.zoho.state.tokens.issued == 1
     check_requests(world, before, lost)
     check_tasks(world, lost)
+
+
+@pytest.mark.skipif(shutil.which("redis-server") is None, reason=REDIS_MISSING)
+def test_redis_requires_its_password(tmp_path: Path) -> None:
+    with Supervisor() as supervisor:
+        redis = LocalRedis(tmp_path / "redis", supervisor)
+        redis.start()
+        with socket.create_connection(("127.0.0.1", redis.port), timeout=5) as connection:
+            connection.sendall(b"KEYS *\r\n")
+            assert connection.recv(100).startswith(b"-NOAUTH")
+        assert stat.S_IMODE((tmp_path / "redis" / "redis.conf").stat().st_mode) == 0o600
 
 
 def check_requests(world: World, before: PresenceCheck, lost: Lost) -> None:

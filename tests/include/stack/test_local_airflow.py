@@ -6,12 +6,9 @@ import stat
 
 import pytest
 
-from include.stack import ApiError, ComponentDiedError, LocalAirflow, StackError
-from include.stack.guard import living_processes
-from include.stack.network import listeners_of
-
-# The same group as tests/e2e: no two Airflows at a time.
-pytestmark = [pytest.mark.systems, pytest.mark.e2e, pytest.mark.xdist_group("e2e")]
+from include.stack import ApiError, LocalAirflow, StackError
+from include.stack.client import unhealthy_components
+from include.stack.processes import living_processes
 
 _DAG = """
 from airflow.sdk import BaseHook, dag, task
@@ -24,7 +21,7 @@ def tiny():
 
     @task
     def one(number):
-        return BaseHook.get_connection("from_outside").host
+        return BaseHook.get_connection("from_environment").host
 
     one.expand(number=numbers())
 
@@ -32,15 +29,32 @@ tiny()
 """
 
 
-def test_runs_dags_listens_on_the_loopback_address_alone_and_leaves_no_process(tmp_path):
+@pytest.mark.parametrize(
+    ("health", "expected"),
+    [
+        pytest.param({"scheduler": {"status": "healthy"}}, [], id="healthy"),
+        pytest.param({"scheduler": {"status": "unhealthy"}}, ["scheduler: unhealthy"], id="unhealthy"),
+        pytest.param({"scheduler": {"status": None}}, ["scheduler: not started"], id="no heartbeat yet"),
+        pytest.param({"scheduler": None}, ["scheduler: not started"], id="null"),
+        pytest.param({}, ["scheduler: not started"], id="absent"),
+    ],
+)
+def test_reports_unhealthy_components(health, expected):
+    assert unhealthy_components(health, ["scheduler"]) == expected
+
+
+@pytest.mark.systems
+@pytest.mark.e2e
+@pytest.mark.xdist_group("e2e")  # the group of tests/e2e: no two Airflows at a time
+def test_runs_dags_on_loopback_alone_and_leaves_no_process(tmp_path, listening_addresses):
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "tiny.py").write_text(_DAG)
     home = tmp_path / "home"
-    connection = {"AIRFLOW_CONN_FROM_OUTSIDE": '{"conn_type": "generic", "host": "somewhere"}'}
+    connection = {"AIRFLOW_CONN_FROM_ENVIRONMENT": '{"conn_type": "generic", "host": "somewhere"}'}
 
     with LocalAirflow(home, dags_folder=dags, env=connection) as airflow:
-        airflow.wait_until_healthy(timeout_s=240)
+        airflow.wait_until_healthy()
         airflow.wait_for_dag("tiny")
         airflow.unpause("tiny")
         run = airflow.trigger("tiny", {"times": 3})
@@ -49,21 +63,19 @@ def test_runs_dags_listens_on_the_loopback_address_alone_and_leaves_no_process(t
         assert [task["task_id"] for task in tasks["task_instances"]].count("one") == 3
 
         processes = airflow.processes()
-        listeners = listeners_of(processes)
-        assert len(listeners) >= 2
-        assert {str(one.address) for one in listeners} == {"127.0.0.1"}
-        assert {
-            stat.S_IMODE((home / name).stat().st_mode) for name in ["secrets.json", "passwords.json"]
-        } == {0o600}
+        assert listening_addresses(processes) == {"127.0.0.1"}
+        assert stat.S_IMODE((home / "passwords.json").stat().st_mode) == 0o600
+        for log in (home / "logs").rglob("*.log"):
+            assert airflow.passwords["admin"] not in log.read_text(errors="replace")
         with pytest.raises(ApiError, match="403"):
             airflow.api("POST", "/api/v2/dags/tiny/dagRuns", {"logical_date": None}, user="viewer")
-        with pytest.raises(StackError, match="Another Airflow runs"):
+        with pytest.raises(StackError, match="already running"):
             LocalAirflow(home, dags_folder=dags).start()
 
-        scheduler = next(each for each in airflow.components if each.name == "scheduler")
+        scheduler = airflow.component("scheduler")
         os.kill(scheduler.process.pid, signal.SIGKILL)
         scheduler.process.wait()
-        with pytest.raises(ComponentDiedError, match="scheduler ended"):
+        with pytest.raises(StackError, match="scheduler ended"):
             airflow.wait_for_run("tiny", "no such run", timeout_s=60)
 
-    assert not processes & {process.pid for process in living_processes()}
+    assert not processes & living_processes().keys()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -9,13 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from include.stack import guard
-from include.stack.guard import Session
-from include.stack.processes import ComponentDiedError, Keeper, StackError
+from include.stack.processes import StackError, Supervisor, choose_port, living_processes, members
 
 _PROJECT = Path(__file__).parents[3]
 
-# Starts a child of its own, in a process group of its own, that only SIGKILL can end.
+# Starts a child in a new process group; only SIGKILL ends the parent.
 _STUBBORN = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -25,8 +24,10 @@ time.sleep(60)
 """
 
 
-def _start(keeper: Keeper, tmp_path: Path, code: str, **options: object) -> None:
-    keeper.start("it", [sys.executable, "-c", code], env=dict(os.environ), log=tmp_path / "it.log", **options)
+def _start(supervisor: Supervisor, tmp_path: Path, code: str, **options: object) -> None:
+    supervisor.start(
+        "it", [sys.executable, "-c", code], env=dict(os.environ), log=tmp_path / "it.log", **options
+    )
 
 
 def _wait_for_text(file: Path, text: str) -> None:
@@ -36,26 +37,20 @@ def _wait_for_text(file: Path, text: str) -> None:
         time.sleep(0.02)
 
 
-def test_a_session_survives_its_line():
-    session = Session(leader=7, stop_signal="SIGINT", phase=2, grace_s=0.5)
-
-    assert Session.from_line(session.to_line()) == session
-
-
-def test_stop_kills_what_does_not_end_and_what_it_started(tmp_path):
-    keeper = Keeper()
-    _start(keeper, tmp_path, _STUBBORN, grace_s=0.2)
+def test_stop_kills_processes_that_ignore_the_stop_signal_and_their_children(tmp_path):
+    supervisor = Supervisor(grace_s=0.2)
+    _start(supervisor, tmp_path, _STUBBORN)
     _wait_for_text(tmp_path / "it.log", "ready")
-    living = keeper.living()
+    living = supervisor.processes()
     assert len(living) == 2
 
-    keeper.stop()
+    supervisor.stop()
 
-    assert not keeper.living()
-    assert not living & {process.pid for process in guard.living_processes()}
+    assert not supervisor.processes()
+    assert not living & living_processes().keys()
 
 
-def test_stop_asks_a_later_phase_only_when_the_earlier_one_is_gone(tmp_path):
+def test_stop_ends_services_after_the_programs_that_use_them(tmp_path):
     report = """
 import signal, sys, time
 def end(*_):
@@ -66,33 +61,33 @@ signal.signal(signal.{signal}, end)
 print("ready", {name!r}, flush=True)
 time.sleep(60)
 """
-    with Keeper() as keeper:
-        for name, phase, stop_signal, delay in [("last", 1, "SIGINT", 0), ("first", 0, "SIGTERM", 0.2)]:
-            code = report.format(name=name, signal=stop_signal, delay=delay)
-            _start(keeper, tmp_path, code, phase=phase, stop_signal=stop_signal)
+    with Supervisor() as supervisor:
+        for name, stop_signal, delay in [("service", signal.SIGINT, 0), ("program", signal.SIGTERM, 0.2)]:
+            code = report.format(name=name, signal=stop_signal.name, delay=delay)
+            _start(supervisor, tmp_path, code, is_service=name == "service", stop_signal=stop_signal)
             _wait_for_text(tmp_path / "it.log", f"ready {name}")
 
-    assert (tmp_path / "it.log").read_text().splitlines()[-2:] == ["first", "last"]
+    assert (tmp_path / "it.log").read_text().splitlines()[-2:] == ["program", "service"]
 
 
-def test_stop_works_without_the_guard(tmp_path):
-    with Keeper() as keeper:
-        _start(keeper, tmp_path, _STUBBORN, grace_s=0.2)
+def test_stop_works_when_the_guard_was_killed(tmp_path):
+    with Supervisor(grace_s=0.2) as supervisor:
+        _start(supervisor, tmp_path, _STUBBORN)
         _wait_for_text(tmp_path / "it.log", "ready")
-        os.kill(keeper._guard.pid, signal.SIGKILL)
+        os.kill(supervisor._guard.pid, signal.SIGKILL)
 
-    assert not keeper.living()
+    assert not supervisor.processes()
 
 
-def test_nothing_outlives_an_owner_that_is_killed(tmp_path):
+def test_no_process_outlives_a_killed_owner(tmp_path):
     owner = f"""
 import os, sys, time
 from pathlib import Path
-from include.stack.processes import Keeper
-keeper = Keeper()
+from include.stack.processes import Supervisor
+supervisor = Supervisor(grace_s=0.2)
 log = Path({str(tmp_path / "it.log")!r})
-keeper.start("it", [sys.executable, "-c", {_STUBBORN!r}], env=dict(os.environ), log=log, grace_s=0.2)
-print(keeper.components[0].process.pid, flush=True)
+supervisor.start("it", [sys.executable, "-c", {_STUBBORN!r}], env=dict(os.environ), log=log)
+print(supervisor.components[0].process.pid, flush=True)
 time.sleep(60)
 """
     process = subprocess.Popen([sys.executable, "-c", owner], cwd=_PROJECT, stdout=subprocess.PIPE, text=True)
@@ -102,23 +97,23 @@ time.sleep(60)
         process.kill()
 
     deadline = time.monotonic() + 20
-    while guard.members([leader]):
-        assert time.monotonic() < deadline, "the processes of a killed owner live on"
+    while members([leader]):
+        assert time.monotonic() < deadline, "processes of a killed owner are still alive"
         time.sleep(0.05)
 
 
-def test_check_tells_what_died_and_why(tmp_path):
-    with Keeper() as keeper:
-        _start(keeper, tmp_path, "raise SystemExit('the reason')")
-        keeper.components[0].process.wait()
+def test_check_reports_which_process_ended_and_its_log(tmp_path):
+    with Supervisor() as supervisor:
+        _start(supervisor, tmp_path, "raise SystemExit('the reason')")
+        supervisor.components[0].process.wait()
 
-        with pytest.raises(ComponentDiedError, match=r"(?s)it ended with code 1.*the reason"):
-            keeper.check()
+        with pytest.raises(StackError, match=r"(?s)it ended with code 1.*the reason"):
+            supervisor.check()
 
 
-def test_run_tells_why_a_program_failed(tmp_path):
-    with Keeper() as keeper, pytest.raises(StackError, match=r"(?s)it ended with code 3.*the reason"):
-        keeper.run(
+def test_run_reports_why_a_program_failed(tmp_path):
+    with Supervisor() as supervisor, pytest.raises(StackError, match=r"(?s)it ended with code 3.*the reason"):
+        supervisor.run(
             "it",
             [sys.executable, "-c", "print('the reason'); raise SystemExit(3)"],
             env={},
@@ -128,25 +123,51 @@ def test_run_tells_why_a_program_failed(tmp_path):
 
 
 def test_run_forgets_a_program_that_ended(tmp_path):
-    with Keeper() as keeper:
-        keeper.run("it", [sys.executable, "-c", ""], env={}, log=tmp_path / "it.log", timeout_s=20)
+    with Supervisor() as supervisor:
+        supervisor.run("it", [sys.executable, "-c", ""], env={}, log=tmp_path / "it.log", timeout_s=20)
 
-        keeper.check()
-        assert keeper.components == []
+        supervisor.check()
+        assert supervisor.components == []
 
 
-def test_kill_leaves_nothing_of_one_process_and_the_others_alone(tmp_path):
-    with Keeper() as keeper:
-        _start(keeper, tmp_path, _STUBBORN)
+def test_kill_ends_one_process_with_its_children_alone(tmp_path):
+    with Supervisor() as supervisor:
+        _start(supervisor, tmp_path, _STUBBORN)
         _wait_for_text(tmp_path / "it.log", "ready")
-        (doomed,) = keeper.components
-        family = keeper.living()
-        other = keeper.start("other", ["sleep", "60"], env=dict(os.environ), log=tmp_path / "other.log")
+        (doomed,) = supervisor.components
+        family = supervisor.processes()
+        other = supervisor.start("other", ["sleep", "60"], env=dict(os.environ), log=tmp_path / "other.log")
 
-        killed = keeper.kill(doomed)
+        killed = supervisor.kill(doomed)
 
         assert killed == family
         assert len(killed) == 2
         assert doomed.process.poll() == -signal.SIGKILL
-        assert keeper.living() == {other.process.pid}
-        keeper.check()
+        assert supervisor.processes() == {other.process.pid}
+        supervisor.check()
+
+
+def test_stop_releases_the_lock_only_after_all_processes_have_ended(tmp_path):
+    first, second = Supervisor(grace_s=0.2), Supervisor()
+    first.lock(tmp_path / "stack.pid")
+    _start(first, tmp_path, _STUBBORN)
+
+    with pytest.raises(StackError, match=rf"already running in {tmp_path} \(process {os.getpid()}\)"):
+        second.lock(tmp_path / "stack.pid")
+
+    first.stop()
+    second.lock(tmp_path / "stack.pid")
+    second.stop()
+
+
+def test_choose_port_prefers_a_free_port():
+    port = choose_port()
+
+    assert choose_port(preferred=port) == port
+
+
+def test_choose_port_avoids_a_port_in_use():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        used = server.getsockname()[1]
+
+        assert choose_port(preferred=used) not in {used, 0}

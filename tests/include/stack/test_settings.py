@@ -1,44 +1,29 @@
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 import pytest
 
-from include.stack.settings import USERS, Layout, Secrets, airflow_environment, passwords_file
-
-_LAYOUT = Layout(
-    home=Path("/home/of/airflow"),
-    dags_folder=Path("/project/dags"),
-    plugins_folder=Path("/project/plugins"),
-    project=Path("/project"),
-    port=12345,
-    database_url="postgresql+psycopg2://sync",
-    async_database_url="postgresql+asyncpg://async",
-)
+from include.stack import LocalAirflow
+from include.stack.settings import USERS, airflow_settings, clean_environment, load_passwords
 
 
-def _environment(
-    inherited: dict[str, str] | None = None, extra: dict[str, str] | None = None
-) -> dict[str, str]:
-    return airflow_environment(
-        _LAYOUT, Secrets.generate(), parallelism=3, inherited=inherited or {}, extra=extra or {}
-    )
+def _clean(inherited: dict[str, str]) -> dict[str, str]:
+    return clean_environment(Path("/home/of/airflow"), Path("/project"), inherited)
 
 
-def test_every_server_is_bound_to_and_reached_at_the_loopback_address():
-    environment = _environment()
-
-    assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
-    assert environment["AIRFLOW__API__PORT"] == "12345"
-    assert environment["AIRFLOW__API__BASE_URL"] == "http://127.0.0.1:12345"
-    assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:12345/execution/"
+def _settings(home: Path) -> dict[str, str]:
+    return airflow_settings(home, port=12345, dags_folder=home / "dags", plugins_folder=home / "plugins")
 
 
-def test_tells_both_database_urls():
-    environment = _environment()
+def test_every_server_is_bound_to_loopback(tmp_path):
+    settings = _settings(tmp_path)
 
-    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql+psycopg2://sync"
-    assert environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == "postgresql+asyncpg://async"
+    assert settings["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert settings["AIRFLOW__API__PORT"] == "12345"
+    assert settings["AIRFLOW__API__BASE_URL"] == "http://127.0.0.1:12345"
+    assert settings["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:12345/execution/"
 
 
 @pytest.mark.parametrize(
@@ -52,34 +37,44 @@ def test_tells_both_database_urls():
         "PYTEST_ADDOPTS",
     ],
 )
-def test_leaves_out_what_the_outside_says_to_airflow_and_python(name):
-    assert _environment({name: "from outside"}).get(name) != "from outside"
+def test_drops_settings_of_airflow_and_python_from_outside(name):
+    assert _clean({name: "from outside"}).get(name) != "from outside"
 
 
-def test_keeps_the_rest_of_the_outside():
-    assert _environment({"PATH": "/bin", "SSL_CERT_FILE": "/certificates"}).items() >= {
-        ("PATH", "/bin"),
-        ("SSL_CERT_FILE", "/certificates"),
-    }
+def test_keeps_other_variables_from_outside():
+    outside = {"PATH": "/bin", "SSL_CERT_FILE": "/certificates"}
+
+    assert _clean(outside).items() >= outside.items()
 
 
-def test_goes_around_proxies_to_itself_and_respects_other_exceptions():
-    environment = _environment({"NO_PROXY": "intranet"})
+def test_excludes_loopback_from_proxies():
+    environment = _clean({"NO_PROXY": "intranet"})
 
     assert environment["NO_PROXY"] == environment["no_proxy"] == "intranet,127.0.0.1,localhost"
 
 
-def test_extra_comes_last():
-    extra = {"AIRFLOW__CORE__PARALLELISM": "99", "AIRFLOW_CONN_WAREHOUSE": "{}"}
+def test_given_variables_override_all_settings(tmp_path):
+    extra = {"AIRFLOW__CORE__PARALLELISM": "99", "AIRFLOW__CORE__EXECUTOR": "other", "AIRFLOW_HOME": "/other"}
 
-    assert _environment({"AIRFLOW_CONN_WAREHOUSE": "other"}, extra).items() >= extra.items()
+    airflow = LocalAirflow(tmp_path, env=extra)
+    airflow.postgres = _Urls()
+
+    assert airflow.environment().items() >= extra.items()
+    assert airflow.environment()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == "postgresql+psycopg2://airflow"
+    assert (
+        airflow.environment()["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_ASYNC"] == "postgresql+asyncpg://airflow"
+    )
 
 
-def test_secrets_stay_the_same_and_are_their_owners_alone(tmp_path):
-    first = Secrets.keep(tmp_path)
+def test_secrets_are_stable_and_only_their_owner_can_read_them(tmp_path):
+    settings, passwords = _settings(tmp_path), load_passwords(tmp_path)
 
-    assert Secrets.keep(tmp_path) == first
-    assert first.passwords.keys() == USERS.keys()
-    files = {tmp_path / "secrets.json", passwords_file(tmp_path)}
-    assert set(tmp_path.iterdir()) == files
-    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+    assert (_settings(tmp_path), load_passwords(tmp_path)) == (settings, passwords)
+    assert passwords.keys() == USERS.keys()
+    files = {file.name: stat.S_IMODE(file.stat().st_mode) for file in tmp_path.iterdir()}
+    assert files == dict.fromkeys(["api_secret_key", "fernet_key", "jwt_secret", "passwords.json"], 0o600)
+
+
+class _Urls:
+    def url(self, database: str, driver: str) -> str:
+        return f"postgresql+{driver}://{database}"
