@@ -78,7 +78,7 @@ def _next_steps(airflow: LocalAirflow) -> Panel:
     for number, step in enumerate(
         (
             f"Sign in as admin and open {airflow.url}/dags/{_SAMPLE_DAG}",
-            "Press Trigger twice without changing the form: a manual run is a dry run by default.",
+            "Press Trigger and submit the form as it is: a manual run is a dry run by default.",
             "Watch the tab 'Zoho delinks' of the run; Browse > Zoho delinks lists all runs.",
             "Trigger the Dag again with the mode 'apply': this removes the links from the local Zoho.",
             "The tab shows the outcome of each link, exports CSV and JSON Lines, and starts a relink.",
