@@ -28,7 +28,7 @@ PLAN_TABLE = "zoho_delink_link"
 AUDIT_TABLE = "zoho_delink_audit"
 RUN_TABLE = "zoho_delink_run"
 
-FIELDS_WITH_IDS = ("links", "where")
+FIELDS_WITH_IDS = ("links", "external_id_prefix", "related_external_id_prefix")
 """Fields of our trigger forms whose values may contain external IDs."""
 _OUR_DAGS = ("zoho_delink", "zoho_relink")
 _HIDDEN = "***"

@@ -18,6 +18,8 @@ from zoho_crm.trigger_forms import instant_field, job_form, links_field
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+FILTERS = "Filters"
+
 _JOB = "The job whose links are meant: the name of its file. Relation, connections and limits are those of the file."
 
 _RUN = """\
@@ -42,12 +44,20 @@ has no such window: name it in *Run*. Without a time zone it is **UTC**."""
 _REDRIVE_END = "End of that window: a run whose own window ends later is not taken."
 
 _RELINK_LINKS = """\
-Put back **only these** of the links that the run has removed: two columns or a JSON list, as in the form of the job."""
+Relink **only these** of the links that the run removed: two columns or a JSON list, as in the form of the job."""
 
-_WHERE = """\
-Put back **only those** whose audit row of the removal fulfils this condition on the columns of `zoho_delink_latest`, \
-for example `external_id LIKE 'c-1%' AND finished_at < '2026-11-22 10:30'`. Columns, values, comparisons, `AND`, `OR`, \
-`NOT`, `IN`, `LIKE`, `BETWEEN`, `IS NULL` and a few functions; no sub-select."""
+_PREFIX = """\
+Relink only links whose {which} begins with this text, exactly as typed: case counts, and `%`, `_` and `\\` have no \
+special meaning."""
+
+_FINISHED_FROM = """\
+Relink only links removed at this time or later. Without a time zone it is **UTC**."""
+
+_FINISHED_TO = """\
+Relink only links removed before this time, itself **not** included. Without a time zone it is **UTC**."""
+
+_ZOHO_CODE = """\
+Relink only links for which Zoho's response to the removal had this code, for example `SUCCESS`."""
 
 
 def retry_form(jobs: Sequence[str]) -> dict[str, Param]:
@@ -85,10 +95,18 @@ def relink_form(jobs: Sequence[str]) -> dict[str, Param]:
         "run": Param(type="string", minLength=1, title="Run", description_md=_RUN),
         **_harm("put the links back"),
         "links": links_field(_RELINK_LINKS),
-        "where": Param(
-            None, type=["null", "string"], title="Where", description_md=_WHERE, section="Condition"
+        "external_id_prefix": _filter_field("External ID prefix", _PREFIX.format(which="external ID")),
+        "related_external_id_prefix": _filter_field(
+            "Related external ID prefix", _PREFIX.format(which="related external ID")
         ),
+        "finished_from": instant_field("Removed from", _FINISHED_FROM, FILTERS),
+        "finished_to": instant_field("Removed before", _FINISHED_TO, FILTERS),
+        "zoho_code": _filter_field("Zoho code", _ZOHO_CODE),
     }
+
+
+def _filter_field(title: str, description_md: str) -> Param:
+    return Param(None, type=["null", "string"], title=title, description_md=description_md, section=FILTERS)
 
 
 def _job(jobs: Sequence[str]) -> Param:

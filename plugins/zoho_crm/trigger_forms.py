@@ -81,13 +81,13 @@ def links_field(description_md: str) -> Param:
     )
 
 
-def instant_field(title: str, description_md: str) -> Param:
-    """Return a field for one end of a window."""
+def instant_field(title: str, description_md: str, section: str = WINDOW) -> Param:
+    """Return a field for one end of a range of time."""
     return Param(
         None,
         type=["null", "string"],
         format="date-time",
         title=title,
         description_md=description_md,
-        section=WINDOW,
+        section=section,
     )

@@ -42,7 +42,20 @@ FORMS = {
         "window_start",
         "window_end",
     ],
-    RELINK: ["job", "run", "mode", "reason", "max_links", "verify", "links", "where"],
+    RELINK: [
+        "job",
+        "run",
+        "mode",
+        "reason",
+        "max_links",
+        "verify",
+        "links",
+        "external_id_prefix",
+        "related_external_id_prefix",
+        "finished_from",
+        "finished_to",
+        "zoho_code",
+    ],
 }
 
 
@@ -205,7 +218,7 @@ def test_a_thousand_links_are_put_back_as_they_were(world: World, live: LiveDags
     assert world.outcomes(counted) == {"would_relink": 850, "already_linked": 100}
     assert world.calls()["PUT"] == 0
 
-    part = live.run(RELINK, **asked, mode="apply", where="related_external_id >= 'd-0900'")
+    part = live.run(RELINK, **asked, mode="apply", related_external_id_prefix="d-09")
     assert world.outcomes(part) == {"relinked": 100}
     rest = live.run(RELINK, **asked, mode="apply", reason="it was the wrong source")
     assert world.outcomes(rest) == {"relinked": 750, "already_linked": 100}

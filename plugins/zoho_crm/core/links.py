@@ -197,12 +197,24 @@ def external_id_fault(value: object) -> str | None:
         return f"is longer than {MAX_EXTERNAL_ID_LENGTH} characters ({len(value)})"
     if _changes_address(value):
         return "holds a dot segment or a slash at an end, which could change the address"
-    if match := _UNSENDABLE.search(value):
-        kind = "lone surrogate" if "\ud800" <= match[0] <= "\udfff" else "control character"
-        return f"holds the {kind} U+{ord(match[0]):04X}"
+    if found := find_unsendable(value):
+        return f"holds the {found}"
     if value != value.strip():
         return "has blanks at an end"
     return None
+
+
+def find_unsendable(value: str) -> str | None:
+    """
+    Return the first character that no external ID can contain, or None.
+
+    :return: its kind and code point, e.g. ``control character U+0000``
+    """
+    match = _UNSENDABLE.search(value)
+    if match is None:
+        return None
+    kind = "lone surrogate" if "\ud800" <= match[0] <= "\udfff" else "control character"
+    return f"{kind} U+{ord(match[0]):04X}"
 
 
 def _changes_address(value: str) -> bool:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import pendulum
 
-from zoho_crm.core.audit_condition import check_condition
 from zoho_crm.core.link_input import form_links
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import ZohoConfigError
@@ -93,21 +92,6 @@ class RetryRequest:
     outcomes: frozenset[Outcome]
 
 
-@dataclass(frozen=True, slots=True)
-class RelinkRequest:
-    """
-    Which removed links to put back.
-
-    :param run: an Airflow run id or a run key
-    :param links: pairs that alone are meant, or None
-    :param where: a checked condition on the audit rows of the links that alone are meant, or None
-    """
-
-    run: str
-    links: Sequence[tuple[object, object]] | None = None
-    where: str | None = None
-
-
 def parse_run_request(
     params: Mapping[str, Any],
     *,
@@ -158,8 +142,8 @@ def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> Retry
     :param request: what was read of its other fields
     :raises ZohoConfigError: a field is wrong; the message names it
     """
-    run = _text(params, "run")
-    has_window = bool(_text(params, "window_start"))
+    run = parse_text(params, "run")
+    has_window = bool(parse_text(params, "window_start"))
     if run and has_window:
         raise ZohoConfigError("run: give a run, or the window of several, but not both")
     if not run and not has_window:
@@ -170,27 +154,6 @@ def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> Retry
         run=run,
         window=(request.window_start, request.window_end) if has_window else None,
         outcomes=_outcomes(params.get("outcomes")),
-    )
-
-
-def parse_relink_request(
-    params: Mapping[str, Any], request: RunRequest, columns: Collection[str]
-) -> RelinkRequest:
-    """
-    Read the form of ``zoho_relink``.
-
-    :param params: the form's values: ``run``, ``where``
-    :param request: what was read of its other fields, ``links`` among them
-    :param columns: columns that ``where`` may use
-    :raises ZohoConfigError: a field is wrong; the message names it
-    """
-    run, where = _text(params, "run"), _text(params, "where")
-    if run is None:
-        raise ZohoConfigError("run: missing; give the run whose links are to be put back")
-    if where is not None and request.links is not None:
-        raise ZohoConfigError("where: give links or a condition, but not both")
-    return RelinkRequest(
-        run=run, links=request.links, where=None if where is None else check_condition(where, columns)
     )
 
 
@@ -206,6 +169,37 @@ def run_key(job: str, *parts: object) -> str:
         raw = str(part).encode()
         digest.update(len(raw).to_bytes(4, "big") + raw)
     return f"{job[:80]}:{digest.hexdigest()[:32]}"
+
+
+def parse_instant(params: Mapping[str, Any], field: str) -> datetime | None:
+    """
+    Parse an ISO 8601 time of a form; without a time zone it is UTC.
+
+    :return: an aware time in UTC, or None for an empty field
+    :raises ZohoConfigError: it is not a time; the message names the field
+    """
+    value = parse_text(params, field)
+    if value is None:
+        return None
+    with suppress(OverflowError, ValueError):
+        parsed = pendulum.parse(value, strict=True) if _DATE.match(value) else None
+        if isinstance(parsed, pendulum.DateTime):
+            return datetime.fromisoformat(parsed.in_timezone("UTC").isoformat())
+    raise ZohoConfigError(f"{field}: {value!r} is no time; write it like 2026-11-22T00:00:00+00:00")
+
+
+def parse_text(params: Mapping[str, Any], field: str) -> str | None:
+    """
+    Return a text field of a form without leading and trailing spaces, or None for an empty field.
+
+    :raises ZohoConfigError: it is not text; the message names the field
+    """
+    value = params.get(field)
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    if not isinstance(value, str):
+        raise ZohoConfigError(f"{field}: must be text")
+    return value.strip()
 
 
 def _mode(value: Any, run_type: str) -> str:
@@ -253,7 +247,7 @@ def _window_of_event(event: AssetEvent) -> tuple[datetime, datetime]:
 
 
 def _given_window(values: Mapping[str, Any]) -> tuple[datetime, datetime] | None:
-    start, end = _instant(values, "window_start"), _instant(values, "window_end")
+    start, end = parse_instant(values, "window_start"), parse_instant(values, "window_end")
     if start is None and end is None:
         return None
     if start is None or end is None:
@@ -264,28 +258,8 @@ def _given_window(values: Mapping[str, Any]) -> tuple[datetime, datetime] | None
     return start, end
 
 
-def _instant(params: Mapping[str, Any], field: str) -> datetime | None:
-    value = _text(params, field)
-    if value is None:
-        return None
-    with suppress(OverflowError, ValueError):
-        parsed = pendulum.parse(value, strict=True) if _DATE.match(value) else None
-        if isinstance(parsed, pendulum.DateTime):
-            return datetime.fromisoformat(parsed.in_timezone("UTC").isoformat())
-    raise ZohoConfigError(f"{field}: {value!r} is no time; write it like 2026-11-22T00:00:00+00:00")
-
-
-def _text(params: Mapping[str, Any], field: str) -> str | None:
-    value = params.get(field)
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    if not isinstance(value, str):
-        raise ZohoConfigError(f"{field}: must be text")
-    return value.strip()
-
-
 def _reason(params: Mapping[str, Any]) -> str | None:
-    reason = _text(params, "reason")
+    reason = parse_text(params, "reason")
     if reason is not None and len(reason) > MAX_REASON_LENGTH:
         raise ZohoConfigError(f"reason: {len(reason)} characters; no more than {MAX_REASON_LENGTH} are kept")
     return reason

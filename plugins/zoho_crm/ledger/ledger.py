@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         Target,
     )
     from zoho_crm.core.outcomes import Outcome
+    from zoho_crm.core.relink_request import RelinkFilter
     from zoho_crm.ledger.chain import Finding
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.runs import StoredRun
@@ -339,18 +340,16 @@ class OriginLinks(_Store):
         run: StoredRun,
         *,
         org_id: str | None = None,
-        where: str | None = None,
+        wanted: RelinkFilter | None = None,
         pair_keys: Collection[str] | None = None,
     ) -> Iterator[RemovedLink]:
         """
-        Yield the links that a run has removed, with what became of each of them since.
+        Yield the links that a run removed, each with what happened to it since.
 
-        :param where: a condition on the audit row of the removal, from
-            :func:`~zoho_crm.core.audit_condition.check_condition`
-        :param pair_keys: keys of the links that alone are meant
-        :raises ZohoConfigError: the database refuses the condition
+        :param wanted: conditions on the audit row of the removal; None for all
+        :param pair_keys: keys of the links to choose from; None for all links of the run
         """
-        return selection.removed_links(self._engine, run, org_id=org_id, where=where, pair_keys=pair_keys)
+        return selection.removed_links(self._engine, run, org_id=org_id, wanted=wanted, pair_keys=pair_keys)
 
     def copy_snapshots(self, run_key: str, origin_run_key: str) -> None:
         """Give each link of a plan the attributes that the run which removed it has read."""

@@ -16,11 +16,10 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
-from zoho_crm.databases import is_statement_error
-from zoho_crm.errors import ZohoConfigError
+from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.runs import LinkState
-from zoho_crm.ledger.tables import audit, latest, links
+from zoho_crm.ledger.tables import audit, links
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -29,9 +28,6 @@ if TYPE_CHECKING:
 
 PAGE_LINKS = 500
 """Links in one ``IN``, and in one short transaction."""
-
-AUDIT_COLUMNS = tuple(column.name for column in audit.c)
-"""Columns of ``zoho_delink_latest``, which a condition may use."""
 
 _OPEN = links.c.state != LinkState.SETTLED.value
 _TELLS_PRESENCE = (Outcome.REMOVED.value, Outcome.RELINKED.value, Outcome.ALREADY_LINKED.value)
@@ -100,19 +96,17 @@ def removed_links(
     run: StoredRun,
     *,
     org_id: str | None = None,
-    where: str | None = None,
+    wanted: RelinkFilter | None = None,
     pair_keys: Collection[str] | None = None,
 ) -> Iterator[RemovedLink]:
     """
-    Yield the links that a run has removed, with what became of each of them.
+    Yield the links that a run removed, each with what happened to it since.
 
-    :param where: a condition on the audit row of the removal, from
-        :func:`~zoho_crm.core.audit_condition.check_condition`
-    :param pair_keys: keys of the links that alone are meant
-    :raises ZohoConfigError: the database refuses the condition
+    :param wanted: conditions on the audit row of the removal; None for all
+    :param pair_keys: keys of the links to choose from; None for all links of the run
     """
     for page in _pages(run, pair_keys):
-        removals = _removals(engine, run.run_key, page, where)
+        removals = _removals(engine, run.run_key, page, wanted or RelinkFilter())
         last = _last_told(engine, [row.pair_key for row in removals], org_id)
         for row in removals:
             event = last.get(row.pair_key, row)
@@ -187,48 +181,42 @@ def _pages(run: StoredRun, pair_keys: Collection[str] | None) -> Iterator[sa.Col
 
 
 def _removals(
-    engine: sa.Engine, run_key: str, page: sa.ColumnElement[bool], where: str | None
+    engine: sa.Engine, run_key: str, page: sa.ColumnElement[bool], wanted: RelinkFilter
 ) -> Sequence[sa.Row[Any]]:
-    """Return the last audit rows of a page of a run that say that their link was removed."""
+    """Return the removals in a page of a run that match a filter: the last audit row of each link."""
     newest = sa.func.row_number().over(
         partition_by=audit.c.seq, order_by=(audit.c.claim_no.desc(), audit.c.event_id.desc())
     )
-    ranked = (
-        sa.select(*audit.c, newest.label("newest")).where(audit.c.run_key == run_key, page).subquery("ranked")
+    # The filter applies to the last row of a link: an earlier one must not match in its place.
+    last = sa.select(audit, newest.label("newest")).where(audit.c.run_key == run_key, page).subquery("last")
+    statement = (
+        sa.select(
+            last.c.pair_key, last.c.event_id, last.c.outcome, last.c.external_id, last.c.related_external_id
+        )
+        .where(last.c.newest == 1, last.c.outcome == Outcome.REMOVED.value, *_conditions(last, wanted))
+        .order_by(last.c.seq)
     )
-    # What a condition may name are the columns of the view, and those of this run alone.
-    rows = (
-        sa.select(*(ranked.c[name] for name in AUDIT_COLUMNS))
-        .where(ranked.c.newest == 1, ranked.c.outcome == Outcome.REMOVED.value)
-        .subquery(latest.name)
-    )
-    statement = sa.select(
-        rows.c.pair_key, rows.c.event_id, rows.c.outcome, rows.c.external_id, rows.c.related_external_id
-    ).order_by(rows.c.seq)
-    if where is None:
-        with reading(engine).begin() as connection:
-            return connection.execute(statement).all()
-    return _read_only(engine, statement.where(sa.literal_column(where, sa.Boolean)))
+    with reading(engine).begin() as connection:
+        return connection.execute(statement).all()
 
 
-def _read_only(engine: sa.Engine, statement: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
-    """Run a statement that holds a person's words where nothing can be written."""
-    with reading(engine).connect() as connection:
-        is_sqlite = connection.dialect.name == "sqlite"
-        try:
-            if is_sqlite:
-                connection.exec_driver_sql("PRAGMA query_only = ON")
-            elif connection.dialect.name in {"postgresql", "mysql", "mariadb"}:
-                connection.exec_driver_sql("SET TRANSACTION READ ONLY")
-            return connection.execute(statement).all()
-        except sa.exc.DBAPIError as error:
-            said = " ".join(str(error.orig).split())
-            gone = error.connection_invalidated or isinstance(error, sa.exc.OperationalError)
-            if gone and not is_statement_error(error):
-                raise
-            raise ZohoConfigError(f"where: the audit database refuses it: {said}") from None
-        finally:
-            connection.rollback()
-            if is_sqlite:
-                connection.exec_driver_sql("PRAGMA query_only = OFF")
-                connection.rollback()
+def _conditions(removal: sa.Subquery, wanted: RelinkFilter) -> Iterator[sa.ColumnElement[bool]]:
+    if wanted.external_id_prefix is not None:
+        yield _has_prefix(removal.c.external_id, wanted.external_id_prefix)
+    if wanted.related_external_id_prefix is not None:
+        yield _has_prefix(removal.c.related_external_id, wanted.related_external_id_prefix)
+    if wanted.finished_from is not None:
+        yield removal.c.finished_at >= wanted.finished_from
+    if wanted.finished_to is not None:
+        yield removal.c.finished_at < wanted.finished_to
+    if wanted.zoho_code is not None:
+        yield removal.c.zoho_code == wanted.zoho_code
+
+
+def _has_prefix(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
+    """
+    Return whether a text begins with a literal prefix, the same in every database.
+
+    ``LIKE`` ignores case in SQLite, and ``=`` ignores trailing spaces in MySQL: with a dot behind it they count.
+    """
+    return sa.func.substr(column, 1, len(prefix), type_=sa.String()).concat(".") == f"{prefix}."

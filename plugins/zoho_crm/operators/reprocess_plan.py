@@ -12,7 +12,8 @@ from zoho_crm.core.approval import approval_block_reason
 from zoho_crm.core.guard_rules import judge
 from zoho_crm.core.links import PairKeys, to_external_id
 from zoho_crm.core.models import DELINK, RELINK, RunStart, Target
-from zoho_crm.core.run_request import parse_relink_request, parse_retry_request
+from zoho_crm.core.relink_request import parse_relink_request
+from zoho_crm.core.run_request import parse_retry_request
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.operators.guard import build_facts
 from zoho_crm.operators.job_operator import (
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from zoho_crm.core.job import Job
     from zoho_crm.core.links import Link
     from zoho_crm.core.models import PlanSummary
-    from zoho_crm.core.run_request import RelinkRequest, RetryRequest, RunRequest
+    from zoho_crm.core.relink_request import RelinkRequest
+    from zoho_crm.core.run_request import RetryRequest, RunRequest
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.ledger.runs import StoredRun
 
@@ -84,7 +86,7 @@ class RelinkPreflightOperator(ReprocessPreflightOperator):
 
     def check_form(self, context: Context) -> None:
         """Check the form of ``zoho_relink``."""
-        _read_relink(context, request_of(context))
+        parse_relink_request(context["params"], request_of(context))
 
 
 class ReprocessPlanOperator(PlanOperator):
@@ -248,7 +250,7 @@ class PlanRelinkOperator(ReprocessPlanOperator):
         from zoho_crm.ledger.origin_runs import ineligibility_reason
         from zoho_crm.ledger.selection import Since
 
-        asked = _read_relink(context, request_of(context))
+        asked = parse_relink_request(context["params"], request_of(context))
         run = ledger.runs.find(job.name, asked.run)
         if fault := ineligibility_reason(run, job.name, target):
             raise ZohoConfigError(f"run: {run.run_key} {fault}")
@@ -259,7 +261,7 @@ class PlanRelinkOperator(ReprocessPlanOperator):
 
         def chosen() -> Iterator[Link]:
             for one in ledger.reprocess.removed_links(
-                run, org_id=target.org_id, where=asked.where, pair_keys=keys
+                run, org_id=target.org_id, wanted=asked.filter, pair_keys=keys
             ):
                 counts[one.since.value] += 1
                 if one.since is Since.STILL_REMOVED:
@@ -277,12 +279,6 @@ class PlanRelinkOperator(ReprocessPlanOperator):
     def arguments(self, job: Job) -> dict[str, Any]:
         """Return those of the operator that puts links back."""
         return relink_arguments(job)
-
-
-def _read_relink(context: Context, request: RunRequest) -> RelinkRequest:
-    from zoho_crm.ledger.selection import AUDIT_COLUMNS
-
-    return parse_relink_request(context["params"], request, AUDIT_COLUMNS)
 
 
 def _pair_keys(asked: RelinkRequest, target: Target) -> frozenset[str] | None:

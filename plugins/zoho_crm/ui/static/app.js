@@ -153,6 +153,15 @@ function follow(section) {
 
 // -- a run on the links of this one
 
+const RELINK_FILTERS = [
+  "external_id_prefix",
+  "related_external_id_prefix",
+  "finished_from",
+  "finished_to",
+  "zoho_code",
+  "links",
+];
+
 function startRuns(form) {
   const dag = encodeURIComponent(form.dataset.trigger);
   const api = `${form.dataset.airflowBase}api/v2/dags/${dag}`;
@@ -163,6 +172,9 @@ function startRuns(form) {
     const given = new FormData(form);
     const conf = { job: given.get("job"), run: given.get("run"), mode: given.get("mode") };
     if (form.querySelector("[name=outcomes]")) conf.outcomes = given.getAll("outcomes");
+    for (const name of RELINK_FILTERS) {
+      if (given.get(name)) conf[name] = given.get(name);
+    }
     if (given.get("max_links")) conf.max_links = Number(given.get("max_links"));
     if (given.get("reason").trim()) conf.reason = given.get("reason").trim();
     return conf;

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.run_request import (
-    RelinkRequest,
     RetryRequest,
-    parse_relink_request,
     parse_retry_request,
 )
 
@@ -325,7 +323,6 @@ def test_run_keys_tell_runs_apart_and_stay_the_same() -> None:
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
 WEEK = (datetime(2026, 11, 1, tzinfo=UTC), datetime(2026, 11, 8, tzinfo=UTC))
 WINDOW = {"window_start": "2026-11-01", "window_end": "2026-11-08T00:00:00Z"}
-COLUMNS = ("seq", "zoho_code")
 
 
 def read(params: dict[str, Any]) -> RunRequest:
@@ -334,10 +331,6 @@ def read(params: dict[str, Any]) -> RunRequest:
 
 def redrive(**params: Any) -> RetryRequest:
     return parse_retry_request(params, read(params))
-
-
-def relink(**params: Any) -> RelinkRequest:
-    return parse_relink_request(params, read(params), COLUMNS)
 
 
 @pytest.mark.parametrize(
@@ -381,37 +374,3 @@ def test_redrive_form(params: dict[str, Any], expected: RetryRequest) -> None:
 def test_a_wrong_field_of_redrive_is_named(params: dict[str, Any], says: str) -> None:
     with pytest.raises(ZohoConfigError, match=f"^{says}"):
         redrive(**params)
-
-
-@pytest.mark.parametrize(
-    ("params", "expected"),
-    [
-        pytest.param({"run": "r1"}, RelinkRequest("r1"), id="all of a run"),
-        pytest.param(
-            {"run": "r1", "links": [["a", "b"]]}, RelinkRequest("r1", links=[("a", "b")]), id="some links"
-        ),
-        pytest.param(
-            {"run": "r1", "where": "seq = 1"}, RelinkRequest("r1", where="(seq = 1)"), id="a condition"
-        ),
-    ],
-)
-def test_relink_form(params: dict[str, Any], expected: RelinkRequest) -> None:
-    assert relink(**params) == expected
-
-
-@pytest.mark.parametrize(
-    ("params", "says"),
-    [
-        pytest.param({}, "run: missing", id="no run"),
-        pytest.param({"run": " "}, "run: missing", id="a blank run"),
-        pytest.param({"run": "r1", "links": []}, "links: the list is empty", id="no links"),
-        pytest.param({"run": "r1", "where": "reason = 'x'"}, "where: reason is no column", id="no column"),
-        pytest.param(
-            {"run": "r1", "where": "seq = 1", "links": [["a", "b"]]}, "where: give links or", id="both"
-        ),
-        pytest.param({"run": "r1", "where": ["seq = 1"]}, "where: must be text", id="a list"),
-    ],
-)
-def test_a_wrong_field_of_relink_is_named(params: dict[str, Any], says: str) -> None:
-    with pytest.raises(ZohoConfigError, match=f"^{says}"):
-        relink(**params)

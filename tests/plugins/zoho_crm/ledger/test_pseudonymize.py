@@ -40,7 +40,7 @@ def finish(ledger: Ledger, run_key: str = RUN, *, at: datetime = MOMENT) -> None
 @pytest.fixture
 def done(ledger: Ledger) -> Ledger:
     """A finished and sealed run with all that names people: ids, attributes, messages, invalid links, a failed one."""
-    ledger.runs.start(run_start(params={"where": "external_id = 'person-001'"}, reason="because"))
+    ledger.runs.start(run_start(params={"external_id_prefix": "person-001"}, reason="because"))
     ledger.plans.create(
         RUN,
         RELATION,

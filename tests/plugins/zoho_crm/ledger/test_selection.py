@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
 
-from tests.support.ledger import JOB, ORIGIN, RELATION, TARGET, result, rows_of, run_start
-from zoho_crm.core.audit_condition import check_condition
+from tests.support.ledger import JOB, MOMENT, ORIGIN, RELATION, TARGET, result, rows_of, run_start
 from zoho_crm.core.links import Relation, pair_key
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import carry_over, selection, tables
 from zoho_crm.ledger.origin_runs import ineligibility_reason
-from zoho_crm.ledger.selection import AUDIT_COLUMNS, Since
+from zoho_crm.ledger.selection import Since
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -209,46 +209,96 @@ def test_removed_links_come_with_what_became_of_them(ledger: Ledger) -> None:
     }
 
 
+IDS_BY_PREFIX = {
+    "%": {"%"},
+    "_": {"_"},
+    "'": {"'"},
+    '"': {'"'},
+    "a%": {"a%b", "a%(x)s"},
+    "a_": {"a_b"},
+    "a\\": {"a\\b"},
+    "a/": {"a/b"},
+    "a%(x)s": {"a%(x)s"},
+    "ab": {"ab"},
+    "A": {"Ab"},
+    "a ": {"a b"},
+    "ab ": set(),
+    "ä": {"äb"},
+    "日": {"日本語"},
+    "日本語 ": set(),
+    "' OR 1 = 1 --": set(),
+    "abc": set(),
+}
+
+
+@pytest.mark.parametrize("field", ["external_id", "related_external_id"])
+def test_prefix_is_compared_literally(ledger: Ledger, field: str) -> None:
+    ids = sorted(set().union(*IDS_BY_PREFIX.values()))
+    by_id = {each: (each, "other") if field == "external_id" else ("other", each) for each in ids}
+    first = run(ledger, "first", dict.fromkeys(by_id.values(), Outcome.REMOVED))
+    found = {
+        prefix: set(removed(ledger, first, wanted=RelinkFilter(**{f"{field}_prefix": prefix})))
+        for prefix in IDS_BY_PREFIX
+    }
+    assert found == {prefix: {by_id[each] for each in ids} for prefix, ids in IDS_BY_PREFIX.items()}
+
+
+SECOND = timedelta(seconds=1)
+
+
 @pytest.mark.parametrize(
-    ("where", "expected"),
+    ("wanted", "expected"),
     [
-        ("seq >= 2", {2, 3}),
-        ("external_id = 'c-0001' OR related_external_id LIKE '%d-0003'", {1, 3}),
-        ("finished_at < '2026-07-01 02:03:05' AND seq < 2", {0, 1}),
-        ("finished_at > '2026-07-01 02:03:05'", set()),
-        ("zoho_message = 'at 10:30 :o''clock %s %(x)s'", {0, 1, 2, 3}),
-        ("dry_run = false AND sent_at IS NULL AND length(external_id) % 2 = 0", {0, 1, 2, 3}),
-        # The condition is about the runs' removals: what it allows beyond them does not come.
-        ("outcome = 'failed'", set()),
-        ("run_key = 'other' OR 1 = 1", {0, 1, 2, 3}),
+        pytest.param({}, {0, 1, 2, 3}, id="nothing"),
+        pytest.param({"external_id_prefix": "c-0001"}, {1}, id="external ID"),
+        pytest.param({"related_external_id_prefix": "d-0002"}, {2}, id="related external ID"),
+        pytest.param({"finished_from": MOMENT + SECOND}, {1, 2, 3}, id="from, included"),
+        pytest.param({"finished_to": MOMENT + SECOND}, {0}, id="to, excluded"),
+        pytest.param(
+            {"finished_from": MOMENT + SECOND, "finished_to": MOMENT + 3 * SECOND}, {1, 2}, id="a range"
+        ),
+        pytest.param(
+            {"finished_from": (MOMENT + SECOND).astimezone(timezone(timedelta(hours=5)))},
+            {1, 2, 3},
+            id="another time zone",
+        ),
+        pytest.param({"zoho_code": "SUCCESS"}, {0, 1, 2}, id="Zoho code"),
+        pytest.param({"zoho_code": "success"}, set(), id="Zoho code in another case"),
+        pytest.param({"zoho_code": "SUCCESS", "finished_from": MOMENT + SECOND}, {1, 2}, id="two filters"),
+        pytest.param(
+            {"external_id_prefix": "c-0001", "zoho_code": "OTHER"}, set(), id="filters that exclude"
+        ),
     ],
 )
-def test_a_condition_chooses_among_the_removed_links_of_that_run(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, where: str, expected: set[int]
+def test_filters_choose_among_the_removed_links_of_that_run(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any], expected: set[int]
 ) -> None:
     monkeypatch.setattr(selection, "PAGE_LINKS", 3)
     run(ledger, "other", {pair(9): Outcome.REMOVED})
     first = run(ledger, "first", {**{pair(n): Outcome.REMOVED for n in range(4)}, pair(4): Outcome.FAILED})
     with ledger.engine.begin() as connection:
-        connection.execute(sa.update(tables.audit).values(zoho_message="at 10:30 :o'clock %s %(x)s"))
-    found = removed(ledger, first, where=check_condition(where, AUDIT_COLUMNS))
+        for n in range(5):
+            connection.execute(
+                sa.update(tables.audit)
+                .where(tables.audit.c.external_id == pair(n)[0])
+                .values(finished_at=MOMENT + n * SECOND, zoho_code="SUCCESS" if n < 3 else None)
+            )
+    found = removed(ledger, first, wanted=RelinkFilter(**wanted))
     assert set(found) == {pair(n) for n in expected}
+    keys = {pair_key(RELATION, *pair(n)) for n in (0, 1, 9)}
+    chosen = removed(ledger, first, wanted=RelinkFilter(**wanted), pair_keys=keys)
+    assert set(chosen) == {pair(n) for n in expected & {0, 1}}
 
 
-@pytest.mark.parametrize("where", ["seq = 1 AND", "length(seq, 1, 2, 3) = 1", "(seq, seq) = 1"])
-def test_a_condition_that_the_database_refuses_is_told(ledger: Ledger, where: str) -> None:
-    first = run(ledger, "first", {pair(0): Outcome.REMOVED})
-    with pytest.raises(ZohoConfigError, match=r"^where: the audit database refuses it: "):
-        removed(ledger, first, where=check_condition(where, AUDIT_COLUMNS))
-    run(ledger, "after", {pair(0): Outcome.REMOVED})  # the connection can write again
-
-
-def test_a_condition_is_read_where_nothing_can_be_written(ledger: Ledger) -> None:
-    first = run(ledger, "first", {pair(0): Outcome.REMOVED})
-    writing = tables.audit.delete().returning(tables.audit.c.seq)
-    with pytest.raises((ZohoConfigError, sa.exc.OperationalError), match=r"(?i)read[- ]?only"):
-        selection._read_only(ledger.engine, writing)  # type: ignore[arg-type] - what no condition can become
-    assert removed(ledger, first) == {pair(0): Since.STILL_REMOVED}
+def test_filter_applies_to_the_last_row_of_a_link(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.FAILED})
+    with ledger.engine.begin() as connection:
+        connection.execute(sa.update(tables.audit).values(outcome="removed", zoho_code="EARLIER"))
+    claim = ledger.claims.claim("first", 0, "a later try")
+    (link,) = ledger.claims.take(claim, 1)
+    ledger.claims.settle(claim, [result(link, zoho_code="LATER")], origin=ORIGIN, target=TARGET, job=JOB)
+    assert removed(ledger, first, wanted=RelinkFilter(zoho_code="EARLIER")) == {}
+    assert removed(ledger, first, wanted=RelinkFilter(zoho_code="LATER")) == {pair(0): Since.STILL_REMOVED}
 
 
 def test_snapshots_come_from_the_removal_and_no_other_run(

@@ -204,14 +204,22 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Any:
     return DagRunInfo
 
 
-FORM = {"mode": "apply", "links": [["c-1", "d-1"]], "where": "external_id = 'c-1'", "reason": None}
+FORM = {
+    "mode": "apply",
+    "links": [["c-1", "d-1"]],
+    "external_id_prefix": "c-",
+    "related_external_id_prefix": "d-",
+    "zoho_code": "SUCCESS",
+    "reason": None,
+}
+HIDDEN = dict.fromkeys(("links", "external_id_prefix", "related_external_id_prefix"), "***")
 
 
 @pytest.mark.parametrize(
     ("dag_id", "hidden"),
     [
-        pytest.param("zoho_delink__contacts_deals", {"links": "***", "where": "***"}, id="a job"),
-        pytest.param("zoho_relink", {"links": "***", "where": "***"}, id="putting back"),
+        pytest.param("zoho_delink__contacts_deals", HIDDEN, id="a job"),
+        pytest.param("zoho_relink", HIDDEN, id="putting back"),
         pytest.param("somebody_elses", {}, id="another Dag"),
     ],
 )

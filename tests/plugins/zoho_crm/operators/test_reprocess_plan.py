@@ -322,14 +322,14 @@ def test_a_relink_of_some_links_takes_those(audit: Audit, jobs: Path) -> None:
     assert "links" not in the_run(audit, RELINK)["params"]
 
 
-def test_a_relink_by_a_condition_takes_what_it_says(audit: Audit, jobs: Path) -> None:
+def test_relink_plans_links_that_match_filters_and_pasted_links(audit: Audit, jobs: Path) -> None:
     key = past_run(audit, dict.fromkeys((A, B, C), Outcome.REMOVED))
-    where = f"external_id = '{B[0]}' OR related_external_id = '{C[1]}'"
-    _, counts = plan(PlanRelinkOperator, jobs, run=key, where=where)
-    assert set(planned(audit, RELINK)) == {B, C}
-    assert counts["chosen"] == 2
-    with pytest.raises(ZohoConfigError, match=r"^where: select is no column"):
-        plan(PlanRelinkOperator, jobs, run=key, where="seq IN (SELECT 1)", run_id="other")
+    links = [list(A), list(B)]
+    _, counts = plan(PlanRelinkOperator, jobs, run=key, links=links, related_external_id_prefix=B[1])
+    assert set(planned(audit, RELINK)) == {B}
+    assert counts == {"chosen": 1, "still_removed": 1, "pasted": 2, "already_absent": 0}
+    with pytest.raises(ZohoConfigError, match=r"^finished_from: 'soon' is no time"):
+        plan(PlanRelinkOperator, jobs, run=key, finished_from="soon", run_id="other")
 
 
 def test_snapshots_are_given_after_a_crash_between(
@@ -354,8 +354,8 @@ def test_snapshots_are_given_after_a_crash_between(
         (RetryPreflightOperator, {"run": "x", "outcomes": ["removed"]}, "^outcomes: 'removed'"),
         (RetryPreflightOperator, {"run": "x", "mode": "purge"}, "^mode: 'purge'"),
         (RetryPreflightOperator, {"run": "x", "job": "nobody"}, "^job: there is no job 'nobody'"),
-        (RelinkPreflightOperator, {}, "^run: missing; give the run whose links are to be"),
-        (RelinkPreflightOperator, {"run": "x", "where": "1 = 1; x"}, "^where: ';'"),
+        (RelinkPreflightOperator, {}, "^run: missing; give the run whose links to relink"),
+        (RelinkPreflightOperator, {"run": "x", "zoho_code": 5}, "^zoho_code: must be text"),
         (RelinkPreflightOperator, {"run": "x", "max_links": 5}, "^reason: say why"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
 from tests.support.ledger import JOB, ORIGIN, TARGET
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.ledger import link_queries
 from zoho_crm.ledger.tables import runs
 
@@ -313,6 +315,10 @@ def test_buttons_are_for_those_who_may_trigger(pages: Pages):
     assert 'value="contacts_deals" readonly' in form
     assert f'value="{RUN_ID}" readonly' in form
     assert form.count('name="outcomes"') == 3
+    assert 'name="external_id_prefix"' not in form
+    relink = pages.client.get(f"{pages.run()}/again/zoho_relink").text
+    names = set(re.findall(r'name="(\w+)"', relink))
+    assert names >= {field.name for field in fields(RelinkFilter)} | {"links"}
 
     pages.rights.refused |= {("POST", "zoho_delink_redrive"), ("POST", "zoho_relink")}
     assert "/again/" not in pages.client.get(pages.run()).text
