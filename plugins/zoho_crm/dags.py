@@ -17,9 +17,8 @@ from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 from zoho_crm.airflow_compat import ExceptionRetryPolicy, RetryAction, RetryRule
 from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
 from zoho_crm.core.run_request import REDRIVE_DAG_ID, RELINK_DAG_ID
-from zoho_crm.operators.approve import ApproveOperator
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
-from zoho_crm.operators.guard import GuardOperator
+from zoho_crm.operators.guard import ApproveOperator, GuardOperator
 from zoho_crm.operators.job_operator import delink_arguments
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator

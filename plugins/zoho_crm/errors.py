@@ -63,7 +63,7 @@ class UnsafeRequestError(ZohoConfigError):
 
 
 class PlanError(ZohoConfigError):
-    """The plan cannot be made, or is not the one of this run: mend it, then start a new run."""
+    """The plan cannot be made, or is not the one of this run: correct it, then start a new run."""
 
 
 class ZohoAuthError(ZohoError):

@@ -1,4 +1,4 @@
-"""Tell Airflow about the provider: its connection type and the form for it."""
+"""Provider metadata for Airflow: the connection type and its form."""
 
 from __future__ import annotations
 

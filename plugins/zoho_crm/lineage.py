@@ -67,7 +67,7 @@ def database_of(conn_id: str) -> Database:
     hook: Any = BaseHook.get_hook(conn_id, hook_params={"log_sql": False})
     info = schema = None
     dialect = str(connection.conn_type)
-    with suppress(Exception):  # each provider raises errors of its own
+    with suppress(Exception):  # each provider raises different errors
         info = hook.get_openlineage_database_info(connection)
         dialect = hook.get_openlineage_database_dialect(connection)
     if info is None:

@@ -1,4 +1,4 @@
-"""When a job's Dag runs: by a cron expression with data intervals, by updates of an asset, or by hand only."""
+"""When a job's Dag runs: by a cron expression with data intervals, on updates of an asset, or manually."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def schedule_of(job: Job) -> CronDataIntervalTimetable | list[Asset] | None:
     """
     Return what a Dag takes as its schedule.
 
-    :raises JobFileError: Airflow cannot use the asset (some kinds of URI have rules of their own), or would leave
-        out a stretch of time when the clocks change
+    :raises JobFileError: Airflow cannot use the asset (some kinds of URI have special rules), or would skip a
+        range of time when daylight saving time changes
     """
     if job.cron is not None:
         _check_changes_of_clocks(job, job.cron)
@@ -44,12 +44,12 @@ def schedule_of(job: Job) -> CronDataIntervalTimetable | list[Asset] | None:
 
 
 def schedule_text(job: Job) -> str:
-    """Say in Markdown when a job runs."""
+    """Return in Markdown when a job runs."""
     if job.cron is not None:
         return f"`{job.cron}` ({job.timezone})"
     if job.asset is not None:
         return f"whenever the asset `{job.asset.asset}` is updated"
-    return "none: by hand only"
+    return "none: manual runs only"
 
 
 def next_windows(job: Job, now: datetime, count: int = 3) -> list[tuple[datetime, datetime]]:

@@ -1,4 +1,4 @@
-"""How a task works on its links: in memory, with a plan of its own, or on a chunk of a stored plan."""
+"""How a task works on its links: in memory, with its own plan, or on a chunk of a stored plan."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
-"""Hold a plan against the job's limits before the first link is sent."""
+"""The tasks between plan and sending: compare the plan with the job's limits, and ask a person for approval."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from zoho_crm.airflow_compat import base_url
-from zoho_crm.core.approval import Question, plan_url
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+
+from zoho_crm.airflow_compat import base_url, register_question
+from zoho_crm.core.approval import APPROVED, REJECTED, Question, plan_url
+from zoho_crm.core.formatting import format_duration
 from zoho_crm.core.guard_rules import Facts, Override, judge
 from zoho_crm.core.job_files import SOURCE_SQL, read_sql
 from zoho_crm.core.models import RELINK
@@ -17,7 +20,9 @@ from zoho_crm.operators.job_operator import JobOperator
 from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
+    from uuid import UUID
 
     from airflow.sdk import Context
 
@@ -33,7 +38,7 @@ class GuardResult(TypedDict):
     What ``approve`` needs to know.
 
     ``decision``: as it stands on the run row; ``ask``: whether a person decides; ``subject`` and ``body``: what they
-    are asked, as Markdown; None if nobody is asked.
+    are asked, as Markdown; None if no approval is required.
     """
 
     decision: str
@@ -44,18 +49,18 @@ class GuardResult(TypedDict):
 
 class GuardOperator(JobOperator):
     """
-    Hold a plan against the job's limits; beyond one, stop the run or have a person asked.
+    Compare a plan with the job's limits; if it exceeds one, stop the run or require an approval.
 
-    The trigger form's ``max_links``, given with a reason, takes the place of the job's. Links that another run has
-    left or removed are judged by their number alone. A dry run sends nothing, so that it only says what would happen.
+    ``max_links`` of the trigger form, which needs a reason, overrides the job's. Only the number of links counts for
+    links of earlier runs. A dry run stores the decision and continues.
 
     :return: the decision, and the question for ``approve``
-    :raises GuardError: the plan passes a limit, and ``on_breach`` is ``stop``
-    :raises PlanError: the run has no plan, or the SQL of a guard does not yield what it must
+    :raises GuardError: the plan exceeds a limit, and ``on_breach`` is ``stop``
+    :raises PlanError: the run has no plan, or the SQL of a guard does not return what its limit needs
     """
 
     def execute(self, context: Context) -> GuardResult:
-        """Decide, write facts and decision onto the run row, and stop the run if need be."""
+        """Decide, store facts and decision on the run row, and stop the run if required."""
         from zoho_crm.ledger.ledger import Ledger
 
         job, key = self.job_of(context), self.run_key_of(context)
@@ -82,7 +87,7 @@ class GuardOperator(JobOperator):
                 raise GuardError(f"{decision.text}. Nothing was sent. {decision.way_on}")
             ledger.runs.ask_approval(key)
             question = _question(ledger, job, run, plan, facts, decision)
-            self._tell(ledger, job, context, run, plan, decision)
+            self._notify(ledger, job, context, run, plan, decision)
         finally:
             ledger.close()
         return GuardResult(decision=decision.text, ask=True, subject=question.subject, body=question.body)
@@ -103,7 +108,7 @@ class GuardOperator(JobOperator):
         return inputs, [ledger_output(audit, RUN_TABLE)]
 
     def _judge(self, ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary) -> tuple[Facts, Decision]:
-        # A Dag without a job of its own works on links of earlier runs.
+        # A Dag for all jobs works on links of earlier runs.
         count_only = run.operation == RELINK or run.origin_run_key is not None or self.job is None
         source = SourceFacts() if count_only else self._query_source(job, run)
         ledger.runs.record_source_facts(
@@ -125,7 +130,7 @@ class GuardOperator(JobOperator):
         finally:
             engine.dispose()
 
-    def _tell(
+    def _notify(
         self,
         ledger: Ledger,
         job: Job,
@@ -134,7 +139,7 @@ class GuardOperator(JobOperator):
         plan: PlanSummary,
         decision: Decision,
     ) -> None:
-        """Tell people at once that somebody is asked: the run waits for them."""
+        """Notify people at once that the run waits for an approval."""
         notify.notify_state_change(
             ledger,
             job,
@@ -145,6 +150,91 @@ class GuardOperator(JobOperator):
             counts={"planned": plan.planned, "duplicates": plan.duplicates, "invalid": plan.invalid},
             status=run.status,
         )
+
+
+class ApproveOperator(JobOperator, ApprovalOperator):
+    """
+    Wait for an approval if the guards require one; else succeed at once.
+
+    It holds no worker while it waits. No response within the job's ``approval_timeout`` rejects the run. A rejection
+    skips the next task and is not a failure. Clearing the task asks again.
+
+    :param guard_task_id: ID of the task whose result contains the question, with the group's prefix
+    :return: ``approval``, ``by`` and ``at`` as on the run row; None if no approval is required
+    :raises PlanError: the guard task has no result
+    """
+
+    def __init__(self, *, guard_task_id: str = "guard", **kwargs: Any) -> None:
+        super().__init__(subject="May this run continue?", defaults=ApprovalOperator.REJECT, **kwargs)
+        self.guard_task_id = guard_task_id
+
+    @property
+    def hitl_summary(self) -> dict[str, Any]:
+        """The question as listeners such as OpenLineage see it: without its body, which contains external IDs."""
+        return {**super().hitl_summary, "body": None}
+
+    def execute(self, context: Context) -> Any:
+        """Ask, unless there is nothing to ask."""
+        asked: dict[str, Any] | None = context["ti"].xcom_pull(task_ids=self.guard_task_id)
+        if asked is None:
+            # Someone marked the guard task as done, which decides nothing.
+            raise PlanError(f"The task {self.guard_task_id} has no result; clear it, so that it decides")
+        if not asked["ask"]:
+            self.log.info("No approval required: decision=%s", asked["decision"])
+            return None
+        from zoho_crm.ledger.ledger import Ledger
+
+        job = self.job_of(context)
+        # Set after templates are rendered: the question contains external IDs of others.
+        self.subject, self.body = asked["subject"], asked["body"]
+        self.response_timeout = job.guards.approval_timeout
+        self.assigned_users = [{"id": user, "name": user} for user in job.guards.approvers] or None
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
+        try:
+            ledger.runs.ask_approval(self.run_key_of(context))
+        finally:
+            ledger.close()
+        self._check_question(context["ti"].id)
+        return super().execute(context)
+
+    def _check_question(self, task_instance_id: UUID) -> None:
+        """
+        Check that Airflow shows this question to the current approvers, and not an earlier one.
+
+        :raises PlanError: an earlier question of this run differs
+        """
+        approvers = [user["id"] for user in self.assigned_users or ()]
+        if register_question(self, task_instance_id) != (self.subject, self.body, approvers):
+            raise PlanError(
+                "Airflow still shows the first question of this run, and it is no longer true: limits, approvers or "
+                "figures have changed since. Nothing was sent; start a new run"
+            )
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Store the response on the run row, then continue or skip the sending task."""
+        from zoho_crm.ledger.ledger import Ledger
+
+        if "error" in event:
+            return super().execute_complete(context, event)
+        job = self.job_of(context)
+        timed_out = bool(event.get("timedout"))
+        approval = APPROVED
+        if timed_out or event["chosen_options"] != [self.APPROVE]:
+            # Anything but a plain approval is a rejection, for Airflow as well.
+            approval, event = REJECTED, {**event, "chosen_options": [self.REJECT]}
+        if timed_out:
+            approval += f": no response within {format_duration(job.guards.approval_timeout)}"
+        by = None if timed_out else _name_of(event.get("responded_by_user"))
+        at = datetime.fromtimestamp(event["responded_at"].timestamp(), UTC)
+        ledger = Ledger.from_conn_id(job.audit_conn_id)
+        try:
+            ledger.runs.record_approval(
+                self.run_key_of(context), approval=approval, approved_by=by, approved_at=at
+            )
+        finally:
+            ledger.close()
+        super().execute_complete(context, event)
+        return {"approval": approval, "by": by, "at": at.isoformat()}
 
 
 def build_facts(ledger: Ledger, run: StoredRun, *, planned: int, now: datetime, source: SourceFacts) -> Facts:
@@ -198,3 +288,10 @@ def _question(
         origin_run_key=run.origin_run_key,
         send_until=planned_at + age if age and planned_at else None,
     )
+
+
+def _name_of(user: Mapping[str, str] | None) -> str | None:
+    """Return the name of a user, with Airflow's ID if it differs."""
+    if not user:
+        return None
+    return user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"

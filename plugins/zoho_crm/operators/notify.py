@@ -1,7 +1,7 @@
 """
-Tell people how a job does: once for each change of its state, by the notifiers that its file names.
+Notify people once for each change of a job's state, by the notifiers that its file names.
 
-A job is ``ok``, or in the state of what people were last told of it. Dry runs change no state and tell nobody.
+A job is ``ok``, or in the state of its last notification. Dry runs change no state and notify no one.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ def notify_state_change(
     status: str,
 ) -> None:
     """
-    Note how a job stands, and tell people if that is a change.
+    Store the state of a job, and notify people if it has changed.
 
     :param state: ``ok`` or the event that made it worse
-    :param text: a sentence for people, without external ids
-    :param counts: what the run did to how many links
-    :param status: the run's
+    :param text: a sentence for people, without external IDs
+    :param counts: number of links by outcome
+    :param status: status of the run
     """
     if run.dry_run:
         return
     window = f"{run.window_start} to {run.window_end}" if run.window_start and run.window_end else None
-    _note_and_tell(
+    _record_and_notify(
         ledger,
         job,
         context,
@@ -70,23 +70,23 @@ def notify_state_change(
 
 def notify_failure(ledger: Ledger | None, job: Job, context: Context, run_key: str, text: str) -> None:
     """
-    Tell people that a run failed which has no plan, or whose plan nobody can read.
+    Notify people of a failed run whose plan is missing or unreadable.
 
-    :param ledger: None if the audit database cannot be used: then nobody knows whether people know it already
+    :param ledger: None if the audit database is unreachable: then an earlier notification may be repeated
     """
     news: dict[str, Any] = {"state": "failed", "text": text, "counts": {}, "status": "failed", "window": None}
     if ledger is None:
-        _tell(job, context, {**news, "event": "failed", "run_key": run_key})
+        _notify(job, context, {**news, "event": "failed", "run_key": run_key})
     else:
-        _note_and_tell(ledger, job, context, run_key, news)
+        _record_and_notify(ledger, job, context, run_key, news)
 
 
 def event_of(before: str | None, state: str) -> str | None:
     """
-    Return what people are told of when a job comes into a state.
+    Return the event of a change of state.
 
     :param before: its state before; "" if it had none, None if it was in this state already
-    :return: an event of :data:`zoho_crm.core.job.Event`, None if there is nothing to tell
+    :return: an event of :data:`zoho_crm.core.job.Event`, None if no one is notified
     """
     if before is None:
         return None
@@ -111,23 +111,25 @@ def notifier_faults(job: Job) -> list[str]:
     return faults
 
 
-def _note_and_tell(ledger: Ledger, job: Job, context: Context, run_key: str, news: dict[str, Any]) -> None:
+def _record_and_notify(
+    ledger: Ledger, job: Job, context: Context, run_key: str, news: dict[str, Any]
+) -> None:
     event = event_of(ledger.runs.record_job_state(job.name, news["state"], run_key), news["state"])
     if event:
-        _tell(job, context, {**news, "event": event, "run_key": run_key})
+        _notify(job, context, {**news, "event": event, "run_key": run_key})
 
 
-def _tell(job: Job, context: Context, news: dict[str, Any]) -> None:
+def _notify(job: Job, context: Context, news: dict[str, Any]) -> None:
     origin = origin_of(context)
     link = f"{(base_url() or '').rstrip('/')}/dags/{origin.dag_id}/runs/{origin.dag_run_id}"
-    told = {"job": job.name, "link": link, **news}
+    values = {"job": job.name, "link": link, **news}
     for notice in job.notify:
         if {news["event"], news["status"]} & set(notice.on):
-            _send(notice, {**context, "zoho": told}, news["event"])
+            _send(notice, {**context, "zoho": values}, news["event"])
 
 
 def _send(notice: Notice, context: dict[str, Any], event: str) -> None:
-    """Run one notifier. Whatever goes wrong with it is logged by its kind alone: its message may hold a secret."""
+    """Run one notifier. Of an error only the class is logged: its message may contain a secret."""
     failures: list[BaseException] = []
 
     def send() -> None:
@@ -143,16 +145,26 @@ def _send(notice: Notice, context: dict[str, Any], event: str) -> None:
     sender.start()
     sender.join(PATIENCE_S)
     if sender.is_alive():
-        log.warning("%s has not told anybody of %s in %g s", notice.notifier, event, PATIENCE_S)
+        log.warning(
+            "Notification not sent in time: notifier=%s event=%s timeout_s=%g",
+            notice.notifier,
+            event,
+            PATIENCE_S,
+        )
     elif failures:
-        log.warning("%s could not tell of %s: %s", notice.notifier, event, type(failures[0]).__name__)
+        log.warning(
+            "Notification failed: notifier=%s event=%s error=%s",
+            notice.notifier,
+            event,
+            type(failures[0]).__name__,
+        )
     else:
-        log.info("%s has told of %s", notice.notifier, event)
+        log.info("Notification sent: notifier=%s event=%s", notice.notifier, event)
 
 
 def _notifier_class(path: str) -> type[BaseNotifier]:
     module, _, name = path.rpartition(".")
     found = getattr(import_module(module), name)
     if not (isinstance(found, type) and issubclass(found, BaseNotifier)):
-        raise TypeError("it is no notifier: not a class that derives from Airflow's BaseNotifier")
+        raise TypeError("not a notifier: the class must derive from Airflow's BaseNotifier")
     return found

@@ -1,4 +1,4 @@
-"""The last task of a run: what came out, told by the audit rows alone."""
+"""The last task of a run: status and counts, derived from the audit rows."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class ReportOperator(JobOperator):
     """
     Close a run: give every link without an outcome one, write the run row, and fail if too much is left.
 
-    People are told if the job stands otherwise than before. A run that a person has rejected does not fail.
+    Notifies people if the state of the job has changed. A run that a person rejected does not fail.
 
     :return: job, run, mode, status, number of links by outcome, and the head of the seal over its audit rows
     :raises AirflowFailException: more links failed than the job tolerates, or what happened to one is unknown
@@ -60,7 +60,7 @@ class ReportOperator(JobOperator):
         self.log.info("Run closed", **facts, **summary["outcomes"])
         if summary["status"] in {"failed", "stopped"}:
             raise AirflowFailException(
-                f"The run {summary['status']}: {summary['outcomes']}. Clear its failed tasks to go on with it"
+                f"The run {summary['status']}: {summary['outcomes']}. Clear its failed tasks to resume it"
             )
         return summary
 
@@ -80,7 +80,7 @@ class ReportOperator(JobOperator):
             # A first run that fails before its plan meets a database without tables.
             ledger.ensure_schema()
             if ledger.plans.get(key) is None:
-                self._tell_of_no_plan(ledger, job, context)
+                self._notify_of_no_plan(ledger, job, context)
                 raise PlanError("The run has no plan; the log of the task that failed before says why")
             status, counts = close_run(
                 ledger, key, origin=origin_of(context), tolerance=job.failure_tolerance
@@ -89,7 +89,7 @@ class ReportOperator(JobOperator):
             assert run is not None  # noqa: S101 - for the type checker: it has a plan
             seal = ledger.finalizer.seal(key).head
             outcomes = {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
-            _tell(ledger, job, context, run, status, outcomes)
+            _notify(ledger, job, context, run, status, outcomes)
             asset = relation_asset(job.zoho_conn_id, run.relation)
             emit_asset_event(self.outlets, context, asset, run, status, outcomes)
         finally:
@@ -103,7 +103,7 @@ class ReportOperator(JobOperator):
             "seal": seal,
         }
 
-    def _tell_of_no_plan(self, ledger: Ledger, job: Job, context: Context) -> None:
+    def _notify_of_no_plan(self, ledger: Ledger, job: Job, context: Context) -> None:
         key = self.run_key_of(context)
         run = ledger.runs.get(key)
         if _applies(context) if run is None else not run.dry_run:
@@ -142,7 +142,7 @@ def run_status(counts: Counter[Outcome], tolerance: float, *, rejected: bool = F
     Decide how a run ended.
 
     ``failed``: what happened to a link is unknown, or more failed than tolerated; ``stopped``: links were not
-    attempted; ``rejected``: they were not since a person has refused the run, or nobody has answered in time;
+    attempted; ``rejected``: they were not since a person has refused the run, or no one responded in time;
     ``partial``: some failed, but no more than tolerated; ``succeeded``: every link has an outcome that is final.
 
     :param rejected: whether the run was refused
@@ -157,10 +157,10 @@ def run_status(counts: Counter[Outcome], tolerance: float, *, rejected: bool = F
     return "partial" if counts[Outcome.FAILED] else "succeeded"
 
 
-def _tell(
+def _notify(
     ledger: Ledger, job: Job, context: Context, run: StoredRun, status: str, outcomes: dict[str, int]
 ) -> None:
-    """Tell people how the job stands after the run, if that is a change."""
+    """Notify people of the state of the job after the run, if it has changed."""
     done = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "no links"
     state, text = status, f"{job.name}: the run ended as {status}: {done}"
     if status in {"succeeded", "partial"}:
@@ -176,7 +176,7 @@ def _tell(
 
 
 def _applies(context: Context) -> bool:
-    """Whether a run without a row was to send anything; where its form cannot be read, its kind must tell."""
+    """Return whether a run without a row would have sent anything; an invalid form is judged by the run type."""
     try:
         return request_of(context).mode == "apply"
     except ZohoConfigError:
@@ -184,7 +184,7 @@ def _applies(context: Context) -> bool:
 
 
 def _is_final(error: Exception, context: Context) -> bool:
-    """Whether Airflow does not try the task again: it never does after an error of configuration."""
+    """Return whether Airflow does not retry the task: never after a configuration error."""
     task_instance = context["ti"]
     return isinstance(error, ZohoConfigError) or task_instance.try_number > task_instance.max_tries
 

@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 class RetentionOperator(BaseOperator):
     """
-    Replace the external ids of a job's runs by their hashes once they are older than its ``retention_days``.
+    Replace the external IDs of a job's runs by hashes once they are older than its ``retention_days``.
 
-    The audit still verifies; a run whose ids are replaced cannot be driven, driven again or put back. Old readings of
-    credits left are deleted as well. The form's ``dry_run`` only counts.
+    The audit still verifies; the links of such a run cannot be sent, retried or relinked. The form's ``dry_run`` only
+    counts.
 
-    :param job_name: name of the job, of whose file only ``retention_days`` and ``audit_conn_id`` are used
+    :param job_name: name of the job; only ``retention_days`` and ``audit_conn_id`` of its file are used
     :param jobs_folder: folder of the job files
-    :return: job, runs found, audit rows changed, and runs that keep their ids since they never ended
-    :raises JobFileError: there is no such job, or its file cannot be used
+    :return: job, runs found, audit rows changed, and runs that keep their IDs because they never finished
+    :raises JobFileError: there is no such job, or its file is invalid
     """
 
     def __init__(self, *, job_name: str, jobs_folder: Path, **kwargs: Any) -> None:
@@ -84,6 +84,6 @@ class RetentionOperator(BaseOperator):
         try:
             return ledger.retention.pseudonymize(run_key)
         except PlanError as error:
-            # Somebody has cleared a task of it a moment ago; the next day finds it again.
+            # Someone has just cleared a task of the run; the next day's run finds it again.
             self.log.warning("Left for later: %s", error)
             return 0

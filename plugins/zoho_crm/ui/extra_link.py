@@ -33,9 +33,8 @@ class DelinkRunLink(BaseOperatorLink):
     @property
     def operators(self) -> list[type[BaseOperator]]:  # type: ignore[override]
         """The operators whose tasks have the link. They are imported where they are asked for."""
-        from zoho_crm.operators.approve import ApproveOperator
         from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
-        from zoho_crm.operators.guard import GuardOperator
+        from zoho_crm.operators.guard import ApproveOperator, GuardOperator
         from zoho_crm.operators.plan_links import PlanLinksOperator
         from zoho_crm.operators.relink import RelinkByExternalIdOperator
         from zoho_crm.operators.report import ReportOperator

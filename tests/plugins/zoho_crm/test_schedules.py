@@ -189,7 +189,7 @@ def test_a_schedule_is_a_timetable_with_intervals_in_the_zone_of_the_job() -> No
 
 def test_a_job_without_a_schedule_has_none() -> None:
     assert schedule_of(make_job()) is None
-    assert schedule_text(make_job()) == "none: by hand only"
+    assert schedule_text(make_job()) == "none: manual runs only"
 
 
 @pytest.mark.parametrize(

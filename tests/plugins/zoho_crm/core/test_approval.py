@@ -175,7 +175,7 @@ def test_a_run_id_cannot_leave_the_address() -> None:
         ("approved", None, False),
         ("asked", "a person was asked to approve the run, and has not done so", False),
         ("rejected", "the run was rejected", True),
-        ("rejected: nobody answered in 1 day", "the run was rejected: nobody answered in 1 day", True),
+        ("rejected: no response within 1 day", "the run was rejected: no response within 1 day", True),
     ],
 )
 def test_only_a_yes_lets_a_run_that_asks_go_on(approval: str | None, why: str | None, rejected: bool) -> None:

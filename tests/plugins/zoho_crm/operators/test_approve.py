@@ -13,8 +13,7 @@ from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
 from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.errors import PlanError
-from zoho_crm.operators.approve import ApproveOperator
-from zoho_crm.operators.guard import GuardOperator
+from zoho_crm.operators.guard import ApproveOperator, GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
@@ -107,7 +106,7 @@ def test_without_a_question_it_succeeds_at_once(audit: Audit, sql_path: Path, co
 
 
 def test_a_guard_that_was_marked_as_done_is_no_decision(audit: Audit, sql_path: Path) -> None:
-    with pytest.raises(PlanError, match="guard has left no decision"):
+    with pytest.raises(PlanError, match="guard has no result"):
         ask(sql_path, None)
 
 
@@ -179,7 +178,7 @@ def test_no_answer_in_time_is_a_no_of_nobody(
 ) -> None:
     answer(sql_path, "Reject", responded_by_user=None, timedout=True)
     run = audit.run()
-    assert (run["approval"], run["approved_by"]) == ("rejected: nobody answered in 1 day 12 hours", None)
+    assert (run["approval"], run["approved_by"]) == ("rejected: no response within 1 day 12 hours", None)
     assert run["approved_at"] is not None
     assert skips == ["delink"]
 
