@@ -11,8 +11,7 @@ import pytest
 from tests.support.databases import AUDIT, WAREHOUSE, Audit, Warehouse, set_connection
 from tests.support.local_zoho import link_all
 from tests.support.operators import context, delink, jobs_folder, make_job, pairs
-from zoho_crm.operators.guard import ApproveOperator
-from zoho_crm.operators.guard import GuardOperator
+from zoho_crm.operators.guard import ApproveOperator, GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 from zoho_crm.operators.report import ReportOperator
