@@ -39,6 +39,7 @@ pytest_plugins = [
     "tests.support.mariadb",
     "tests.support.statsd",
     "tests.support.surroundings",
+    "tests.support.tiers",
 ]
 
 # The same examples in every run of CI, so that a change is judged by itself; elsewhere new ones each time.

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from tests.support.links import Pair
     from zoho_crm.core.models import ChunkRef
 
-pytestmark = pytest.mark.integration
-
 SOCKET = ".s.PGSQL.5432"
 LINKS = 200
 AHEAD = 20

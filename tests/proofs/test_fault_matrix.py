@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
     from zoho_crm.hooks.async_client import AsyncZohoClient
 
-pytestmark = pytest.mark.integration
-
 BYSTANDER = ("bystander", "bystander")
 """A link that a followed redirect would remove."""
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from tests.support.links import Pair
     from zoho_crm.ledger.ledger import Ledger
 
-pytestmark = pytest.mark.integration
-
 LINKS = 300
 LATENCY_S = 0.02
 LONG_S = 120.0

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 
-pytestmark = pytest.mark.integration
-
 log = logging.getLogger(__name__)
 
 AUDIT = "audit"

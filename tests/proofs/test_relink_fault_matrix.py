@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from zoho_crm.hooks.async_client import AsyncZohoClient
 
-pytestmark = pytest.mark.integration
-
 ROLE = {"name": "Purchasing", "id": "4876876000000006875"}
 OTHER = {"name": "Decision Maker", "id": "4876876000000006873"}
 SNAPSHOT = json.dumps({"Contact_Role": ROLE})

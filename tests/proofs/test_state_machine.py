@@ -1,7 +1,7 @@
 """
 Tries that are planned, claimed, killed, overtaken, cleared and closed in any order: the rules hold at every step.
 
-The machine drives the real ledger (a SQLite file) and the real course of a link, over an imaginary Zoho that loses
+The machine drives the real ledger (a SQLite file) and the real course of a link, over a Zoho in memory that loses
 requests and answers. A try is what a task does, cut into its steps, so that it can end between any two.
 """
 
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.proofs.harness import JOB, ORIGIN, REPORT, latest, plan, sqlite_ledger, target
-from tests.proofs.imaginary import MISHAPS, ImaginaryZoho
+from tests.support.fake_zoho import MISHAPS, FakeZoho
 from tests.support.links import RELATION, Pair
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
@@ -86,7 +86,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(absent=st.sets(st.sampled_from(PLANNED), max_size=4))
     def begin(self, absent: set[Pair]) -> None:
         self.before = frozenset(ALL) - absent
-        self.zoho = ImaginaryZoho(set(self.before), self.check_delete)
+        self.zoho = FakeZoho(set(self.before), before_delete=self.check_delete)
         self.chunks = plan(self.ledger, PLANNED, chunk_size=3).chunks
         assert [chunk["links"] for chunk in self.chunks] == [3] * CHUNKS
 

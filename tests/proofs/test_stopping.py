@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from zoho_crm.core.models import ChunkRef
     from zoho_crm.ledger.ledger import Ledger
 
-pytestmark = pytest.mark.integration
-
 CONCURRENCY = 5
 
 

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
     from tests.support.links import Pair
 
-pytestmark = pytest.mark.integration
-
 
 class World:
     """A few hundred links of every kind, seeded: to be removed, gone, unknown on either side, locked, alike by case."""

@@ -125,7 +125,7 @@ class Warehouse:
             connection.exec_driver_sql("DROP TABLE pairs")
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
+@pytest.fixture(params=["sqlite", "postgres"])
 def audit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
     """An empty audit database, and the connection to it."""
     with ExitStack() as stack:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-from requests.structures import CaseInsensitiveDict
+from typing import TYPE_CHECKING
 
 from tests.support.links import RELATION, Pair
+from tests.support.zoho_responses import gone, item, removed, response
 from zoho_crm.errors import ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.zoho_response import ZohoResponse
 
@@ -20,35 +18,11 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Relation
     from zoho_crm.core.request import ZohoRequest
 
-TOKEN = "the token"
-
 MISHAPS = ("none", "not sent", "lost before", "lost after", "500 before", "500 after", "429")
 """What can happen to a request: before or after Zoho has processed it."""
 
 Reply = ZohoResponse | Exception | Callable[["FakeZoho", list[str]], "ZohoResponse | Exception"]
 """What a request gets: a response, an error to raise, or a function of the external IDs in the request."""
-
-
-def response(status: int, content: Any = None, **headers: str) -> ZohoResponse:
-    """Return a response with this JSON content; ``Retry_After="3"`` is the header Retry-After."""
-    body = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ZohoResponse(status, CaseInsensitiveDict(named), body, 0.01, TOKEN)
-
-
-def item(code: str, message: str = "", record_id: str | None = None, **details: Any) -> dict[str, Any]:
-    """Return one response item, as it stands in ``data[]`` or alone."""
-    status = "success" if code == "SUCCESS" else "error"
-    named = {} if record_id is None else {"id": record_id}
-    return {"code": code, "details": {**named, **details}, "message": message, "status": status}
-
-
-def removed(record_id: str | None = None) -> dict[str, Any]:
-    return item("SUCCESS", "relation removed", record_id)
-
-
-def gone(record_id: str | None = None) -> dict[str, Any]:
-    return item("INVALID_DATA", "relation not found", record_id)
 
 
 def record_id(external_id: str) -> str:
@@ -71,7 +45,6 @@ class FakeZoho:
     :param delink_one: replies to the next calls that remove one link
     :param find: reply to the reading of record IDs, by module
     :param mishaps: what happens to the next requests, see MISHAPS
-    :param token_errors: what the next replacements of the token raise; None for one that succeeds
     :param before_delete: called with the links of each DELETE before anything is done
     """
 
@@ -81,7 +54,6 @@ class FakeZoho:
     delink_one: list[Reply] = field(default_factory=list)
     find: dict[str, Reply] = field(default_factory=dict)
     mishaps: list[str] = field(default_factory=list)
-    token_errors: Iterable[Exception | None] = ()
     before_delete: Callable[[list[Pair]], None] = lambda _: None
     relation: Relation = RELATION
     seen: list[str] = field(default_factory=list)
@@ -89,7 +61,6 @@ class FakeZoho:
 
     def __post_init__(self) -> None:
         self._script = None if self.script is None else deque(self.script)
-        self._token_errors = deque(self.token_errors)
         self._fields = {
             self.relation.module: self.relation.external_field,
             self.relation.related_module: self.relation.related_external_field,
@@ -103,16 +74,6 @@ class FakeZoho:
         if isinstance(reply, Exception):
             raise reply
         return reply
-
-    async def replace_token(self, rejected: ZohoResponse) -> None:
-        assert rejected.token_used == TOKEN
-        self.seen.append("new token")
-        if self._token_errors and (failure := self._token_errors.popleft()):
-            raise failure
-
-    async def sleep(self, _: float) -> None:
-        """Take the place of a pause."""
-        self.seen.append("pause")
 
     def check_script_used(self) -> None:
         assert not self._script, "the script was not played to its end"

@@ -6,13 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 SCRIPT = Path(__file__).with_name("sdk_client.py")
 BOTH = "Contacts.External_Contact_ID,Deals.External_Deal_ID"
 
 
-@pytest.mark.integration
 def test_official_sdk_takes_links_away(zoho: Any, tmp_path: Path) -> None:
     zoho.state.link("Contacts", "c-1", "Deals", "d-4")
     zoho.state.link("Contacts", "c-1", "Deals", "d-5")

@@ -99,7 +99,6 @@ def test_external_values_are_unique_strings() -> None:
     assert state.crm.count("Contacts") == 1
 
 
-@pytest.mark.integration
 def test_runs_as_a_process(tmp_path: Path) -> None:
     seed, port_file = tmp_path / "seed.json", tmp_path / "port"
     seed.write_text(

@@ -6,8 +6,6 @@ import pytest
 from include.stack import LocalPostgres
 from include.stack.processes import living_processes
 
-pytestmark = pytest.mark.integration
-
 
 def test_listens_on_loopback_alone_and_keeps_its_data(tmp_path, listening_addresses):
     with LocalPostgres(tmp_path / "postgres") as server:

@@ -24,7 +24,7 @@ SQL = "SELECT external_id, related_external_id FROM pairs"
 WINDOW = " WHERE marked_at >= :window_start AND marked_at < :window_end ORDER BY external_id"
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.integration)])
+@pytest.fixture(params=["sqlite", "postgres"])
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[sa.Engine]:
     url = (
         f"sqlite:///{tmp_path / 'w.db'}"

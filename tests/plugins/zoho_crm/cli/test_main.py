@@ -32,6 +32,7 @@ def run(*args: object) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.integration
 def test_program_prints_plain_text_to_a_pipe_and_json_on_request(jobs: Jobs) -> None:
     plain = run("check-job", jobs.file)
     assert plain.returncode == 0
@@ -41,6 +42,7 @@ def test_program_prints_plain_text_to_a_pipe_and_json_on_request(jobs: Jobs) -> 
     assert json.loads(run("check-job", jobs.file, "--json").stdout)["ok"] is True
 
 
+@pytest.mark.integration
 def test_program_exits_with_1_2_or_3(
     jobs: Jobs, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +59,7 @@ def test_program_exits_with_1_2_or_3(
     assert "Traceback" not in away.stderr
 
 
+@pytest.mark.integration
 def test_logs_of_airflow_do_not_mix_with_json(zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW__LOGGING__LOGGING_LEVEL", "INFO")
     done = run("check-connection", "--json")
@@ -67,6 +70,7 @@ def test_logs_of_airflow_do_not_mix_with_json(zoho: LocalZoho, monkeypatch: pyte
     assert run("check-connection").stderr == ""
 
 
+@pytest.mark.integration
 def test_closed_pipe_leaves_no_stack_trace(story: Audit) -> None:
     command = f"'{PROGRAM}' audit export scheduled__2026-11-21 | true"
     done = subprocess.run(  # noqa: S602 - a pipe is what this is about
@@ -76,6 +80,7 @@ def test_closed_pipe_leaves_no_stack_trace(story: Audit) -> None:
     assert "BrokenPipe" not in done.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     "args", [["--help"], ["check-job", "FILE"], ["job-reference"], ["audit", "show", "--help"]]
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from zoho_crm.core.job_files import JobFileError, load_job, load_jobs, sql_path
+from zoho_crm.core.job_files import JobFileError, find_sql, load_job, load_jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -258,4 +258,7 @@ def test_a_folder_that_is_not_there_holds_no_jobs(tmp_path: Path) -> None:
 
 def test_the_sql_file_may_be_named_from_include_as_well(jobs: Path) -> None:
     job = load_job(write(jobs, source={"conn_id": "w", "sql_file": "sql/contacts_deals.sql"}))
-    assert sql_path(job, jobs) == jobs.parent / "sql" / "contacts_deals.sql"
+    assert (
+        find_sql(jobs, job.source.sql_file or "", "source.sql_file")
+        == jobs.parent / "sql" / "contacts_deals.sql"
+    )

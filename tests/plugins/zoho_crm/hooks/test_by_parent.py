@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from zoho_crm.core.links import Link, Relation
+from tests.support.fake_zoho import FakeZoho
+from tests.support.links import RELATION
+from tests.support.zoho_responses import gone, item, removed, response
+from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
@@ -27,124 +28,16 @@ from zoho_crm.errors import (
 from zoho_crm.hooks.by_parent import REFUSED_TOGETHER, UNMATCHED, ByParentDelinkClient, group_by_parent
 from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
-from zoho_crm.hooks.zoho_response import ZohoResponse
 
 if TYPE_CHECKING:
     from zoho_crm.core.request import ZohoRequest
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-RELATION = Relation("Contacts", "Contact_Ref", "Deals", "Deals", "Deal_Ref")
-BOTH = "Contacts.Contact_Ref,Deals.Deal_Ref"
-FIELDS = {"Contacts": "Contact_Ref", "Deals": "Deal_Ref"}
 MOMENT = datetime(2026, 7, 1, tzinfo=UTC)
 R, A = Outcome.REMOVED, Outcome.ALREADY_ABSENT
-
-Reply = ZohoResponse | ZohoError | Callable[["FakeZoho", list[str]], "ZohoResponse | ZohoError"]
-
-
-def answer(status: int, content: Any = None) -> ZohoResponse:
-    raw = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
-    return ZohoResponse(status, {}, raw, 0.0, "token-1")
-
-
-def said(code: str, message: str = "", record_id: str | None = None, **details: Any) -> dict[str, Any]:
-    status = "success" if code == "SUCCESS" else "error"
-    named = {} if record_id is None else {"id": record_id}
-    return {"code": code, "details": {**named, **details}, "message": message, "status": status}
-
-
-def removed(record_id: str | None = None) -> dict[str, Any]:
-    return said("SUCCESS", "relation removed", record_id)
-
-
-def gone(record_id: str | None = None) -> dict[str, Any]:
-    return said("INVALID_DATA", "relation not found", record_id)
-
-
-def record_id(external_id: str) -> str:
-    """Every external id like c-7 or d-7 leads to a record like 17 or 27."""
-    return {"c": "1", "d": "2"}.get(external_id[0], external_id) + external_id[2:]
-
-
-@dataclass
-class FakeZoho:
-    """
-    A Zoho in memory that answers as documented, but for what is scripted.
-
-    :param linked: links, by external ids
-    :param plural: replies to calls for several links, in their order, in place of the documented one
-    :param finds: answer to the reading of record ids, by module
-    :param lone: replies to calls for one link
-    """
-
-    linked: set[tuple[str, str]]
-    plural: list[Reply] = field(default_factory=list)
-    finds: dict[str, Reply] = field(default_factory=dict)
-    lone: list[Reply] = field(default_factory=list)
-    sent: list[str] = field(default_factory=list)
-
-    async def send(self, request: ZohoRequest) -> ZohoResponse:
-        self.sent.append(f"{request.method} {request.target}")
-        reply = self._reply(request)
-        if isinstance(reply, ZohoError):
-            raise reply
-        return reply
-
-    def _reply(self, request: ZohoRequest) -> ZohoResponse | ZohoError:
-        assert request.segments[:2] == ("crm", "v7")
-        match request.method, request.segments[2:]:
-            case "GET", (module,):
-                assert request.x_external == f"{module}.{FIELDS[module]}"
-                query = dict(request.query)
-                assert query["fields"] == f"id,{FIELDS[module]}"
-                ids = query["ids"].split(",")
-                if module in self.finds:
-                    return self._scripted(self.finds[module], ids)
-                return self.found(module, ids)
-            case "DELETE", (_, parent, _):
-                ids = dict(request.query)["ids"].split(",")
-                assert request.x_external is None
-                if self.plural:
-                    return self._scripted(self.plural.pop(0), ids)
-                return self.delinked(f"c-{parent[1:]}", [f"d-{one[1:]}" for one in ids])
-            case "DELETE", (_, parent, _, related):
-                assert request.x_external == BOTH
-                if self.lone:
-                    return self._scripted(self.lone.pop(0), [])
-                if self.take((parent, related)):
-                    return answer(200, {"data": [removed(record_id(related))]})
-                return answer(400, {"data": [gone(record_id(related))]})
-            case "GET", (_, parent, _, related):
-                return (
-                    answer(200, {"data": [{"id": "1"}]}) if (parent, related) in self.linked else answer(204)
-                )
-            case "GET", (_, external):
-                assert request.x_external in {"Contacts.Contact_Ref", "Deals.Deal_Ref"}
-                return answer(200, {"data": [{"id": record_id(external)}]})
-        raise AssertionError(request)
-
-    def _scripted(self, reply: Reply, ids: list[str]) -> ZohoResponse | ZohoError:
-        return reply if isinstance(reply, ZohoResponse | ZohoError) else reply(self, ids)
-
-    def found(self, module: str, ids: list[str]) -> ZohoResponse:
-        return answer(200, {"data": [{"id": record_id(one), FIELDS[module]: one} for one in ids]})
-
-    def take(self, link: tuple[str, str]) -> bool:
-        was_linked = link in self.linked
-        self.linked.discard(link)
-        return was_linked
-
-    def delinked(self, parent: str, ids: list[str]) -> ZohoResponse:
-        entries = [
-            removed(record_id(one)) if self.take((parent, one)) else gone(record_id(one)) for one in ids
-        ]
-        good = sum(entry["code"] == "SUCCESS" for entry in entries)
-        return answer(200 if good == len(ids) else 207 if good else 400, {"data": entries})
-
-    def deletes(self) -> list[str]:
-        return [one for one in self.sent if one.startswith("DELETE")]
 
 
 def page(*pairs: tuple[str, str], ambiguous: tuple[int, ...] = ()) -> list[PlannedLink]:
@@ -158,7 +51,7 @@ def delinker(fake: FakeZoho, *, limits: RetryLimits | None = None) -> ByParentDe
     seconds = count()
 
     async def sleep(_: float) -> None:
-        fake.sent.append("pause")
+        fake.seen.append("pause")
 
     single = DelinkClient(
         fake,
@@ -189,8 +82,8 @@ def outcomes(settled: dict[str, tuple[LinkResult, StopReason | None]]) -> dict[s
 
 TWO = (("c-1", "d-1"), ("c-1", "d-2"))
 FIND = [
-    "GET /crm/v7/Contacts?ids=c-1&fields=id%2CContact_Ref",
-    "GET /crm/v7/Deals?ids=d-1%2Cd-2&fields=id%2CDeal_Ref",
+    "GET /crm/v7/Contacts?ids=c-1&fields=id%2CExternal_Contact_ID",
+    "GET /crm/v7/Deals?ids=d-1%2Cd-2&fields=id%2CExternal_Deal_ID",
 ]
 MANY = "DELETE /crm/v7/Contacts/11/Deals?ids=21%2C22"
 LOOK_1 = "GET /crm/v7/Contacts/c-1/Deals/d-1?fields=id"
@@ -206,9 +99,9 @@ async def test_reads_record_ids_of_a_page_then_sends_one_call_a_parent() -> None
     links = [("c-1", "d-1"), ("c-1", "d-2"), ("c-2", "d-3"), ("c-3", "d-1"), ("c-3", "d-4")]
     fake = FakeZoho(set(links) - {("c-3", "d-4")})
     settled = await delinker(fake).process_unit(page(*links))
-    assert fake.sent == [
-        "GET /crm/v7/Contacts?ids=c-1%2Cc-3&fields=id%2CContact_Ref",
-        "GET /crm/v7/Deals?ids=d-1%2Cd-2%2Cd-4&fields=id%2CDeal_Ref",
+    assert fake.seen == [
+        "GET /crm/v7/Contacts?ids=c-1%2Cc-3&fields=id%2CExternal_Contact_ID",
+        "GET /crm/v7/Deals?ids=d-1%2Cd-2%2Cd-4&fields=id%2CExternal_Deal_ID",
         MANY,
         "DELETE /crm/v7/Contacts/13/Deals?ids=21%2C24",
         "DELETE /crm/v7/Contacts/c-2/Deals/d-3",
@@ -244,16 +137,16 @@ async def test_no_call_holds_more_ids_or_characters_than_zoho_takes(width: int) 
 
     def many(fake: FakeZoho, ids: list[str]) -> ZohoResponse:
         ids_of.append(len(ids))
-        return answer(200, {"data": [removed(one) for one in ids]})
+        return response(200, {"data": [removed(one) for one in ids]})
 
-    fake.plural = [many] * 3
+    fake.delink_many = [many] * 3
     numbers = {related: str(10**19 + n) for n, (_, related) in enumerate(links)}
-    fake.finds["Deals"] = lambda _, ids: answer(
-        200, {"data": [{"id": numbers[one], "Deal_Ref": one} for one in ids]}
+    fake.find["Deals"] = lambda _, ids: response(
+        200, {"data": [{"id": numbers[one], "External_Deal_ID": one} for one in ids]}
     )
     settled = await run(fake, page(*links))
     assert set(outcomes(settled).values()) == {R}
-    for line in fake.sent:
+    for line in fake.seen:
         query = dict(parse_qsl(urlsplit(line.split(" ")[1]).query))
         assert len(query["ids"]) <= 2_000
         assert query["ids"].count(",") < 100
@@ -262,10 +155,10 @@ async def test_no_call_holds_more_ids_or_characters_than_zoho_takes(width: int) 
 
 async def test_no_delete_names_a_record_as_such() -> None:
     links = [(f"c-{n // 3}", f"d-{n}") for n in range(30)] + [("c-77", "d-1,2"), ("c-78", "d-55")]
-    fake = FakeZoho(set(links), plural=[answer(500)], lone=[answer(502), answer(404)])
-    fake.finds["Contacts"] = lambda fake, ids: fake.found("Contacts", ids[1:])
+    fake = FakeZoho(set(links), delink_many=[response(500)], delink_one=[response(502), response(404)])
+    fake.find["Contacts"] = lambda fake, ids: fake.found("Contacts", ids[1:])
     await run(fake, page(*links))
-    for line in fake.deletes():
+    for line in fake.delete_lines():
         address = urlsplit(line.split(" ")[1])
         segments = address.path.split("/")[1:]
         assert (len(segments), bool(address.query)) in {(6, False), (5, True)}
@@ -304,9 +197,11 @@ async def test_only_exact_unmistakable_related_records_go_together(
 ) -> None:
     links = [("c-1", "d-1"), ("c-1", "d-2"), ("c-1", "d-3")]
     fake = FakeZoho(set(links))
-    fake.finds["Deals"] = answer(200, {"data": [{"id": one, "Deal_Ref": value} for one, value in rows]})
+    fake.find["Deals"] = response(
+        200, {"data": [{"id": one, "External_Deal_ID": value} for one, value in rows]}
+    )
     settled = await run(fake, page(*links))
-    assert [one.rpartition("/")[2] for one in fake.deletes() if "?" not in one] == alone
+    assert [one.rpartition("/")[2] for one in fake.delete_lines() if "?" not in one] == alone
     assert set(outcomes(settled).values()) == {R}
     assert fake.linked == set()
 
@@ -314,24 +209,26 @@ async def test_only_exact_unmistakable_related_records_go_together(
 @pytest.mark.parametrize(
     "reply",
     [
-        pytest.param(answer(204), id="none-of-them"),
-        pytest.param(answer(200, {"data": [{"id": "11", "Contact_Ref": "C-1"}]}), id="another-case"),
-        pytest.param(answer(200, {"data": {"id": "11", "Contact_Ref": "c-1"}}), id="no-list"),
-        pytest.param(answer(200, {"data": ["11", None]}), id="no-objects"),
-        pytest.param(answer(200, b'{"data": [{"id": "11", "Con'), id="cut"),
-        pytest.param(answer(200, b"<html>"), id="html"),
-        pytest.param(answer(400, said("INVALID_DATA")), id="400"),
-        pytest.param(answer(500), id="500"),
-        pytest.param(answer(302), id="redirect"),
+        pytest.param(response(204), id="none-of-them"),
+        pytest.param(
+            response(200, {"data": [{"id": "11", "External_Contact_ID": "C-1"}]}), id="another-case"
+        ),
+        pytest.param(response(200, {"data": {"id": "11", "External_Contact_ID": "c-1"}}), id="no-list"),
+        pytest.param(response(200, {"data": ["11", None]}), id="no-objects"),
+        pytest.param(response(200, b'{"data": [{"id": "11", "Con'), id="cut"),
+        pytest.param(response(200, b"<html>"), id="html"),
+        pytest.param(response(400, item("INVALID_DATA")), id="400"),
+        pytest.param(response(500), id="500"),
+        pytest.param(response(302), id="redirect"),
         pytest.param(ZohoUnansweredError("reset"), id="no-answer"),
         pytest.param(ZohoNotSentError("no connection"), id="no-connection"),
         pytest.param(UnsafeRequestError("refused"), id="unsafe"),
     ],
 )
 async def test_links_of_a_parent_that_is_not_found_for_sure_go_alone(reply: ZohoResponse | ZohoError) -> None:
-    fake = FakeZoho(set(TWO), finds={"Contacts": reply})
+    fake = FakeZoho(set(TWO), find={"Contacts": reply})
     settled = await run(fake, page(*TWO))
-    assert fake.sent == [*FIND, ALONE_1, ALONE_2]
+    assert fake.seen == [*FIND, ALONE_1, ALONE_2]
     assert outcomes(settled) == {"d-1": R, "d-2": R}
 
 
@@ -342,7 +239,7 @@ async def test_links_that_an_earlier_try_may_have_sent_are_verified_alone() -> N
     assert outcomes(settled) == {"d-1": R, "d-2": R, "d-3": R}
     assert settled["d-3"][0].attempts == 0
     assert GONE_AFTER_AMBIGUITY in (settled["d-3"][0].detail or "")
-    assert len(fake.deletes()) == 1
+    assert len(fake.delete_lines()) == 1
 
 
 # -- the answer to a call for several links
@@ -363,8 +260,8 @@ AGAIN = [ALONE_1, ALONE_2]
         pytest.param([removed("21"), gone("22")], (R, A), [], id="mixed"),
         pytest.param([gone("22"), removed("21")], (R, A), [], id="mixed-in-another-order"),
         pytest.param([gone("21"), gone("22")], (A, A), [], id="neither"),
-        pytest.param([said("RECORD_LOCKED", "", "22"), removed("21")], (R, Outcome.REJECTED), [], id="locked"),
-        pytest.param([removed("21"), said("WHATEVER", "", "22")], (R, R), [LOOK_2, ALONE_2], id="unknown-code"),
+        pytest.param([item("RECORD_LOCKED", "", "22"), removed("21")], (R, Outcome.REJECTED), [], id="locked"),
+        pytest.param([removed("21"), item("WHATEVER", "", "22")], (R, R), [LOOK_2, ALONE_2], id="unknown-code"),
         pytest.param([removed("21")], (R, R), [LOOK_2, ALONE_2], id="one-missing"),
         pytest.param([removed("21"), removed("21")], (R, R), VERIFIED, id="one-twice"),
         pytest.param([removed("21"), gone("21")], (R, R), VERIFIED, id="one-twice-and-differently"),
@@ -377,8 +274,8 @@ AGAIN = [ALONE_1, ALONE_2]
         pytest.param([removed(), gone()], (R, R), VERIFIED, id="unnamed-and-different"),
         pytest.param([removed()], (R, R), VERIFIED, id="one-unnamed-missing"),
         pytest.param([removed()] * 3, (R, R), VERIFIED, id="unnamed-and-too-many"),
-        pytest.param([removed("21"), said("INTERNAL_ERROR", "", "22")], (R, R), [LOOK_2, ALONE_2], id="500-inside"),
-        pytest.param([removed("21"), said("INVALID_DATA", "bad", "22")], (R, R), [LOOK_2, ALONE_2], id="unclear"),
+        pytest.param([removed("21"), item("INTERNAL_ERROR", "", "22")], (R, R), [LOOK_2, ALONE_2], id="500-inside"),
+        pytest.param([removed("21"), item("INVALID_DATA", "bad", "22")], (R, R), [LOOK_2, ALONE_2], id="unclear"),
         pytest.param([removed("21"), {}], (R, R), VERIFIED, id="an-empty-entry"),
         pytest.param([removed("21"), "22"], (R, R), VERIFIED, id="no-object"),
         pytest.param([removed("21"), {**removed("22"), "status": "error"}], (R, R), VERIFIED, id="contradiction"),
@@ -388,10 +285,10 @@ AGAIN = [ALONE_1, ALONE_2]
 async def test_believes_an_entry_that_names_one_link_and_verifies_the_others(
     status: int, entries: list[Any], expected: tuple[Outcome, Outcome], follow: list[str]
 ) -> None:
-    fake = FakeZoho(set(TWO), plural=[answer(status, {"data": entries})])
+    fake = FakeZoho(set(TWO), delink_many=[response(status, {"data": entries})])
     settled = await run(fake, page(*TWO))
-    assert [*fake.sent[:3]] == [*FIND, MANY]
-    assert [one for one in fake.sent[3:] if one != "pause"] == follow
+    assert [*fake.seen[:3]] == [*FIND, MANY]
+    assert [one for one in fake.seen[3:] if one != "pause"] == follow
     assert tuple(outcomes(settled)[one] for one in ("d-1", "d-2")) == expected
     assert [why for _, why in settled.values()] == [None, None]
 
@@ -403,24 +300,24 @@ ERROR_ENTRIES = {"data": [gone("21"), gone("22")]}
 @pytest.mark.parametrize(
     "reply",
     [
-        pytest.param(answer(500, said("INTERNAL_ERROR")), id="500"),
-        pytest.param(answer(502, b"<html>"), id="502-html"),
-        pytest.param(answer(200, b"<html>"), id="200-html"),
-        pytest.param(answer(200), id="200-empty"),
-        pytest.param(answer(204), id="204"),
-        pytest.param(answer(200, b'{"data": [{"code": "SUCC'), id="200-cut"),
-        pytest.param(answer(301), id="301"),
-        pytest.param(answer(307), id="307"),
-        pytest.param(answer(202, {"data": [removed("21"), removed("22")]}), id="202"),
-        pytest.param(answer(500, {"data": [removed("21"), removed("22")]}), id="500-with-successes"),
-        pytest.param(answer(400, {"data": [removed("21"), removed("22")]}), id="400-with-successes"),
-        pytest.param(answer(400, {"data": [removed("21"), gone("22")]}), id="400-with-both"),
-        pytest.param(answer(403, ERROR_ENTRIES), id="403-with-entries"),
-        pytest.param(answer(404, {"data": [gone("21")]}), id="404-with-one-entry"),
-        pytest.param(answer(400, b"<html>"), id="400-html"),
-        pytest.param(answer(408), id="408"),
-        pytest.param(answer(413, b"too much"), id="413"),
-        pytest.param(answer(400, {**said("INVALID_DATA"), **ERROR_ENTRIES}), id="error-and-entries"),
+        pytest.param(response(500, item("INTERNAL_ERROR")), id="500"),
+        pytest.param(response(502, b"<html>"), id="502-html"),
+        pytest.param(response(200, b"<html>"), id="200-html"),
+        pytest.param(response(200), id="200-empty"),
+        pytest.param(response(204), id="204"),
+        pytest.param(response(200, b'{"data": [{"code": "SUCC'), id="200-cut"),
+        pytest.param(response(301), id="301"),
+        pytest.param(response(307), id="307"),
+        pytest.param(response(202, {"data": [removed("21"), removed("22")]}), id="202"),
+        pytest.param(response(500, {"data": [removed("21"), removed("22")]}), id="500-with-successes"),
+        pytest.param(response(400, {"data": [removed("21"), removed("22")]}), id="400-with-successes"),
+        pytest.param(response(400, {"data": [removed("21"), gone("22")]}), id="400-with-both"),
+        pytest.param(response(403, ERROR_ENTRIES), id="403-with-entries"),
+        pytest.param(response(404, {"data": [gone("21")]}), id="404-with-one-entry"),
+        pytest.param(response(400, b"<html>"), id="400-html"),
+        pytest.param(response(408), id="408"),
+        pytest.param(response(413, b"too much"), id="413"),
+        pytest.param(response(400, {**item("INVALID_DATA"), **ERROR_ENTRIES}), id="error-and-entries"),
         pytest.param(ZohoUnansweredError("read time-out"), id="no-answer"),
     ],
 )
@@ -432,12 +329,12 @@ async def test_an_answer_that_says_nothing_clear_is_verified_link_by_link(
             fake.linked.clear()
         return reply
 
-    fake = FakeZoho(set(TWO), plural=[plural])
+    fake = FakeZoho(set(TWO), delink_many=[plural])
     settled = await run(fake, page(*TWO))
     assert outcomes(settled) == {"d-1": R, "d-2": R}
     assert fake.linked == set()
-    assert next(line for line in fake.sent[3:] if "?fields=id" in line) == LOOK_1
-    assert (ALONE_1 in fake.sent, ALONE_2 in fake.sent) == (not applied, not applied)
+    assert next(line for line in fake.seen[3:] if "?fields=id" in line) == LOOK_1
+    assert (ALONE_1 in fake.seen, ALONE_2 in fake.seen) == (not applied, not applied)
     for result, why in settled.values():
         assert why is None
         # The call for both counts, and is the first that was sent.
@@ -449,18 +346,18 @@ async def test_an_answer_that_says_nothing_clear_is_verified_link_by_link(
 @pytest.mark.parametrize(
     "reply",
     [
-        pytest.param(answer(400, said("INVALID_DATA", "invalid data")), id="400"),
-        pytest.param(answer(400, said("UNABLE_TO_PARSE_DATA_TYPE")), id="ids-not-understood"),
-        pytest.param(answer(404, said("INVALID_URL_PATTERN")), id="404"),
+        pytest.param(response(400, item("INVALID_DATA", "invalid data")), id="400"),
+        pytest.param(response(400, item("UNABLE_TO_PARSE_DATA_TYPE")), id="ids-not-understood"),
+        pytest.param(response(404, item("INVALID_URL_PATTERN")), id="404"),
         pytest.param(ZohoNotSentError("no connection"), id="not-sent"),
     ],
 )
 async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(
     reply: ZohoResponse | ZohoError,
 ) -> None:
-    fake = FakeZoho({TWO[0]}, plural=[reply])
+    fake = FakeZoho({TWO[0]}, delink_many=[reply])
     settled = await run(fake, page(*TWO))
-    assert fake.sent == [*FIND, MANY, *AGAIN]
+    assert fake.seen == [*FIND, MANY, *AGAIN]
     # What was not there before has not been removed by a call that was refused.
     assert outcomes(settled) == {"d-1": R, "d-2": A}
     sent = not isinstance(reply, ZohoError)
@@ -468,18 +365,18 @@ async def test_a_call_that_is_refused_as_a_whole_is_sent_link_by_link(
 
 
 async def test_waits_while_zoho_is_overloaded() -> None:
-    overloaded = answer(429, said("TOO_MANY_REQUESTS", "Many requests fired in concurrent"))
-    fake = FakeZoho(set(TWO), plural=[overloaded])
+    overloaded = response(429, item("TOO_MANY_REQUESTS", "Many requests fired in concurrent"))
+    fake = FakeZoho(set(TWO), delink_many=[overloaded])
     settled = await run(fake, page(*TWO), limits=RetryLimits(waits=4))
-    assert fake.sent == [*FIND, MANY, "pause", MANY]
+    assert fake.seen == [*FIND, MANY, "pause", MANY]
     assert outcomes(settled) == {"d-1": R, "d-2": R}
 
 
 async def test_a_success_for_another_record_than_the_known_one_is_verified() -> None:
-    refused = answer(400, said("BAD_REQUEST"))
-    fake = FakeZoho(set(TWO), plural=[refused], lone=[answer(200, {"data": [removed("99")]})])
+    refused = response(400, item("BAD_REQUEST"))
+    fake = FakeZoho(set(TWO), delink_many=[refused], delink_one=[response(200, {"data": [removed("99")]})])
     settled = await run(fake, page(*TWO))
-    assert fake.sent == [*FIND, MANY, ALONE_1, "pause", LOOK_1, ALONE_1, ALONE_2]
+    assert fake.seen == [*FIND, MANY, ALONE_1, "pause", LOOK_1, ALONE_1, ALONE_2]
     assert outcomes(settled) == {"d-1": R, "d-2": R}
     assert {related: result.zoho_record_id for related, (result, _) in settled.items()} == {
         "d-1": "21",
@@ -489,9 +386,9 @@ async def test_a_success_for_another_record_than_the_known_one_is_verified() -> 
 
 # -- reasons to stop
 
-SCOPE = answer(401, said("OAUTH_SCOPE_MISMATCH"))
-CREDITS = answer(429, said("TOO_MANY_REQUESTS", "exceeded for the 24 hour period"))
-TOKEN = answer(401, said("INVALID_TOKEN"))
+SCOPE = response(401, item("OAUTH_SCOPE_MISMATCH"))
+CREDITS = response(429, item("TOO_MANY_REQUESTS", "exceeded for the 24 hour period"))
+TOKEN = response(401, item("INVALID_TOKEN"))
 SIX = [(f"c-{n // 2}", f"d-{n}") for n in range(6)]
 
 
@@ -499,8 +396,8 @@ SIX = [(f"c-{n // 2}", f"d-{n}") for n in range(6)]
     ("reply", "reason"),
     [
         pytest.param(SCOPE, StopReason.REFUSED, id="scope"),
-        pytest.param(answer(403, said("NO_PERMISSION")), StopReason.REFUSED, id="permission"),
-        pytest.param(answer(400, said("INVALID_MODULE")), StopReason.REFUSED, id="module"),
+        pytest.param(response(403, item("NO_PERMISSION")), StopReason.REFUSED, id="permission"),
+        pytest.param(response(400, item("INVALID_MODULE")), StopReason.REFUSED, id="module"),
         pytest.param(CREDITS, StopReason.CREDITS, id="credits"),
         pytest.param(TOKEN, StopReason.REFUSED, id="token-rejected"),
     ],
@@ -508,9 +405,9 @@ SIX = [(f"c-{n // 2}", f"d-{n}") for n in range(6)]
 async def test_an_answer_for_every_link_costs_one_call_for_several_and_one_alone(
     reply: ZohoResponse, reason: StopReason
 ) -> None:
-    fake = FakeZoho(set(SIX), plural=[reply] * 9, lone=[reply] * 9)
+    fake = FakeZoho(set(SIX), delink_many=[reply] * 9, delink_one=[reply] * 9)
     settled = await run(fake, page(*SIX))
-    assert len(fake.deletes()) == 2
+    assert len(fake.delete_lines()) == 2
     # The links of the call that was refused have been sent once; the others were not, and are left out.
     assert set(settled) <= {"d-0", "d-1"}
     first, why = settled.pop("d-0")
@@ -535,9 +432,9 @@ async def test_an_answer_for_every_link_costs_one_call_for_several_and_one_alone
 async def test_without_an_access_token_one_call_for_several_and_one_alone_are_tried(
     error: ZohoError, reason: StopReason
 ) -> None:
-    fake = FakeZoho(set(SIX), plural=[error] * 9, lone=[error] * 9)
+    fake = FakeZoho(set(SIX), delink_many=[error] * 9, delink_one=[error] * 9)
     settled = await run(fake, page(*SIX))
-    assert len(fake.deletes()) == 2
+    assert len(fake.delete_lines()) == 2
     # No link was sent: those after the first are left out.
     ((first, why),) = settled.values()
     assert (first.outcome, first.attempts, why) == (Outcome.FAILED, 0, reason)
@@ -545,16 +442,16 @@ async def test_without_an_access_token_one_call_for_several_and_one_alone_are_tr
 
 async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops() -> None:
     fake = FakeZoho(
-        set(SIX), plural=[answer(200, {"data": [removed("20"), removed("21")]}), answer(502), SCOPE]
+        set(SIX), delink_many=[response(200, {"data": [removed("20"), removed("21")]}), response(502), SCOPE]
     )
 
     def looks_are_refused(request: ZohoRequest) -> ZohoResponse | ZohoError:
         if request.method == "GET" and "Deals" in request.segments and request.query == (("fields", "id"),):
-            return answer(500)
+            return response(500)
         return SCOPE if len(request.segments) == 6 else original(request)
 
     original, fake._reply = fake._reply, looks_are_refused  # type: ignore[method-assign]
-    fake.lone = [SCOPE] * 9
+    fake.delink_one = [SCOPE] * 9
     links = page(("b-0", "d-9"), *SIX, ("c-9", "d-8"))
     settled = await run(fake, links, limits=RetryLimits(sends=1, verifications=1))
     assert outcomes(settled) == {
@@ -574,7 +471,7 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
 
 
 async def test_every_answer_is_shown_to_whoever_watches() -> None:
-    fake = FakeZoho(set(TWO), plural=[answer(429, said("TOO_MANY_REQUESTS"))])
+    fake = FakeZoho(set(TWO), delink_many=[response(429, item("TOO_MANY_REQUESTS"))])
     shown: list[int] = []
     by_parent = delinker(fake, limits=RetryLimits(waits=3))
     by_parent.watch(lambda one: shown.append(one.status), lambda: False)
@@ -584,7 +481,7 @@ async def test_every_answer_is_shown_to_whoever_watches() -> None:
 
 async def test_results_are_for_the_links_as_they_were_given() -> None:
     links = page(*TWO)
-    fake = FakeZoho(set(TWO), plural=[ZohoUnansweredError("reset")])
+    fake = FakeZoho(set(TWO), delink_many=[ZohoUnansweredError("reset")])
     settled = await delinker(fake).process_unit(links)
     assert [result.planned for result, _ in settled] == links
     assert not any(result.planned.ambiguous_before for result, _ in settled)
@@ -599,7 +496,7 @@ FOUR = (("c-1", "d-1"), ("c-1", "d-2"), ("c-2", "d-3"), ("c-2", "d-4"))
 
 async def stopped_after(deletes: int, fake: FakeZoho, links: list[PlannedLink]) -> dict[str, Outcome]:
     by_parent = delinker(fake)
-    by_parent.watch(lambda _: None, lambda: len(fake.deletes()) >= deletes)
+    by_parent.watch(lambda _: None, lambda: len(fake.delete_lines()) >= deletes)
     settled = await by_parent.process_unit(links)
     return {result.planned.link.related_external_id: result.outcome for result, _ in settled}
 
@@ -607,20 +504,20 @@ async def stopped_after(deletes: int, fake: FakeZoho, links: list[PlannedLink]) 
 async def test_a_stopped_run_sends_no_further_call_of_a_page() -> None:
     fake = FakeZoho({*FOUR, ("c-9", "d-9")})
     assert await stopped_after(1, fake, page(*FOUR, ("c-9", "d-9"))) == {"d-1": R, "d-2": R}
-    assert len(fake.deletes()) == 1
+    assert len(fake.delete_lines()) == 1
 
 
 async def test_links_that_go_alone_end_between_two_calls_as_well() -> None:
     links = [(f"c-{number}", f"d-{number}") for number in range(5)]
     fake = FakeZoho(set(links))
     assert await stopped_after(2, fake, page(*links)) == {"d-0": R, "d-1": R}
-    assert len(fake.deletes()) == 2
+    assert len(fake.delete_lines()) == 2
 
 
 async def test_what_was_sent_and_not_answered_stays_unknown_when_the_run_is_stopped() -> None:
-    fake = FakeZoho(set(FOUR), plural=[ZohoUnansweredError("reset")])
+    fake = FakeZoho(set(FOUR), delink_many=[ZohoUnansweredError("reset")])
     assert await stopped_after(1, fake, page(*FOUR)) == {"d-1": Outcome.UNKNOWN, "d-2": Outcome.UNKNOWN}
-    assert len(fake.deletes()) == 1
+    assert len(fake.delete_lines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,143 +1,62 @@
 from __future__ import annotations
 
-import json
-from collections import deque
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from requests.structures import CaseInsensitiveDict
 
-from zoho_crm.core.links import Link, Relation
+from tests.support.scripted_link import DELETE, LINKED, PARENT, RELATED, START, ScriptedLink
+from tests.support.zoho_responses import (
+    BAD_TOKEN,
+    BROKEN,
+    BUSY,
+    FOUND,
+    GONE,
+    HTML,
+    LOCKED,
+    MISSING,
+    NOT_SENT,
+    OUT_OF_CREDITS,
+    REMOVED,
+    SCOPE,
+    UNANSWERED,
+    UNSAID,
+    WRONG_ID,
+    refusal,
+    response,
+)
+from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.request import ZohoRequest, find_records
+from zoho_crm.core.request import find_records
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
 from zoho_crm.errors import (
     UnsafeRequestError,
     ZohoAuthError,
     ZohoError,
-    ZohoNotSentError,
     ZohoResponseError,
     ZohoTokenThrottledError,
-    ZohoUnansweredError,
 )
 from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
-from zoho_crm.hooks.zoho_response import ZohoResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-START = datetime(2026, 11, 22, 2, tzinfo=UTC)
-RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
-DELETE = "DELETE /crm/v7/Contacts/c%2F1/Deals/d%201"
-LINKED = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id"
-PARENT = "GET /crm/v7/Contacts/c%2F1?fields=id"
-RELATED = "GET /crm/v7/Deals/d%201?fields=id"
-X_EXTERNAL = {
-    DELETE: "Contacts.External_Contact_ID,Deals.External_Deal_ID",
-    LINKED: "Contacts.External_Contact_ID,Deals.External_Deal_ID",
-    PARENT: "Contacts.External_Contact_ID",
-    RELATED: "Deals.External_Deal_ID",
-}
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 
-def answer(status: int, content: Any = None, **headers: str) -> ZohoResponse:
-    body = content if isinstance(content, bytes) else b"" if content is None else json.dumps(content).encode()
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return ZohoResponse(status, CaseInsensitiveDict(named), body, 0.01, "the token")
-
-
-def entry(status: int, code: str, message: str, *, data: bool = False, **details: Any) -> ZohoResponse:
-    one = {"code": code, "details": details, "message": message, "status": "error"}
-    return answer(status, {"data": [one]} if data else one)
-
-
-REMOVED = answer(
-    200,
-    {
-        "data": [
-            {"code": "SUCCESS", "details": {"id": "77"}, "message": "relation removed", "status": "success"}
-        ]
-    },
-)
-FOUND = answer(200, {"data": [{"id": "1"}]})
-MISSING = answer(204)
-WRONG_ID = entry(400, "INVALID_DATA", "the given id seems to be invalid")
-GONE = entry(400, "INVALID_DATA", "relation not found", data=True, id="77")
-LOCKED = entry(400, "RECORD_LOCKED", "record is locked", data=True, id="77")
-BUSY = entry(429, "TOO_MANY_REQUESTS", "Many requests fired in concurrent than the allowed limit.")
-OUT_OF_CREDITS = entry(429, "TOO_MANY_REQUESTS", "API requests for the 24 hour period exceeded")
-BAD_TOKEN = entry(401, "INVALID_TOKEN", "invalid oauth token")
-SCOPE = entry(401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")
-BROKEN = entry(500, "INTERNAL_ERROR", "Internal server error occurred.")
-HTML = answer(502, b"<html>Bad Gateway</html>")
-UNSAID = entry(400, "INVALID_DATA", "invalid data")
-UNANSWERED = ZohoUnansweredError("sent, not answered")
-NOT_SENT = ZohoNotSentError("no connection")
-
-
-@dataclass
-class FakeClient:
-    """Answers from a script, in order; a request too many is a failure of the test."""
-
-    script: deque[ZohoResponse | ZohoError]
-    seen: list[str] = field(default_factory=list)
-
-    async def send(self, request: ZohoRequest) -> ZohoResponse:
-        line = f"{request.method} {request.target}"
-        self.seen.append(line)
-        if line in X_EXTERNAL:
-            assert request.headers == {"X-EXTERNAL": X_EXTERNAL[line]}
-        assert self.script, f"one request too many: {line}"
-        said = self.script.popleft()
-        if isinstance(said, Exception):
-            raise said
-        return said
-
-
-@dataclass
-class World:
-    """One delinker with its client, a clock that counts questions, and a sleep that takes no time."""
-
-    script: list[ZohoResponse | ZohoError]
-    limits: RetryLimits = field(default_factory=RetryLimits)
-    jitter: float = 1.0
-    slept: list[float] = field(default_factory=list)
-    asked: int = 0
-
+class World(ScriptedLink):
     def __post_init__(self) -> None:
-        self.client = FakeClient(deque(self.script))
-        self.delinker = DelinkClient(
-            self.client,
-            RELATION,
-            "v7",
-            self.limits,
-            sleep=self.sleep,
-            now=self.now,
-            jitter=lambda: self.jitter,
-        )
-
-    async def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.client.seen.append("pause")
-
-    def now(self) -> datetime:
-        self.asked += 1
-        return START + timedelta(seconds=self.asked)
+        super().__post_init__()
+        self.delinker: DelinkClient = self.client(DelinkClient)
 
     async def delink(self, *, ambiguous: bool = False) -> Any:
         planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous)
-        ((result, self.stop_reason),) = await self.delinker.process_unit([planned])
+        result = await self.process(self.delinker, planned)
         assert result.planned is planned
         return result
-
-    @property
-    def seen(self) -> list[str]:
-        assert not self.client.script, "the script was not played to its end"
-        return self.client.seen
 
 
 # -- what one clear answer leads to
@@ -149,7 +68,7 @@ class World:
         pytest.param(REMOVED, Outcome.REMOVED, "SUCCESS", "relation removed", "77", id="success"),
         pytest.param(GONE, Outcome.ALREADY_ABSENT, "INVALID_DATA", "relation not found", "77", id="absent"),
         pytest.param(
-            entry(400, "INVALID_DATA", "invalid", External_Contact_ID="x"),
+            refusal(400, "INVALID_DATA", "invalid", External_Contact_ID="x"),
             Outcome.PARENT_NOT_FOUND,
             "INVALID_DATA",
             "invalid",
@@ -157,7 +76,7 @@ class World:
             id="parent",
         ),
         pytest.param(
-            entry(400, "INVALID_DATA", "invalid", api_name="External_Deal_ID"),
+            refusal(400, "INVALID_DATA", "invalid", api_name="External_Deal_ID"),
             Outcome.RELATED_NOT_FOUND,
             "INVALID_DATA",
             "invalid",
@@ -186,13 +105,15 @@ async def test_a_clear_answer_settles_with_one_request(
         pytest.param(OUT_OF_CREDITS, StopReason.CREDITS, Outcome.NOT_ATTEMPTED, id="credits"),
         pytest.param(SCOPE, StopReason.REFUSED, Outcome.FAILED, id="scope"),
         pytest.param(
-            entry(400, "INVALID_DATA", "the relation name given seems to be invalid", resource_path_index=2),
+            refusal(
+                400, "INVALID_DATA", "the relation name given seems to be invalid", resource_path_index=2
+            ),
             StopReason.REFUSED,
             Outcome.FAILED,
             id="related-list",
         ),
         pytest.param(
-            entry(400, "MANDATORY_NOT_FOUND", "missing", param_name="ids"),
+            refusal(400, "MANDATORY_NOT_FOUND", "missing", param_name="ids"),
             StopReason.REFUSED,
             Outcome.FAILED,
             id="a-segment-less",
@@ -234,12 +155,12 @@ AMBIGUOUS = [
     pytest.param(UNANSWERED, id="unanswered"),
     pytest.param(BROKEN, id="500"),
     pytest.param(HTML, id="html"),
-    pytest.param(answer(200, b'{"data": [{"code": "SUC'), id="truncated"),
-    pytest.param(answer(200, b""), id="empty"),
-    pytest.param(answer(302, b""), id="redirect"),
-    pytest.param(answer(204), id="204"),
-    pytest.param(entry(400, "SOMETHING_NEW", "what"), id="unknown-code"),
-    pytest.param(entry(400, "INTERNAL_ERROR", "oops"), id="internal-error"),
+    pytest.param(response(200, b'{"data": [{"code": "SUC'), id="truncated"),
+    pytest.param(response(200, b""), id="empty"),
+    pytest.param(response(302, b""), id="redirect"),
+    pytest.param(response(204), id="204"),
+    pytest.param(refusal(400, "SOMETHING_NEW", "what"), id="unknown-code"),
+    pytest.param(refusal(400, "INTERNAL_ERROR", "oops"), id="internal-error"),
 ]
 
 
@@ -293,7 +214,7 @@ UNCLEAR_LOOKS = [
     pytest.param([UNANSWERED], [LINKED], id="unanswered"),
     pytest.param([NOT_SENT], [LINKED], id="not-sent"),
     pytest.param([BROKEN], [LINKED], id="500"),
-    pytest.param([answer(200, {"data": [{"code": "X", "status": "error"}]})], [LINKED], id="error-in-data"),
+    pytest.param([response(200, {"data": [{"code": "X", "status": "error"}]})], [LINKED], id="error-in-data"),
     pytest.param([MISSING, HTML], [LINKED, PARENT], id="parent-unclear"),
     pytest.param([MISSING, FOUND, UNANSWERED], [LINKED, PARENT, RELATED], id="related-unclear"),
     pytest.param([WRONG_ID, FOUND, FOUND], [LINKED, PARENT, RELATED], id="contradiction"),
@@ -473,7 +394,7 @@ async def test_pauses_are_spread_at_random(jitter: float, share: float) -> None:
     ],
 )
 async def test_honours_retry_after_up_to_the_longest_pause(asked: str, slept: float) -> None:
-    busy = answer(429, {"code": "TOO_MANY_REQUESTS", "status": "error"}, Retry_After=asked)
+    busy = response(429, {"code": "TOO_MANY_REQUESTS", "status": "error"}, Retry_After=asked)
     world = World([busy, REMOVED])
     await world.delink()
     assert world.slept == [slept]
@@ -562,7 +483,7 @@ async def test_a_request_that_would_be_another_is_never_sent(ambiguous: bool) ->
 async def test_ids_that_cannot_be_sent_lead_to_no_request(bad: Link) -> None:
     world = World([])
     ((result, why),) = await world.delinker.process_unit([PlannedLink(0, bad, "key")])
-    assert world.client.seen == []
+    assert world.zoho.seen == []
     assert (result.outcome, result.attempts, why) == (Outcome.FAILED, 0, None)
 
 

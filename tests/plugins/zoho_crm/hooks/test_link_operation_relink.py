@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.plugins.zoho_crm.hooks.test_link_operation import (
+from tests.support.scripted_link import LINKED, PARENT, PUT, RELATED, START, ScriptedLink
+from tests.support.zoho_responses import (
     BAD_TOKEN,
     BROKEN,
     BUSY,
@@ -17,13 +16,12 @@ from tests.plugins.zoho_crm.hooks.test_link_operation import (
     MISSING,
     NOT_SENT,
     OUT_OF_CREDITS,
-    RELATION,
     SCOPE,
     UNANSWERED,
     UNSAID,
     WRONG_ID,
-    answer,
-    entry,
+    refusal,
+    response,
 )
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlannedLink
@@ -35,53 +33,25 @@ from zoho_crm.hooks.link_operation import RelinkClient
 from zoho_crm.hooks.presence import RetryLimits
 
 if TYPE_CHECKING:
-    from zoho_crm.core.request import ZohoRequest
     from zoho_crm.hooks.zoho_response import ZohoResponse
-
-PUT = 'PUT /crm/v7/Contacts/c%2F1/Deals {"data":[{"External_Deal_ID":"d 1"}]}'
-LINKED = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id"
-PARENT = "GET /crm/v7/Contacts/c%2F1?fields=id"
-RELATED = "GET /crm/v7/Deals/d%201?fields=id"
-NOW = datetime(2026, 11, 22, 2, tzinfo=UTC)
 
 
 def success(message: str = "relation added") -> ZohoResponse:
     details = {"External_Deal_ID": "d 1", "id": "77"}
-    return answer(
+    return response(
         200, {"data": [{"code": "SUCCESS", "details": details, "message": message, "status": "success"}]}
     )
 
 
 def wrong(field_name: str) -> ZohoResponse:
-    return entry(400, "INVALID_DATA", "invalid data", api_name=field_name)
+    return refusal(400, "INVALID_DATA", "invalid data", api_name=field_name)
 
 
-@dataclass
-class World:
-    """One relinker whose client answers from a script; a request too many is a failure of the test."""
-
-    script: list[ZohoResponse | ZohoError]
-    limits: RetryLimits = field(default_factory=RetryLimits)
-    seen: list[str] = field(default_factory=list)
-
-    async def send(self, request: ZohoRequest) -> ZohoResponse:
-        body = f" {request.body.decode()}" if request.body else ""
-        self.seen.append(f"{request.method} {request.target}{body}")
-        said = deque.popleft(self._left)
-        if isinstance(said, Exception):
-            raise said
-        return said
-
-    async def sleep(self, _: float) -> None:
-        self.seen.append("pause")
-
+class World(ScriptedLink):
     async def relink(self, *, ambiguous: bool = False, snapshot: str | None = None) -> Any:
-        self._left = deque(self.script)
         planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous, snapshot=snapshot)
-        relinker = RelinkClient(self, RELATION, "v7", self.limits, sleep=self.sleep, now=lambda: NOW)
-        ((result, self.stop_reason),) = await relinker.process_unit([planned])
+        result = await self.process(self.client(RelinkClient), planned)
         assert result.planned is planned
-        assert not self._left, "the script was not played to its end"
         return result
 
 
@@ -94,7 +64,12 @@ async def test_asks_first_and_puts_the_link_back() -> None:
         "SUCCESS",
         "relation added",
     )
-    assert (result.attempts, result.sent_at, result.ambiguous, result.detail) == (1, NOW, False, None)
+    assert (result.attempts, result.sent_at, result.ambiguous, result.detail) == (
+        1,
+        START + timedelta(seconds=1),
+        False,
+        None,
+    )
     assert (result.zoho_record_id, world.stop_reason) == ("77", None)
 
 
@@ -132,7 +107,9 @@ async def test_clear_answers_settle(script: list[Any], outcome: Outcome, attempt
     assert world.stop_reason is None
 
 
-@pytest.mark.parametrize("unclear", [UNANSWERED, BROKEN, HTML, answer(302), answer(200, b"{}"), answer(204)])
+@pytest.mark.parametrize(
+    "unclear", [UNANSWERED, BROKEN, HTML, response(302), response(200, b"{}"), response(204)]
+)
 async def test_an_unclear_answer_is_verified_and_never_believed(unclear: Any) -> None:
     world = World([MISSING, unclear, FOUND])
     result = await world.relink()
@@ -198,9 +175,11 @@ async def test_an_unclear_first_look_sends_nothing() -> None:
     [
         pytest.param(OUT_OF_CREDITS, StopReason.CREDITS, Outcome.NOT_ATTEMPTED, id="credits"),
         pytest.param(SCOPE, StopReason.REFUSED, Outcome.FAILED, id="scope"),
-        pytest.param(entry(403, "NO_PERMISSION", "no"), StopReason.REFUSED, Outcome.FAILED, id="permission"),
         pytest.param(
-            entry(400, "INVALID_DATA", "the relation name given seems to be invalid"),
+            refusal(403, "NO_PERMISSION", "no"), StopReason.REFUSED, Outcome.FAILED, id="permission"
+        ),
+        pytest.param(
+            refusal(400, "INVALID_DATA", "the relation name given seems to be invalid"),
             StopReason.REFUSED,
             Outcome.FAILED,
             id="list",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from include.local_zoho import LocalZoho
+from tests.support.local_zoho import link_all, zoho_connection
 from zoho_crm.core.links import Link, Relation
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import delete_related, get_related
@@ -17,36 +17,21 @@ from zoho_crm.errors import ZohoTokenThrottledError, ZohoUnansweredError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from include.local_zoho import LocalZoho
 
-pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[LocalZoho]:
-    with LocalZoho() as server:
-        yield server
+    pass
 
 
 @pytest.fixture
-def local(server: LocalZoho) -> LocalZoho:
-    server.reset()
-    for n in range(30):
-        server.state.link("Contacts", f"c-{n}", "Deals", f"d-{n}")
-    return server
+def local(zoho_server: LocalZoho) -> LocalZoho:
+    zoho_server.reset()
+    link_all(zoho_server, [(f"c-{n}", f"d-{n}") for n in range(30)])
+    return zoho_server
 
 
 @pytest.fixture
 def hook(local: LocalZoho, monkeypatch: pytest.MonkeyPatch) -> ZohoCRMHook:
-    connection = {
-        "conn_type": "zoho_crm",
-        "login": "local-client",
-        "password": "local-secret",
-        "host": local.host,
-        "port": local.port,
-        "extra": {"refresh_token": "local-refresh-token"},
-    }
-    monkeypatch.setenv("AIRFLOW_CONN_ZOHO_CRM_DEFAULT", json.dumps(connection))
+    monkeypatch.setenv("AIRFLOW_CONN_ZOHO_CRM_DEFAULT", json.dumps(zoho_connection(local)))
     hook = ZohoCRMHook(read_timeout_s=2.0)
     hook.sleep = lambda _: None  # type: ignore[method-assign]
     return hook

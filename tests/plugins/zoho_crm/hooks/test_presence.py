@@ -5,20 +5,19 @@ from typing import Any
 
 import pytest
 
-from tests.plugins.zoho_crm.hooks.test_link_operation import (
+from tests.support.scripted_link import LINKED, PARENT, RELATED, ScriptedLink
+from tests.support.zoho_responses import (
     BROKEN,
     BUSY,
     FOUND,
     HTML,
     MISSING,
     OUT_OF_CREDITS,
-    RELATION,
     SCOPE,
     UNANSWERED,
     WRONG_ID,
-    answer,
+    response,
 )
-from tests.plugins.zoho_crm.hooks.test_link_operation_relink import LINKED, NOW, PARENT, RELATED, World
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
@@ -30,18 +29,11 @@ ROLES = "GET /crm/v7/Contacts/c%2F1/Deals/d%201?fields=id%2CContact_Role%2CNote"
 FIELDS = ("Contact_Role", "Note")
 
 
-class Probing(World):
-    async def probe(self, **arguments: Any) -> Any:
-        from collections import deque
-
-        self._left = deque(self.script)
+class Probing(ScriptedLink):
+    async def probe(self, **options: Any) -> Any:
         planned = PlannedLink(3, Link("c/1", "d 1"), "key")
-        prober = PresenceClient(
-            self, RELATION, "v7", self.limits, sleep=self.sleep, now=lambda: NOW, **arguments
-        )
-        ((result, self.stop_reason),) = await prober.process_unit([planned])
-        assert not self._left, "the script was not played to its end"
-        assert all(line.startswith("GET ") or " " not in line for line in self.seen)
+        result = await self.process(self.client(PresenceClient, **options), planned)
+        assert all(line.startswith("GET ") or line == "pause" for line in self.seen)
         assert (result.attempts, result.sent_at, result.ambiguous) == (0, None, False)
         return result
 
@@ -78,8 +70,8 @@ async def test_says_what_would_happen_to_a_link_that_is_put_back() -> None:
     [
         pytest.param(BROKEN, "status 500, which does not say", id="500"),
         pytest.param(UNANSWERED, "sent, not answered", id="unanswered"),
-        pytest.param(answer(200, {"data": []}), "status 200, which does not say", id="no-record"),
-        pytest.param(answer(302), "status 302, which does not say", id="redirect"),
+        pytest.param(response(200, {"data": []}), "status 200, which does not say", id="no-record"),
+        pytest.param(response(302), "status 302, which does not say", id="redirect"),
     ],
 )
 async def test_what_stays_unclear_failed_and_says_why(fields: Any, said: Any, detail: str) -> None:
@@ -122,7 +114,7 @@ async def test_no_token_stops() -> None:
     ],
 )
 async def test_reads_the_attributes_of_a_link(record: dict[str, Any], kept: dict[str, Any]) -> None:
-    world = Probing([answer(200, {"data": [record]})])
+    world = Probing([response(200, {"data": [record]})])
     result = await world.probe(fields=FIELDS)
     assert world.seen == [ROLES]
     assert json.loads(result.planned.snapshot) == kept
@@ -142,9 +134,9 @@ async def test_what_is_not_there_has_an_empty_snapshot(script: list[Any]) -> Non
 @pytest.mark.parametrize(
     "said",
     [
-        answer(200, {"data": [{"id": "1", "Contact_Role": "7"}]}),
-        answer(200, {"data": [{"id": "1"}]}),
-        answer(200, {"data": [{"id": "1", "Contact_Role": 1, "Note": 2}] * 2}),
+        response(200, {"data": [{"id": "1", "Contact_Role": "7"}]}),
+        response(200, {"data": [{"id": "1"}]}),
+        response(200, {"data": [{"id": "1", "Contact_Role": 1, "Note": 2}] * 2}),
     ],
     ids=["a-field-missing", "all-missing", "two-records"],
 )

@@ -40,9 +40,9 @@ MAKES_TABLES = {"test_schema.py"}
 @pytest.fixture(
     params=[
         "sqlite",
-        pytest.param("psycopg", marks=pytest.mark.integration),
-        pytest.param("psycopg2", marks=pytest.mark.integration),
-        pytest.param("mariadb", marks=[pytest.mark.integration, pytest.mark.systems]),
+        "psycopg",
+        "psycopg2",
+        pytest.param("mariadb", marks=pytest.mark.systems),
     ]
 )
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> sa.URL:

@@ -102,7 +102,6 @@ def test_ledger_of_an_airflow_connection_to_sqlite(monkeypatch: pytest.MonkeyPat
     ledger.close()
 
 
-@pytest.mark.integration
 def test_ledger_of_an_airflow_connection_to_postgres(
     monkeypatch: pytest.MonkeyPatch, postgres_server: PostgresServer
 ) -> None:

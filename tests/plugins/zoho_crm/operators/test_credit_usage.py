@@ -61,7 +61,6 @@ def test_credits_of_a_failed_write_are_stored_with_the_next_one() -> None:
         assert credits_used == 1
 
 
-@pytest.mark.integration
 def test_run_counts_the_calls_of_its_checks_and_of_every_try(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,7 +185,6 @@ def test_results_of_other_tasks_are_resolved_and_not_rendered() -> None:
 # -- links without a ledger
 
 
-@pytest.mark.integration
 def test_takes_exactly_the_given_links_without_a_ledger(zoho: LocalZoho) -> None:
     link_all(zoho, [*pairs(6), ("c-00000", "d-00005")])
     zoho.state.unlink("Contacts", "c-00004", "Deals", "d-00004")
@@ -215,7 +214,6 @@ def test_takes_exactly_the_given_links_without_a_ledger(zoho: LocalZoho) -> None
     assert not harms(zoho)
 
 
-@pytest.mark.integration
 def test_a_second_execute_without_a_ledger_finds_the_links_absent(zoho: LocalZoho) -> None:
     link_all(zoho, pairs(3))
     task = delink(links=pairs(3))
@@ -223,7 +221,6 @@ def test_a_second_execute_without_a_ledger_finds_the_links_absent(zoho: LocalZoh
     assert task.execute(context(try_number=2)) == outcomes(already_absent=3)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("links", [[], None], ids=["empty", "xcom-none"])
 def test_no_links_are_no_work(zoho: LocalZoho, links: Any) -> None:
     task = delink(links=[LINK])
@@ -258,7 +255,6 @@ def test_names_the_place_of_what_is_no_link(monkeypatch: pytest.MonkeyPatch, lin
         delink(links=links).execute(context())
 
 
-@pytest.mark.integration
 def test_a_dry_run_without_a_ledger_sends_nothing_at_all(zoho: LocalZoho) -> None:
     link_all(zoho, pairs(3))
     summary = delink(links=[*pairs(3), pairs(1)[0], (".", "d")], dry_run=True).execute(context())
@@ -267,7 +263,6 @@ def test_a_dry_run_without_a_ledger_sends_nothing_at_all(zoho: LocalZoho) -> Non
     assert linked(zoho) == set(pairs(3))
 
 
-@pytest.mark.integration
 def test_failed_links_without_a_ledger_raise(zoho: LocalZoho, monkeypatch: pytest.MonkeyPatch) -> None:
     impatient(monkeypatch)
     link_all(zoho, pairs(3))
@@ -280,7 +275,6 @@ def test_failed_links_without_a_ledger_raise(zoho: LocalZoho, monkeypatch: pytes
 # -- links with a ledger
 
 
-@pytest.mark.integration
 def test_links_with_a_ledger_are_planned_audited_and_summed_up(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(5))
     zoho.state.unlink("Contacts", "c-00004", "Deals", "d-00004")
@@ -335,7 +329,6 @@ def test_links_with_a_ledger_are_planned_audited_and_summed_up(zoho: LocalZoho, 
     assert audit.leases() == []
 
 
-@pytest.mark.integration
 def test_a_second_execute_with_a_ledger_sends_nothing(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(4))
     first = delink(links=pairs(4), audit_conn_id=AUDIT).execute(context())
@@ -346,7 +339,6 @@ def test_a_second_execute_with_a_ledger_sends_nothing(zoho: LocalZoho, audit: Au
     assert audit.run()["status"] == "succeeded"
 
 
-@pytest.mark.integration
 def test_a_retry_works_on_the_stored_links_alone(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(4))
     delink(links=pairs(2), audit_conn_id=AUDIT).execute(context())
@@ -354,7 +346,6 @@ def test_a_retry_works_on_the_stored_links_alone(zoho: LocalZoho, audit: Audit) 
     assert linked(zoho) == set(pairs(4)[2:])
 
 
-@pytest.mark.integration
 def test_mapped_tasks_and_runs_keep_plans_of_their_own(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(3))
     for number, ctx in enumerate(
@@ -365,7 +356,6 @@ def test_mapped_tasks_and_runs_keep_plans_of_their_own(zoho: LocalZoho, audit: A
     assert linked(zoho) == set()
 
 
-@pytest.mark.integration
 def test_a_second_try_drives_only_the_links_that_were_left(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -387,7 +377,6 @@ def test_a_second_try_drives_only_the_links_that_were_left(
     assert (run["status"], run["removed"], run["failed"], run["detail"]) == ("succeeded", 6, 0, None)
 
 
-@pytest.mark.integration
 def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try_before_anything_is_sent(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -408,7 +397,6 @@ def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try_before_anythin
     assert "may have been sent by an earlier try" in last["detail"]
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("given", ["links", "chunk"])
 def test_a_dry_run_with_a_ledger_sends_no_request(zoho: LocalZoho, audit: Audit, given: str) -> None:
     link_all(zoho, pairs(3))
@@ -431,7 +419,6 @@ def test_a_dry_run_with_a_ledger_sends_no_request(zoho: LocalZoho, audit: Audit,
     assert linked(zoho) == set(pairs(3))
 
 
-@pytest.mark.integration
 def test_a_dry_run_of_many_links_settles_each_once(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -447,7 +434,6 @@ def test_a_dry_run_of_many_links_settles_each_once(
 # -- a chunk of a stored plan
 
 
-@pytest.mark.integration
 def test_works_off_the_chunks_of_a_plan_operator(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
@@ -479,7 +465,6 @@ def test_works_off_the_chunks_of_a_plan_operator(
     assert len(zoho.state.journal.requests) == requests
 
 
-@pytest.mark.integration
 def test_a_plan_of_another_relation_is_refused(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(2))
     (chunk,) = planned(audit, pairs(2))
@@ -490,7 +475,6 @@ def test_a_plan_of_another_relation_is_refused(zoho: LocalZoho, audit: Audit) ->
     assert {row["state"] for row in audit.links()} == {"planned"}
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -507,7 +491,6 @@ def test_a_chunk_that_is_not_stored_is_refused(
     assert sent(zoho) == []
 
 
-@pytest.mark.integration
 def test_an_applied_run_cannot_go_on_as_a_dry_run_over_links_that_were_sent(
     zoho: LocalZoho, audit: Audit
 ) -> None:
@@ -519,7 +502,6 @@ def test_an_applied_run_cannot_go_on_as_a_dry_run_over_links_that_were_sent(
     assert sent(zoho) == []
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("code", "status"), [("OAUTH_SCOPE_MISMATCH", 401), ("NO_PERMISSION", 403), ("INVALID_MODULE", 400)]
 )
@@ -542,7 +524,6 @@ def test_a_refusal_that_waits_for_every_link_stops_for_good(
     assert audit.leases() == []
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize("given", ["links", "chunk"])
 def test_used_up_credits_stop_at_once_and_the_rest_waits_outside_of_a_worker(
     zoho: LocalZoho, audit: Audit, given: str
@@ -575,7 +556,6 @@ def test_used_up_credits_stop_at_once_and_the_rest_waits_outside_of_a_worker(
     assert len(sent(zoho)) == 31
 
 
-@pytest.mark.integration
 def test_waits_no_longer_than_its_patience(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(5))
     zoho.state.configure(credit_limit=0)
@@ -591,7 +571,6 @@ def test_waits_no_longer_than_its_patience(zoho: LocalZoho, audit: Audit) -> Non
     assert audit.run()["stop_reason"] is None
 
 
-@pytest.mark.integration
 def test_waits_for_an_access_token_when_zoho_gives_none(
     zoho: LocalZoho, audit: Audit, variables: dict[str, str]
 ) -> None:
@@ -608,7 +587,6 @@ def test_waits_for_an_access_token_when_zoho_gives_none(
     assert {row["state"] for row in audit.links()} == {"planned"}
 
 
-@pytest.mark.integration
 def test_credits_under_the_reserve_are_left_to_others(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(60))
     zoho.state.configure(credit_limit=60)
@@ -619,7 +597,6 @@ def test_credits_under_the_reserve_are_left_to_others(zoho: LocalZoho, audit: Au
     assert "failed" not in audit.latest().values()
 
 
-@pytest.mark.integration
 def test_without_a_ledger_links_that_were_never_taken_count_as_not_attempted(zoho: LocalZoho) -> None:
     link_all(zoho, pairs(50))
     zoho.state.configure(credit_limit=3)
@@ -627,7 +604,6 @@ def test_without_a_ledger_links_that_were_never_taken_count_as_not_attempted(zoh
         delink(links=pairs(50), task_concurrency=1).execute(context())
 
 
-@pytest.mark.integration
 def test_a_refusal_for_every_link_stops_the_other_tasks_of_the_run(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(40))
     body = {"code": "NO_PERMISSION", "details": {}, "message": "no", "status": "error"}
@@ -651,7 +627,6 @@ def test_a_refusal_for_every_link_stops_the_other_tasks_of_the_run(zoho: LocalZo
     assert linked(zoho) == set()
 
 
-@pytest.mark.integration
 def test_too_many_failures_stop_the_run(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(200))
     for number in range(200):
@@ -665,7 +640,6 @@ def test_too_many_failures_stop_the_run(zoho: LocalZoho, audit: Audit) -> None:
     assert set(found) == {"rejected", "not_attempted"}
 
 
-@pytest.mark.integration
 def test_removes_links_of_one_parent_together(zoho: LocalZoho, audit: Audit) -> None:
     links = [(f"c-{n % 3}", f"d-{n}") for n in range(60)]
     link_all(zoho, [*links, ("c-0", "stays")])
@@ -680,7 +654,6 @@ def test_removes_links_of_one_parent_together(zoho: LocalZoho, audit: Audit) -> 
     assert {row["strategy"] for row in audit.events()} == {"by_parent"}
 
 
-@pytest.mark.integration
 def test_the_time_limit_of_the_task_ends_it_in_order(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -702,7 +675,6 @@ def test_the_time_limit_of_the_task_ends_it_in_order(
     assert audit.leases() == []
 
 
-@pytest.mark.integration
 def test_a_kill_ends_it_in_order(zoho: LocalZoho, audit: Audit) -> None:
     zoho.state.configure(latency_s=0.05)
     link_all(zoho, pairs(60))
@@ -722,7 +694,6 @@ def test_a_kill_ends_it_in_order(zoho: LocalZoho, audit: Audit) -> None:
     task.on_kill()
 
 
-@pytest.mark.integration
 def test_a_newer_try_takes_the_chunk_over_and_no_link_is_lost(zoho: LocalZoho, audit: Audit) -> None:
     zoho.state.configure(latency_s=0.05)
     link_all(zoho, pairs(60))
@@ -742,7 +713,6 @@ def test_a_newer_try_takes_the_chunk_over_and_no_link_is_lost(zoho: LocalZoho, a
     assert audit.leases() == []
 
 
-@pytest.mark.integration
 def test_chunks_of_one_connection_stay_within_its_limit_together(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -797,7 +767,6 @@ def hostile_ids() -> list[str]:
     return list(dict.fromkeys(ids))
 
 
-@pytest.mark.integration
 def test_no_external_id_leads_to_another_address(zoho: LocalZoho, audit: Audit) -> None:
     ids = hostile_ids()
     assert len(ids) >= 300

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = ["impatient"]
 
-pytestmark = pytest.mark.integration
 on_sqlite = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
 
 ROLE = {"name": "Decision Maker", "id": "4876876000000006873"}

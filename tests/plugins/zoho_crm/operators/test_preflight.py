@@ -34,7 +34,6 @@ def check(job: Job, sql_path: Path, **params: Any) -> dict[str, Any]:
     )
 
 
-@pytest.mark.integration
 def test_tells_the_audit_what_it_learns_and_makes_the_tables(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
@@ -50,7 +49,6 @@ def test_tells_the_audit_what_it_learns_and_makes_the_tables(
     assert audit.leases() == []
 
 
-@pytest.mark.integration
 def test_tokens_that_zoho_does_not_give_for_a_while_may_be_tried_again(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, variables: dict[str, str]
 ) -> None:
@@ -62,7 +60,6 @@ def test_tokens_that_zoho_does_not_give_for_a_while_may_be_tried_again(
     assert audit.leases() == []
 
 
-@pytest.mark.integration
 def test_leaves_an_access_token_behind_for_the_tasks(
     zoho: LocalZoho,
     audit: Audit,
@@ -76,7 +73,6 @@ def test_leaves_an_access_token_behind_for_the_tasks(
     assert zoho.state.tokens.issued == 1
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -107,7 +103,6 @@ def test_a_wrong_connection_is_told_in_one_sentence(
     assert audit.runs() == []
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -138,14 +133,12 @@ def test_a_wrong_relation_is_told(
     assert sent(zoho) == []
 
 
-@pytest.mark.integration
 def test_a_missing_scope_is_told(zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
     zoho.state.configure(granted_scopes=("ZohoCRM.modules.READ", "ZohoCRM.settings.ALL", "ZohoCRM.org.READ"))
     with pytest.raises(AirflowFailException, match=r"ZohoCRM\.modules\.contacts\.DELETE.*deals\.DELETE"):
         check(make_job(), sql_path)
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     ("sql", "says"),
     [("", "SQL is empty"), ("SELECT :since", "The job's SQL uses :since; a run has only")],
@@ -158,7 +151,6 @@ def test_sql_that_no_run_can_use_is_told(
         check(make_job(), sql_path)
 
 
-@pytest.mark.integration
 def test_a_wrong_field_of_the_form_is_told_before_anything_is_asked(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
@@ -167,7 +159,6 @@ def test_a_wrong_field_of_the_form_is_told_before_anything_is_asked(
     assert list(zoho.state.journal.requests) == []
 
 
-@pytest.mark.integration
 def test_an_audit_database_that_is_away_may_be_tried_again(
     zoho: LocalZoho, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,7 +177,6 @@ def test_an_audit_database_that_is_away_may_be_tried_again(
     assert list(zoho.state.journal.requests) == []
 
 
-@pytest.mark.integration
 def test_a_warehouse_that_is_no_database_is_told(
     zoho: LocalZoho, audit: Audit, sql_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef
 
-pytestmark = pytest.mark.integration
-
 on_sqlite = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
 
 ROLE = {"name": "Decision Maker", "id": "4876876000000006873"}

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 LINKS = 10_000
 
 
-@pytest.mark.integration
 @pytest.mark.parametrize(
     "audit", ["sqlite", "postgres", pytest.param("mariadb", marks=pytest.mark.systems)], indirect=True
 )

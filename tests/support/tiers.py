@@ -1,0 +1,63 @@
+"""
+The tier of each test, from what it uses and where it lies. A pytest plugin.
+
+`make test-unit` runs the tests without any of these marks, `make test` all but `systems`, `make test-systems` those:
+
+- `integration`: uses a server or a process that the test session starts, or lies in tests/include or tests/proofs
+- `e2e`: uses a running Airflow, or lies in tests/e2e
+- `browser`: lies in tests/browser
+- `systems`: lies in tests/browser or tests/systems, or the test says so
+
+Only a test that starts something without a fixture carries `@pytest.mark.integration` itself. All tests that need a
+running Airflow belong to one group of `--dist loadgroup`: the group runs in one process, so that there is one Airflow.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+_TESTS = Path(__file__).parents[1]
+
+INTEGRATION = {
+    "live",  # Dag runs in another process
+    "mariadb_server",
+    "postgres_server",
+    "processes",  # a pool of them
+    "zoho_server",
+}
+SERVER_DATABASES = {"mariadb", "postgres", "psycopg", "psycopg2"}
+"""Values of a parametrized fixture that lead to a server, whose fixture is requested only when the test runs."""
+
+FOLDERS = {
+    "browser": ("browser", "systems", "e2e"),
+    "e2e": ("e2e",),
+    "include": ("integration",),
+    "proofs": ("integration",),
+    "systems": ("systems",),
+}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in _marks(item):
+            item.add_marker(mark)
+        if item.get_closest_marker("e2e"):
+            item.add_marker(pytest.mark.xdist_group("e2e"))
+
+
+def _marks(item: pytest.Item) -> set[str]:
+    marks = set(FOLDERS.get(item.path.relative_to(_TESTS).parts[0], ()))
+    fixtures = set(getattr(item, "fixturenames", ()))
+    if "airflow_stack" in fixtures:
+        marks.add("e2e")
+    if fixtures & INTEGRATION or SERVER_DATABASES & _parameters(item):
+        marks.add("integration")
+    return marks
+
+
+def _parameters(item: pytest.Item) -> set[str]:
+    callspec = getattr(item, "callspec", None)
+    return {value for value in callspec.params.values() if isinstance(value, str)} if callspec else set()
