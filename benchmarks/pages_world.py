@@ -9,9 +9,8 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import Origin, RunStart, Target
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.outcomes import LinkState, Outcome, RunStatus
 from zoho_crm.core.run_request import run_key
-from zoho_crm.ledger.runs import LinkState, RunStatus
 from zoho_crm.ledger.tables import audit, chunks, links, runs
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from zoho_crm.core.links import Relation
-    from zoho_crm.core.models import ChunkRef, PlanSummary, Target
-    from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.core.models import ChunkRef, PlanSummary, StoredRun, Target
     from zoho_crm.operators.chunk_run import ChunkReport
 
 log = logging.getLogger(__name__)

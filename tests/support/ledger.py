@@ -16,9 +16,9 @@ from zoho_crm.ledger import tables
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
 
 RUN = "zoho_delink__contacts_deals:scheduled__2026-07-01T00:00:00+00:00"
 JOB = "contacts_deals"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
+
+from zoho_crm.core.links import Relation
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from zoho_crm.core.links import Link, Relation
+    from zoho_crm.core.links import Link
     from zoho_crm.core.outcomes import Outcome
 
 
@@ -161,3 +163,89 @@ class PlanSummary:
     duplicates: int
     invalid: int
     chunks: list[ChunkRef]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredRun:
+    """
+    A run as it is stored. Times are aware and in UTC; counts are None until the run is planned or finished.
+
+    :param mode: ``apply`` or ``dry_run``
+    :param window_start: start of the half-open window of the first try: later tries reuse it
+    :param params: the trigger form's values
+    :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
+    :param credits: API credits used by all requests of all tries; None while the run is not finished
+    :param preflight_credits: API credits of them used outside of chunks
+    """
+
+    run_key: str
+    job: str
+    dag_id: str
+    dag_run_id: str
+    run_type: str
+    logical_date: datetime | None
+    data_interval_start: datetime | None
+    data_interval_end: datetime | None
+    triggered_by: str | None
+    task_id: str
+    org_id: str | None
+    data_center: str
+    api_version: str
+    strategy: str
+    operation: str
+    origin_run_key: str | None
+    module: str
+    external_field: str
+    related_list: str
+    related_module: str
+    related_external_field: str
+    mode: str
+    window_start: datetime | None
+    window_end: datetime | None
+    reason: str | None
+    params: dict[str, Any]
+    status: str
+    detail: str | None
+    stop_reason: str | None
+    source_rows: int | None
+    planned: int | None
+    duplicates: int | None
+    chunks: int | None
+    removed: int | None
+    already_absent: int | None
+    parent_not_found: int | None
+    related_not_found: int | None
+    invalid: int | None
+    rejected: int | None
+    failed: int | None
+    unknown: int | None
+    not_attempted: int | None
+    would_remove: int | None
+    relinked: int | None
+    already_linked: int | None
+    would_relink: int | None
+    credits: int | None
+    preflight_credits: int
+    baseline_links: int | None
+    source_as_of: datetime | None
+    guard_decision: str | None
+    approval: str | None
+    approved_by: str | None
+    approved_at: datetime | None
+    started_at: datetime
+    planned_at: datetime | None
+    finished_at: datetime | None
+    pseudonymised_at: datetime | None
+    environment: str | None
+    code_version: str
+    schema_version: int
+
+    @property
+    def relation(self) -> Relation:
+        """The relation of the run's links: that of its plan, even if the job file has changed since."""
+        return Relation(**{part.name: getattr(self, part.name) for part in fields(Relation)})
+
+    @property
+    def dry_run(self) -> bool:
+        """Whether nothing is sent."""
+        return self.mode == "dry_run"

@@ -56,3 +56,26 @@ DELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _OF_REL
 
 RELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _OF_DELINK_ALONE)
 """What can come of a link that is to be put back."""
+
+
+class RunStatus(StrEnum):
+    """Where a run stands."""
+
+    PLANNED = "planned"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    STOPPED = "stopped"
+    REJECTED = "rejected"
+
+
+class LinkState(StrEnum):
+    """Where a link of a plan stands."""
+
+    PLANNED = "planned"
+    """No request for it can be on its way, or have been applied without an outcome."""
+    IN_FLIGHT = "in_flight"
+    """A request may have been sent; without an outcome it is unknown whether it was applied."""
+    SETTLED = "settled"
+    """Its outcome is final."""

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.core.models import DELINK
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.ledger.engine import reading
-from zoho_crm.ledger.runs import LinkState
 from zoho_crm.ledger.selection import open_page
 from zoho_crm.ledger.tables import audit, links
 

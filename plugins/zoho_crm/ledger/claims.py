@@ -17,17 +17,16 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, Origin, PlannedLink, Target
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd
 from zoho_crm.ledger.columns import fitted
-from zoho_crm.ledger.runs import LinkState
+from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.tables import chunks, links, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
 _IN_LIST = 500
 """Values in one ``IN``: far below what any database takes."""
@@ -68,91 +67,150 @@ class Claim:
         self.chain = chain or self.chain
 
 
-def claim_chunk(engine: sa.Engine, run_key: str, chunk_no: int, holder: str, now: datetime) -> Claim:
-    """
-    Claim a chunk, fencing out whoever has claimed it before.
+class ChunkClaims(Store):
+    """Claims on chunks, and what is written under them."""
 
-    :raises PlanError: the plan has no such chunk, or the run's ids have been replaced by hashes
-    """
-    replaced_at = sa.select(runs.c.pseudonymised_at).where(runs.c.run_key == run_key).scalar_subquery()
-    mine = sa.and_(chunks.c.run_key == run_key, chunks.c.chunk_no == chunk_no)
-    with engine.begin() as connection:
-        claimed = connection.execute(
-            sa.update(chunks)
-            .where(mine)
-            .values(
-                claim_no=chunks.c.claim_no + 1,
-                write_no=0,
-                holder=fitted(chunks.c.holder, holder),
-                claimed_at=now,
+    def claim(self, run_key: str, chunk_no: int, holder: str) -> Claim:
+        """
+        Claim a chunk, fencing out whoever has claimed it before.
+
+        :param holder: who claims, for people who read the table
+        :raises PlanError: the plan has no such chunk
+        """
+        now = self._now()
+        replaced_at = sa.select(runs.c.pseudonymised_at).where(runs.c.run_key == run_key).scalar_subquery()
+        mine = sa.and_(chunks.c.run_key == run_key, chunks.c.chunk_no == chunk_no)
+        with self._engine.begin() as connection:
+            claimed = connection.execute(
+                sa.update(chunks)
+                .where(mine)
+                .values(
+                    claim_no=chunks.c.claim_no + 1,
+                    write_no=0,
+                    holder=fitted(chunks.c.holder, holder),
+                    claimed_at=now,
+                )
             )
+            if claimed.rowcount == 0:
+                raise PlanError(f"run {run_key!r} has no chunk {chunk_no}: plan the run before driving it")
+            # The update holds the row: nobody else's number can be read here.
+            row = connection.execute(
+                sa.select(
+                    chunks.c.claim_no,
+                    chunks.c.links,
+                    chunks.c.first_seq,
+                    chunks.c.chain_no,
+                    chunks.c.chain_hash,
+                    replaced_at.label("replaced_at"),
+                ).where(mine)
+            ).one()
+            if row.replaced_at is not None:
+                raise PlanError(
+                    f"run {run_key!r} was pseudonymised at {row.replaced_at:%Y-%m-%d %H:%M} UTC: the ids of its links "
+                    "are gone; start a new run"
+                )
+        chain = ChainEnd(row.chain_no, row.chain_hash or "")
+        return Claim(run_key, chunk_no, row.claim_no, holder, row.links, row.first_seq, chain)
+
+    def settle(
+        self,
+        claim: Claim,
+        results: Sequence[LinkResult],
+        *,
+        origin: Origin,
+        target: Target,
+        job: str,
+        take: int = 0,
+        in_flight: bool = True,
+        credits_used: int = 0,
+    ) -> list[PlannedLink]:
+        """
+        Write results with their audit rows and take the next links, in one transaction.
+
+        :param results: one for each link at most; links without one stay as they are
+        :param take: how many links to take at most
+        :param in_flight: False for a dry run, as in :meth:`take`
+        :param credits_used: API credits since the last write under this claim
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: a result is for a link that this claim has not taken, or has settled before
+        """
+        _check_results(claim, results)
+        rows = audit_rows(claim, results, origin=origin, target=target, job=job)
+        with self._engine.begin() as connection:
+            fence(connection, claim, rows.end, credits_used)
+            _write_states(connection, claim, results, in_flight=in_flight)
+            audit.append(connection, rows)
+            taken = _take(connection, claim, take, in_flight=in_flight)
+        _advance(claim, results, taken, rows.end)
+        return taken
+
+    def take(self, claim: Claim, limit: int, *, in_flight: bool = True) -> list[PlannedLink]:
+        """
+        Take the chunk's next links that are not settled; an empty list says that there are no more.
+
+        :param in_flight: False for a dry run: no request follows, so no link is marked
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: requests of this run have been sent, and it is now driven as a dry run
+        """
+        with self._engine.begin() as connection:
+            fence(connection, claim)
+            taken = _take(connection, claim, limit, in_flight=in_flight)
+        _advance(claim, (), taken, claim.chain)
+        return taken
+
+    def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
+        """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
+        if limit < 1:
+            return []
+        statement = (
+            sa.select(links.c.seq, links.c.external_id, links.c.related_external_id, links.c.pair_key)
+            .where(
+                links.c.run_key == claim.run_key,
+                links.c.seq >= max(claim.first_seq, claim.last_read + 1),
+                links.c.seq < claim.end_seq,
+                links.c.state == LinkState.PLANNED.value,
+                links.c.snapshot.is_(None),
+            )
+            .order_by(links.c.seq)
+            .limit(limit)
         )
-        if claimed.rowcount == 0:
-            raise PlanError(f"run {run_key!r} has no chunk {chunk_no}: plan the run before driving it")
-        # The update holds the row: nobody else's number can be read here.
-        row = connection.execute(
-            sa.select(
-                chunks.c.claim_no,
-                chunks.c.links,
-                chunks.c.first_seq,
-                chunks.c.chain_no,
-                chunks.c.chain_hash,
-                replaced_at.label("replaced_at"),
-            ).where(mine)
-        ).one()
-        if row.replaced_at is not None:
-            raise PlanError(
-                f"run {run_key!r} was pseudonymised at {row.replaced_at:%Y-%m-%d %H:%M} UTC: the ids of its links "
-                "are gone; start a new run"
-            )
-    chain = ChainEnd(row.chain_no, row.chain_hash or "")
-    return Claim(run_key, chunk_no, row.claim_no, holder, row.links, row.first_seq, chain)
+        with reading(self._engine).begin() as connection:
+            rows = connection.execute(statement).all()
+        if rows:
+            claim.last_read = rows[-1].seq
+        return [
+            PlannedLink(row.seq, Link(row.external_id, row.related_external_id), row.pair_key) for row in rows
+        ]
 
+    def store_snapshots(self, claim: Claim, texts: Mapping[int, str], *, credits_used: int = 0) -> None:
+        """
+        Store what links have of their own, in one transaction.
 
-def settle(
-    engine: sa.Engine,
-    claim: Claim,
-    results: Sequence[LinkResult],
-    *,
-    origin: Origin,
-    target: Target,
-    job: str,
-    take: int,
-    in_flight: bool,
-    credits_used: int = 0,
-) -> list[PlannedLink]:
-    """
-    Write results and take the next links, in one transaction.
-
-    :param take: how many links to take at most
-    :param in_flight: whether requests follow, and so whether links are marked before they are returned
-    :param credits_used: API credits since the last write under this claim
-    :raises ClaimLostError: a newer claim exists, and nothing was written
-    :raises PlanError: a result is for a link that was not taken under this claim, or was settled under it before
-    """
-    _check_results(claim, results)
-    rows = audit_rows(claim, results, origin=origin, target=target, job=job)
-    with engine.begin() as connection:
-        fence(connection, claim, rows.end, credits_used)
-        _write_states(connection, claim, results, in_flight=in_flight)
-        audit.append(connection, rows)
-        taken = _take(connection, claim, take, in_flight=in_flight)
-    _advance(claim, results, taken, rows.end)
-    return taken
-
-
-def take(engine: sa.Engine, claim: Claim, limit: int, *, in_flight: bool) -> list[PlannedLink]:
-    """
-    Take the next links that are not settled; an empty list says that there are no more.
-
-    :raises ClaimLostError: a newer claim exists, and nothing was written
-    :raises PlanError: requests of this run have been sent, and it is now driven as a dry run
-    """
-    with engine.begin() as connection:
-        fence(connection, claim)
-        taken = _take(connection, claim, limit, in_flight=in_flight)
-    _advance(claim, (), taken, claim.chain)
-    return taken
+        :param texts: JSON text by the link's place in the plan
+        :param credits_used: API credits since the last write under this claim
+        :raises ClaimLostError: a newer claim exists, and nothing was written
+        :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
+        """
+        if outside := [seq for seq in texts if not claim.first_seq <= seq < claim.end_seq]:
+            raise PlanError(f"link {outside[0]} of run {claim.run_key!r} is not in chunk {claim.chunk_no}")
+        with self._engine.begin() as connection:
+            fence(connection, claim, credits_used=credits_used)
+            for seq, text in texts.items():
+                stored = connection.execute(
+                    sa.update(links)
+                    .where(
+                        links.c.run_key == claim.run_key,
+                        links.c.seq == seq,
+                        links.c.state == LinkState.PLANNED.value,
+                    )
+                    .values(snapshot=fitted(links.c.snapshot, text))
+                )
+                if stored.rowcount != 1:
+                    raise PlanError(
+                        f"link {seq} of run {claim.run_key!r} has been sent by now: a snapshot comes before; "
+                        "nothing was written"
+                    )
+        claim.count_write()
 
 
 def audit_rows(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -10,11 +12,29 @@ import sqlalchemy as sa
 from zoho_crm import databases
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.pool import ConnectionPoolEntry
 
 SQLITE_BUSY_TIMEOUT_MS = 60_000
 _READING = "zoho_delink_reading"
 _SET_UP = "zoho_delink_set_up"
+
+
+class Store:
+    """
+    A part of the ledger: it owns an engine, and tells the time by a clock.
+
+    :param engine: engine of the audit database, as :func:`prepared` returns it
+    :param clock: seconds since 1970
+    """
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
 
 
 def engine_of(audit_conn_id: str) -> sa.Engine:

@@ -1,19 +1,28 @@
-"""Close a run: links that no try has given an outcome get the one that is true of them."""
+"""
+The end of a run: links without an outcome get one, and the audit is sealed.
+
+A seal records the end of each chunk's chain, and the head of the seal before it: people who keep one head elsewhere
+can prove that nothing which was sealed until then has been changed since.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink, Target
-from zoho_crm.core.outcomes import Outcome
-from zoho_crm.ledger import audit, claims
-from zoho_crm.ledger.engine import reading
-from zoho_crm.ledger.runs import LinkState, existing_run
-from zoho_crm.ledger.tables import links
+from zoho_crm.core.outcomes import LinkState, Outcome
+from zoho_crm.errors import AuditAlteredError
+from zoho_crm.ledger.audit import append
+from zoho_crm.ledger.chain import CHUNK_OF_PLAN, ChainEnd, canonical, digest, moment
+from zoho_crm.ledger.claims import ChunkClaims, audit_rows, fence
+from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.runs import RunStore, no_such_run
+from zoho_crm.ledger.tables import audit, chunks, links, runs, seals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,75 +42,129 @@ _DETAIL = {
 }
 
 
-def close_unfinished_links(
-    engine: sa.Engine, run_key: str, *, origin: Origin, now: datetime
-) -> Counter[Outcome]:
+_TRIES = 100
+"""Of several processes that seal at the same moment, one succeeds at each try."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
     """
-    Give every link without an outcome one: ``not_attempted`` if it was never sent, ``unknown`` if it may have been.
+    A seal as it is stored.
 
-    Their chunks are claimed first, so that a try that still runs somewhere stops at its next write. Links stay open
-    for a later try, which a clear of the task starts.
-
-    :param origin: the task that closes the run, for the audit rows
-    :return: the number of links closed, by outcome
+    :param seal_no: its place among all seals, from 1
+    :param audit_rows: audit rows of the run that are in a chain
+    :param ends: JSON list of ``[chunk_no, chain_no, row_hash]`` of the last row of each chunk that has rows
+    :param run_head: SHA-256 over ``ends``
+    :param head: SHA-256 over the rest of this seal and the head before it
     """
-    run = existing_run(engine, run_key)
-    target = Target(
-        relation=run.relation,
-        data_center=run.data_center,
-        api_version=run.api_version,
-        strategy=run.strategy,
-        org_id=run.org_id,
-        dry_run=run.dry_run,
-        operation=run.operation,
-    )
-    closed: Counter[Outcome] = Counter()
-    for chunk_no in _open_chunks(engine, run_key):
-        claim = claims.claim_chunk(engine, run_key, chunk_no, f"{origin.task_id} closes the run", now)
-        while batch := _close_batch(engine, claim, origin=origin, target=target, job=run.job, now=now):
-            closed.update(batch)
-    return closed
+
+    seal_no: int
+    run_key: str
+    audit_rows: int
+    ends: str
+    run_head: str
+    head: str
+    sealed_at: datetime
 
 
-def _open_chunks(engine: sa.Engine, run_key: str) -> Sequence[int]:
-    statement = (
-        sa.select(links.c.chunk_no)
-        .distinct()
-        .where(
-            links.c.run_key == run_key,
-            links.c.chunk_no.is_not(None),
-            sa.or_(_NEVER_SENT, _UNANSWERED),
+def seal_head(
+    seal_no: int, run_key: str, audit_rows: int, run_head: str, sealed_at: datetime, before: str
+) -> str:
+    """
+    Return the head of a seal.
+
+    :param before: head of the seal before it; empty for the first
+    """
+    return digest(canonical([seal_no, run_key, audit_rows, run_head, moment(sealed_at), before]))
+
+
+class RunFinalizer(Store):
+    """The end of a run: outcomes for unfinished links, and the seal."""
+
+    def close_unfinished_links(self, run_key: str, *, origin: Origin) -> Counter[Outcome]:
+        """
+        Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
+
+        A try that still runs somewhere is fenced out. The links stay open for a later try.
+
+        :return: the number of links closed, by outcome
+        """
+        now = self._now()
+        run = RunStore(self._engine).existing(run_key)
+        target = Target(
+            relation=run.relation,
+            data_center=run.data_center,
+            api_version=run.api_version,
+            strategy=run.strategy,
+            org_id=run.org_id,
+            dry_run=run.dry_run,
+            operation=run.operation,
         )
-        .order_by(links.c.chunk_no)
-    )
-    with reading(engine).begin() as connection:
-        return connection.execute(statement).scalars().all()
+        closed: Counter[Outcome] = Counter()
+        for chunk_no in self._open_chunks(run_key):
+            claim = ChunkClaims(self._engine, self._clock).claim(
+                run_key, chunk_no, f"{origin.task_id} closes the run"
+            )
+            while batch := self._close_batch(claim, origin=origin, target=target, job=run.job, now=now):
+                closed.update(batch)
+        return closed
 
+    def _open_chunks(self, run_key: str) -> Sequence[int]:
+        statement = (
+            sa.select(links.c.chunk_no)
+            .distinct()
+            .where(
+                links.c.run_key == run_key,
+                links.c.chunk_no.is_not(None),
+                sa.or_(_NEVER_SENT, _UNANSWERED),
+            )
+            .order_by(links.c.chunk_no)
+        )
+        with reading(self._engine).begin() as connection:
+            return connection.execute(statement).scalars().all()
 
-def _close_batch(
-    engine: sa.Engine, claim: Claim, *, origin: Origin, target: Target, job: str, now: datetime
-) -> Counter[Outcome]:
-    """Close some links of a claimed chunk in one transaction; nothing when none is left."""
-    with engine.begin() as connection:
-        # Read before the fence, which writes what the rows do to the chain: nobody but the claim's owner writes here.
-        found = {
-            outcome: _results(connection, claim, condition, outcome, now)
-            for outcome, condition in _CLOSED_AS.items()
-        }
-        results = [result for part in found.values() for result in part]
-        rows = claims.audit_rows(claim, results, origin=origin, target=target, job=job)
-        claims.fence(connection, claim, rows.end)
-        for outcome, condition in _CLOSED_AS.items():
-            if part := found[outcome]:
-                first, last = part[0].planned.seq, part[-1].planned.seq
-                connection.execute(
-                    sa.update(links)
-                    .where(links.c.run_key == claim.run_key, links.c.seq.between(first, last), condition)
-                    .values(outcome=outcome.value)
-                )
-        audit.append(connection, rows)
-    claim.count_write(rows.end)
-    return Counter(result.outcome for result in results)
+    def _close_batch(
+        self, claim: Claim, *, origin: Origin, target: Target, job: str, now: datetime
+    ) -> Counter[Outcome]:
+        """Close some links of a claimed chunk in one transaction; nothing when none is left."""
+        with self._engine.begin() as connection:
+            # Read before the fence, which stores the chain's end after these rows: only the claim's owner writes here.
+            found = {
+                outcome: _results(connection, claim, condition, outcome, now)
+                for outcome, condition in _CLOSED_AS.items()
+            }
+            results = [result for part in found.values() for result in part]
+            rows = audit_rows(claim, results, origin=origin, target=target, job=job)
+            fence(connection, claim, rows.end)
+            for outcome, condition in _CLOSED_AS.items():
+                if part := found[outcome]:
+                    first, last = part[0].planned.seq, part[-1].planned.seq
+                    connection.execute(
+                        sa.update(links)
+                        .where(links.c.run_key == claim.run_key, links.c.seq.between(first, last), condition)
+                        .values(outcome=outcome.value)
+                    )
+            append(connection, rows)
+        claim.count_write(rows.end)
+        return Counter(result.outcome for result in results)
+
+    def seal(self, run_key: str) -> Seal:
+        """
+        Seal a run as its audit is now, or return its last seal if nothing has been added since.
+
+        :raises PlanError: there is no such run
+        :raises AuditAlteredError: the last audit rows are not those that were written
+        """
+        now = self._now()
+        for tries_left in reversed(range(_TRIES)):
+            try:
+                with self._engine.begin() as connection:
+                    return _seal(connection, run_key, now)
+            except sa.exc.IntegrityError:
+                # Another run was sealed at the same moment, and has taken the number.
+                if not tries_left:
+                    raise
+        raise AssertionError
 
 
 def _results(
@@ -138,3 +201,75 @@ def _results(
         )
         for row in connection.execute(statement)
     ]
+
+
+def _seal(connection: sa.Connection, run_key: str, now: datetime) -> Seal:
+    if connection.scalar(sa.select(runs.c.run_key).where(runs.c.run_key == run_key)) is None:
+        raise no_such_run(run_key)
+    # The last seal is read first: whoever seals from now on takes the same number, and one of the two begins anew.
+    last = connection.execute(_last_seal()).one_or_none()
+    ends = _chain_ends(connection, run_key)
+    rows = sum(end.chain_no for end in ends.values())
+    text = canonical([[chunk_no, end.chain_no, end.row_hash] for chunk_no, end in sorted(ends.items())])
+    run_head = digest(text)
+    mine = connection.execute(_last_seal(seals.c.run_key == run_key)).one_or_none()
+    if mine is not None and mine.run_head == run_head:
+        return Seal(**mine._mapping)
+    seal_no, before = (last.seal_no + 1, last.head) if last else (1, "")
+    head = seal_head(seal_no, run_key, rows, run_head, now, before)
+    seal = Seal(seal_no, run_key, rows, text, run_head, head, now)
+    connection.execute(sa.insert(seals).values(asdict(seal)))
+    return seal
+
+
+def _last_seal(*conditions: sa.ColumnElement[bool]) -> sa.Select[tuple[object, ...]]:
+    return sa.select(seals).where(*conditions).order_by(seals.c.seal_no.desc()).limit(1)
+
+
+def _chain_ends(connection: sa.Connection, run_key: str) -> dict[int, ChainEnd]:
+    """
+    Return where the chains of a run end, by the audit rows themselves; chunks without rows are left out.
+
+    :raises AuditAlteredError: a chunk's row knows another end
+    """
+    rows = audit.alias("rows")
+    last_no = (
+        sa.select(sa.func.max(rows.c.chain_no))
+        .where(rows.c.run_key == chunks.c.run_key, rows.c.chunk_no == chunks.c.chunk_no)
+        .correlate(chunks)
+        .scalar_subquery()
+    )
+    last_row = sa.and_(
+        audit.c.run_key == chunks.c.run_key,
+        audit.c.chunk_no == chunks.c.chunk_no,
+        audit.c.chain_no == last_no,
+    )
+    statement = (
+        sa.select(
+            chunks.c.chunk_no,
+            chunks.c.chain_no.label("written"),
+            chunks.c.chain_hash.label("written_hash"),
+            audit.c.chain_no,
+            audit.c.row_hash,
+        )
+        .select_from(chunks.outerjoin(audit, last_row))
+        .where(chunks.c.run_key == run_key)
+    )
+    ends = {}
+    for row in connection.execute(statement):
+        end = ChainEnd(row.chain_no or 0, row.row_hash or "")
+        if end != ChainEnd(row.written, row.written_hash or ""):
+            raise AuditAlteredError(
+                f"run {run_key!r}: the audit of chunk {row.chunk_no} ends with row {end.chain_no}, and {row.written} "
+                "rows were written: somebody changes the audit database. Verify the run before relying on it"
+            )
+        ends[row.chunk_no] = end
+    of_plan = connection.execute(
+        sa.select(audit.c.chain_no, audit.c.row_hash)
+        .where(audit.c.run_key == run_key, audit.c.chunk_no == CHUNK_OF_PLAN)
+        .order_by(audit.c.chain_no.desc())
+        .limit(1)
+    ).one_or_none()
+    if of_plan:
+        ends[CHUNK_OF_PLAN] = ChainEnd(of_plan.chain_no, of_plan.row_hash)
+    return {chunk_no: end for chunk_no, end in ends.items() if end.chain_no}

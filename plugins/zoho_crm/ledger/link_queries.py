@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
     from datetime import datetime
 
+    from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.run_queries import DagAndJob
-    from zoho_crm.ledger.runs import StoredRun
 
 PENDING = "pending"
 """Value of :attr:`LinkFilter.outcome` for links without an outcome."""

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from zoho_crm.errors import PlanError
 from zoho_crm.ledger.chain import REPLACEABLE, is_pseudonym, pseudonym
-from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.runs import no_such_run
 from zoho_crm.ledger.tables import MESSAGE_LENGTH, audit, chunks, links, runs
 
@@ -31,90 +31,109 @@ _OPEN = sa.exists().where(links.c.run_key == runs.c.run_key, links.c.outcome.is_
 _PLAN_IS_THERE = sa.exists().where(links.c.run_key == runs.c.run_key)
 
 
-def runs_to_pseudonymise(engine: sa.Engine, job: str, before: datetime) -> list[str]:
-    """
-    Return the keys of a job's runs whose ids are to be replaced, oldest first; those left half done among them.
+class Pseudonymizer(Store):
+    """Replacement of the external IDs of old runs by hashes."""
 
-    :param before: runs that finished before this time; none that a cleared task drives again right now
-    """
-    due = sa.and_(runs.c.pseudonymised_at.is_(None), runs.c.finished_at < before, sa.not_(_OPEN))
-    half_done = sa.and_(runs.c.pseudonymised_at.is_not(None), _PLAN_IS_THERE)
-    statement = (
-        sa.select(runs.c.run_key)
-        .where(runs.c.job == job, sa.or_(due, half_done))
-        .order_by(runs.c.started_at, runs.c.run_key)
-    )
-    with reading(engine).begin() as connection:
-        return list(connection.execute(statement).scalars())
+    def due_runs(self, job: str, before: datetime) -> list[str]:
+        """
+        Return the keys of a job's runs whose ids are to be replaced, oldest first; those left half done among them.
 
-
-def unfinished_runs(engine: sa.Engine, job: str, before: datetime) -> list[str]:
-    """
-    Return the keys of a job's runs that keep their ids because they never ended, oldest first.
-
-    :param before: runs that started before this time
-    """
-    statement = (
-        sa.select(runs.c.run_key)
-        .where(
-            runs.c.job == job,
-            runs.c.pseudonymised_at.is_(None),
-            runs.c.started_at < before,
-            runs.c.planned_at.is_not(None),
-            sa.or_(runs.c.finished_at.is_(None), _OPEN),
+        :param before: runs that finished before this time
+        """
+        due = sa.and_(runs.c.pseudonymised_at.is_(None), runs.c.finished_at < before, sa.not_(_OPEN))
+        half_done = sa.and_(runs.c.pseudonymised_at.is_not(None), _PLAN_IS_THERE)
+        statement = (
+            sa.select(runs.c.run_key)
+            .where(runs.c.job == job, sa.or_(due, half_done))
+            .order_by(runs.c.started_at, runs.c.run_key)
         )
-        .order_by(runs.c.started_at, runs.c.run_key)
-    )
-    with reading(engine).begin() as connection:
-        return list(connection.execute(statement).scalars())
+        with reading(self._engine).begin() as connection:
+            return list(connection.execute(statement).scalars())
 
+    def unfinished_runs(self, job: str, before: datetime) -> list[str]:
+        """
+        Return the keys of a job's runs that keep their ids because they never ended, oldest first.
 
-def pseudonymise(engine: sa.Engine, run_key: str, now: datetime) -> int:
-    """
-    Replace what a run knows of people by hashes, in batches. A call that was cut short is finished by the next.
-
-    From the first batch on nobody can drive the run any more.
-
-    :return: how many audit rows were changed
-    :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
-    """
-    _begin(engine, run_key, now)
-    changed = 0
-    while (batch := _replace_batch(engine, run_key)) is not None:
-        changed += batch
-    return changed
-
-
-def _begin(engine: sa.Engine, run_key: str, now: datetime) -> None:
-    """Close the run to everybody who would drive it, unless that has been done."""
-    with engine.begin() as connection:
-        run = connection.execute(
-            sa.select(runs.c.finished_at, runs.c.pseudonymised_at).where(runs.c.run_key == run_key)
-        ).one_or_none()
-        if run is None:
-            raise no_such_run(run_key)
-        if run.pseudonymised_at is not None:
-            return
-        if run.finished_at is None:
-            raise PlanError(f"run {run_key!r} is not finished: its ids are still needed")
-        connection.execute(
-            sa.update(runs).where(runs.c.run_key == run_key).values(pseudonymised_at=now, params="{}")
-        )
-        # As a claim does: a try that still runs somewhere stops at its next write, and no other can begin.
-        connection.execute(
-            sa.update(chunks)
-            .where(chunks.c.run_key == run_key)
-            .values(claim_no=chunks.c.claim_no + 1, write_no=0, holder=HOLDER, claimed_at=now)
-        )
-        still_open = connection.scalar(
-            sa.select(sa.func.count()).where(links.c.run_key == run_key, links.c.outcome.is_(None))
-        )
-        if still_open:
-            raise PlanError(
-                f"run {run_key!r} is being driven again: {still_open} of its links have no outcome yet; "
-                "nothing was changed"
+        :param before: runs that started before this time
+        """
+        statement = (
+            sa.select(runs.c.run_key)
+            .where(
+                runs.c.job == job,
+                runs.c.pseudonymised_at.is_(None),
+                runs.c.started_at < before,
+                runs.c.planned_at.is_not(None),
+                sa.or_(runs.c.finished_at.is_(None), _OPEN),
             )
-        _replace_labels(connection, run_key)
+            .order_by(runs.c.started_at, runs.c.run_key)
+        )
+        with reading(self._engine).begin() as connection:
+            return list(connection.execute(statement).scalars())
+
+    def pseudonymize(self, run_key: str) -> int:
+        """
+        Replace the external ids of a finished run by their hashes, in batches. Nobody can drive the run any more.
+
+        :return: how many audit rows were changed; a call that was cut short is finished by the next
+        :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
+        """
+        now = self._now()
+        self._begin(run_key, now)
+        changed = 0
+        while (batch := self._replace_batch(run_key)) is not None:
+            changed += batch
+        return changed
+
+    def _begin(self, run_key: str, now: datetime) -> None:
+        """Close the run to everybody who would drive it, unless that has been done."""
+        with self._engine.begin() as connection:
+            run = connection.execute(
+                sa.select(runs.c.finished_at, runs.c.pseudonymised_at).where(runs.c.run_key == run_key)
+            ).one_or_none()
+            if run is None:
+                raise no_such_run(run_key)
+            if run.pseudonymised_at is not None:
+                return
+            if run.finished_at is None:
+                raise PlanError(f"run {run_key!r} is not finished: its ids are still needed")
+            connection.execute(
+                sa.update(runs).where(runs.c.run_key == run_key).values(pseudonymised_at=now, params="{}")
+            )
+            # As a claim does: a try that still runs somewhere stops at its next write, and no other can begin.
+            connection.execute(
+                sa.update(chunks)
+                .where(chunks.c.run_key == run_key)
+                .values(claim_no=chunks.c.claim_no + 1, write_no=0, holder=HOLDER, claimed_at=now)
+            )
+            still_open = connection.scalar(
+                sa.select(sa.func.count()).where(links.c.run_key == run_key, links.c.outcome.is_(None))
+            )
+            if still_open:
+                raise PlanError(
+                    f"run {run_key!r} is being driven again: {still_open} of its links have no outcome yet; "
+                    "nothing was changed"
+                )
+            _replace_labels(connection, run_key)
+
+    def _replace_batch(self, run_key: str) -> int | None:
+        """Replace what is known of the plan's next links, and delete them from it; None when none is left."""
+        with self._engine.begin() as connection:
+            first = connection.scalar(sa.select(sa.func.min(links.c.seq)).where(links.c.run_key == run_key))
+            if first is None:
+                return None
+            last = first + BATCH_LINKS - 1
+            statement = sa.select(audit.c.event_id, *(audit.c[name] for name in REPLACEABLE)).where(
+                audit.c.run_key == run_key, audit.c.seq.between(first, last)
+            )
+            replaced = [_replaced(dict(row)) for row in connection.execute(statement).mappings()]
+            if replaced:
+                connection.execute(
+                    sa.update(audit).where(audit.c.event_id == sa.bindparam("of_event")), replaced
+                )
+            connection.execute(
+                sa.delete(links).where(links.c.run_key == run_key, links.c.seq.between(first, last))
+            )
+        return len(replaced)
 
 
 def _replace_labels(connection: sa.Connection, run_key: str) -> None:
@@ -127,25 +146,6 @@ def _replace_labels(connection: sa.Connection, run_key: str) -> None:
     ]
     if replaced:
         connection.execute(sa.update(chunks).where(mine), replaced)
-
-
-def _replace_batch(engine: sa.Engine, run_key: str) -> int | None:
-    """Replace what is known of the plan's next links, and delete them from it; None when none is left."""
-    with engine.begin() as connection:
-        first = connection.scalar(sa.select(sa.func.min(links.c.seq)).where(links.c.run_key == run_key))
-        if first is None:
-            return None
-        last = first + BATCH_LINKS - 1
-        statement = sa.select(audit.c.event_id, *(audit.c[name] for name in REPLACEABLE)).where(
-            audit.c.run_key == run_key, audit.c.seq.between(first, last)
-        )
-        replaced = [_replaced(dict(row)) for row in connection.execute(statement).mappings()]
-        if replaced:
-            connection.execute(sa.update(audit).where(audit.c.event_id == sa.bindparam("of_event")), replaced)
-        connection.execute(
-            sa.delete(links).where(links.c.run_key == run_key, links.c.seq.between(first, last))
-        )
-    return len(replaced)
 
 
 def _replaced(row: dict[str, Any]) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.core.models import DELINK, RELINK
+from zoho_crm.core.models import DELINK, RELINK, StoredRun
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.engine import reading
-from zoho_crm.ledger.runs import StoredRun, get_run
+from zoho_crm.ledger.runs import RunStore
 from zoho_crm.ledger.tables import audit, chunks, links, runs
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class RunQueries:
 
     def get(self, run_key: str) -> StoredRun | None:
         """Return a run by its key, or None."""
-        return get_run(self._engine, run_key)
+        return RunStore(self._engine).get(run_key)
 
     def find(self, name: str, job: str | None = None) -> StoredRun:
         """

@@ -1,27 +1,27 @@
-"""Runs: who, why, which window, what came out."""
+"""Runs: who started them, why, for which window, and how they ended."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, fields
-from enum import StrEnum
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from zoho_crm import __version__
-from zoho_crm.core.approval import approval_block_reason
+from zoho_crm.core.approval import ASKED, approval_block_reason
 from zoho_crm.core.links import Relation
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.models import DELINK, StoredRun
+from zoho_crm.core.outcomes import LinkState, Outcome, RunStatus
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger.columns import fitted
-from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.schema import SCHEMA_VERSION
-from zoho_crm.ledger.tables import RUN_KEY_LENGTH, chunks, latest, links, runs
+from zoho_crm.ledger.tables import RUN_KEY_LENGTH, chunks, job_states, latest, links, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from datetime import datetime
 
     from zoho_crm.core.models import Origin, RunStart, Target
@@ -35,257 +35,266 @@ CHUNK_CREDITS = (
 CREDITS_OF_RUN = runs.c.preflight_credits + sa.cast(CHUNK_CREDITS, sa.BigInteger)
 """All API credits that a run has used."""
 
+_COMPLETED = (RunStatus.SUCCEEDED.value, RunStatus.PARTIAL.value, RunStatus.FAILED.value)
+"""Stopped and rejected runs are excluded from the baseline: otherwise the next run like them would pass."""
 
-class RunStatus(StrEnum):
-    """Where a run stands."""
-
-    PLANNED = "planned"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    PARTIAL = "partial"
-    FAILED = "failed"
-    STOPPED = "stopped"
-    REJECTED = "rejected"
+_TRIES = 20
 
 
-class LinkState(StrEnum):
-    """Where a link of a plan stands."""
+class RunStore(Store):
+    """Rows of runs: who started them, why, for which window, and how they ended."""
 
-    PLANNED = "planned"
-    """No request of it can be on its way or have been applied without our knowing."""
-    IN_FLIGHT = "in_flight"
-    """A request may have left; unless a result follows, nobody knows what came of it."""
-    SETTLED = "settled"
-    """Its outcome is final."""
+    def start(self, run: RunStart) -> StoredRun:
+        """
+        Store a run, or return what is stored under its key: window, mode and relation of the first time win.
 
+        :raises ZohoConfigError: its key is too long, or its mode and target contradict each other
+        """
+        now = self._now()
+        _check_start(run)
+        if stored := self.get(run.run_key):
+            return stored
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(sa.insert(runs).values(_new_row(run, now)))
+        except sa.exc.IntegrityError:
+            # Another process was first, unless the row itself is at fault.
+            if (stored := self.get(run.run_key)) is None:
+                raise
+            return stored
+        return self.existing(run.run_key)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoredRun:
-    """
-    A run as it is stored. Times are aware and in UTC; counts are None until the run is planned or finished.
+    def get(self, run_key: str) -> StoredRun | None:
+        """Return a run, or None if there is none with this key."""
+        names = [field.name for field in fields(StoredRun)]
+        statement = sa.select(*(runs.c[name] for name in names)).where(runs.c.run_key == run_key)
+        with reading(self._engine).begin() as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+        return StoredRun(**{**row, "params": json.loads(row["params"])}) if row else None
 
-    :param mode: ``apply`` or ``dry_run``
-    :param window_start: start of the half-open window of the first try: later tries reuse it
-    :param params: the trigger form's values
-    :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
-    :param credits: API credits used by all requests of all tries; None while the run is not finished
-    :param preflight_credits: API credits of them used outside of chunks
-    """
+    def existing(self, run_key: str) -> StoredRun:
+        """
+        Return a run that must be there.
 
-    run_key: str
-    job: str
-    dag_id: str
-    dag_run_id: str
-    run_type: str
-    logical_date: datetime | None
-    data_interval_start: datetime | None
-    data_interval_end: datetime | None
-    triggered_by: str | None
-    task_id: str
-    org_id: str | None
-    data_center: str
-    api_version: str
-    strategy: str
-    operation: str
-    origin_run_key: str | None
-    module: str
-    external_field: str
-    related_list: str
-    related_module: str
-    related_external_field: str
-    mode: str
-    window_start: datetime | None
-    window_end: datetime | None
-    reason: str | None
-    params: dict[str, Any]
-    status: str
-    detail: str | None
-    stop_reason: str | None
-    source_rows: int | None
-    planned: int | None
-    duplicates: int | None
-    chunks: int | None
-    removed: int | None
-    already_absent: int | None
-    parent_not_found: int | None
-    related_not_found: int | None
-    invalid: int | None
-    rejected: int | None
-    failed: int | None
-    unknown: int | None
-    not_attempted: int | None
-    would_remove: int | None
-    relinked: int | None
-    already_linked: int | None
-    would_relink: int | None
-    credits: int | None
-    preflight_credits: int
-    baseline_links: int | None
-    source_as_of: datetime | None
-    guard_decision: str | None
-    approval: str | None
-    approved_by: str | None
-    approved_at: datetime | None
-    started_at: datetime
-    planned_at: datetime | None
-    finished_at: datetime | None
-    pseudonymised_at: datetime | None
-    environment: str | None
-    code_version: str
-    schema_version: int
+        :raises PlanError: there is none with this key
+        """
+        if run := self.get(run_key):
+            return run
+        raise no_such_run(run_key)
 
-    @property
-    def relation(self) -> Relation:
-        """The relation the run's links belong to: the one of its plan, whatever a job file says by now."""
-        return Relation(**{part.name: getattr(self, part.name) for part in fields(Relation)})
+    def counts(self, run_key: str) -> Counter[Outcome]:
+        """Return how many links have each outcome by their last audit row; an outcome nobody has counts 0."""
+        with reading(self._engine).begin() as connection:
+            return _counts(connection, run_key)
 
-    @property
-    def dry_run(self) -> bool:
-        """Whether nothing is sent."""
-        return self.mode == "dry_run"
+    def pending(self, run_key: str) -> int:
+        """Return how many planned links are not settled: never tried, or to be driven again."""
+        statement = (
+            sa.select(sa.func.count())
+            .select_from(links)
+            .where(links.c.run_key == run_key, links.c.state != LinkState.SETTLED.value)
+        )
+        with reading(self._engine).begin() as connection:
+            return connection.scalar(statement) or 0
 
+    def finish(self, run_key: str, *, status: str, detail: str | None, finished_at: datetime) -> None:
+        """
+        Write how a run ended; the counts are taken from the audit rows.
 
-def start_run(engine: sa.Engine, run: RunStart, now: datetime) -> StoredRun:
-    """
-    Store a run, or return what is stored under its key: the first one wins.
+        :param status: a :class:`~zoho_crm.ledger.runs.RunStatus`
+        :raises ZohoConfigError: there is no such status
+        :raises PlanError: there is no such run
+        """
+        if status not in set(RunStatus):
+            raise ZohoConfigError(f"status {status!r} is none of {', '.join(RunStatus)}")
+        with self._engine.begin() as connection:
+            by_outcome = _counts(connection, run_key)
+            _update(
+                connection,
+                run_key,
+                {
+                    "status": str(status),
+                    "detail": fitted(runs.c.detail, detail),
+                    "finished_at": finished_at,
+                    # Whoever clears a task of a finished run wants it to send again.
+                    "stop_reason": None,
+                    "credits": CREDITS_OF_RUN,
+                    **{outcome.value: by_outcome[outcome] for outcome in Outcome},
+                },
+            )
 
-    :raises ZohoConfigError: the key is too long, or the mode and the target contradict each other
-    """
-    _check_start(run)
-    if stored := get_run(engine, run.run_key):
-        return stored
-    try:
-        with engine.begin() as connection:
-            connection.execute(sa.insert(runs).values(_new_row(run, now)))
-    except sa.exc.IntegrityError:
-        # Another process was first, unless the row itself is at fault.
-        if (stored := get_run(engine, run.run_key)) is None:
-            raise
-        return stored
-    return existing_run(engine, run.run_key)
+    def mark_running(self, run_key: str) -> None:
+        """Say that a planned run has begun to send; a run in any other status is left alone."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.run_key == run_key, runs.c.status == RunStatus.PLANNED.value)
+                .values(status=RunStatus.RUNNING.value)
+            )
 
+    def stop(self, run_key: str, why: str) -> None:
+        """Keep all tasks of the run from sending, until the run is finished; the first reason stays."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.run_key == run_key, runs.c.stop_reason.is_(None))
+                .values(stop_reason=fitted(runs.c.stop_reason, why))
+            )
 
-def get_run(engine: sa.Engine, run_key: str) -> StoredRun | None:
-    """Return a run, or None if there is none with this key."""
-    names = [field.name for field in fields(StoredRun)]
-    statement = sa.select(*(runs.c[name] for name in names)).where(runs.c.run_key == run_key)
-    with reading(engine).begin() as connection:
-        row = connection.execute(statement).mappings().one_or_none()
-    return StoredRun(**{**row, "params": json.loads(row["params"])}) if row else None
+    def stop_reason(self, run_key: str) -> str | None:
+        """Return why no task of the run sends anything any more, None while they may."""
+        statement = sa.select(runs.c.stop_reason, runs.c.approval).where(runs.c.run_key == run_key)
+        with reading(self._engine).begin() as connection:
+            row = connection.execute(statement).one_or_none()
+        return (row.stop_reason or approval_block_reason(row.approval)) if row else None
 
+    def add_preflight_credits(self, run_key: str, used: int) -> None:
+        """Count API credits that a task has used which works on no chunk; nothing happens while there is no run."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.run_key == run_key)
+                .values(preflight_credits=runs.c.preflight_credits + used, credits=runs.c.credits + used)
+            )
 
-def existing_run(engine: sa.Engine, run_key: str) -> StoredRun:
-    """
-    Return a run that must be there.
+    def set_org_id(self, run_key: str, org_id: str) -> None:
+        """Note Zoho's id of the organisation."""
+        self._set(run_key, org_id=org_id)
 
-    :raises PlanError: there is none with this key
-    """
-    if run := get_run(engine, run_key):
-        return run
-    raise no_such_run(run_key)
+    def record_source_facts(
+        self, run_key: str, *, baseline_links: int | None, source_as_of: datetime | None
+    ) -> None:
+        """Note what the job's SQL says of its source: how many links there are, and how fresh it is."""
+        self._set(run_key, baseline_links=baseline_links, source_as_of=source_as_of)
+
+    def record_guard(self, run_key: str, decision: str) -> None:
+        """Note what the guards decided, and why; what a person said of an earlier decision holds no longer."""
+        self._set(run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None)
+
+    def ask_approval(self, run_key: str) -> None:
+        """Note that a person is asked: nothing of the run is sent before :meth:`record_approval` says yes."""
+        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None)
+
+    def record_approval(
+        self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime
+    ) -> None:
+        """
+        Note what a person decided about the run.
+
+        :param approval: ``approved``, or a text that begins with ``rejected``
+        """
+        self._set(run_key, approval=approval, approved_by=approved_by, approved_at=approved_at)
+
+    def find(self, job: str, name: str) -> StoredRun:
+        """
+        Return the run of a job that somebody names.
+
+        :param name: a run key, or an Airflow run id
+        :raises ZohoConfigError: there is none, or several Dags of the job have a run with that id
+        """
+        exact = sa.select(runs.c.run_key).where(runs.c.run_key == name)
+        by_run_id = (
+            sa.select(runs.c.run_key)
+            .where(runs.c.job == job, runs.c.dag_run_id == name)
+            .order_by(runs.c.started_at, runs.c.run_key)
+        )
+        with reading(self._engine).begin() as connection:
+            keys = connection.scalars(exact).all() or connection.scalars(by_run_id).all()
+        if not keys:
+            raise ZohoConfigError(
+                f"run: the audit database holds no run {name!r} of {job}; give Airflow's run id, or the run_key "
+                "of its row"
+            )
+        if len(keys) > 1:
+            raise ZohoConfigError(
+                f"run: {len(keys)} runs of {job} have the id {name!r}; give the key of one: {', '.join(keys)}"
+            )
+        return self.existing(keys[0])
+
+    def in_window(self, job: str, start: datetime, end: datetime) -> list[StoredRun]:
+        """
+        Return the runs of a job whose own window lies in a half-open one, oldest first.
+
+        A run that took everything still pending began at the beginning of time, and so lies in no later window.
+        """
+        statement = (
+            sa.select(runs.c.run_key)
+            .where(runs.c.job == job, runs.c.window_start >= start, runs.c.window_end <= end)
+            .order_by(runs.c.started_at, runs.c.run_key)
+        )
+        with reading(self._engine).begin() as connection:
+            keys: Sequence[str] = connection.scalars(statement).all()
+        return [self.existing(key) for key in keys]
+
+    def _set(self, run_key: str, **values: str | int | datetime | None) -> None:
+        """
+        Write some columns of a run; text is cut to what they hold.
+
+        :raises PlanError: there is no such run
+        """
+        fitting = {
+            name: fitted(runs.c[name], value) if isinstance(value, str) else value
+            for name, value in values.items()
+        }
+        with self._engine.begin() as connection:
+            _update(connection, run_key, fitting)
+
+    def recent_planned_counts(self, job: str, before_run_key: str, limit: int = 10) -> list[int]:
+        """
+        Return how many links each of a job's last runs planned that took links out, newest first.
+
+        Runs that were stopped or rejected do not count, nor runs that take up the links of another run.
+        """
+        statement = sa.select(runs.c.planned).where(
+            runs.c.job == job,
+            runs.c.run_key != before_run_key,
+            runs.c.operation == DELINK,
+            runs.c.mode == "apply",
+            runs.c.origin_run_key.is_(None),
+            runs.c.planned.is_not(None),
+            runs.c.finished_at.is_not(None),
+            runs.c.status.in_(_COMPLETED),
+        )
+        if before := self.get(before_run_key):
+            statement = statement.where(
+                runs.c.dag_id == before.dag_id, runs.c.started_at <= before.started_at
+            )
+        newest = statement.order_by(runs.c.started_at.desc(), runs.c.run_key).limit(limit)
+        with reading(self._engine).begin() as connection:
+            return list(connection.scalars(newest))
+
+    def record_job_state(self, job: str, state: str, run_key: str) -> str | None:
+        """
+        Note how a job stands. Of several that note the same change at once, one has made it.
+
+        :return: the state before; "" if there was none; None if nothing has changed
+        """
+        now = self._now()
+        name, state = fitted(job_states.c.job, job), str(fitted(job_states.c.state, state))
+        for tries_left in reversed(range(_TRIES)):
+            with reading(self._engine).begin() as connection:
+                before = connection.scalar(sa.select(job_states.c.state).where(job_states.c.job == name))
+            if before == state:
+                return None
+            values = {"state": state, "run_key": run_key, "changed_at": now}
+            try:
+                with self._engine.begin() as connection:
+                    if before is None:
+                        connection.execute(sa.insert(job_states).values(job=name, **values))
+                        return ""
+                    is_mine = sa.and_(job_states.c.job == name, job_states.c.state == before)
+                    if connection.execute(sa.update(job_states).where(is_mine).values(values)).rowcount:
+                        return str(before)
+            except sa.exc.IntegrityError:
+                # Somebody else was first to say how the job stands, unless the row itself is at fault.
+                if not tries_left:
+                    raise
+        return None
 
 
 def no_such_run(run_key: str) -> PlanError:
     """Return the error for a key that no run has."""
     return PlanError(f"the audit database holds no run {run_key!r}: start the run before anything else")
-
-
-def counts(engine: sa.Engine, run_key: str) -> Counter[Outcome]:
-    """Return how many links of a run have each outcome by their last audit row; others count 0."""
-    with reading(engine).begin() as connection:
-        return _counts(connection, run_key)
-
-
-def pending(engine: sa.Engine, run_key: str) -> int:
-    """Return how many planned links are not settled: never tried, or to be driven again."""
-    statement = (
-        sa.select(sa.func.count())
-        .select_from(links)
-        .where(links.c.run_key == run_key, links.c.state != LinkState.SETTLED.value)
-    )
-    with reading(engine).begin() as connection:
-        return connection.scalar(statement) or 0
-
-
-def finish_run(
-    engine: sa.Engine, run_key: str, *, status: str, detail: str | None, finished_at: datetime
-) -> None:
-    """
-    Write how a run ended; the counts are taken from the audit rows.
-
-    :param status: a :class:`RunStatus`
-    :raises ZohoConfigError: there is no such status
-    :raises PlanError: there is no such run
-    """
-    if status not in set(RunStatus):
-        raise ZohoConfigError(f"status {status!r} is none of {', '.join(RunStatus)}")
-    with engine.begin() as connection:
-        by_outcome = _counts(connection, run_key)
-        _update(
-            connection,
-            run_key,
-            {
-                "status": str(status),
-                "detail": fitted(runs.c.detail, detail),
-                "finished_at": finished_at,
-                # Whoever clears a task of a finished run wants it to send again.
-                "stop_reason": None,
-                "credits": CREDITS_OF_RUN,
-                **{outcome.value: by_outcome[outcome] for outcome in Outcome},
-            },
-        )
-
-
-def mark_running(engine: sa.Engine, run_key: str) -> None:
-    """Say that a planned run has begun to send; a run in any other status is left alone."""
-    with engine.begin() as connection:
-        connection.execute(
-            sa.update(runs)
-            .where(runs.c.run_key == run_key, runs.c.status == RunStatus.PLANNED.value)
-            .values(status=RunStatus.RUNNING.value)
-        )
-
-
-def stop_run(engine: sa.Engine, run_key: str, why: str) -> None:
-    """Say that no task of the run sends anything any more; the first reason stays."""
-    with engine.begin() as connection:
-        connection.execute(
-            sa.update(runs)
-            .where(runs.c.run_key == run_key, runs.c.stop_reason.is_(None))
-            .values(stop_reason=fitted(runs.c.stop_reason, why))
-        )
-
-
-def stop_reason(engine: sa.Engine, run_key: str) -> str | None:
-    """Return why no task of the run sends anything any more, or not yet; None while they may."""
-    statement = sa.select(runs.c.stop_reason, runs.c.approval).where(runs.c.run_key == run_key)
-    with reading(engine).begin() as connection:
-        row = connection.execute(statement).one_or_none()
-    return (row.stop_reason or approval_block_reason(row.approval)) if row else None
-
-
-def add_preflight_credits(engine: sa.Engine, run_key: str, used: int) -> None:
-    """Count credits that a task has used which works on no chunk; nothing happens while there is no such run."""
-    with engine.begin() as connection:
-        connection.execute(
-            sa.update(runs)
-            .where(runs.c.run_key == run_key)
-            .values(preflight_credits=runs.c.preflight_credits + used, credits=runs.c.credits + used)
-        )
-
-
-def set_columns(engine: sa.Engine, run_key: str, values: Mapping[str, str | int | datetime | None]) -> None:
-    """
-    Write some columns of a run; text is cut to what they hold.
-
-    :raises PlanError: there is no such run
-    """
-    fitting = {
-        name: fitted(runs.c[name], value) if isinstance(value, str) else value
-        for name, value in values.items()
-    }
-    with engine.begin() as connection:
-        _update(connection, run_key, fitting)
 
 
 def origin_columns(origin: Origin, job: str) -> dict[str, Any]:

@@ -1,4 +1,17 @@
-"""The schema of the audit database: created once, upgraded revision by revision, never downgraded."""
+"""
+The schema of the audit database: created once, upgraded revision by revision, never downgraded.
+
+Version 1 is the initial schema. An empty database always gets the tables of ``tables.py`` as they are now; revisions
+upgrade databases that hold an earlier version. To add version 2:
+
+1. Change ``tables.py``, and set ``SCHEMA_VERSION`` to 2.
+2. Write ``def to_version_2(op: Operations) -> None`` here. Spell out names and types: ``tables.py`` keeps changing, and
+   a revision must not. Create new tables with ``columns.TABLE_OPTIONS``.
+3. Add it to :data:`REVISIONS`.
+
+MySQL and MariaDB commit each statement that changes a table, so that an interrupted revision runs again over its own
+first half: check with ``sqlalchemy.inspect(op.get_bind())`` what is already there. PostgreSQL and SQLite roll it back.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +26,16 @@ from zoho_crm import __version__
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.engine import reading
-from zoho_crm.ledger.revisions import REVISIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from alembic.operations import Operations
 
 SCHEMA_VERSION = 1
+
+REVISIONS: Mapping[int, Callable[[Operations], None]] = {}
+"""For each version after the first: what upgrades a database from the version before."""
 
 _TRIES = 10
 _LOCK_TIMEOUT_S = 60

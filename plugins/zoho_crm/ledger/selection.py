@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
-from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, LinkState, Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.ledger.engine import reading
-from zoho_crm.ledger.runs import LinkState
 from zoho_crm.ledger.tables import audit, links
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.core.models import StoredRun
 
 PAGE_LINKS = 500
 """Links in one ``IN``, and in one short transaction."""

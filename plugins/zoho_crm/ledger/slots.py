@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.tables import NAME_LENGTH, slot_limits, slots
 
 if TYPE_CHECKING:
@@ -41,86 +41,89 @@ class _Lease:
     lease_end: float
 
 
-def lease_slots(
-    engine: sa.Engine,
-    connection_id: str,
-    holder: str,
-    *,
-    wanted: int,
-    limit: int,
-    lease_s: float,
-    now: float,
-) -> list[int]:
-    """
-    Hold up to ``wanted`` slots in all: those the holder has are renewed first, then free ones are added.
+class OrgSlots(Store):
+    """Leases on the requests that an organization may have in flight."""
 
-    Never more than ``limit`` leases are alive over all holders; where the limit was lowered, holders give up what is
-    too much as they come to lease or renew.
+    def lease(
+        self,
+        connection_id: str,
+        holder: str,
+        *,
+        wanted: int,
+        limit: int,
+        lease_s: float,
+    ) -> list[int]:
+        """
+        Hold up to ``wanted`` slots in all, and never more than ``limit`` over all holders.
 
-    :return: numbers of the slots held, from 0 to ``limit - 1``; none if others hold them all
-    """
-    _check(connection_id, holder, lease_s)
-    asked = _Asked(connection_id, holder, wanted, limit, now, now + lease_s)
-    held = _lease_in_turn(engine, asked)
-    if held is None:
-        _add_connection(engine, asked)
-        held = _lease_in_turn(engine, asked)
-    return held or []
+        :param connection: id of the Zoho connection whose requests are bounded
+        :param lease_s: seconds after which the lease ends by itself; much more than clocks of workers differ
+        :return: numbers of the slots held; one that was held before and is missing has been given up
+        """
+        now = self._clock()
+        _check(connection_id, holder, lease_s)
+        asked = _Asked(connection_id, holder, wanted, limit, now, now + lease_s)
+        held = self._lease_in_turn(asked)
+        if held is None:
+            self._add_connection(asked)
+            held = self._lease_in_turn(asked)
+        return held or []
 
-
-def renew_slots(
-    engine: sa.Engine, connection_id: str, holder: str, *, lease_s: float, now: float
-) -> list[int]:
-    """
-    Renew the holder's leases that are alive and below the limit that was last asked for.
-
-    :return: the slots still held; one that is missing has ended and may be somebody else's
-    """
-    _check(connection_id, holder, lease_s)
-    with engine.begin() as connection:
-        limit = _lock_row(connection, connection_id) or 0
-        held = [
-            lease.slot
-            for lease in _leases(connection, connection_id)
-            if lease.holder == holder and lease.lease_end > now and lease.slot < limit
-        ]
-        _write(connection, connection_id, held, holder, now + lease_s)
-    return held
-
-
-def release_slots(engine: sa.Engine, connection_id: str, holder: str) -> None:
-    """Give up all leases of the holder."""
-    with engine.begin() as connection:
-        # In turn, so that no two processes wait for each other's rows.
-        _lock_row(connection, connection_id)
-        connection.execute(
-            sa.update(slots)
-            .where(slots.c.connection == connection_id, slots.c.holder == holder)
-            .values(holder=None, lease_end=FREE)
-        )
-
-
-def leased_slots(engine: sa.Engine, connection_id: str, *, now: float) -> int:
-    """Return how many leases of the connection are alive, over all holders."""
-    statement = sa.select(sa.func.count()).where(
-        slots.c.connection == connection_id, slots.c.holder.is_not(None), slots.c.lease_end > now
-    )
-    with reading(engine).begin() as connection:
-        return connection.scalar(statement) or 0
-
-
-def _lease_in_turn(engine: sa.Engine, asked: _Asked) -> list[int] | None:
-    """Return the slots held after this lease; None if the connection has no row to lock."""
-    with engine.begin() as connection:
-        if _lock_row(connection, asked.connection_id, asked.limit) is None:
-            return None
-        leases = _leases(connection, asked.connection_id)
-        held = _share(leases, asked)
-        _add_missing(connection, asked.connection_id, held, leases)
-        _write(connection, asked.connection_id, held, asked.holder, asked.lease_end)
-        given_up = {lease.slot for lease in leases if lease.holder == asked.holder} - set(held)
-        _write(connection, asked.connection_id, given_up, None, FREE)
+    def renew(self, connection_id: str, holder: str, lease_s: float) -> list[int]:
+        """Renew the holder's leases; a slot missing in the result has ended and may be somebody else's."""
+        now = self._clock()
+        _check(connection_id, holder, lease_s)
+        with self._engine.begin() as connection:
+            limit = _lock_row(connection, connection_id) or 0
+            held = [
+                lease.slot
+                for lease in _leases(connection, connection_id)
+                if lease.holder == holder and lease.lease_end > now and lease.slot < limit
+            ]
+            _write(connection, connection_id, held, holder, now + lease_s)
         return held
+
+    def release(self, connection_id: str, holder: str) -> None:
+        """Give up all leases of the holder."""
+        with self._engine.begin() as connection:
+            # In turn, so that no two processes wait for each other's rows.
+            _lock_row(connection, connection_id)
+            connection.execute(
+                sa.update(slots)
+                .where(slots.c.connection == connection_id, slots.c.holder == holder)
+                .values(holder=None, lease_end=FREE)
+            )
+
+    def count(self, connection_id: str) -> int:
+        """Return how many slots of a connection are leased now, over all holders."""
+        now = self._clock()
+        statement = sa.select(sa.func.count()).where(
+            slots.c.connection == connection_id, slots.c.holder.is_not(None), slots.c.lease_end > now
+        )
+        with reading(self._engine).begin() as connection:
+            return connection.scalar(statement) or 0
+
+    def _lease_in_turn(self, asked: _Asked) -> list[int] | None:
+        """Return the slots held after this lease; None if the connection has no row to lock."""
+        with self._engine.begin() as connection:
+            if _lock_row(connection, asked.connection_id, asked.limit) is None:
+                return None
+            leases = _leases(connection, asked.connection_id)
+            held = _share(leases, asked)
+            _add_missing(connection, asked.connection_id, held, leases)
+            _write(connection, asked.connection_id, held, asked.holder, asked.lease_end)
+            given_up = {lease.slot for lease in leases if lease.holder == asked.holder} - set(held)
+            _write(connection, asked.connection_id, given_up, None, FREE)
+            return held
+
+    def _add_connection(self, asked: _Asked) -> None:
+        # Where another process is first, its row does as well.
+        with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
+            connection.execute(
+                sa.insert(slot_limits).values(
+                    connection=asked.connection_id, slot_limit=asked.limit, lock_version=0
+                )
+            )
 
 
 def _share(leases: Iterable[_Lease], asked: _Asked) -> list[int]:
@@ -142,16 +145,6 @@ def _lock_row(connection: sa.Connection, connection_id: str, limit: int | None =
         return None
     stored: int | None = connection.scalar(sa.select(slot_limits.c.slot_limit).where(mine))
     return stored
-
-
-def _add_connection(engine: sa.Engine, asked: _Asked) -> None:
-    # Where another process is first, its row does as well.
-    with suppress(sa.exc.IntegrityError), engine.begin() as connection:
-        connection.execute(
-            sa.insert(slot_limits).values(
-                connection=asked.connection_id, slot_limit=asked.limit, lock_version=0
-            )
-        )
 
 
 def _leases(connection: sa.Connection, connection_id: str) -> list[_Lease]:

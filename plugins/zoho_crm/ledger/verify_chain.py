@@ -22,8 +22,8 @@ from zoho_crm.ledger.chain import (
     SealedEnd,
     digest,
 )
-from zoho_crm.ledger.engine import reading
-from zoho_crm.ledger.seals import seal_head
+from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.finalize import seal_head
 from zoho_crm.ledger.tables import audit, chunks, runs, seals
 
 if TYPE_CHECKING:
@@ -33,28 +33,73 @@ _FETCH = 1_000
 _CHUNK_NO = COMMON.index("chunk_no")
 
 
-def verify(engine: sa.Engine, run_key: str | None) -> Iterator[Finding]:
-    """
-    Yield what is wrong with the audit, seals first; nothing if all of it is as it was written.
+class AuditChain(Store):
+    """The hash chain of the audit, and the seals over it."""
 
-    :param run_key: verify this run alone; None for all
-    """
-    yield from _check_seals(engine, run_key)
-    for key in [run_key] if run_key is not None else _run_keys(engine):
-        yield from _check_run(engine, key)
+    def verify(self, run_key: str | None = None) -> Iterator[Finding]:
+        """
+        Yield what is wrong with the audit; nothing if all of it is as it was written. Memory stays flat.
 
+        :param run_key: verify this run alone; None for all
+        """
+        yield from self._check_seals(run_key)
+        for key in [run_key] if run_key is not None else self._run_keys():
+            yield from self._check_run(key)
 
-def _check_seals(engine: sa.Engine, run_key: str | None) -> Iterator[Finding]:
-    last_no, before = 0, ""
-    with reading(engine).begin() as connection:
-        statement = sa.select(seals).order_by(seals.c.seal_no)
-        for seal in connection.execute(statement, execution_options={"yield_per": _FETCH}):
-            if run_key in {None, seal.run_key}:
-                if seal.seal_no != last_no + 1:
-                    yield _seals_missing(seal, last_no)
-                elif fault := _seal_fault(seal, before):
-                    yield Finding(seal.run_key, Kind.BROKEN_SEAL, None, f"seal {seal.seal_no}: {fault}")
-            last_no, before = seal.seal_no, seal.head
+    def _check_seals(self, run_key: str | None) -> Iterator[Finding]:
+        last_no, before = 0, ""
+        with reading(self._engine).begin() as connection:
+            statement = sa.select(seals).order_by(seals.c.seal_no)
+            for seal in connection.execute(statement, execution_options={"yield_per": _FETCH}):
+                if run_key in {None, seal.run_key}:
+                    if seal.seal_no != last_no + 1:
+                        yield _seals_missing(seal, last_no)
+                    elif fault := _seal_fault(seal, before):
+                        yield Finding(seal.run_key, Kind.BROKEN_SEAL, None, f"seal {seal.seal_no}: {fault}")
+                last_no, before = seal.seal_no, seal.head
+
+    def _run_keys(self) -> Sequence[str]:
+        """Every key that a run, an audit row or a seal has: a row that was given another one must be met as well."""
+        every = sa.union(sa.select(runs.c.run_key), sa.select(audit.c.run_key), sa.select(seals.c.run_key))
+        with reading(self._engine).begin() as connection:
+            return sorted(connection.execute(every).scalars())
+
+    def _check_run(self, run_key: str) -> Iterator[Finding]:
+        with self._snapshot().begin() as connection:
+            run = connection.execute(
+                sa.select(runs.c.planned, runs.c.planned_at, runs.c.finished_at).where(
+                    runs.c.run_key == run_key
+                )
+            ).one_or_none()
+            if run is None:
+                yield Finding(run_key, Kind.MISSING, None, "the row of the run is missing")
+            ends = _written_ends(connection, run_key, run)
+            sealed = _sealed_ends(connection, run_key)
+            unsealed, checked = 0, set()
+            for chunk_no, rows in groupby(_chained_rows(connection, run_key), key=_chunk_no):
+                check = _check_of(run_key, chunk_no, ends, sealed)
+                finding = check.first_break(rows)
+                checked.add(chunk_no)
+                if finding is not None:
+                    yield finding
+                else:
+                    unsealed += check.unsealed
+            for chunk_no in sorted({*ends, *sealed} - checked):
+                if finding := _check_of(run_key, chunk_no, ends, sealed).first_break(()):
+                    yield finding
+            if run is not None and run.finished_at is not None and unsealed:
+                yield Finding(
+                    run_key,
+                    Kind.UNSEALED,
+                    None,
+                    f"{unsealed} rows were written after the last seal of the run, or it has none",
+                )
+
+    def _snapshot(self) -> sa.Engine:
+        """Return the engine for a check, which must see all tables at the same moment."""
+        if self._engine.dialect.name == "postgresql":
+            return reading(self._engine).execution_options(isolation_level="REPEATABLE READ")
+        return reading(self._engine)
 
 
 def _seals_missing(seal: sa.Row[Any], last_no: int) -> Finding:
@@ -75,56 +120,12 @@ def _seal_fault(seal: sa.Row[Any], before: str) -> str | None:
     return None if head == seal.head else "it is not what was written, or the seal before it is not"
 
 
-def _run_keys(engine: sa.Engine) -> Sequence[str]:
-    """Every key that a run, an audit row or a seal has: a row that was given another one must be met as well."""
-    every = sa.union(sa.select(runs.c.run_key), sa.select(audit.c.run_key), sa.select(seals.c.run_key))
-    with reading(engine).begin() as connection:
-        return sorted(connection.execute(every).scalars())
-
-
-def _check_run(engine: sa.Engine, run_key: str) -> Iterator[Finding]:
-    with _snapshot(engine).begin() as connection:
-        run = connection.execute(
-            sa.select(runs.c.planned, runs.c.planned_at, runs.c.finished_at).where(runs.c.run_key == run_key)
-        ).one_or_none()
-        if run is None:
-            yield Finding(run_key, Kind.MISSING, None, "the row of the run is missing")
-        ends = _written_ends(connection, run_key, run)
-        sealed = _sealed_ends(connection, run_key)
-        unsealed, checked = 0, set()
-        for chunk_no, rows in groupby(_chained_rows(connection, run_key), key=_chunk_no):
-            check = _check_of(run_key, chunk_no, ends, sealed)
-            finding = check.first_break(rows)
-            checked.add(chunk_no)
-            if finding is not None:
-                yield finding
-            else:
-                unsealed += check.unsealed
-        for chunk_no in sorted({*ends, *sealed} - checked):
-            if finding := _check_of(run_key, chunk_no, ends, sealed).first_break(()):
-                yield finding
-        if run is not None and run.finished_at is not None and unsealed:
-            yield Finding(
-                run_key,
-                Kind.UNSEALED,
-                None,
-                f"{unsealed} rows were written after the last seal of the run, or it has none",
-            )
-
-
 def _check_of(
     run_key: str, chunk_no: int, ends: dict[int, ChainEnd], sealed: dict[int, list[SealedEnd]]
 ) -> ChunkCheck:
     # Nothing was written to a chunk that the plan does not have.
     unknown = None if chunk_no == CHUNK_OF_PLAN else ChainEnd()
     return ChunkCheck(run_key, chunk_no, ends.get(chunk_no, unknown), sealed.get(chunk_no, ()))
-
-
-def _snapshot(engine: sa.Engine) -> sa.Engine:
-    """Return the engine for a check: what is written meanwhile must not be seen in one table and not in another."""
-    if engine.dialect.name == "postgresql":
-        return reading(engine).execution_options(isolation_level="REPEATABLE READ")
-    return reading(engine)
 
 
 def _chained_rows(connection: sa.Connection, run_key: str) -> Iterator[ChainRow]:

@@ -36,10 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from zoho_crm.core.links import Relation
-    from zoho_crm.core.models import ChunkRef, Origin, Target
+    from zoho_crm.core.models import ChunkRef, Origin, StoredRun, Target
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
     from zoho_crm.operators.chunk_run import Store
     from zoho_crm.operators.link_operator import LinkOperator
 

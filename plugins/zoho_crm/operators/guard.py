@@ -28,9 +28,8 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.guard_rules import Decision
     from zoho_crm.core.job import Job
-    from zoho_crm.core.models import PlanSummary
+    from zoho_crm.core.models import PlanSummary, StoredRun
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
 
 
 class GuardResult(TypedDict):

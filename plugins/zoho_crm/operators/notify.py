@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job, Notice
+    from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
 
 log = logging.getLogger(__name__)
 

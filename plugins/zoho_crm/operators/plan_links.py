@@ -18,9 +18,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from zoho_crm.core.job import Job
-    from zoho_crm.core.models import ChunkRef, PlanSummary
+    from zoho_crm.core.models import ChunkRef, PlanSummary, StoredRun
     from zoho_crm.core.run_request import RunRequest
-    from zoho_crm.ledger.runs import StoredRun
 
 
 class PlanLinksOperator(PlanOperator):

@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.job import Job
     from zoho_crm.core.links import Relation
-    from zoho_crm.core.models import Origin
+    from zoho_crm.core.models import Origin, StoredRun
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
 
 _UPDATING_STATUSES = frozenset({"succeeded", "partial"})
 """Statuses of a run that updates the asset of its relation."""

@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.job import Job
     from zoho_crm.core.links import Link
-    from zoho_crm.core.models import PlanSummary
+    from zoho_crm.core.models import PlanSummary, StoredRun
     from zoho_crm.core.relink_request import RelinkRequest
     from zoho_crm.core.run_request import RetryRequest, RunRequest
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
 
 CHOSEN = "chosen"
 

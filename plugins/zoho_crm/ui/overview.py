@@ -9,8 +9,8 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
 from zoho_crm.core.models import DELINK, RELINK
+from zoho_crm.core.outcomes import RunStatus
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition
-from zoho_crm.ledger.runs import RunStatus
 from zoho_crm.ui.audit_databases import AuditDatabases, SourcesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
 from zoho_crm.ui.charts import CHART_DAYS, first_moment, links_chart
@@ -20,7 +20,7 @@ from zoho_crm.ui.rendering import page
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.core.models import StoredRun
 
 router = APIRouter(dependencies=[Depends(SIGNED_IN)])
 

@@ -27,8 +27,8 @@ from zoho_crm.ui.query_params import FormDep, outcome_param, seq_param
 from zoho_crm.ui.rendering import Addresses, page
 
 if TYPE_CHECKING:
+    from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.run_queries import Progress
-    from zoho_crm.ledger.runs import StoredRun
 
 router = APIRouter(prefix="/dags/{dag_id}/runs/{dag_run_id}", dependencies=[Depends(READ_RUN)])
 

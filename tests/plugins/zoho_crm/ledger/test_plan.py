@@ -28,7 +28,7 @@ from tests.support.ledger import (
 from zoho_crm.core.links import Relation, link_fault, pair_key, storable_text, to_external_id
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
-from zoho_crm.ledger import plan, staging, tables
+from zoho_crm.ledger import plan, tables
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ class _Colour(str, Enum):  # noqa: UP042 - as a warehouse client may do it, with
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (plan, staging):
-        monkeypatch.setattr(module, "BATCH_ROWS", 50)
+    monkeypatch.setattr(plan, "BATCH_ROWS", 50)
 
 
 def test_plan_is_ordered_by_parent_and_cut_into_chunks(ledger: Ledger, engine: sa.Engine) -> None:

@@ -21,7 +21,7 @@ from tests.support.ledger import (
     settle,
 )
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.ledger import staging, tables
+from zoho_crm.ledger import plan, tables
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.link_queries import PENDING, LinkFilter, LinkQueries
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition, RunQueries
@@ -92,7 +92,7 @@ def test_every_table_and_the_view_compile(dialect: sa.Dialect) -> None:
 
 
 def test_only_postgresql_takes_batches_as_documents(dialect: sa.Dialect) -> None:
-    text = str(staging._insert_statement(dialect).compile(dialect=dialect))
+    text = str(plan._insert_statement(dialect).compile(dialect=dialect))
 
     assert ("json_to_recordset" in text) == (dialect.name == "postgresql")
 

@@ -151,7 +151,7 @@ def test_call_that_was_cut_short_is_finished_by_the_next(
     done: Ledger, engine: sa.Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pseudonymize, "BATCH_LINKS", 2)
-    replace_batch, calls = pseudonymize._replace_batch, []
+    replace_batch, calls = pseudonymize.Pseudonymizer._replace_batch, []
 
     def dies(*args: Any) -> int | None:
         calls.append(args)
@@ -159,7 +159,7 @@ def test_call_that_was_cut_short_is_finished_by_the_next(
             raise KeyboardInterrupt
         return replace_batch(*args)
 
-    monkeypatch.setattr(pseudonymize, "_replace_batch", dies)
+    monkeypatch.setattr(pseudonymize.Pseudonymizer, "_replace_batch", dies)
     with pytest.raises(KeyboardInterrupt):
         done.retention.pseudonymize(RUN)
     assert "person-00" in everything(engine)

@@ -19,10 +19,10 @@ from tests.support.ledger import (
     run_start,
 )
 from zoho_crm import __version__
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.models import StoredRun
+from zoho_crm.core.outcomes import Outcome, RunStatus
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger import runs, tables
-from zoho_crm.ledger.runs import RunStatus, StoredRun
 from zoho_crm.ledger.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def test_run_that_another_process_starts_at_the_same_moment_is_the_one_it_stored
         monkeypatch.undo()
         ledger.runs.start(run_start(reason="first"))
 
-    monkeypatch.setattr(runs, "get_run", looks_a_moment_too_early)
+    monkeypatch.setattr(runs.RunStore, "get", looks_a_moment_too_early)
 
     assert ledger.runs.start(run_start(reason="second")).reason == "first"
 

@@ -21,8 +21,8 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import AuditAlteredError, ClaimLostError, PlanError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.chain import digest
+from zoho_crm.ledger.finalize import seal_head
 from zoho_crm.ledger.ledger import Ledger
-from zoho_crm.ledger.seals import seal_head
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -23,8 +23,8 @@ from zoho_crm.ledger.selection import Since
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.ledger.runs import StoredRun
 
 Pair = tuple[str, str]
 NOW = datetime(2026, 11, 23, tzinfo=UTC)

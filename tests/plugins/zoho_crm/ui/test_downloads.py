@@ -17,18 +17,18 @@ from tests.support.ledger import MOMENT
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.link_queries import LINK_FIELDS, LinkQueries
-from zoho_crm.ledger.runs import get_run
+from zoho_crm.ledger.runs import RunStore
 
 if TYPE_CHECKING:
     from tests.plugins.zoho_crm.ui.conftest import Pages
-    from zoho_crm.ledger.runs import StoredRun
+    from zoho_crm.core.models import StoredRun
 
 # Airflow's own imports of its API server.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Using `httpx`")
 
 
 def stored_run(pages: Pages) -> StoredRun:
-    run = get_run(pages.ledger.engine, "a-run")
+    run = RunStore(pages.ledger.engine).get("a-run")
     assert run is not None
     return run
 

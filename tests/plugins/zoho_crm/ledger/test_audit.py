@@ -3,7 +3,7 @@ from __future__ import annotations
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
-from zoho_crm.ledger.event_ids import EventIds
+from zoho_crm.ledger.audit import EventIds
 
 MOMENT_NS = 1_783_000_000_123_456_789
 
