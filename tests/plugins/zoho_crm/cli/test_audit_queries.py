@@ -45,7 +45,7 @@ def test_queries_return_what_the_page_shows(any_story: Audit) -> None:
 def test_page_covers_the_common_questions() -> None:
     titles = set(re.findall(r"^## (.*)$", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
     asked = {"Failures by reason", "History of one link", "Who removed it", "Daily volume"}
-    assert asked | {"A dry run against the later real run", "What a run left open"} <= titles
+    assert asked | {"A dry run compared with the later apply run", "Unfinished links"} <= titles
 
 
 @pytest.mark.parametrize("word", ["INSERT", "UPDATE", "DELETE", "DROP"])
