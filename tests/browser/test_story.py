@@ -101,7 +101,7 @@ def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
         expect(frame.locator(f"a[title='{run_id}']")).to_be_visible()
     row = frame.get_by_role("row").filter(has=frame.locator(f"a[title='{applied}']"))
     expect(row).to_contain_text(str(run["credits"]))
-    expect(frame.locator("canvas[data-lines]")).to_be_visible()
+    expect(frame.locator("canvas[data-chart]")).to_be_visible()
     picture("delinks-overview")
 
     row.get_by_role("link").click()

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.ledger.chain import ChainEnd, RowHashes, common_of, own_of
-from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.runs import origin_columns, target_columns
-from zoho_crm.ledger.tables import audit
+from zoho_crm.ledger.tables import audit, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

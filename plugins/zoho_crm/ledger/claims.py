@@ -21,9 +21,8 @@ from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd
-from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.engine import Store, reading
-from zoho_crm.ledger.tables import chunks, links, runs
+from zoho_crm.ledger.tables import chunks, fitted, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

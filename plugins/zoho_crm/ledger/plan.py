@@ -18,10 +18,9 @@ from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.audit import new_event_id
 from zoho_crm.ledger.chain import CHUNK_OF_PLAN, ChainEnd
-from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.runs import RunStore
-from zoho_crm.ledger.tables import attempts, chunks, links, runs, staging
+from zoho_crm.ledger.tables import attempts, chunks, fitted, links, runs, staging
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

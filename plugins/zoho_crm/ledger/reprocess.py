@@ -1,33 +1,104 @@
-"""Links of earlier runs that a retry or a relink starts from."""
+"""
+Links of earlier runs that a new run starts from: unfinished ones to retry, removed ones to relink.
+
+Only runs that applied count: a dry run changed nothing. A run is read one page at a time, each page in a short
+transaction, so that the new plan can be written meanwhile in every database.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
-from zoho_crm.ledger import carry_over, selection
-from zoho_crm.ledger.engine import Store
+import sqlalchemy as sa
+
+from zoho_crm.core.links import Link
+from zoho_crm.core.models import DELINK
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, LinkState, Outcome
+from zoho_crm.core.relink_request import RelinkFilter
+from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.tables import audit, links
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
 
-    from zoho_crm.core.models import StoredRun
-    from zoho_crm.core.relink_request import RelinkFilter
-    from zoho_crm.ledger.selection import RemovedLink, UnfinishedLink
+    from zoho_crm.core.models import StoredRun, Target
+
+PAGE_LINKS = 500
+"""Links in one ``IN``, and in one short transaction."""
+
+COPY_LINKS = 5_000
+"""Links whose snapshots are copied in one transaction."""
+
+_UNSETTLED = links.c.state != LinkState.SETTLED.value
+_UNTOUCHED = sa.and_(links.c.state == LinkState.PLANNED.value, links.c.outcome.is_(None))
+_PRESENCE_OUTCOMES = (Outcome.REMOVED.value, Outcome.RELINKED.value, Outcome.ALREADY_LINKED.value)
+"""Outcomes that show whether a link exists."""
+
+
+class Since(StrEnum):
+    """What happened to a removed link after its removal, by the audit of all runs that applied."""
+
+    STILL_REMOVED = "still_removed"
+    RELINKED = "relinked"
+    """A run relinked it, or found it linked."""
+    REMOVED_AGAIN = "removed_again"
+    """Another run removed it since: relink it by naming that run."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnfinishedLink:
+    """
+    A link that a run left unfinished.
+
+    :param outcome: of its last audit row over all runs
+    :param operation: of the run that wrote this row: ``delink``, or ``relink`` for a link that is to stay
+    """
+
+    link: Link
+    outcome: Outcome
+    operation: str
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedLink:
+    """A link that a run removed, and what happened to it since."""
+
+    link: Link
+    since: Since
 
 
 class OriginLinks(Store):
-    """Links of earlier runs that a retry or a relink starts from."""
+    """Links of earlier runs, and what a new run takes over from them."""
 
     def unfinished_links(
-        self, past: Sequence[StoredRun], org_id: str | None = None
+        self, origin: Sequence[StoredRun], org_id: str | None = None
     ) -> Iterator[UnfinishedLink]:
         """
-        Yield each link that at least one of some runs has left open, once, with its last outcome over all runs.
+        Yield each link that at least one of the runs left unfinished, once, with its last outcome over all runs.
 
-        :param past: runs that have ended
-        :param org_id: Zoho's id of the organisation; rows of others do not count
+        :param origin: runs that have ended
+        :param org_id: Zoho's ID of the organization; rows of other organizations do not count
         """
-        return selection.last_outcomes(self._engine, past, org_id)
+        keys = [run.run_key for run in origin]
+        for run_key in keys:
+            after = -1
+            while page := self._unsettled_page(run_key, after):
+                after = page[-1].seq
+                rows_of = self._last_rows([row.pair_key for row in page], org_id)
+                for row in page:
+                    by_run = {event.run_key: event for event in rows_of.get(row.pair_key, ())}
+                    unfinished_in = [
+                        key for key in keys if key in by_run and by_run[key].outcome in RETRYABLE_OUTCOMES
+                    ]
+                    if unfinished_in[:1] != [run_key]:
+                        # An earlier one of the runs has yielded it.
+                        continue
+                    last = max(by_run.values(), key=lambda event: str(event.event_id))
+                    link = Link(row.external_id, row.related_external_id)
+                    yield UnfinishedLink(link, Outcome(last.outcome), last.operation)
 
     def removed_links(
         self,
@@ -43,12 +114,218 @@ class OriginLinks(Store):
         :param wanted: conditions on the audit row of the removal; None for all
         :param pair_keys: keys of the links to choose from; None for all links of the run
         """
-        return selection.removed_links(self._engine, run, org_id=org_id, wanted=wanted, pair_keys=pair_keys)
+        for page in _pages(run, pair_keys):
+            removals = self._removals(run.run_key, page, wanted or RelinkFilter())
+            last = self._last_presence([row.pair_key for row in removals], org_id)
+            for row in removals:
+                event = last.get(row.pair_key, row)
+                if event.event_id == row.event_id:
+                    since = Since.STILL_REMOVED
+                else:
+                    since = Since.REMOVED_AGAIN if event.outcome == Outcome.REMOVED else Since.RELINKED
+                yield RemovedLink(Link(row.external_id, row.related_external_id), since)
 
     def copy_snapshots(self, run_key: str, origin_run_key: str) -> None:
-        """Give each link of a plan the attributes that the run which removed it has read."""
-        carry_over.copy_snapshots(self._engine, run_key, origin_run_key)
+        """
+        Copy to each link of a plan the attributes that the run which removed it has read. It can be repeated.
+
+        :param run_key: the run that relinks
+        :param origin_run_key: the run that removed the links
+        """
+        snapshot = (
+            sa.select(sa.func.max(audit.c.snapshot))
+            .where(
+                audit.c.run_key == origin_run_key,
+                audit.c.pair_key == links.c.pair_key,
+                audit.c.outcome == Outcome.REMOVED.value,
+            )
+            .scalar_subquery()
+        )
+        last_seq = sa.select(sa.func.max(links.c.seq)).where(links.c.run_key == run_key)
+        with reading(self._engine).begin() as connection:
+            end: int = connection.scalar(last_seq) or 0
+        for start in range(0, end + 1, COPY_LINKS):
+            with self._engine.begin() as connection:
+                connection.execute(
+                    sa.update(links)
+                    .where(
+                        links.c.run_key == run_key,
+                        links.c.seq.between(start, start + COPY_LINKS - 1),
+                        links.c.snapshot.is_(None),
+                    )
+                    .values(snapshot=snapshot)
+                )
 
     def carry_over_in_flight(self, run_key: str) -> None:
-        """Mark the links of a plan that a request of a past run may have reached: they are asked about first."""
-        carry_over.carry_over_in_flight(self._engine, run_key)
+        """
+        Mark the links of a plan as in flight that a request of an earlier run may have reached.
+
+        They are verified before anything is sent, and count as removed when they are gone, as within one run. Links
+        that this run has touched already are left alone, so that it can be repeated.
+        """
+        after = -1
+        while page := self._unsettled_page(run_key, after, _UNTOUCHED):
+            after = page[-1].seq
+            in_doubt = self._in_doubt([row.pair_key for row in page])
+            seqs = [row.seq for row in page if row.pair_key in in_doubt]
+            if not seqs:
+                continue
+            with self._engine.begin() as connection:
+                connection.execute(
+                    sa.update(links)
+                    .where(links.c.run_key == run_key, links.c.seq.in_(seqs), _UNTOUCHED)
+                    .values(state=LinkState.IN_FLIGHT.value)
+                )
+
+    def _unsettled_page(
+        self, run_key: str, after: int, which: sa.ColumnElement[bool] = _UNSETTLED
+    ) -> Sequence[sa.Row[Any]]:
+        """
+        Return the next links of a plan in its order: seq, pair key and both IDs.
+
+        :param after: the seq to start after
+        :param which: condition on the links
+        """
+        statement = (
+            sa.select(links.c.seq, links.c.pair_key, links.c.external_id, links.c.related_external_id)
+            .where(links.c.run_key == run_key, links.c.seq > after, which)
+            .order_by(links.c.seq)
+            .limit(PAGE_LINKS)
+        )
+        with reading(self._engine).begin() as connection:
+            return connection.execute(statement).all()
+
+    def _last_rows(self, pair_keys: Sequence[str], org_id: str | None) -> dict[str, list[sa.Row[Any]]]:
+        """Return the last audit row of each link in each run that applied, by pair key."""
+        newest = sa.func.row_number().over(
+            partition_by=(audit.c.pair_key, audit.c.run_key),
+            order_by=(audit.c.claim_no.desc(), audit.c.event_id.desc()),
+        )
+        ranked = _applied(pair_keys, org_id).add_columns(newest.label("newest")).subquery("ranked")
+        found: dict[str, list[sa.Row[Any]]] = {}
+        with reading(self._engine).begin() as connection:
+            for row in connection.execute(sa.select(ranked).where(ranked.c.newest == 1)):
+                found.setdefault(row.pair_key, []).append(row)
+        return found
+
+    def _last_presence(self, pair_keys: Sequence[str], org_id: str | None) -> dict[str, sa.Row[Any]]:
+        """Return for each link the last audit row that shows whether it exists, by pair key."""
+        newest = sa.func.row_number().over(partition_by=audit.c.pair_key, order_by=audit.c.event_id.desc())
+        showing = _applied(pair_keys, org_id).where(audit.c.outcome.in_(_PRESENCE_OUTCOMES))
+        ranked = showing.add_columns(newest.label("newest")).subquery("ranked")
+        with reading(self._engine).begin() as connection:
+            rows = connection.execute(sa.select(ranked).where(ranked.c.newest == 1)).all()
+        return {row.pair_key: row for row in rows}
+
+    def _removals(
+        self, run_key: str, page: sa.ColumnElement[bool], wanted: RelinkFilter
+    ) -> Sequence[sa.Row[Any]]:
+        """Return the removals in a page of a run that match a filter: the last audit row of each link."""
+        newest = sa.func.row_number().over(
+            partition_by=audit.c.seq, order_by=(audit.c.claim_no.desc(), audit.c.event_id.desc())
+        )
+        # The filter applies to the last row of a link: an earlier one must not match in its place.
+        last = (
+            sa.select(audit, newest.label("newest")).where(audit.c.run_key == run_key, page).subquery("last")
+        )
+        statement = (
+            sa.select(
+                last.c.pair_key,
+                last.c.event_id,
+                last.c.outcome,
+                last.c.external_id,
+                last.c.related_external_id,
+            )
+            .where(last.c.newest == 1, last.c.outcome == Outcome.REMOVED.value, *_conditions(last, wanted))
+            .order_by(last.c.seq)
+        )
+        with reading(self._engine).begin() as connection:
+            return connection.execute(statement).all()
+
+    def _in_doubt(self, pair_keys: Sequence[str]) -> set[str]:
+        """Return the keys of those links that another run has left in flight."""
+        statement = (
+            sa.select(audit.c.pair_key)
+            .distinct()
+            .join(links, sa.and_(links.c.run_key == audit.c.run_key, links.c.seq == audit.c.seq))
+            .where(
+                audit.c.pair_key.in_(pair_keys),
+                audit.c.operation == DELINK,
+                links.c.state == LinkState.IN_FLIGHT.value,
+            )
+        )
+        with reading(self._engine).begin() as connection:
+            return set(connection.scalars(statement))
+
+
+def ineligibility_reason(run: StoredRun, job: str, target: Target) -> str | None:
+    """
+    Return why a new run may not start from the links of an earlier one; None if it may.
+
+    :param job: the job of the new run
+    :param target: relation and organization of the new run
+    :return: the rest of a sentence that begins with the run
+    """
+    if run.job != job:
+        return f"is a run of {run.job}, not of {job}"
+    if run.operation != DELINK:
+        return f"is a relink; to finish it, relink the run {run.origin_run_key!r} again"
+    if run.relation != target.relation:
+        return f"was for {run.relation}, and the job is now for {target.relation}"
+    if run.dry_run:
+        return "was a dry run: it sent nothing"
+    if run.planned_at is None or run.finished_at is None:
+        return "is not finished; wait for its end, or clear its tasks"
+    if run.pseudonymised_at is not None:
+        return (
+            f"was pseudonymized at {run.pseudonymised_at:%Y-%m-%d %H:%M} UTC: the IDs of its links are gone"
+        )
+    here = (target.org_id, target.data_center)
+    if run.org_id and target.org_id and (run.org_id, run.data_center) != here:
+        return (
+            f"was for the organization {run.org_id} ({run.data_center}), and the connection now leads to "
+            f"{target.org_id} ({target.data_center})"
+        )
+    return None
+
+
+def _applied(pair_keys: Sequence[str], org_id: str | None) -> sa.Select[Any]:
+    statement = sa.select(
+        audit.c.pair_key, audit.c.run_key, audit.c.outcome, audit.c.operation, audit.c.event_id
+    ).where(audit.c.pair_key.in_(pair_keys), audit.c.dry_run == sa.false())
+    if org_id is None:
+        return statement
+    return statement.where(sa.or_(audit.c.org_id.is_(None), audit.c.org_id == org_id))
+
+
+def _pages(run: StoredRun, pair_keys: Collection[str] | None) -> Iterator[sa.ColumnElement[bool]]:
+    """Yield conditions that split a run into pages: by seq, or by the given keys."""
+    if pair_keys is None:
+        for start in range(0, run.planned or 0, PAGE_LINKS):
+            yield audit.c.seq.between(start, start + PAGE_LINKS - 1)
+        return
+    keys = iter(sorted(pair_keys))
+    while page := list(islice(keys, PAGE_LINKS)):
+        yield audit.c.pair_key.in_(page)
+
+
+def _conditions(removal: sa.Subquery, wanted: RelinkFilter) -> Iterator[sa.ColumnElement[bool]]:
+    if wanted.external_id_prefix is not None:
+        yield _has_prefix(removal.c.external_id, wanted.external_id_prefix)
+    if wanted.related_external_id_prefix is not None:
+        yield _has_prefix(removal.c.related_external_id, wanted.related_external_id_prefix)
+    if wanted.finished_from is not None:
+        yield removal.c.finished_at >= wanted.finished_from
+    if wanted.finished_to is not None:
+        yield removal.c.finished_at < wanted.finished_to
+    if wanted.zoho_code is not None:
+        yield removal.c.zoho_code == wanted.zoho_code
+
+
+def _has_prefix(column: sa.ColumnElement[str], prefix: str) -> sa.ColumnElement[bool]:
+    """
+    Return whether a text begins with a literal prefix, the same in every database.
+
+    ``LIKE`` ignores case in SQLite, and ``=`` ignores trailing spaces in MySQL: with a dot behind it they count.
+    """
+    return sa.func.substr(column, 1, len(prefix), type_=sa.String()).concat(".") == f"{prefix}."

@@ -15,10 +15,9 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.models import DELINK, StoredRun
 from zoho_crm.core.outcomes import LinkState, Outcome, RunStatus
 from zoho_crm.errors import PlanError, ZohoConfigError
-from zoho_crm.ledger.columns import fitted
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.schema import SCHEMA_VERSION
-from zoho_crm.ledger.tables import RUN_KEY_LENGTH, chunks, job_states, latest, links, runs
+from zoho_crm.ledger.tables import RUN_KEY_LENGTH, chunks, fitted, job_states, latest, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ upgrade databases that hold an earlier version. To add version 2:
 
 1. Change ``tables.py``, and set ``SCHEMA_VERSION`` to 2.
 2. Write ``def to_version_2(op: Operations) -> None`` here. Spell out names and types: ``tables.py`` keeps changing, and
-   a revision must not. Create new tables with ``columns.TABLE_OPTIONS``.
+   a revision must not. Create new tables with ``tables.TABLE_OPTIONS``.
 3. Add it to :data:`REVISIONS`.
 
 MySQL and MariaDB commit each statement that changes a table, so that an interrupted revision runs again over its own

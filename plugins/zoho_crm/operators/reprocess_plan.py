@@ -199,7 +199,7 @@ class PlanRetryOperator(ReprocessPlanOperator):
         def chosen() -> Iterator[Link]:
             for one in ledger.reprocess.unfinished_links(past, target.org_id):
                 # Whoever has put a link back wants it to stay, whatever came of that.
-                counts[one.outcome.value if one.operation == DELINK else "put_back"] += 1
+                counts[one.outcome.value if one.operation == DELINK else "relinked"] += 1
                 if one.operation == DELINK and one.outcome in asked.outcomes:
                     counts[CHOSEN] += 1
                     yield one.link
@@ -246,8 +246,7 @@ class PlanRelinkOperator(ReprocessPlanOperator):
 
     def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
         """Take the links that are gone because of that run."""
-        from zoho_crm.ledger.origin_runs import ineligibility_reason
-        from zoho_crm.ledger.selection import Since
+        from zoho_crm.ledger.reprocess import Since, ineligibility_reason
 
         asked = parse_relink_request(context["params"], request_of(context))
         run = ledger.runs.find(job.name, asked.run)
@@ -290,7 +289,7 @@ def _pair_keys(asked: RelinkRequest, target: Target) -> frozenset[str] | None:
 
 def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | None:
     """Say why the links of a run may not be driven again, or return None: a redrive is no way past a guard."""
-    from zoho_crm.ledger.origin_runs import ineligibility_reason
+    from zoho_crm.ledger.reprocess import ineligibility_reason
 
     if fault := ineligibility_reason(run, job.name, target):
         return fault

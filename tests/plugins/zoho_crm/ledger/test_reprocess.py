@@ -17,8 +17,7 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import carry_over, selection, tables
-from zoho_crm.ledger.origin_runs import ineligibility_reason
-from zoho_crm.ledger.selection import Since
+from zoho_crm.ledger.reprocess import Since, ineligibility_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -201,8 +200,8 @@ def test_removed_links_come_with_what_became_of_them(ledger: Ledger) -> None:
     run(ledger, "again", {pair(4): Outcome.REMOVED, pair(5): Outcome.ALREADY_ABSENT})
     assert removed(ledger, first) == {
         pair(0): Since.STILL_REMOVED,
-        pair(1): Since.PUT_BACK,
-        pair(2): Since.PUT_BACK,
+        pair(1): Since.RELINKED,
+        pair(2): Since.RELINKED,
         pair(3): Since.STILL_REMOVED,
         pair(4): Since.REMOVED_AGAIN,
         pair(5): Since.STILL_REMOVED,

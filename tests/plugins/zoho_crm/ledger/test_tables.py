@@ -7,7 +7,7 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
-from zoho_crm.ledger.columns import UtcDateTime, fitted
+from zoho_crm.ledger.tables import UtcDateTime, fitted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
