@@ -1,1 +1,1 @@
-"""The demo: a small CRM, a warehouse that says which of its links are stale, and one run of the sample job."""
+"""The demo: a small CRM, a warehouse of stale links, and one run of the sample job."""

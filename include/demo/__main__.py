@@ -1,4 +1,4 @@
-"""Run the sample job against a local Zoho and show what came of every link: ``make demo``."""
+"""Run the sample job against a local Zoho and show the outcome of each link: ``make demo``."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ SAMPLE_QUERY = """\
 
 
 def main() -> int:
-    """Return 0 only if exactly the planned links are gone and every link has the outcome it must have."""
+    """Return 0 only if exactly the planned links are gone and each link has its expected outcome."""
     console = Console(highlight=False)
     console.width = max(console.width, 112)  # a narrower pipe would fold the tables
     shutil.rmtree(HOME, ignore_errors=True)
@@ -56,36 +56,32 @@ def main() -> int:
         before = _links(world.zoho.state)
         records = _records(world.zoho.state)
         console.print(
-            f"A local Zoho, an imitation for demo and tests, at {world.zoho.url}: {len(before)} links"
+            f"Local Zoho (an imitation for demo and tests) at {world.zoho.url}: {len(before)} links"
         )
-        console.print(
-            f"A warehouse that names {len(stale_links())} links to remove, at {_short(world.warehouse)}"
-        )
+        console.print(f"Warehouse {_short(world.warehouse)}: {len(stale_links())} links to remove")
         console.print(f'[bold]airflow dags test {DAG_ID} --conf \'{{"mode": "apply"}}\'[/] ...')
         started = time.monotonic()
         code = _run_dag(world)
-        console.print(
-            f"finished in {time.monotonic() - started:.0f} s; its log is {_short(HOME / 'run.log')}\n"
-        )
+        console.print(f"Finished in {time.monotonic() - started:.0f} s. Log: {_short(HOME / 'run.log')}\n")
         if not world.audit.exists():
-            console.print("[red]The run left no audit database; its log says why.[/]")
+            console.print(f"[red]error: the run wrote no audit database; see {_short(HOME / 'run.log')}[/]")
             return 1
         _show_outcomes(console, world.audit)
         _show_run(console, world.audit)
-        faults = _faults(world, before, records)
+        mismatches = _mismatches(world, before, records)
     if code != 0:
-        faults.insert(0, f"the Dag run failed (exit status {code})")
-    for fault in faults:
-        console.print(f"[red]✗ {fault}[/]")
-    if not faults:
-        console.print("[green]✓ the local Zoho lost exactly the planned links; no record was deleted[/]")
-        console.print("[green]✓ each planned link has one latest outcome, and it is the one it must have[/]")
+        mismatches.insert(0, f"the Dag run failed (exit status {code})")
+    for mismatch in mismatches:
+        console.print(f"[red]✗ {mismatch}[/]")
+    if not mismatches:
+        console.print("[green]✓ exactly the planned links were removed; no record was deleted[/]")
+        console.print("[green]✓ each planned link has exactly one latest outcome, the expected one[/]")
     _show_query(console, world.audit)
-    return 1 if faults else 0
+    return 1 if mismatches else 0
 
 
 def _run_dag(world: DemoWorld) -> int:
-    """Run the Dag in one process, as a data engineer would to try it."""
+    """Run the Dag in one process, as `airflow dags test` does."""
     env = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
         **world.env,
@@ -112,10 +108,10 @@ def _run_dag(world: DemoWorld) -> int:
 
 
 def _show_outcomes(console: Console, audit: Path) -> None:
-    table = Table(title="What happened to the links", title_justify="left")
+    table = Table(title="Outcomes", title_justify="left")
     table.add_column("outcome", no_wrap=True)
     table.add_column("links", justify="right")
-    for column in ("what it means", "for example", "what Zoho said"):
+    for column in ("meaning", "example", "message"):
         table.add_column(column, overflow="fold")
     with closing(sqlite3.connect(audit)) as connection:
         counts = connection.execute(
@@ -134,7 +130,7 @@ def _show_outcomes(console: Console, audit: Path) -> None:
 
 
 def _show_run(console: Console, audit: Path) -> None:
-    table = Table(title="The run (zoho_delink_run)", title_justify="left", show_header=False)
+    table = Table(title="Run (table zoho_delink_run)", title_justify="left", show_header=False)
     with closing(sqlite3.connect(audit)) as connection:
         connection.row_factory = sqlite3.Row
         (run,) = connection.execute("SELECT * FROM zoho_delink_run").fetchall()
@@ -144,37 +140,37 @@ def _show_run(console: Console, audit: Path) -> None:
 
 
 def _show_query(console: Console, audit: Path) -> None:
-    console.print(f"\nThe audit table is [bold]zoho_delink_audit[/] in {_short(audit)}. Ask it, for example:")
+    console.print(f"\nThe audit table is [bold]zoho_delink_audit[/] in {_short(audit)}. A sample query:")
     console.print(SAMPLE_QUERY % _short(audit), soft_wrap=True, markup=False)
 
 
-def _faults(world: DemoWorld, before: set[tuple[str, str]], records: dict[str, int]) -> list[str]:
-    """Hold the local Zoho's own state and the audit table against what had to happen."""
+def _mismatches(world: DemoWorld, before: set[tuple[str, str]], records: dict[str, int]) -> list[str]:
+    """Compare the local Zoho's state and the audit table with what is expected."""
     expected = {(case.parent_id, case.related_id): case.outcome for case in stale_links()}
     planned = {pair for pair, outcome in expected.items() if outcome == "removed"}
     after = _links(world.zoho.state)
-    faults = []
+    mismatches = []
     if lost := before - after - planned:
-        faults.append(f"{len(lost)} links are gone that no row names, e.g. {min(lost)}")
-    if left := planned & after:
-        faults.append(f"{len(left)} planned links are still there, e.g. {min(left)}")
+        mismatches.append(f"{len(lost)} links are gone that are not in the warehouse, e.g. {min(lost)}")
+    if remaining := planned & after:
+        mismatches.append(f"{len(remaining)} planned links are still there, e.g. {min(remaining)}")
     if not set(kept_links()) <= after:
-        faults.append("links that had to stay are gone")
+        mismatches.append("links are gone that must stay")
     if _records(world.zoho.state) != records:
-        faults.append("records were deleted")
+        mismatches.append("records were deleted")
     if harm := world.zoho.state.to_json(include_links=False)["harm"]:
-        faults.append(f"the local Zoho saw harm: {harm[0]}")
+        mismatches.append(f"the local Zoho recorded a harmful request: {harm[0]}")
     with closing(sqlite3.connect(world.audit)) as connection:
         rows = connection.execute(
             "SELECT external_id, related_external_id, outcome FROM zoho_delink_latest"
         ).fetchall()
-    told = {(row[0], row[1]): row[2] for row in rows}
+    outcomes = {(row[0], row[1]): row[2] for row in rows}
     sendable = {pair: outcome for pair, outcome in expected.items() if outcome != "invalid"}
-    if wrong := {pair for pair, outcome in sendable.items() if told.get(pair) != outcome}:
-        faults.append(f"{len(wrong)} links have another outcome than they must, e.g. {min(wrong)}")
+    if wrong := {pair for pair, outcome in sendable.items() if outcomes.get(pair) != outcome}:
+        mismatches.append(f"{len(wrong)} links have an unexpected outcome, e.g. {min(wrong)}")
     if Counter(row[2] for row in rows) != Counter(expected.values()):
-        faults.append("the number of links by outcome is not the one it must be")
-    return faults
+        mismatches.append("the number of links by outcome differs from the expected one")
+    return mismatches
 
 
 def _links(state: LocalState) -> set[tuple[str, str]]:

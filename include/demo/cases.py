@@ -1,4 +1,4 @@
-"""The demo's links: every kind of case, and what has to come of each."""
+"""The demo's links: every kind of case, with its expected outcome."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AWKWARD_IDS = (
     "{{ ds }}",
     "🙂",
 )
-"""Ids that a careless client would send to another address."""
+"""IDs that a careless client would send to a different URL."""
 
 UNSENDABLE_IDS = (
     "",
@@ -44,16 +44,16 @@ UNSENDABLE_IDS = (
 
 CASES = {
     "removed": "linked in the CRM",
-    "already_absent": "both records exist, the link is gone already",
-    "parent_not_found": "the CRM knows no such contact",
-    "related_not_found": "the CRM knows no such deal",
-    "invalid": "cannot be an external id: never sent",
+    "already_absent": "both records exist, the link was already gone",
+    "parent_not_found": "no contact has this ID",
+    "related_not_found": "no deal has this ID",
+    "invalid": "not a valid external ID: never sent",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One row of the warehouse and the outcome it must end with."""
+    """One row of the warehouse and its expected outcome."""
 
     parent_id: str
     related_id: str
@@ -76,9 +76,9 @@ def stale_links() -> list[Case]:
 
 
 def kept_links() -> list[tuple[str, str]]:
-    """Return the links of the CRM that no warehouse row names: they must be there afterwards."""
+    """Return the links of the CRM that are not in the warehouse: they must remain."""
     return [(f"c-{n:04}", f"d-{(n + 7) % 90:04}") for n in range(200)]
 
 
 DUPLICATES = 12
-"""Rows of the warehouse that name a link again."""
+"""Duplicate rows in the warehouse."""

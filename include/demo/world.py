@@ -74,7 +74,7 @@ def connections(zoho_port: int, warehouse: Path, audit: Path) -> dict[str, str]:
 
 
 def make_warehouse(path: Path) -> None:
-    """Write the warehouse anew, its rows marked over the last six days."""
+    """Recreate the warehouse, its rows marked over the last six days."""
     cases = stale_links()
     rows = [(JOB, case.parent_id, case.related_id) for case in [*cases, *cases[:DUPLICATES]]]
     rows += [("campaigns_leads", f"k-{n % 5}", f"l-{n:03}") for n in range(40)]

@@ -19,7 +19,7 @@ Accounts and API: {url}   Admin: {url}/_local/state
 
 def main(arguments: list[str] | None = None) -> int:
     """
-    Start the local Zoho and serve until the process is told to stop.
+    Start the local Zoho and serve until the process is stopped.
 
     :param arguments: the command line without the program's name.
     :return: the exit code.

@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, HTTPException, Query
 
-from include.local_zoho import seed as seeds
 from include.local_zoho.faults import FaultRule
+from include.local_zoho.seed import fill_crm
 from include.local_zoho.state import LocalState
 
 MAX_LISTED = 10_000
@@ -13,7 +13,7 @@ MAX_LISTED = 10_000
 
 def admin_app(state: LocalState) -> FastAPI:  # noqa: C901  # nine small routes over one state
     """
-    Make the FastAPI application of the admin calls.
+    Build the FastAPI application of the admin calls.
 
     - ``GET /_local/state?include_links=true``: see :meth:`LocalState.to_json`
     - ``GET /_local/requests?offset=0&limit=100``: ``{"total", "requests": [...]}`` with time, method, path, query,
@@ -22,9 +22,9 @@ def admin_app(state: LocalState) -> FastAPI:  # noqa: C901  # nine small routes 
     - ``POST /_local/faults``: a rule, or a list of rules, replaces all rules; ``DELETE`` drops them
     - ``POST /_local/config``: ``{setting: value}``; ``GET`` shows them
     - ``POST /_local/reset``: begins again with the first seed and settings
-    - ``POST /_local/revoke``: kills every access token
+    - ``POST /_local/revoke``: revokes every access token
 
-    Bad input is answered with 400 and a ``detail`` that names it.
+    The response to bad input is 400 and a ``detail`` that names it.
     """
     app = FastAPI(title="Local Zoho", docs_url=None, redoc_url=None, openapi_url=None)
 
@@ -48,7 +48,7 @@ def admin_app(state: LocalState) -> FastAPI:  # noqa: C901  # nine small routes 
             if replace:
                 state.reseed(body)
             else:
-                seeds.fill(state.crm, body)
+                fill_crm(state.crm, body)
         except (KeyError, TypeError, ValueError) as error:
             raise _bad_request(error) from error
         return {"records": {name: state.crm.count(name) for name in state.crm.modules}}

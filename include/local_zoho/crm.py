@@ -2,15 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from include.local_zoho.links import Attributes, Links
-from include.local_zoho.roles import Roles
-
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
-    from include.local_zoho.catalogue import Module, RelatedList
+    from include.local_zoho.seed import Module, RelatedList
+
+
+Attributes = dict[str, Any]
+
+
+class Links:
+    """
+    A many-to-many relation between the records of a left and a right module.
+
+    Each link may carry attributes, such as ``Contact_Role`` between a contact and a deal. ``inverse`` says that
+    ``one`` is the right record and ``other`` the left one: a link seen from either side is the same link.
+    """
+
+    def __init__(self) -> None:
+        self._sides: tuple[dict[str, dict[str, Attributes]], dict[str, dict[str, Attributes]]] = ({}, {})
+
+    def add(self, one: str, other: str, attributes: Attributes, *, inverse: bool) -> None:
+        """Link two records, or change the attributes of their link."""
+        known = self._sides[inverse].get(one, {}).get(other, {})
+        merged = {**known, **attributes}
+        self._sides[inverse].setdefault(one, {})[other] = merged
+        self._sides[not inverse].setdefault(other, {})[one] = merged
+
+    def remove(self, one: str, other: str, *, inverse: bool) -> bool:
+        """Remove a link; False when there is none."""
+        others = self._sides[inverse].get(one)
+        if others is None or others.pop(other, None) is None:
+            return False
+        self._sides[not inverse][other].pop(one)
+        return True
+
+    def has(self, one: str, other: str, *, inverse: bool) -> bool:
+        """Return whether two records are linked."""
+        return other in self._sides[inverse].get(one, ())
+
+    def of(self, one: str, *, inverse: bool) -> dict[str, Attributes]:
+        """Return the records linked to one record, with the attributes of each link, oldest first."""
+        return self._sides[inverse].get(one, {})
+
+    def drop(self, one: str, *, inverse: bool) -> None:
+        """Remove every link of one record."""
+        for other in list(self.of(one, inverse=inverse)):
+            self.remove(one, other, inverse=inverse)
+
+    def __iter__(self) -> Iterator[tuple[str, str, Attributes]]:
+        for left, others in list(self._sides[0].items()):
+            for right, attributes in list(others.items()):
+                yield left, right, attributes
+
+    def __len__(self) -> int:
+        return sum(map(len, list(self._sides[0].values())))
+
+
+CONTACT_ROLE = "Contact_Role"
+
+DEFAULT_ROLES = {
+    "4876876000000006871": "Developer/Evaluator",
+    "4876876000000006873": "Decision Maker",
+    "4876876000000006875": "Purchasing",
+    "4876876000000006877": "Executive Sponsor",
+}
+
+FIRST_ROLE_ID = 4_876_876_000_000_007_001
+
+
+class Roles:
+    """The contact roles of an org, by id."""
+
+    def __init__(self) -> None:
+        self._names = dict(DEFAULT_ROLES)
+
+    def find(self, value: object) -> dict[str, str] | None:
+        """Find a role as a call names it: by its id, alone or in an object; None when there is none."""
+        role_id = value.get("id") if isinstance(value, Mapping) else value
+        name = self._names.get(role_id) if isinstance(role_id, str) else None
+        return {"name": name, "id": str(role_id)} if name is not None else None
+
+    def learn(self, value: object) -> dict[str, str]:
+        """Return the role that a seed or a test names by id, by name or as an object, adding it when it is new."""
+        found = self.find(value)
+        if found is not None:
+            return found
+        if isinstance(value, Mapping):
+            role_id, name = str(value["id"]), str(value.get("name", value["id"]))
+        else:
+            name = str(value)
+            known = (role_id for role_id, held in self._names.items() if held == name)
+            role_id = next(known, str(FIRST_ROLE_ID + len(self._names)))
+        self._names[role_id] = name
+        return {"name": name, "id": role_id}
+
+    def shown(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes of a link as they are shown, learning the role among them."""
+        role = attributes.get(CONTACT_ROLE)
+        return {**attributes, **({} if role is None else {CONTACT_ROLE: self.learn(role)})}
+
 
 Record = dict[str, Any]
 
@@ -92,7 +186,7 @@ class Crm:
         return self._records[module].get(record_id)
 
     def records(self, module: str) -> list[Record]:
-        """Give every record of a module, oldest first."""
+        """Return every record of a module, oldest first."""
         return list(self._records[module].values())
 
     def count(self, module: str) -> int:
@@ -104,7 +198,7 @@ class Crm:
         return self._by_external[module, field].get(value)
 
     def is_external(self, module: str, field: str) -> bool:
-        """Say whether a field is an external field of the module."""
+        """Return whether a field is an external field of the module."""
         return (module, field) in self._by_external
 
     def find(self, module: str, key: str) -> str | None:
@@ -119,7 +213,7 @@ class Crm:
         return str(self._records[module].get(record_id, {}).get(field or "") or record_id)
 
     def links_of(self, listed: RelatedList) -> Links:
-        """Give the links behind a related list."""
+        """Return the links behind a related list."""
         if listed.relation is None:
             msg = f"the list {listed.api_name} has no links"
             raise KeyError(msg)
@@ -140,17 +234,17 @@ class Crm:
         self.links_of(listed).add(parent_id, related_id, shown, inverse=listed.inverse)
 
     def unlink(self, module: str, key: str, related_list: str, related_key: str) -> bool:
-        """Remove a link behind the back of the API; False when there is none."""
+        """Remove a link without the API; False when there is none."""
         listed, parent_id, related_id = self._ends(module, key, related_list, related_key)
         return self.links_of(listed).remove(parent_id, related_id, inverse=listed.inverse)
 
     def linked(self, module: str, key: str, related_list: str, related_key: str) -> bool:
-        """Say whether two records are linked."""
+        """Return whether two records are linked."""
         listed, parent_id, related_id = self._ends(module, key, related_list, related_key)
         return self.links_of(listed).has(parent_id, related_id, inverse=listed.inverse)
 
     def links(self, module: str, related_list: str) -> set[tuple[str, str]]:
-        """Give all links of a list as pairs of keys: parent, related record."""
+        """Return all links of a list as pairs of keys: parent, related record."""
         listed = self._list(module, related_list)
         pairs = (
             (right, left) if listed.inverse else (left, right) for left, right, _ in self.links_of(listed)
@@ -158,7 +252,7 @@ class Crm:
         return {(self.key_of(module, one), self.key_of(listed.module or "", other)) for one, other in pairs}
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Give every link once, seen from the left side of its relation."""
+        """Return every link once, seen from the left side of its relation."""
         return [
             {
                 "module": module.api_name,

@@ -1,16 +1,23 @@
-"""Scripted faults: which requests go wrong, how, and whether their work was done before."""
+"""Scripted faults: which requests fail, how, and whether their work is done before."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
+import socket
+import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
+
+from include.local_zoho.wire import JSON_TYPE, Reply, send_reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from include.local_zoho.wire import Call
+    from include.local_zoho.wire import Call, Receive, Send
+
 
 Deed = Literal["status", "reset", "hang", "delay", "html", "redirect", "truncate", "close_mid_body"]
 DEEDS = ("status", "reset", "hang", "delay", "html", "redirect", "truncate", "close_mid_body")
@@ -39,7 +46,7 @@ class Match:
     nth: int = 1
 
     def __call__(self, call: Call) -> bool:
-        """Say whether a request matches, ``nth`` aside."""
+        """Return whether a request matches, ``nth`` aside."""
         if self.method is not None and self.method != call.method:
             return False
         if self.path is not None and re.search(self.path, call.raw_path) is None:
@@ -63,12 +70,12 @@ class FaultRule:
     """
     One scripted fault.
 
-    :param do: ``status`` (status, headers, raw body), ``reset`` (TCP reset, no answer), ``hang`` (no answer for
-        ``seconds``, then a reset), ``delay`` (the real answer, ``seconds`` late), ``html`` (a proxy's error page),
-        ``redirect`` (to ``location``), ``truncate`` (the JSON answer cut in half, complete for HTTP) or
+    :param do: ``status`` (status, headers, raw body), ``reset`` (TCP reset, no response), ``hang`` (no response for
+        ``seconds``, then a reset), ``delay`` (the real response, ``seconds`` late), ``html`` (a proxy's error page),
+        ``redirect`` (to ``location``), ``truncate`` (the JSON response cut in half, complete for HTTP) or
         ``close_mid_body`` (the connection closes halfway through the body).
-    :param when: ``before``: the request never reached the CRM; ``after``: its work is done and only the answer is
-        spoilt. ``delay`` always means after.
+    :param when: ``before``: the request never reached the CRM; ``after``: its work is done and only the response is
+        corrupted. ``delay`` always means after.
     :param times: how often the rule applies; None for ever.
     :param seconds: for ``hang`` and ``delay``.
     """
@@ -109,7 +116,7 @@ class FaultRule:
         return cls(**{**data, "match": match, "body": body})
 
     def takes(self, call: Call) -> bool:
-        """Say whether this rule applies to a request now, and count it."""
+        """Return whether this rule applies to a request now, and count it."""
         if (self.times is not None and self.applied >= self.times) or not self.match(call):
             return False
         self.seen += 1
@@ -120,12 +127,12 @@ class FaultRule:
 
     @property
     def http_status(self) -> int:
-        """Give the status of the spoilt answer."""
+        """Return the status of the corrupted response."""
         return self.status if self.status is not None else DEFAULT_STATUS.get(self.do, 200)
 
     @property
     def http_body(self) -> bytes:
-        """Give the body of the spoilt answer."""
+        """Return the body of the corrupted response."""
         return (self.body if self.body is not None else DEFAULT_BODY.get(self.do, "")).encode()
 
 
@@ -148,3 +155,102 @@ class Faults:
     def for_call(self, call: Call) -> FaultRule | None:
         """Find the rule for a request."""
         return next((rule for rule in self.rules if rule.takes(call)), None)
+
+
+SILENT = frozenset({"reset", "hang"})
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """
+    One exchange in progress.
+
+    :param scope: its ASGI scope; ``state.connection`` is the protocol object of the server.
+    :param closing: set when the server shuts down, so that nothing hangs longer.
+    """
+
+    scope: Any
+    receive: Receive
+    send: Send
+    closing: asyncio.Event
+
+    @property
+    def transport(self) -> asyncio.Transport:
+        """Return the TCP connection."""
+        transport: asyncio.Transport = self.scope["state"]["connection"].transport
+        return transport
+
+    async def until_disconnected(self) -> None:
+        """Wait until the connection is gone: a response cannot be left open otherwise."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+    async def reset(self) -> None:
+        """Close the connection with a TCP reset (RST), as a crashed gateway does."""
+        _linger_zero(self.transport)
+        self.transport.abort()
+        await self.until_disconnected()
+
+    async def silence(self, seconds: float) -> None:
+        """Send nothing for a while; ends early when the client leaves or the server shuts down."""
+        waits = [asyncio.ensure_future(self.until_disconnected()), asyncio.ensure_future(self.closing.wait())]
+        _, pending = await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in pending:
+            wait.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+
+
+def visible_status(rule: FaultRule | None, reply: Reply) -> int:
+    """Return the status the client will see; 0 when it gets none."""
+    if rule is None or rule.do in {"delay", "truncate", "close_mid_body"}:
+        return reply.status
+    return 0 if rule.do in SILENT else rule.http_status
+
+
+async def apply_fault(rule: FaultRule, reply: Reply, exchange: Exchange) -> None:
+    """
+    Corrupt a response.
+
+    :param reply: the response the client would have got.
+    """
+    if rule.do == "reset":
+        await exchange.reset()
+    elif rule.do == "hang":
+        await exchange.silence(rule.seconds)
+        await exchange.reset()
+    elif rule.do == "close_mid_body":
+        await _close_mid_body(reply, exchange)
+    else:
+        if rule.do == "delay":
+            await exchange.silence(rule.seconds)
+        await send_reply(exchange.send, _corrupted(rule, reply))
+
+
+def _corrupted(rule: FaultRule, reply: Reply) -> Reply:
+    if rule.do == "delay":
+        return reply
+    if rule.do == "truncate":
+        return Reply(reply.status, reply.body[: len(reply.body) // 2], reply.headers or [JSON_TYPE])
+    headers = [(name.lower().encode(), value.encode()) for name, value in rule.headers.items()]
+    if not any(name == b"content-type" for name, _ in headers):
+        headers.append((b"content-type", b"text/html") if rule.do == "html" else JSON_TYPE)
+    if rule.do == "redirect":
+        headers.append((b"location", rule.location.encode()))
+    return Reply(rule.http_status, rule.http_body, headers)
+
+
+async def _close_mid_body(reply: Reply, exchange: Exchange) -> None:
+    headers = [*reply.headers, (b"content-length", str(len(reply.body)).encode())]
+    await exchange.send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await exchange.send(
+        {"type": "http.response.body", "body": reply.body[: len(reply.body) // 2], "more_body": True}
+    )
+    exchange.transport.close()
+    await exchange.until_disconnected()
+
+
+def _linger_zero(transport: asyncio.Transport) -> None:
+    """Build the next close a reset; on a duplicate, since not every event loop lends out its socket."""
+    held = transport.get_extra_info("socket")
+    with socket.socket(fileno=os.dup(held.fileno())) as duplicate:
+        duplicate.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -1,27 +1,30 @@
-"""From a call to its answer, in the order of Zoho's checks."""
+"""Route a call to its response, in the order of Zoho's checks."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
-from include.local_zoho import answers, metadata, records, related, scopes
-from include.local_zoho.wire import RefusedError, Reply
+from include.local_zoho.access import DELETE, READ, WRITE, grants_scope, scope_name
+from include.local_zoho.metadata_calls import handle_metadata_call
+from include.local_zoho.record_calls import handle_record_call
+from include.local_zoho.related_list_calls import handle_related_list_call
+from include.local_zoho.wire import RefusedError, Reply, invalid_url, refuse
 
 if TYPE_CHECKING:
-    from include.local_zoho.oauth import AccessToken
+    from include.local_zoho.access import AccessToken
     from include.local_zoho.state import LocalState
     from include.local_zoho.wire import Call
 
 VERSIONS = ("v7", "v8")
 VERSION_PATTERN = re.compile(r"v\d+(\.\d+)?")
 AUTH_PREFIX = "Zoho-oauthtoken "
-OPERATIONS = {"GET": scopes.READ, "PUT": scopes.WRITE, "POST": scopes.WRITE, "DELETE": scopes.DELETE}
+OPERATIONS = {"GET": READ, "PUT": WRITE, "POST": WRITE, "DELETE": DELETE}
 
 
-def answer(state: LocalState, call: Call) -> Reply:
+def handle_call(state: LocalState, call: Call) -> Reply:
     """
-    Answer any call but the admin ones.
+    Respond to any call except the admin ones.
 
     API calls are checked in this order: token, limits, scope, version, URL pattern, module and what follows.
     """
@@ -30,10 +33,12 @@ def answer(state: LocalState, call: Call) -> Reply:
     if call.segments == ["oauth", "v2", "token"]:
         call.kind = "token"
         if call.method != "POST":
-            return answers.invalid_url()
-        return state.tokens.answer(call, state.settings, state.clock, state.base_url or f"http://{call.host}")
+            return invalid_url()
+        return state.tokens.respond(
+            call, state.settings, state.clock, state.base_url or f"http://{call.host}"
+        )
     if call.segments[:1] != ["crm"]:
-        return answers.invalid_url()
+        return invalid_url()
     try:
         reply = _api(state, call)
     except RefusedError as refused:
@@ -60,28 +65,28 @@ def _api(state: LocalState, call: Call) -> Reply:
 def _authenticate(state: LocalState, call: Call, now: float) -> AccessToken:
     header = call.authorization or ""
     if not header.startswith(AUTH_PREFIX):
-        raise answers.refuse(401, "AUTHENTICATION_FAILURE", "Authentication failed")
+        raise refuse(401, "AUTHENTICATION_FAILURE", "Authentication failed")
     token = state.tokens.find(header.removeprefix(AUTH_PREFIX), now)
     if token is None:
-        raise answers.refuse(401, "INVALID_TOKEN", "invalid oauth token")
+        raise refuse(401, "INVALID_TOKEN", "invalid oauth token")
     return token
 
 
 def _authorized(state: LocalState, call: Call, token: AccessToken) -> Reply:
     version, path = (call.segments[1:2] or [""])[0], call.segments[2:]
     if not _covered(token, call.method, path):
-        raise answers.refuse(401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")
+        raise refuse(401, "OAUTH_SCOPE_MISMATCH", "invalid oauth scope to access this URL")
     if version not in VERSIONS and VERSION_PATTERN.fullmatch(version):
-        raise answers.refuse(
+        raise refuse(
             400, "API_NOT_SUPPORTED", "API not supported", {"supported_version": ", ".join(VERSIONS)}
         )
     if version not in VERSIONS or not 1 <= len(path) <= 4 or "" in path or _has_refused_slash(state, call):
-        return answers.invalid_url()
+        return invalid_url()
     if path[0] in {"settings", "org", "users"}:
-        return metadata.answer(state, call, path)
+        return handle_metadata_call(state, call, path)
     if len(path) <= 2:
-        return records.answer(state, call, path)
-    return related.answer(state, call, path)
+        return handle_record_call(state, call, path)
+    return handle_related_list_call(state, call, path)
 
 
 def _has_refused_slash(state: LocalState, call: Call) -> bool:
@@ -89,12 +94,12 @@ def _has_refused_slash(state: LocalState, call: Call) -> bool:
 
 
 def _covered(token: AccessToken, method: str, path: list[str]) -> bool:
-    """Say whether the token's scopes cover a call; removing contact roles needs both modules' (its page says so)."""
+    """Return whether the token's scopes cover a call; removing contact roles needs both modules' (its page says so)."""
     service = path[0] if path else ""
     if service in {"org", "users"}:
-        return scopes.grants(token.scopes, service, "", scopes.READ)
+        return grants_scope(token.scopes, service, "", READ)
     if service == "settings":
-        return scopes.grants(token.scopes, service, (path[1:2] or [""])[0], scopes.READ)
-    operations = OPERATIONS.get(method, scopes.WRITE)
+        return grants_scope(token.scopes, service, (path[1:2] or [""])[0], READ)
+    operations = OPERATIONS.get(method, WRITE)
     needed = [service, "Contacts"] if path[2:3] == ["Contact_Roles"] and method == "DELETE" else [service]
-    return all(scopes.grants(token.scopes, "modules", scopes.scope_name(one), operations) for one in needed)
+    return all(grants_scope(token.scopes, "modules", scope_name(one), operations) for one in needed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
@@ -9,13 +10,99 @@ from typing import TYPE_CHECKING, Any, Self
 
 import uvicorn
 
-from include.local_zoho.app import LocalZohoApp
+from include.local_zoho.admin import admin_app
+from include.local_zoho.faults import Exchange, apply_fault, visible_status
+from include.local_zoho.router import handle_call
 from include.local_zoho.state import LocalState
+from include.local_zoho.wire import Call, Reply, json_reply, send_reply, success_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
+
+    from include.local_zoho.faults import FaultRule
+    from include.local_zoho.wire import Receive, Send
+
+
+ADMIN_PREFIX = b"/_local"
+
+PRETENDED = {"PUT": "relation added"}
+"""The response that a fault corrupts when the call never reached the CRM."""
+
+
+class LocalZohoApp:
+    """
+    Serve one state over ASGI.
+
+    Zoho's calls are handled from ``scope["raw_path"]`` without middleware, models or routing tables: they are the
+    hot path, and frameworks decode a path before they split it.
+
+    :param state: what is served; the admin calls under ``/_local`` read and change it.
+    """
+
+    def __init__(self, state: LocalState) -> None:
+        self.state = state
+        self.admin = admin_app(state)
+        self.closing = asyncio.Event()
+
+    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+        """Respond to one request, or run FastAPI's lifespan."""
+        if scope["type"] == "http" and not scope["raw_path"].startswith(ADMIN_PREFIX):
+            await self._exchange(scope, receive, send)
+        else:
+            await self.admin(scope, receive, send)
+
+    async def _exchange(self, scope: Any, receive: Receive, send: Send) -> None:
+        state = self.state
+        arrived = state.clock()
+        call = Call.from_scope(scope)
+        if call.method in {"POST", "PUT"}:
+            call.body = await _read_body(receive)
+        limits = state.limits
+        is_api = call.segments[:1] == ["crm"]
+        if is_api:
+            limits.enter()
+        try:
+            rule = state.faults.for_call(call) if state.faults.rules else None
+            reply = self._work(call, rule)
+            state.journal.record(arrived, call, visible_status(rule, reply))
+            await self._hold_back(is_api=is_api, status=reply.status)
+            if rule is not None:
+                await apply_fault(rule, reply, Exchange(scope, receive, send, self.closing))
+                return
+        finally:
+            if is_api:
+                limits.leave()
+        await send_reply(send, reply)
+
+    def _work(self, call: Call, rule: FaultRule | None) -> Reply:
+        """Do what the call asks, unless a fault keeps it from arriving."""
+        if rule is not None and rule.when == "before" and rule.do != "delay":
+            call.kind = "faulted"
+            return json_reply(
+                200, {"data": [success_item(PRETENDED.get(call.method, "relation removed"), {})]}
+            )
+        return handle_call(self.state, call)
+
+    async def _hold_back(self, *, is_api: bool, status: int) -> None:
+        settings = self.state.settings
+        wait_s = settings.latency_s
+        if settings.jitter_s:
+            wait_s += settings.jitter_s * self.state.random.random()
+        if wait_s and is_api and status != 429:
+            await asyncio.sleep(wait_s)
+
+
+async def _read_body(receive: Receive) -> bytes:
+    chunks: list[bytes] = []
+    more = True
+    while more:
+        message = await receive()
+        chunks.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return b"".join(chunks)
+
 
 LOOPBACK = "127.0.0.1"
 START_TIMEOUT_S = 15.0
@@ -26,7 +113,7 @@ class LocalZoho:
     """
     Imitate Zoho's accounts server and CRM API on one loopback port, for the demo and for tests.
 
-    As a context manager it serves from a thread of its own::
+    As a context manager it serves from a background thread::
 
         with LocalZoho(concurrency_limit=5) as zoho:
             zoho.state.link("Contacts", "c-1", "Deals", "d-1")
@@ -62,7 +149,7 @@ class LocalZoho:
 
     @property
     def url(self) -> str:
-        """Give the base URL, for accounts and API alike; it is right once the port is bound."""
+        """Return the base URL, for accounts and API alike; it is right once the port is bound."""
         return f"http://{self.host}:{self.port}"
 
     def __enter__(self) -> Self:
@@ -85,7 +172,7 @@ class LocalZoho:
 
     def serve(self, on_bound: Callable[[LocalZoho], None]) -> None:
         """
-        Serve in this thread until the process is told to stop.
+        Serve in this thread until the process is stopped.
 
         :param on_bound: called once the port is known and connections are accepted.
         """
@@ -94,11 +181,11 @@ class LocalZoho:
         server.run([listener])
 
     def reset(self) -> None:
-        """Begin again with the first seed and settings; see :meth:`LocalState.reset`."""
+        """Restart with the first seed and settings; see :meth:`LocalState.reset`."""
         self.state.reset()
 
     def _prepare(self) -> tuple[_Server, socket.socket]:
-        # asyncio switches Nagle's algorithm off only for a socket whose protocol is given: 40 ms per answer else.
+        # asyncio disables Nagle's algorithm only for a socket with an explicit protocol; it adds 40 ms per response.
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

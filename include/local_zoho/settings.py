@@ -28,10 +28,10 @@ class Settings:
     """
     Hold every knob of the local Zoho; the defaults follow the best evidence about the real one.
 
-    :param latency_s: seconds each API answer is held back, after its work is done.
+    :param latency_s: seconds each API response is held back, after its work is done.
     :param jitter_s: up to this many further seconds, drawn from a generator seeded with ``jitter_seed``.
     :param edition: free, standard, professional, enterprise or ultimate; decides the concurrency limit.
-    :param environment: what ``/org`` answers as ``type``.
+    :param environment: what ``/org`` returns as ``type``.
     :param concurrency_limit: requests in flight per org; None takes the edition's (5 to 25, Kaizen #203).
     :param credit_limit: API credits in any 24 hours; one call costs one.
     :param daily_body: form of the 429 when the credits are used up: the usual envelope, or the legacy one.
@@ -42,13 +42,13 @@ class Settings:
     :param token_lockout_s: a request during the lock-out makes it last at least this much longer.
     :param max_alive_tokens: one more kills the oldest (15, token validity page).
     :param granted_scopes: what a token may do.
-    :param api_domain: ``api_domain`` of the token answer; None is this server's own base URL.
+    :param api_domain: ``api_domain`` of the token response; None is this server's own base URL.
     :param shape_wrong_external_id: "T" top level, "R" inside ``data[]``; the documentation shows neither.
-    :param already_unlinked: answer, for calls with external ids, when there is no such link. "documented":
+    :param already_unlinked: response, for calls with external ids, when there is no such link. "documented":
         ``data[]`` entry INVALID_DATA "relation not found", but MANDATORY_NOT_FOUND for ``Contact_Roles``;
         "relation_not_found": the former for every list; "mandatory_not_found": top level MANDATORY_NOT_FOUND;
         "ambiguous": top level INVALID_DATA without details, as for a wrong external id.
-    :param encoded_slash: "reject" answers 404 INVALID_URL_PATTERN to ``%2F`` in a path, as some gateways do.
+    :param encoded_slash: "reject" responds 404 INVALID_URL_PATTERN to ``%2F`` in a path, as some gateways do.
     :param success_message: message of a removed link (the official OpenAPI shows "record deleted" too).
     :param success_with_external_id: add the external field to ``details`` of a removed link.
     :param partial_status: HTTP status when some ids of a plural call failed.
@@ -92,7 +92,7 @@ class Settings:
 
     @property
     def max_in_flight(self) -> int:
-        """Give the concurrency limit in force."""
+        """Return the concurrency limit in force."""
         if self.concurrency_limit is not None:
             return self.concurrency_limit
         return CONCURRENCY_BY_EDITION[self.edition]
@@ -113,5 +113,5 @@ class Settings:
         return replace(self, **changes)
 
     def to_json(self) -> dict[str, Any]:
-        """Give the settings by name."""
+        """Return the settings by name."""
         return asdict(self)

@@ -1,24 +1,94 @@
-"""Everything one local Zoho knows, in one place that tests and the admin calls can reach."""
+"""The state of a local Zoho, in one place that tests and the admin calls can reach."""
 
 from __future__ import annotations
 
 import random
 import time
-from typing import TYPE_CHECKING, Any
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from include.local_zoho import seed as seeds
+from include.local_zoho.access import Limits, Tokens
 from include.local_zoho.faults import Faults
-from include.local_zoho.journal import Journal
-from include.local_zoho.limits import Limits
-from include.local_zoho.oauth import Tokens
+from include.local_zoho.seed import build_crm, read_seed
 from include.local_zoho.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from include.local_zoho.crm import Crm
-    from include.local_zoho.links import Attributes
+    from include.local_zoho.crm import Attributes, Crm
+    from include.local_zoho.wire import Call
+
+
+SECRET_PARAMS = frozenset(
+    {"access_token", "authtoken", "oauth_token", "token", "refresh_token", "client_secret"}
+)
+
+
+class Request(NamedTuple):
+    """One request: path and query are as on the wire; status 0 means that no response was sent."""
+
+    time: float
+    method: str
+    path: str
+    query: str
+    external: str | None
+    status: int
+    kind: str
+
+
+class Harm(NamedTuple):
+    """
+    One call that a careful client would not make.
+
+    :param kind: ``record_delete``, ``record_update``, ``child_delete`` (notes, attachments, locks),
+        ``unqualified_value`` (a non-numeric value that X-EXTERNAL does not explain) or ``secret_in_query``.
+    :param detail: what was hit: ids that are gone or changed, or the name of the parameter.
+    """
+
+    time: float
+    kind: str
+    method: str
+    path: str
+    detail: str
+
+
+class Journal:
+    """Remember requests and harms, and count them."""
+
+    def __init__(self, size: int) -> None:
+        self.requests: deque[Request] = deque(maxlen=size)
+        self.harms: deque[Harm] = deque(maxlen=size)
+        self.by_kind: Counter[str] = Counter()
+        self.by_status: Counter[int] = Counter()
+
+    def record(self, now: float, call: Call, status: int) -> None:
+        """Record a request; called before the response is sent, so that a client never outruns the log."""
+        self.by_kind[call.kind] += 1
+        self.by_status[status] += 1
+        self.requests.append(
+            Request(now, call.method, call.raw_path, call.raw_query, call.external, status, call.kind)
+        )
+
+    def harm(self, now: float, kind: str, call: Call, detail: str) -> None:
+        """Record a harm."""
+        self.harms.append(Harm(now, kind, call.method, call.raw_path, detail))
+
+    def check_query(self, now: float, call: Call) -> None:
+        """Record every secret that a query string exposes to proxies and access logs."""
+        for name in SECRET_PARAMS.intersection(call.query):
+            self.harm(now, "secret_in_query", call, name)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the counts and the harms."""
+        return {
+            "requests": {
+                "total": sum(self.by_kind.values()),
+                "by_kind": dict(self.by_kind),
+                "by_status": {str(status): count for status, count in self.by_status.items()},
+            },
+            "harm": [harm._asdict() for harm in self.harms],
+        }
 
 
 class LocalState:
@@ -46,15 +116,15 @@ class LocalState:
         self.clock = clock
         self.base_url = ""
         self.faults = Faults()
-        self._seed = seeds.read_seed(seed)
+        self._seed = read_seed(seed)
         self._settings = dict(settings or {})
         self.reset()
 
     def reset(self) -> None:
-        """Begin again: seed, settings, tokens, faults, counters and logs as they were at the start."""
+        """Restart: seed, settings, tokens, faults, counters and logs as they were at the start."""
         self.settings = Settings().changed({**self._seed["settings"], **self._settings})
         self.random = random.Random(self.settings.jitter_seed)  # noqa: S311  # jitter, not a secret
-        self.crm = seeds.build_crm(self._seed)
+        self.crm = build_crm(self._seed)
         self.org = dict(self._seed["org"])
         self.tokens = Tokens(**self._seed["oauth"], zgid=self.org["zgid"])
         self.limits = Limits()
@@ -71,8 +141,8 @@ class LocalState:
 
     def reseed(self, seed: Mapping[str, Any]) -> None:
         """Replace the seed, and begin again with it."""
-        complete = seeds.read_seed(seed)
-        seeds.build_crm(complete)  # a bad seed must leave the old one in place
+        complete = read_seed(seed)
+        build_crm(complete)  # a bad seed must leave the old one in place
         self._seed = complete
         self.reset()
 
@@ -89,19 +159,19 @@ class LocalState:
         self.crm.link(module, key, related_list, related_key, attributes)
 
     def linked(self, module: str, key: str, related_list: str, related_key: str) -> bool:
-        """Say whether two records are linked."""
+        """Return whether two records are linked."""
         return self.crm.linked(module, key, related_list, related_key)
 
     def unlink(self, module: str, key: str, related_list: str, related_key: str) -> bool:
-        """Remove a link behind the back of the API."""
+        """Remove a link without the API."""
         return self.crm.unlink(module, key, related_list, related_key)
 
     def links(self, module: str, related_list: str) -> set[tuple[str, str]]:
-        """Give all links of a list as pairs of keys."""
+        """Return all links of a list as pairs of keys."""
         return self.crm.links(module, related_list)
 
     def lock(self, module: str, key: str) -> None:
-        """Lock a record: taking its links away answers RECORD_LOCKED."""
+        """Lock a record: delinking it responds RECORD_LOCKED."""
         record_id = self.crm.find(module, key)
         if record_id is None:
             msg = f"no such record in {module}"

@@ -1,29 +1,37 @@
-"""What the CRM tells about itself: modules, fields, related lists, the org and its user."""
+"""Calls on metadata: modules, fields, related lists, the org and its user."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from include.local_zoho import answers, targets
-from include.local_zoho.wire import Reply, json_reply
+from include.local_zoho.record_calls import find_module
+from include.local_zoho.wire import (
+    Reply,
+    invalid_method,
+    invalid_module,
+    invalid_url,
+    json_reply,
+    missing_param,
+    no_content,
+)
 
 if TYPE_CHECKING:
-    from include.local_zoho.catalogue import Field, Module, RelatedList
+    from include.local_zoho.seed import Field, Module, RelatedList
     from include.local_zoho.state import LocalState
     from include.local_zoho.wire import Call
 
 
-def answer(state: LocalState, call: Call, path: list[str]) -> Reply:
+def handle_metadata_call(state: LocalState, call: Call, path: list[str]) -> Reply:
     """
-    Answer ``/settings/modules[/{name}]``, ``/settings/fields``, ``/settings/related_lists``, ``/org`` and ``/users``.
+    Respond to the calls below ``/settings``, and to ``/org`` and ``/users``.
 
     :param path: the segments after the version.
-    :raises RefusedError: with the error to answer.
+    :raises RefusedError: with the error response.
     """
     call.kind = "metadata"
     if call.method != "GET":
-        raise answers.invalid_method()
+        raise invalid_method()
     if path == ["org"]:
         return json_reply(200, {"org": [_org(state)]})
     if path == ["users"]:
@@ -33,30 +41,30 @@ def answer(state: LocalState, call: Call, path: list[str]) -> Reply:
             return json_reply(200, {"modules": [_module(_any_module(state, path[2]))]})
         return json_reply(200, {"modules": [_module(one) for one in state.crm.modules.values()]})
     if path == ["settings", "fields"]:
-        module = _asked_module(state, call)
+        module = _requested_module(state, call)
         return json_reply(200, {"fields": [_field(module, one) for one in module.fields.values()]})
     if path == ["settings", "related_lists"]:
-        module = _asked_module(state, call)
+        module = _requested_module(state, call)
         lists = [_related_list(module, one) for one in module.related_lists.values()]
-        return json_reply(200, {"related_lists": lists}) if lists else answers.no_content()
-    return answers.invalid_url()
+        return json_reply(200, {"related_lists": lists}) if lists else no_content()
+    return invalid_url()
 
 
-def _asked_module(state: LocalState, call: Call) -> Module:
+def _requested_module(state: LocalState, call: Call) -> Module:
     name = call.query.get("module")
     if not name:
-        raise answers.missing_param("module")
-    return targets.module_of(state, name)
+        raise missing_param("module")
+    return find_module(state, name)
 
 
 def _any_module(state: LocalState, name: str) -> Module:
     if name not in state.crm.modules:
-        raise answers.invalid_module()
+        raise invalid_module()
     return state.crm.modules[name]
 
 
 def _id(*names: str) -> str:
-    """Make a metadata id that stays the same over restarts."""
+    """Build a metadata id that stays the same over restarts."""
     return str(4_876_876_000_000_000_000 + crc32("/".join(names).encode()) % 1_000_000_000)
 
 

@@ -1,4 +1,4 @@
-"""Access tokens: how they are asked for, how many there may be, and what each may do."""
+"""What a call may do: access tokens, their scopes, and the limits of the org."""
 
 from __future__ import annotations
 
@@ -6,16 +6,124 @@ import secrets
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from include.local_zoho.wire import Reply, json_reply
+from include.local_zoho.wire import Reply, error_reply, json_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from include.local_zoho.settings import Settings
     from include.local_zoho.wire import Call
+
+
+READ = ("read",)
+WRITE = ("write", "update", "create")
+# "ZohoCRM.modules.{module}.{ALL|WRITE|DELETE}" removes links (page "Delete Related Records Using External ID").
+DELETE = ("delete", "write")
+
+
+@lru_cache(maxsize=4096)
+def grants_scope(scopes: frozenset[str], service: str, entity: str, operations: tuple[str, ...]) -> bool:
+    """
+    Decide whether scopes cover an operation.
+
+    :param scopes: granted scopes in lower case, such as ``zohocrm.modules.deals.delete``.
+    :param service: modules, settings, org or users.
+    :param entity: the module or settings area as scopes name it (``pricebooks`` for Price_Books), may be empty.
+    :param operations: any one of these suffices; ``all`` always does.
+    """
+    prefixes = [f"zohocrm.{service}.", f"zohocrm.{service}.{entity}."] if entity else [f"zohocrm.{service}."]
+    return any(prefix + operation in scopes for prefix in prefixes for operation in ("all", *operations))
+
+
+def scope_name(module: str) -> str:
+    """Name a module as scopes do: ``Price_Books`` is ``pricebooks``, ``Services__s`` is ``services``."""
+    return module.removesuffix("__s").replace("_", "").lower()
+
+
+DAY_S = 86_400.0
+BUCKET_S = 60.0
+
+CONCURRENT = "Many requests fired in concurrent than the allowed limit."
+DAILY = (
+    "API requests for the 24 hour period exceeded or the concurrency limit of the user for the app exceeded"
+)
+LEGACY_DAILY = {
+    "code": 429,
+    "error": "TOO_MANY_REQUESTS",
+    "error_info": "Many requests fired than the allowed limit for the past 24 hours.",
+    "details": [],
+}
+
+
+class Limits:
+    """
+    Count the requests in flight and the credits of the last 24 hours, to the minute.
+
+    ``max_in_flight`` includes requests that were refused for being too many, so that it shows how many a client
+    really had open.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.max_in_flight = 0
+        self.credits_used = 0
+        self.refused = 0
+        self._buckets: deque[tuple[float, int]] = deque()
+
+    def enter(self) -> None:
+        """Count a request as being in flight."""
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+
+    def leave(self) -> None:
+        """Count a request as done."""
+        self.in_flight -= 1
+
+    def refusal(self, settings: Settings, now: float) -> Reply | None:
+        """Charge one credit to a request that is in flight already, or give the 429 that refuses it."""
+        if self.in_flight > settings.max_in_flight:
+            return self._refuse(settings, error_reply(429, "TOO_MANY_REQUESTS", CONCURRENT))
+        if self.remaining(settings, now) <= 0:
+            legacy = settings.daily_body == "legacy"
+            return self._refuse(
+                settings,
+                json_reply(429, LEGACY_DAILY) if legacy else error_reply(429, "TOO_MANY_REQUESTS", DAILY),
+            )
+        self.charge(1, now)
+        return None
+
+    def charge(self, credits: int, now: float) -> None:
+        """Count credits as used."""
+        minute = now - now % BUCKET_S
+        if self._buckets and self._buckets[-1][0] == minute:
+            self._buckets[-1] = (minute, self._buckets[-1][1] + credits)
+        else:
+            self._buckets.append((minute, credits))
+        self.credits_used += credits
+
+    def remaining(self, settings: Settings, now: float) -> int:
+        """Return the credits left in the rolling 24 hours."""
+        while self._buckets and self._buckets[0][0] <= now - DAY_S:
+            self.credits_used -= self._buckets.popleft()[1]
+        return settings.credit_limit - self.credits_used
+
+    def header(self, settings: Settings, now: float) -> tuple[bytes, bytes] | None:
+        """Return ``X-API-CREDITS-REMAINING``, which appears only once half of the credits are used."""
+        remaining = self.remaining(settings, now)
+        if remaining * 2 > settings.credit_limit:
+            return None
+        return (b"x-api-credits-remaining", str(max(remaining, 0)).encode())
+
+    def _refuse(self, settings: Settings, reply: Reply) -> Reply:
+        self.refused += 1
+        if settings.retry_after_s is not None:
+            reply.headers.append((b"retry-after", str(settings.retry_after_s).encode()))
+        return reply
+
 
 THROTTLED = {
     "error": "Access Denied",
@@ -30,7 +138,7 @@ class AccessToken:
 
     :param scopes: granted scopes in lower case.
     :param expires_at: seconds on the server's clock.
-    :param reset_header: the ``X-ACCESSTOKEN-RESET`` header of every answer to it: its end as ISO time.
+    :param reset_header: the ``X-ACCESSTOKEN-RESET`` header of every response to it: its end as ISO time.
     """
 
     value: str
@@ -53,7 +161,7 @@ class Tokens:
     Issue access tokens within Zoho's limits (token validity page, Kaizen #43).
 
     At most 10 per refresh token in 10 minutes, then "Access Denied" for the rest of the window, and longer when
-    asked again; at most 15 alive, the 16th kills the oldest.
+    requested again; at most 15 alive, the 16th revokes the oldest.
 
     :param zgid: id of the org, which ``soid=ZohoCRM.{zgid}`` names in the client-credentials flow.
     """
@@ -92,14 +200,14 @@ class Tokens:
         return token
 
     def revoke_all(self) -> None:
-        """Kill every access token: the next calls get 401 INVALID_TOKEN."""
+        """Revoke every access token: the next calls get 401 INVALID_TOKEN."""
         self._tokens.clear()
         for grant in self._grants.values():
             grant.alive.clear()
 
-    def answer(self, call: Call, settings: Settings, now: Callable[[], float], base_url: str) -> Reply:
+    def respond(self, call: Call, settings: Settings, now: Callable[[], float], base_url: str) -> Reply:
         """
-        Answer ``POST /oauth/v2/token``; the parameters may be in the form body or in the query.
+        Respond to ``POST /oauth/v2/token``; the parameters may be in the form body or in the query.
 
         :return: ``{"access_token", "scope", "api_domain", "token_type", "expires_in"}`` with ``expires_in`` in
             seconds, or ``{"error": ...}``, which has the HTTP status 200 as well: the status says nothing.
@@ -111,11 +219,11 @@ class Tokens:
         if self._is_throttled(grant, settings, now()):
             self.throttled += 1
             return json_reply(settings.token_throttle_status, THROTTLED)
-        asked = form.get("scope", "").replace(",", " ").split()
-        token = self.issue(settings, now(), asked, grant)
+        requested = form.get("scope", "").replace(",", " ").split()
+        token = self.issue(settings, now(), requested, grant)
         body: dict[str, Any] = {
             "access_token": token.value,
-            "scope": " ".join(asked or settings.granted_scopes),
+            "scope": " ".join(requested or settings.granted_scopes),
             "api_domain": settings.api_domain or base_url,
             "token_type": "Bearer",
             "expires_in": int(settings.token_lifetime_s),
