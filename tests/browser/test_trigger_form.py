@@ -83,7 +83,7 @@ def test_nonsense_for_a_window_is_refused_by_the_first_task_with_the_name_of_the
     assert states.pop("preflight") == "failed"
     assert set(states.values()) == {"upstream_failed"}
     page.goto(f"/dags/{BY_HAND}/runs/{quote(run_id)}/tasks/preflight")
-    expect(page.get_by_text("window_start: 'next friday' is no time; write it like").first).to_be_visible()
+    expect(page.get_by_text("window_start: 'next friday' is not a time; write it like").first).to_be_visible()
     picture("wrong-window")
     assert world.delinks(before) == []
 

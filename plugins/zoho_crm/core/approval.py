@@ -1,8 +1,8 @@
 """
-Approvals: what a person is asked, and what the answer means for the run.
+Approvals: the question to the approver, and what the decision means for the run.
 
-Pure. The question is Markdown for Airflow's form; ids and texts in it are other people's and are shown as they are,
-never read as Markdown.
+Pure. The question is Markdown for Airflow's form; ids and texts in it come from
+other systems and are shown literally, never read as Markdown.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class Question:
     What a person needs to know to decide about a run.
 
     :param operation: ``delink`` or ``relink``
-    :param breaches: the limits that the plan passes, a sentence each
+    :param breaches: the limits that the plan exceeds, a sentence each
     :param sample: some links of the plan
-    :param plan_url: where the whole plan can be read
-    :param baseline_links: links there are in all, if the job counts them
-    :param send_until: when the plan gets too old to be sent, if it does
+    :param plan_url: address of the whole plan
+    :param baseline_links: number of all links, if the job counts them
+    :param send_until: when the plan becomes too old to be sent, if the job limits its age
     """
 
     job: str
@@ -60,7 +60,7 @@ class Question:
     @property
     def subject(self) -> str:
         """The question in one line."""
-        verb = "Put back" if self.operation == "relink" else "Remove"
+        verb = "Relink" if self.operation == "relink" else "Remove"
         return f"{verb} {self.plan.planned - self.plan.invalid} links of {self.job}?"
 
     @property
@@ -83,7 +83,7 @@ class Question:
                 )
             )
         if self.origin_run_key:
-            facts.append(("Takes up the run", code(self.origin_run_key)))
+            facts.append(("Origin run", code(self.origin_run_key)))
         if self.send_until:
             facts.append(("Can be sent until", _moment(self.send_until)))
         facts.append(("Reason", code(self.reason) if self.reason else "none given"))
@@ -97,24 +97,24 @@ class Question:
                 _bullets(
                     f"{code(link.external_id)} → {code(link.related_external_id)}" for link in self.sample
                 )
-                or "There are none that can be sent.",
+                or "No link can be sent.",
                 f"[The whole plan as CSV]({self.plan_url})",
-                "**Approve** sends it. **Reject**, as well as no answer in time, ends the run: nothing is sent.",
+                "**Approve** sends the plan. **Reject**, or no decision in time, ends the run: nothing is sent.",
             ]
         )
 
 
 def approval_block_reason(approval: str | None) -> str | None:
-    """Return why the links of a run may not be sent, or None: a run that asks needs a yes."""
+    """Return why the links of a run may not be sent, or None: a run that needs an approval waits for it."""
     if approval is None or approval == APPROVED:
         return None
     if approval == ASKED:
-        return "a person was asked to approve the run, and has not done so"
+        return "the run waits for an approval"
     return f"the run was {approval}"
 
 
 def is_rejected(approval: str | None) -> bool:
-    """Whether somebody, or nobody in time, has refused the run."""
+    """Whether the run was rejected, by an approver or because no decision was made in time."""
     return approval is not None and approval.startswith(REJECTED)
 
 
@@ -132,8 +132,8 @@ def code(text: str) -> str:
     """
     Return text as a code span of Markdown: nothing in it is read as Markdown or HTML, or becomes an address.
 
-    Characters that nobody sees, line breaks included, are written as escapes: they could end the span, or show
-    people another text than the one that is meant.
+    Invisible characters, line breaks included, are written as escapes: they could end the span, or show another
+    text than the real one.
     """
     shown = "".join(_visible(character) for character in text[:_LONGEST_TEXT])
     if not shown:

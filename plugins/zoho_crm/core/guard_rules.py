@@ -1,5 +1,5 @@
 """
-Guards: what a plan is held against before the first link is sent.
+Guards: the limits that a plan is checked against before the first link is sent.
 
 Pure: the facts come from the plan, from the job's SQL and from earlier runs, the limits from the job file.
 """
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 RUNS_TO_COMPARE = 10
 """Earlier runs whose median a plan is compared with."""
 FEWEST_RUNS_TO_COMPARE = 3
-"""With fewer of them, nobody can say what is usual."""
+"""Minimum number of earlier runs for that comparison."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """
-    What a plan is judged by. Times are aware.
+    The facts that a plan is checked by. Times are aware.
 
     :param planned: distinct links of the plan
-    :param now: when it is judged
-    :param baseline_links: how many links there are in all, as the job's baseline counts them; None without a baseline
-    :param source_as_of: when the source was last brought up to date; None if nobody can tell
-    :param recent_planned: what the job's last runs planned that removed links, at most ``RUNS_TO_COMPARE``
+    :param now: when it is checked
+    :param baseline_links: number of all links, counted by the job's baseline; None without a baseline
+    :param source_as_of: when the source was last updated; None if that is not known
+    :param recent_planned: planned links of the job's last runs that removed links, at most ``RUNS_TO_COMPARE``
     """
 
     planned: int
@@ -50,10 +50,10 @@ class Facts:
 @dataclass(frozen=True, slots=True)
 class Override:
     """
-    What the trigger form sets in place of a limit.
+    A limit of one run, set in the trigger form.
 
-    :param max_links: links that this run may plan at the most
-    :param reason: why; it stands in the decision
+    :param max_links: maximum links that this run may plan
+    :param reason: why; part of the decision's text
     """
 
     max_links: int
@@ -63,7 +63,7 @@ class Override:
 @dataclass(frozen=True, slots=True)
 class Check:
     """
-    One limit, looked at.
+    The check of one limit.
 
     :param limit: its field below ``guards``
     :param says: the figures and the limit, for people
@@ -76,18 +76,18 @@ class Check:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What came of all limits of a job."""
+    """The checks of all limits of a job."""
 
     checks: list[Check] = field(default_factory=list)
 
     @property
     def breaches(self) -> list[str]:
-        """What is wrong, a sentence for each limit that is passed."""
+        """The limits that are exceeded, a sentence each."""
         return [check.says for check in self.checks if check.breached]
 
     @property
     def text(self) -> str:
-        """The decision as it stands on the run row: breaches come first."""
+        """The decision as stored on the run row: breaches first."""
         ordered = sorted(self.checks, key=lambda check: not check.breached)
         return f"{'breached' if self.breaches else 'passed'}: {'; '.join(check.says for check in ordered)}"
 
@@ -99,7 +99,7 @@ class Decision:
         if "max_links" in breached:
             ways.append("To let it pass, start a run with a larger max_links and a reason")
         if others := sorted(breached - {"max_links"}):
-            ways.append(f"For {', '.join(others)}, mend the source or the limit, then start a new run")
+            ways.append(f"For {', '.join(others)}, correct the source or the limit, then start a new run")
         return ". ".join(ways)
 
 
@@ -107,9 +107,9 @@ def judge(
     facts: Facts, guards: Guards, override: Override | None = None, *, count_only: bool = False
 ) -> Decision:
     """
-    Hold the facts against a job's limits. What is exactly at a limit is allowed.
+    Check the facts against a job's limits. A value equal to its limit is allowed.
 
-    :param count_only: the links are not from the job's source, so that only their number tells something
+    :param count_only: the links are not from the job's source, so only their number is checked
     """
     checks = [_check_count(facts, guards, override)]
     if not count_only:
@@ -124,12 +124,12 @@ def judge(
 
 def read_count(value: object) -> int:
     """
-    Return what the baseline yields as a number of links.
+    Return the result of the baseline SQL as a number of links.
 
     :raises PlanError: it is not a whole number, or below 0
     """
     if isinstance(value, int | float | Decimal) and not isinstance(value, bool):
-        # Neither infinity nor what is no number has a whole part.
+        # Infinity and NaN have no integer part.
         with suppress(OverflowError, ValueError):
             whole = int(value)
             if whole == value and whole >= 0:
@@ -139,11 +139,11 @@ def read_count(value: object) -> int:
 
 def read_time(value: object) -> datetime | None:
     """
-    Return what the freshness SQL yields as a time in UTC; None for NULL.
+    Return the result of the freshness SQL as a time in UTC; None for NULL.
 
-    A time without a zone is one of UTC, a date its first moment. Text is read as ISO 8601, since SQLite has no times.
+    A time without a zone is in UTC, a date is its midnight. Text is read as ISO 8601, since SQLite has no times.
 
-    :raises PlanError: it is no time
+    :raises PlanError: it is not a time
     """
     if value is None:
         return None
@@ -151,7 +151,7 @@ def read_time(value: object) -> datetime | None:
         try:
             value = datetime.fromisoformat(value.strip())
         except ValueError:
-            raise PlanError(f"{FRESHNESS_SQL}: must yield a time; it yields text that is none") from None
+            raise PlanError(f"{FRESHNESS_SQL}: must yield a time; it yields other text") from None
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day)
     if not isinstance(value, datetime):
@@ -161,7 +161,7 @@ def read_time(value: object) -> datetime | None:
     try:
         return value.astimezone(UTC)
     except OverflowError:
-        raise PlanError(f"{FRESHNESS_SQL}: must yield a time; it yields one beyond all calendars") from None
+        raise PlanError(f"{FRESHNESS_SQL}: must yield a time; it yields one out of range") from None
 
 
 def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Check:
@@ -193,7 +193,7 @@ def _check_share(facts: Facts, limit: float) -> Check:
 def _check_age(facts: Facts, limit: timedelta) -> Check:
     allowed = f"{format_duration(limit)} allowed"
     if facts.source_as_of is None:
-        return Check("max_source_age", f"nobody can tell how old the source is, {allowed}", breached=True)
+        return Check("max_source_age", f"the age of the source is not known, {allowed}", breached=True)
     age = facts.now - facts.source_as_of
     of = f"the source is of {facts.source_as_of.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
     if age < timedelta(0):
@@ -204,7 +204,7 @@ def _check_age(facts: Facts, limit: timedelta) -> Check:
 def _check_jump(facts: Facts, limit: float) -> Check:
     recent = list(facts.recent_planned)[:RUNS_TO_COMPARE]
     if len(recent) < FEWEST_RUNS_TO_COMPARE:
-        says = f"{len(recent)} earlier runs are too few to tell a jump from"
+        says = f"{len(recent)} earlier runs are too few to detect a jump"
         return Check("max_jump", says)
     usual = max(median(recent), 1)
     says = (
@@ -215,7 +215,7 @@ def _check_jump(facts: Facts, limit: float) -> Check:
 
 
 def _kind(value: object) -> str:
-    """Return what a value is without showing it: it may be anything that lies in a warehouse."""
+    """Return the type of a value without showing it, as it may be sensitive."""
     if value is None:
         return "NULL"
     return "another number" if isinstance(value, int | float | Decimal) else type(value).__name__

@@ -1,5 +1,5 @@
 """
-The job: what a data engineer writes into a job file to get a delink Dag.
+The job: the fields of a job file, from which a delink Dag is built.
 
 One file ``include/jobs/<job>.yaml`` is one Dag ``zoho_delink__<job>``; :mod:`zoho_crm.core.job_files` reads it.
 """
@@ -57,12 +57,12 @@ def _check_api_name(value: str) -> str:
 
 
 def _read_duration(value: Any) -> Any:
-    """Read ``90m``, ``6h`` or ``2d``. A bare number would leave its unit to guessing."""
+    """Read ``90m``, ``6h`` or ``2d``. A number without a unit is refused."""
     if isinstance(value, timedelta):
         return value
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
-        raise ValueError("is no duration: write it like 90m, 6h or 2d")
+        raise ValueError("is not a duration; use 90m, 6h or 2d")
     return int(match[1]) * _UNITS[match[2]]
 
 
@@ -78,10 +78,10 @@ class _Model(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _check_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a truth value where none belongs: it would be taken for the number 1 or 0."""
+    def _refuse_boolean(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a boolean where none belongs: it would be read as the number 1 or 0."""
         if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
-            raise ValueError("is a truth value, as yes, no, on and off are in YAML; put text in quotes")
+            raise ValueError("is a boolean, as yes, no, on and off are in YAML; put text in quotes")
         return value
 
 
@@ -151,7 +151,7 @@ class AssetSchedule(_Model):
         if value is not None and (value.isspace() or parts.scheme.lower() == "airflow"):
             raise ValueError("is not a URI that Airflow allows")
         if parts.username or parts.password:
-            raise ValueError("holds a user or a password: leave them out, everybody can read it")
+            raise ValueError("holds a user or a password: remove them, since all users can read it")
         return value
 
 
@@ -165,16 +165,16 @@ class Guards(_Model):
     """
     Limits that are checked between planning and sending.
 
-    :param max_links: links that a run may plan at the most
-    :param max_share: share (0 to 1) of the links that ``baseline_sql_file`` counts that a run may plan at the most
-    :param baseline_sql_file: SQL that yields one number: how many links there are in all
-    :param freshness_sql_file: SQL that yields one time: when the source was last brought up to date
-    :param max_source_age: how old that time may be
-    :param max_plan_age: how long after its plan was made a link may still be sent
-    :param max_jump: how many times the median of the last runs a run may plan at the most
-    :param on_breach: ``stop`` the run, or ``approve``: ask a person
-    :param approvers: Airflow's user ids of those who may decide; empty: everybody who may edit the Dag run
-    :param approval_timeout: how long to wait for them; no answer is a refusal
+    :param max_links: maximum links that a run may plan
+    :param max_share: maximum share (0 to 1) of the links counted by ``baseline_sql_file`` that a run may plan
+    :param baseline_sql_file: SQL that yields one number: the number of all links
+    :param freshness_sql_file: SQL that yields one time: when the source was last updated
+    :param max_source_age: maximum age of that time
+    :param max_plan_age: maximum age of a plan whose links may be sent
+    :param max_jump: maximum links that a run may plan, as a multiple of the median of the last runs
+    :param on_breach: ``stop`` the run, or ``approve``: wait for an approver
+    :param approvers: Airflow's user ids of the approvers; empty: all users who may edit the Dag run
+    :param approval_timeout: how long to wait for a decision; without one the run is rejected
     """
 
     max_links: int | None = Field(default=None, ge=0)
@@ -195,17 +195,17 @@ class Guards(_Model):
             if (getattr(self, limit) is None) != (getattr(self, sql_file) is None):
                 raise ValueError(f"{limit} and {sql_file} need each other: give both or neither")
         if self.approvers and self.on_breach != "approve":
-            raise ValueError("approvers: nobody is asked unless on_breach is approve")
+            raise ValueError("approvers: only used with on_breach: approve; set it, or remove approvers")
         return self
 
 
 class Notice(_Model):
     """
-    One way of telling people.
+    One notification of people.
 
     :param notifier: path of an Airflow notifier's class, e.g.
         ``airflow.providers.slack.notifications.slack_webhook.SlackWebhookNotifier``
-    :param on: the events to tell of
+    :param on: the events to notify of
     :param args: the notifier's arguments; those it takes as templates may use ``{{ zoho.text }}`` and the like
     """
 
@@ -227,33 +227,33 @@ class Job(_Model):
 
     :param name: the file's name without its ending
     :param description: one line for people
-    :param owner: who is asked when it fails
-    :param schedule: cron expression; an asset whose updates start the run; or null to run by hand only
-    :param timezone: IANA name of the zone the cron expression is meant in
+    :param owner: who is responsible for it
+    :param schedule: cron expression; an asset whose updates start the run; or null for manual runs only
+    :param timezone: IANA name of the time zone of the cron expression
     :param start_date: first day a schedule or a backfill covers, at midnight in ``timezone``
     :param zoho_conn_id: connection of type ``zoho_crm``
     :param audit_conn_id: connection of the database that holds plan and audit
     :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call
-    :param allow_undocumented_relation: take links out of a relation that Zoho does not document a delink for
+    :param allow_undocumented_relation: remove links of a relation for which Zoho documents no delink
     :param chunk_size: links of one mapped task; it grows when a run needs more tasks than Airflow maps
     :param task_concurrency: requests in flight in one mapped task
-    :param max_active_chunks: mapped tasks at work at once over all runs of the job; by default 10 /
+    :param max_active_chunks: maximum mapped tasks that run at the same time over all runs of the job; by default 10 /
         ``task_concurrency``, rounded up, and at least 2
     :param pool: an existing Airflow pool for the mapped tasks, for a limit over several Dags
     :param breaker_share: share (0 to 1) of a task's links that may fail, be refused or stay unknown before the whole
         run is stopped
-    :param credit_reserve: API credits of the org to leave to others; Zoho tells what is left once half are used
+    :param credit_reserve: API credits of the org to leave unused; Zoho reports credits left once half are used
     :param wait_patience_hours: how long a task waits, outside of a worker, for credits or for an access token
     :param retries: tries after the first, for each task
     :param retry_delay_seconds: pause before the second try; each further one is twice as long
-    :param task_timeout_minutes: a mapped task is stopped after that long; what it settled stays settled
+    :param task_timeout_minutes: a mapped task is stopped after that time; its results are kept
     :param guards: limits that are checked between planning and sending
     :param failure_tolerance: share (0 to 1) of the planned links that may fail without failing the run
-    :param snapshot: read the attributes of each link (such as ``Contact_Role``) before it is taken out, so that it can
-        be put back with them; costs one more call a link
+    :param snapshot: read the attributes of each link (such as ``Contact_Role``) before it is removed, so that it can
+        be relinked with them; costs one more call per link
     :param snapshot_fields: which attributes; by default those that Zoho documents for the relation
     :param retention_days: days after which the external ids of a run are replaced by their hashes; null: never
-    :param notify: whom to tell when the job changes for the worse or the better
+    :param notify: notifications when the job fails or recovers
     :param tags: tags of the Dag, beside ``zoho`` and ``delink``
     """
 
@@ -301,7 +301,7 @@ class Job(_Model):
     def _check_schedule(cls, value: str | AssetSchedule | None) -> str | AssetSchedule | None:
         if not isinstance(value, str):
             return value
-        # Croniter knows letters that stand for a random number: another one each time somebody asks.
+        # In croniter some letters stand for a random number, which differs each time.
         if len(value.split()) != 5 or _RANDOM_CRON.search(value) or not croniter.is_valid(value):
             raise ValueError(f"{value!r} is not a cron expression of five fields")
         try:
@@ -325,7 +325,7 @@ class Job(_Model):
         if isinstance(value, date) and not isinstance(value, datetime):
             return datetime(value.year, value.month, value.day)
         if not isinstance(value, str | datetime):
-            # A number would be taken for seconds since 1970.
+            # A number would be read as seconds since 1970.
             raise ValueError("is not a date: write it like 2026-11-01")  # noqa: TRY004 - pydantic asks for this
         return value
 
@@ -361,7 +361,7 @@ class Job(_Model):
 
     @property
     def snapshot_attributes(self) -> tuple[str, ...]:
-        """Attributes of a link that are read before it is taken out; none without ``snapshot``."""
+        """Attributes of a link that are read before it is removed; none without ``snapshot``."""
         if not self.snapshot:
             return ()
         relation = self.relation
@@ -384,7 +384,7 @@ class Job(_Model):
 
     @property
     def active_chunks(self) -> int:
-        """Mapped tasks at work at once: enough to use the org's limit, few enough not to wait for it."""
+        """Mapped tasks that run at the same time: enough to use the org's limit, few enough not to wait for it."""
         return self.max_active_chunks or max(2, math.ceil(DEFAULT_ORG_CONCURRENCY / self.task_concurrency))
 
     @property

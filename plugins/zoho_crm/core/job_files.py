@@ -1,8 +1,7 @@
 """
 Job files: ``include/jobs/<job>.yaml``.
 
-What is wrong in a file is told with the file, the field and the reason, so that it can be mended without reading this
-code.
+Errors name the file, the field and the reason.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def load_jobs(folder: Path) -> tuple[list[Job], list[JobFileError]]:
     """
     Read all job files of a folder.
 
-    :return: the jobs, and an error for each file that cannot be used: a broken file takes no other job down
+    :return: the jobs, and an error for each invalid file, which does not affect other jobs
     """
     jobs: dict[str, Job] = {}
     errors: list[JobFileError] = []
@@ -101,9 +100,9 @@ def load_jobs(folder: Path) -> tuple[list[Job], list[JobFileError]]:
 
 def named_job(folder: Path, name: object) -> Job:
     """
-    Return the job that somebody names.
+    Return the job of a given name.
 
-    :raises JobFileError: there is none of that name, or its file cannot be used; the message says which there are
+    :raises JobFileError: no job has that name, or its file is invalid; the message lists the jobs
     """
     paths = {path.stem: path for path in job_files(folder)}
     if not isinstance(name, str) or name not in paths:
@@ -141,21 +140,21 @@ def find_sql(jobs_folder: Path, sql_file: str, field: str) -> Path:
     :raises JobFileError: there is no such file, or it lies elsewhere
     """
     include = jobs_folder.resolve().parent
-    # Text that can be no path, such as one with a NUL, is no file either.
+    # Text that cannot be a path, such as one with a NUL, is not a file either.
     with suppress(OSError, ValueError):
         for base in (include / "sql", include):
             candidate = (base / sql_file).resolve()
             if candidate.is_relative_to(include) and candidate.is_file():
                 return candidate
-    raise JobFileError(f"{field}: {sql_file!r} is no file below {include.name}/sql")
+    raise JobFileError(f"{field}: {sql_file!r} is not a file below {include.name}/sql")
 
 
 class _Loader(yaml.SafeLoader):
     """
-    YAML without three of its traps.
+    A YAML loader that is stricter in three ways.
 
-    A key that is there twice would silently lose one of its values, say a limit. A date that cannot be is left to the
-    job's model, which names the field. And the key ``on`` is a word, not the truth value that YAML 1.1 takes it for.
+    A duplicate key is refused: it would silently lose a value, such as a limit. An invalid date is left to the job's
+    model, which names the field. The key ``on`` is a word, not a boolean as in YAML 1.1.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:

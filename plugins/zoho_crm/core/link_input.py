@@ -1,7 +1,7 @@
 """
-Links as people write them: a list in a Dag file or a request, JSON or two columns pasted into a trigger form.
+Read links that people write: a list in a Dag file or a request, JSON or two columns pasted into a trigger form.
 
-What is pasted is taken as it is or refused with its place; ids themselves are never part of a message.
+Errors name the position of a link, never its ids.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_PASTED_LINKS = 10_000
-"""A form is for a few links by hand. Its values stay in Airflow's database with the run."""
+"""A form is for a few links: its values stay in Airflow's database with the run."""
 
 Pair = tuple[object, object]
 
@@ -32,7 +32,7 @@ def form_links(value: Any, field: str = "links") -> list[Pair] | None:
 
     :param value: a list as in :func:`pasted_links`; or text: such a list as JSON, or two columns with commas,
         semicolons or tabs between them, with or without the header ``external_id,related_external_id``, a value in
-        double quotes where it holds a delimiter; None and blank text stand for no list at all
+        double quotes where it holds a delimiter; None and blank text mean no list
     :return: at least one pair, or None
     :raises ZohoConfigError: the value cannot be read, holds no link, or more than 10,000
     """
@@ -43,7 +43,7 @@ def form_links(value: Any, field: str = "links") -> list[Pair] | None:
         value = _from_json(text, field) if _is_json(text) else _from_columns(text, field)
     links = pasted_links(value, field)
     if links is not None and not links:
-        # Taken for "no list", it would mean everything that the SQL yields.
+        # An empty list read as "no list" would mean all links of the SQL.
         raise ZohoConfigError(
             f"{field}: the list is empty; leave the field empty to take the links of the job's SQL"
         )
@@ -59,8 +59,8 @@ def pasted_links(value: Any, field: str = "links") -> list[Pair] | None:
     Return a list of pairs as it may be written in a Dag file or in a request.
 
     :param value: a list of ``{"external_id": ..., "related_external_id": ...}`` or of two-element lists; None
-        stands for no list at all
-    :raises ZohoConfigError: an entry is neither; the message names it by its place
+        means no list
+    :raises ZohoConfigError: an element is neither; the message names its position
     """
     if value is None:
         return None
@@ -74,7 +74,7 @@ def _pair(entry: Any, place: str) -> Pair:
         if set(entry) != set(_COLUMNS):
             raise ZohoConfigError(f"{place}: needs external_id and related_external_id, and nothing else")
         return entry["external_id"], entry["related_external_id"]
-    # Two bytes are a sequence of two numbers, which would be ids of links nobody named.
+    # Two bytes are a sequence of two numbers, which are not ids.
     if isinstance(entry, Sequence) and not isinstance(entry, str | bytes | bytearray) and len(entry) == 2:
         return entry[0], entry[1]
     raise ZohoConfigError(f"{place}: neither a pair nor an object with external_id and related_external_id")
@@ -87,17 +87,17 @@ def _is_json(text: str) -> bool:
 
 def _from_json(text: str, field: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_without_repeats)
+        return json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ZohoConfigError(
-            f"{field}: no JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+            f"{field}: not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
         ) from None
     except (RecursionError, ValueError):
         raise ZohoConfigError(f"{field}: JSON that cannot be read") from None
 
 
-def _without_repeats(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Keep an object's keys, or none if one stands there twice: which of the values is meant, nobody can tell."""
+def _without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object, or an empty one if it has a duplicate key: which value counts is not defined."""
     found = dict(items)
     return found if len(found) == len(items) else {}
 
@@ -116,7 +116,7 @@ def _from_columns(text: str, field: str) -> list[Pair]:
 
 
 def _delimiter_of(text: str, field: str) -> str:
-    """Return the delimiter that gives two columns in every line; the likeliest, if none does."""
+    """Return the delimiter that gives two columns in every line, else the most frequent one."""
     fitting = [delimiter for delimiter in _DELIMITERS if _fits(text, delimiter)]
     if len(fitting) > 1:
         names = " and ".join(_DELIMITERS[delimiter] for delimiter in fitting)

@@ -23,7 +23,7 @@ MAX_EXTERNAL_ID_LENGTH = 255
 """Characters in a single-line field of Zoho CRM, which every external field is."""
 
 REFUSED_LISTS = frozenset({"notes", "attachments", "locking_information__s"})
-"""Related lists whose entries live only under their parent: taking one out deletes it for good."""
+"""Related lists whose records exist only under their parent: a delink would delete them for good."""
 
 DOCUMENTED_RELATIONS = frozenset(
     {
@@ -55,13 +55,13 @@ LINK_ATTRIBUTES = {
     ("Deals", "Contacts"): ("Contact_Role",),
 }
 """
-What a link has of its own, by module and related list: it is lost when the link is taken out.
+Attributes of a link, by module and related list. They are lost when the link is removed.
 
 Source: the pages "Update Related Records" and "Update Related Records Using External ID" of the same documentation.
 """
 
 NO_ATTRIBUTES = "{}"
-"""What is kept of a link that was not there, or that had nothing of its own."""
+"""The snapshot of a link that does not exist, or that has no attributes."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
 _UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -84,14 +84,14 @@ class Link:
 @dataclass(frozen=True)
 class Relation:
     """
-    Which links are meant: from records of one module to records of another, over one related list.
+    The relation of links: from records of one module to records of another, over one related list.
 
     :param module: API name of the parent's module, e.g. ``Contacts``
     :param external_field: API name of the parent's external field
     :param related_list: API name of the related list on the parent, e.g. ``Deals``
     :param related_module: API name of the related records' module; it need not equal the list's name
     :param related_external_field: API name of the related records' external field
-    :raises ZohoConfigError: a name is not an API name, or the list is one whose entries would be deleted
+    :raises ZohoConfigError: a name is not an API name, or the list is one whose records would be deleted
     """
 
     module: str
@@ -113,27 +113,27 @@ class Relation:
             value = getattr(self, field)
             if value.lower() in REFUSED_LISTS:
                 raise ZohoConfigError(
-                    f"{field} {value!r} is refused: its entries exist only under their parent record, "
-                    "so that taking one out deletes it"
+                    f"{field} {value!r} is refused: its records exist only under their parent record, "
+                    "so a delink would delete them"
                 )
 
     @cached_property
     def x_external(self) -> str:
-        """Value of the header that tells Zoho that both ids are external: parent first, then related."""
+        """Value of the header X-EXTERNAL, which marks both ids as external: parent first, then related."""
         return f"{self.module}.{self.external_field},{self.related_module}.{self.related_external_field}"
 
     @property
     def label(self) -> str:
-        """The relation in two names, e.g. ``Contacts.Deals``: what it is called where there is no room for more."""
+        """Short name of the relation, e.g. ``Contacts.Deals``."""
         return f"{self.module}.{self.related_list}"
 
     @property
     def is_documented(self) -> bool:
-        """Whether Zoho documents that links of this relation can be taken out."""
+        """Whether Zoho documents a delink for this relation."""
         return (self.module, self.related_list) in DOCUMENTED_RELATIONS
 
     def __str__(self) -> str:
-        """Return the relation as a person would write it."""
+        """Return the relation in one line."""
         return (
             f"{self.module}.{self.external_field} -> "
             f"{self.related_list} ({self.related_module}.{self.related_external_field})"
@@ -144,7 +144,7 @@ def check_api_name(field: str, value: object) -> str:
     """
     Return ``value`` if it is an API name of a module, list or field of Zoho CRM.
 
-    :param field: what the value is called where the user wrote it
+    :param field: the name of the value for messages
     :raises ZohoConfigError: it is not a letter followed by up to 99 letters, digits and underscores
     """
     if isinstance(value, str) and is_api_name(value):
@@ -178,12 +178,12 @@ def to_external_id(value: object) -> object:
 
 def external_id_fault(value: object) -> str | None:
     """
-    Say why a value cannot be sent as an external id, or return None if it can.
+    Return why a value cannot be sent as an external id, or None if it can.
 
-    Refused is what Zoho cannot hold or what a server on the way could read as another address: ``.`` and
-    ``..`` would turn the call into the deletion of a *record*, and percent-encoding does not protect them. Nor does
-    it where a server decodes before it resolves, so that ``a/../..`` is refused as well, and a slash at an end.
-    Everything else is allowed, and is quoted when the request is built.
+    Refused are values that Zoho cannot store, and those that a server could read as another path: ``.`` and ``..``
+    would turn the call into the deletion of a *record*, and percent-encoding does not protect them. A server may
+    decode before it resolves, so ``a/../..`` and a leading or trailing slash are refused too. All other values are
+    allowed, and are quoted when the request is built.
 
     :return: a predicate, e.g. ``is blank``
     """
@@ -200,7 +200,7 @@ def external_id_fault(value: object) -> str | None:
     if found := find_unsendable(value):
         return f"holds the {found}"
     if value != value.strip():
-        return "has blanks at an end"
+        return "has leading or trailing spaces"
     return None
 
 
@@ -218,7 +218,7 @@ def find_unsendable(value: str) -> str | None:
 
 
 def _changes_address(value: str) -> bool:
-    """Whether a server that decodes first, once or twice, could read an id as a way to another record."""
+    """Whether a server that decodes first, once or twice, could read an id as the path of another record."""
     for _ in range(3):
         parts = [part.split(";", maxsplit=1)[0] for part in value.replace("\\", "/").split("/")]
         if not {".", ".."}.isdisjoint(parts) or not parts[0] or not parts[-1]:
@@ -231,7 +231,7 @@ def _changes_address(value: str) -> bool:
 
 
 def link_fault(external_id: object, related_external_id: object) -> str | None:
-    """Say why a pair cannot be sent, naming the id at fault, or return None if it can."""
+    """Return why a link cannot be sent, naming the invalid id, or None if it can."""
     if fault := external_id_fault(external_id):
         return f"external_id {fault}"
     if fault := external_id_fault(related_external_id):
@@ -302,10 +302,10 @@ def _whole_text(value: object) -> str:
 
 def storable_text(value: object) -> str:
     """
-    Return any value as text that every database can hold, for the record of a link that is never sent.
+    Return any value as text that every database can store, for the row of an invalid link.
 
-    Control characters and lone surrogates are written as escapes, long text is cut to 255 characters. What has
-    no text, such as an integer of thousands of digits, is recorded by the name of its type.
+    Control characters and lone surrogates are written as escapes, long text is cut to 255 characters. A value without
+    text, such as an integer of thousands of digits, is stored as the name of its type.
     """
     try:
         text = "" if value is None else str(value)
@@ -327,7 +327,7 @@ def pair_key(relation: Relation, external_id: str, related_external_id: str) -> 
 
 
 class PairKeys:
-    """Keys of many links of one relation: the relation's part of the hash is made once."""
+    """Keys of many links of one relation: the relation is hashed once."""
 
     def __init__(self, relation: Relation) -> None:
         self._prefix = hashlib.sha256()
@@ -349,10 +349,10 @@ class PairKeys:
 
 def snapshot_of(record: Mapping[str, Any], fields: Sequence[str]) -> str:
     """
-    Return what is kept of a link: a JSON object of these fields, as Zoho gave them.
+    Return the snapshot of a link: a JSON object of these fields, as Zoho returned them.
 
-    :param record: the related record as a reading call showed it
-    :return: with its keys in order; fields that Zoho did not give, or gave as null, are left out
+    :param record: the related record as a GET returned it
+    :return: with sorted keys; fields that are missing or null are left out
     """
     kept = {name: record[name] for name in fields if record.get(name) is not None}
     return json.dumps(kept, sort_keys=True, separators=(",", ":"))
@@ -360,28 +360,28 @@ def snapshot_of(record: Mapping[str, Any], fields: Sequence[str]) -> str:
 
 def sendable_attributes(snapshot: str | None, relation: Relation) -> dict[str, Any]:
     """
-    Return what is given back to a link that is put back.
+    Return the attributes that a relink sends.
 
-    A value that is an object with an ``id``, as Zoho gives lookups, goes back as that id. Ids, external fields and
-    what has no API name are never sent: they would say something of the record.
+    A value that is an object with an ``id``, as Zoho returns lookups, is sent as that id. Ids, external fields and
+    names that are not API names are never sent: they would change the record.
 
-    :param snapshot: what was kept of the link; None and ``{}`` if there is nothing
-    :raises UnsafeRequestError: it is no JSON object
+    :param snapshot: the snapshot of the link; None and ``{}`` without attributes
+    :raises UnsafeRequestError: it is not a JSON object
     """
     if snapshot is None:
         return {}
     kept = json_object(snapshot.encode("utf-8", "surrogatepass"))
     if kept is None:
-        raise UnsafeRequestError("The attributes kept of this link cannot be read. Nothing was sent.")
+        raise UnsafeRequestError("The snapshot of this link cannot be read. Nothing was sent.")
     of_the_records = {"id", relation.external_field.lower(), relation.related_external_field.lower()}
     return {
-        name: _as_sent(value)
+        name: _to_sent_value(value)
         for name, value in kept.items()
         if value is not None and is_api_name(name) and name.lower() not in of_the_records
     }
 
 
-def _as_sent(value: Any) -> Any:
+def _to_sent_value(value: Any) -> Any:
     return value["id"] if isinstance(value, Mapping) and "id" in value else value
 
 

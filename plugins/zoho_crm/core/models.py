@@ -1,4 +1,4 @@
-"""What passes between plan, ledger, client and report."""
+"""Records that plan, ledger, client and report share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 DELINK = "delink"
 RELINK = "relink"
-"""What a run does to its links: takes them out, or puts them back."""
+"""Operations of a run: remove its links, or restore them."""
 
 
 class ChunkRef(TypedDict):
@@ -35,7 +35,7 @@ class ChunkRef(TypedDict):
 @dataclass(frozen=True, slots=True)
 class Origin:
     """
-    Where in Airflow a row comes from.
+    The Airflow task that a row comes from.
 
     :param run_type: Airflow's kind of the Dag run: scheduled, manual, backfill, asset_triggered
     :param triggered_by: who or what started the run: a user's name, or Airflow's word for it
@@ -57,9 +57,9 @@ class Origin:
 @dataclass(frozen=True, slots=True)
 class Target:
     """
-    What the links are taken out of or put back into, and how.
+    Where links are removed or restored, and how.
 
-    :param org_id: Zoho's id of the organisation, where preflight or the task has learned it
+    :param org_id: Zoho's id of the organization, where preflight or the task has read it
     :param strategy: ``single`` or ``by_parent``
     :param operation: ``delink`` or ``relink``
     """
@@ -79,9 +79,9 @@ class PlannedLink:
     One link of a stored plan.
 
     :param seq: its place in the plan, from 0
-    :param ambiguous_before: whether an earlier try may have sent it without learning the answer
-    :param snapshot: the link's own attributes as a JSON object, read before it is taken out or to be given back to
-        it; None if they were not read
+    :param ambiguous_before: whether an earlier try may have sent it without a recorded response
+    :param snapshot: the link's attributes as a JSON object, read before it is removed, or to be restored with it;
+        None if they were not read
     """
 
     seq: int
@@ -94,14 +94,14 @@ class PlannedLink:
 @dataclass(frozen=True, slots=True)
 class LinkResult:
     """
-    What happened to one link in one try.
+    The result of one link in one try.
 
     :param attempts: DELETE requests sent for it in this try
     :param sent_at: when the first of them left; None if none did
     :param finished_at: when the outcome was known
     :param detail: what the auditor should know beside Zoho's code and message
-    :param ambiguous: whether a request of it, of this try or an earlier one, was not clearly answered: unless the
-        outcome is final, Zoho may apply it late, so that the next try verifies before it sends
+    :param ambiguous: whether a request of it, of this try or an earlier one, had no clear response: unless the
+        outcome is final, Zoho may apply it late, so the next try verifies before it sends
     """
 
     planned: PlannedLink
@@ -120,15 +120,15 @@ class LinkResult:
 @dataclass(frozen=True, slots=True)
 class RunStart:
     """
-    What is known of a run before its plan is made. Times are aware and in UTC.
+    A run before its plan is made. Times are aware and in UTC.
 
     :param run_key: key of the run: the same for the same Dag run and job, also after a retry or a clear
     :param job: name of the job, or of the task where there is no job
     :param mode: ``apply`` or ``dry_run``
     :param window_start: start of the half-open window the links are from, or None if there is no window
     :param params: the trigger form's values, kept for the auditor
-    :param origin_run_key: the earlier run whose links this one takes up; None if it has a source of its own
-    :param environment: ``production``, ``sandbox``, ``developer`` or ``local``; None where nobody has said so
+    :param origin_run_key: the earlier run whose links this one retries or relinks; None for links of a source
+    :param environment: ``production``, ``sandbox``, ``developer`` or ``local``; None where it is not known
     :param preflight_credits: API credits that checks have used before there was a run
     """
 
@@ -149,11 +149,11 @@ class RunStart:
 @dataclass(frozen=True, slots=True)
 class PlanSummary:
     """
-    How a plan came out.
+    The counts of a stored plan.
 
-    :param source_rows: rows the source gave
+    :param source_rows: rows of the source
     :param planned: distinct links, the invalid ones included
-    :param duplicates: rows that named a link again
+    :param duplicates: rows with a link of an earlier row
     :param invalid: distinct links that cannot be sent
     :param chunks: the chunks that hold the others
     """

@@ -1,4 +1,4 @@
-"""The closed list of what can have happened to a link."""
+"""The closed list of outcomes of a link."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from enum import StrEnum
 
 class Outcome(StrEnum):
     """
-    What happened to one planned link. Every planned link ends with exactly one latest outcome.
+    The outcome of one planned link. Every planned link ends with exactly one latest outcome.
 
-    The last three are of runs that put links back.
+    The last three are of relink runs.
     """
 
     REMOVED = "removed"
-    """Zoho confirmed it, or the link was found gone after an unanswered request (``detail`` says so)."""
+    """Zoho confirmed it, or the link was found gone after a request without a response (``detail`` says so)."""
     ALREADY_ABSENT = "already_absent"
     """Both records exist, the link does not."""
     PARENT_NOT_FOUND = "parent_not_found"
@@ -33,33 +33,33 @@ class Outcome(StrEnum):
     WOULD_REMOVE = "would_remove"
     """A dry run: nothing was sent."""
     RELINKED = "relinked"
-    """The link was put back, or found back after an unanswered request (``detail`` says so)."""
+    """Zoho confirmed it, or the link was found linked after a request without a response (``detail`` says so)."""
     ALREADY_LINKED = "already_linked"
-    """The link to be put back was there, and was left as it is."""
+    """The link exists already; nothing was sent."""
     WOULD_RELINK = "would_relink"
-    """A dry run of putting back: nothing was sent."""
+    """A dry run of a relink: nothing was sent."""
 
     @property
     def is_final(self) -> bool:
-        """Whether the link is done with: driving it again would tell nothing new."""
+        """Whether a retry leaves the link out."""
         return self not in RETRYABLE_OUTCOMES
 
 
 RETRYABLE_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED})
-"""Outcomes after which a retry, a clear or a new run takes the link up again."""
+"""Outcomes after which a retry, a clear or a new run sends the link again."""
 
-_OF_RELINK = (Outcome.RELINKED, Outcome.ALREADY_LINKED, Outcome.WOULD_RELINK)
-_OF_DELINK_ALONE = (Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.WOULD_REMOVE)
+_RELINK_ONLY = (Outcome.RELINKED, Outcome.ALREADY_LINKED, Outcome.WOULD_RELINK)
+_DELINK_ONLY = (Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.WOULD_REMOVE)
 
-DELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _OF_RELINK)
-"""What can come of a link that is to be taken out."""
+DELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _RELINK_ONLY)
+"""Outcomes of a delink."""
 
-RELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _OF_DELINK_ALONE)
-"""What can come of a link that is to be put back."""
+RELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _DELINK_ONLY)
+"""Outcomes of a relink."""
 
 
 class RunStatus(StrEnum):
-    """Where a run stands."""
+    """The status of a run."""
 
     PLANNED = "planned"
     RUNNING = "running"
@@ -71,10 +71,10 @@ class RunStatus(StrEnum):
 
 
 class LinkState(StrEnum):
-    """Where a link of a plan stands."""
+    """The state of a planned link."""
 
     PLANNED = "planned"
-    """No request for it can be on its way, or have been applied without an outcome."""
+    """No request for it is in flight, or was applied without an outcome."""
     IN_FLIGHT = "in_flight"
     """A request may have been sent; without an outcome it is unknown whether it was applied."""
     SETTLED = "settled"

@@ -1,5 +1,5 @@
 """
-What an answer to a relink means. This is the one place that decides it.
+What a response to a relink means. This is the one place that decides it.
 
 Every row below is a row of the test's table. What is not here is as for a delink: see :mod:`zoho_crm.core.verdict`.
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.response import ClassifiedResponse, ResponseItem
 
-LINKED_AFTER_AMBIGUITY = "found linked after a request that was not clearly answered"
+LINKED_AFTER_AMBIGUITY = "found linked after a request without a clear response"
 
 
 def judge_relink(
@@ -61,7 +61,7 @@ def judge_relink(
     """
     Judge the response to a relink; see the table above.
 
-    :param relation: the relation of the link; its field names tell which id an error is about
+    :param relation: the relation of the link; its field names identify the id that an error is about
     :param link: the link that was sent
     :param attributes: names of the attributes that were sent with it
     """
@@ -86,7 +86,7 @@ def _judge_error(
         api_name = item.details.get("api_name")
         if isinstance(api_name, str) and api_name not in ids:
             return settle(status, item, Outcome.REJECTED)
-        # The body named the related record: Zoho saw less of it than was sent.
+        # The body named the related record: Zoho received less of it than was sent.
         return stop(status, item)
     is_about_attributes = ids.isdisjoint(named) and not named.isdisjoint(attributes)
     if item.code == "INVALID_DATA" and not item.is_about_the_relation and is_about_attributes:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 X_EXTERNAL = "X-EXTERNAL"
 
 DELINK_SEGMENTS = 6
-"""Parts of the path of a delink. A DELETE with four or five of them would take away a record, or many links."""
+"""Parts of the path of a delink. A DELETE with four or five of them would delete a record, or remove many links."""
 
 MAX_IDS = 100
 """Ids in one call, source: https://www.zoho.com/crm/developer/docs/api/v7/delink.html"""
@@ -37,10 +37,10 @@ _RECORD_ID = re.compile(r"[0-9]{1,20}")
 @dataclass(frozen=True)
 class ZohoRequest:
     """
-    One call, before any HTTP library has touched it.
+    One request, before an HTTP library has prepared it.
 
     :param method: ``GET``, ``DELETE`` or ``PUT``
-    :param segments: the path's parts as they are meant, unquoted: ``("crm", "v7", "Contacts", "a/b", ...)``
+    :param segments: the parts of the path, unquoted: ``("crm", "v7", "Contacts", "a/b", ...)``
     :param x_external: value of the X-EXTERNAL header, or None for calls that name no external id
     :param query: query parameters in their order
     :param body: the body as it must go over the wire, JSON in ASCII; None for calls without one
@@ -62,7 +62,7 @@ class ZohoRequest:
 
     @cached_property
     def path(self) -> str:
-        """The path as it must go over the wire: every part quoted, nothing left as it is but ``A-Za-z0-9_.-~``."""
+        """The path as it must go over the wire: every part quoted but for ``A-Za-z0-9_.-~``."""
         return "/" + "/".join(quote(segment, safe="") for segment in self.segments)
 
     @cached_property
@@ -71,7 +71,7 @@ class ZohoRequest:
         return f"{self.path}?{urlencode(self.query, quote_via=quote, safe='')}" if self.query else self.path
 
     def touches_links_only(self, method: str) -> bool:
-        """Whether, sent by DELETE or PUT, it names what to change in a related list, and no record as such."""
+        """Whether, sent by DELETE or PUT, it changes links of a related list, and not a record."""
         if method == "PUT":
             return len(self.segments) == RELINK_SEGMENTS and not self.query and self.body is not None
         named_in_query = len(self.query) == 1 and self.query[0][0] == "ids" and bool(self.query[0][1])
@@ -88,7 +88,7 @@ class ZohoRequest:
 
 def delete_related(api_version: str, relation: Relation, link: Link) -> ZohoRequest:
     """
-    Build the call that takes one link away.
+    Build the request that removes one link.
 
     Source: "Delete Related Records Using External ID",
     https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html
@@ -102,12 +102,12 @@ def put_related(
     api_version: str, relation: Relation, link: Link, attributes: Mapping[str, Any] | None = None
 ) -> ZohoRequest:
     """
-    Build the call that links two records, or changes the attributes of their link.
+    Build the request that links two records, or changes the attributes of their link.
 
     Source: "Update Related Records Using External ID",
     https://www.zoho.com/crm/developer/docs/api/v7/update-related-records-ext.html
 
-    :param attributes: what the link has of its own, e.g. ``{"Contact_Role": "4876876000000006873"}``; see
+    :param attributes: attributes of the link, e.g. ``{"Contact_Role": "4876876000000006873"}``; see
         :func:`zoho_crm.core.links.sendable_attributes`
     :raises UnsafeRequestError: an id cannot be sent, or an attribute has the name of an id
     """
@@ -128,12 +128,12 @@ def get_related(
     api_version: str, relation: Relation, link: Link, fields: Sequence[str] = ("id",)
 ) -> ZohoRequest:
     """
-    Build the call that reads one link: 200 it is there, 204 it is not.
+    Build the request that reads one link: 200 it exists, 204 it does not.
 
     Source: "Get Related Records Using External ID",
     https://www.zoho.com/crm/developer/docs/api/v7/get-related-records-ext.html
 
-    :param fields: API names of the fields to return; what a link has of its own stands among them
+    :param fields: API names of the fields to return, attributes of the link among them
     :raises UnsafeRequestError: an id cannot be sent
     """
     names = ",".join(check_api_name("fields", one) for one in fields)
@@ -151,10 +151,10 @@ def list_related(
     per_page: int = 200,
 ) -> ZohoRequest:
     """
-    Build the call that reads one page of all the records linked to a parent.
+    Build the request that reads one page of the records linked to a parent.
 
     :param fields: API names of the fields to return; Zoho refuses a call without any
-    :param page_token: Zoho's token for what lies beyond 2,000 rows; it takes the place of ``page``
+    :param page_token: Zoho's token for rows beyond 2,000; it replaces ``page``
     :raises UnsafeRequestError: the id cannot be sent
     """
     _refuse_unsendable(Link(external_id, external_id))
@@ -169,7 +169,7 @@ def list_related(
 
 def get_record(api_version: str, module: str, external_field: str, external_id: str) -> ZohoRequest:
     """
-    Build the call that tells whether a record exists: 200 it does, 204 it does not.
+    Build the request that reads whether a record exists: 200 it does, 204 it does not.
 
     :raises UnsafeRequestError: the id cannot be sent
     """
@@ -186,7 +186,7 @@ def find_records(
     api_version: str, module: str, external_field: str, external_ids: Sequence[str]
 ) -> ZohoRequest:
     """
-    Build the call that reads the record ids of up to 100 external ids: 200 those that exist, 204 none does.
+    Build the request that reads the record ids of up to 100 external ids: 200 those that exist, 204 none does.
 
     Source: "Get Records Using External ID", https://www.zoho.com/crm/developer/docs/api/v7/get-records-ext.html
 
@@ -206,7 +206,7 @@ def delete_related_many(
     api_version: str, relation: Relation, parent_record_id: str, related_record_ids: Sequence[str]
 ) -> ZohoRequest:
     """
-    Build the call that takes up to 100 links of one parent away, by Zoho's own record ids.
+    Build the request that removes up to 100 links of one parent, by Zoho's record ids.
 
     Source: "Delink Records", https://www.zoho.com/crm/developer/docs/api/v7/delink.html
 
@@ -223,12 +223,12 @@ def delete_related_many(
 
 
 def get_setting(api_version: str, *segments: str, query: tuple[tuple[str, str], ...] = ()) -> ZohoRequest:
-    """Build a call for metadata or the organisation, e.g. ``("settings", "fields")`` or ``("org",)``."""
+    """Build a request for metadata or the organization, e.g. ``("settings", "fields")`` or ``("org",)``."""
     return ZohoRequest("GET", ("crm", api_version, *segments), query=query)
 
 
 def id_lists(ids: Iterable[str]) -> Iterator[list[str]]:
-    """Cut distinct ids into lists that one call takes: 100 ids and 2,000 characters at the most."""
+    """Split distinct ids into lists that fit in one call: at most 100 ids and 2,000 characters."""
     current: list[str] = []
     length = 0
     for one in dict.fromkeys(ids):

@@ -24,15 +24,15 @@ def check_prepared_request(
     body: object = None,
 ) -> None:
     """
-    Compare what an HTTP library is about to send with what was asked for.
+    Compare the request that an HTTP library is about to send with the one that was built.
 
-    Libraries normalise addresses: they resolve dot segments, decode and encode again. For this API one such
+    Libraries normalize addresses: they resolve dot segments, decode and encode again. For this API one such
     step turns the removal of a link into the deletion of a record, so any difference at all is refused.
 
     :param base_url: scheme, host and port the request is meant for
     :param method: method of the prepared request
     :param url: full address of the prepared request, as encoded for the wire
-    :param headers: headers of the prepared request, in any case; one that is there twice is seen twice
+    :param headers: headers of the prepared request, in any case; a duplicate header is compared twice
     :param body: bytes of the prepared request; None or empty without any
     :raises UnsafeRequestError: any of them differs, or a DELETE or PUT is not one of links
     """

@@ -1,8 +1,8 @@
 """
-What a run was asked to do: its mode and its window, from the trigger form and the kind of run.
+The request of a run: its mode, its window and its links, from the trigger form and the type of the run.
 
-Airflow does not check everything a person types into the form, so it is checked here, in the run's first task,
-and an error names the form's field.
+Airflow does not check all values of the form, so they are checked here, in the run's first task. An error names the
+field.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ REDRIVE_DAG_ID = "zoho_delink_redrive"
 RELINK_DAG_ID = "zoho_relink"
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-"""Start of the window of a run that takes everything still pending."""
+"""Start of the window of a run over all pending links."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _RUN_TYPES_THAT_APPLY = frozenset({"scheduled", "backfill", "asset_triggered", "asset_materialization"})
@@ -42,15 +42,15 @@ _RUN_TYPES_WITH_INTERVAL = frozenset({"scheduled", "backfill"})
 @dataclass(frozen=True, slots=True)
 class RunRequest:
     """
-    What one run is to do.
+    The request of one run.
 
     :param mode: ``apply`` or ``dry_run``
     :param window_start: start of the half-open window, aware, in UTC
     :param window_end: its end
-    :param links: pairs pasted into the trigger form, which take the place of the SQL; or None
+    :param links: links pasted into the trigger form, which replace the SQL; or None
     :param max_links: limit that overrides the job's, or None
     :param reason: why the run was started, or None
-    :param verify: whether a dry run asks Zoho about each link
+    :param verify: whether a dry run verifies each link in Zoho
     """
 
     mode: str
@@ -68,8 +68,8 @@ class AssetEvent:
     An update of an asset that started a run.
 
     :param asset: the asset's name
-    :param timestamp: when Airflow was told of the update
-    :param extra: what its producer says of it; ``window_start`` and ``window_end`` are looked at
+    :param timestamp: when Airflow received the update
+    :param extra: values of its producer; ``window_start`` and ``window_end`` are used
     """
 
     asset: str
@@ -80,11 +80,11 @@ class AssetEvent:
 @dataclass(frozen=True, slots=True)
 class RetryRequest:
     """
-    Which links to drive again.
+    Which links to retry.
 
     :param run: an Airflow run id or a run key; None if there is a window
-    :param window: half-open window that the windows of the runs meant lie in, aware, in UTC; None if there is a run
-    :param outcomes: the last outcomes after which a link is driven again
+    :param window: half-open window that contains the windows of the origin runs, aware, in UTC; None if there is a run
+    :param outcomes: the last outcomes after which a link is retried
     """
 
     run: str | None
@@ -106,10 +106,10 @@ def parse_run_request(
 
     :param params: the form's values: ``mode``, ``window_start``, ``window_end``, ``links``, ``max_links``,
         ``reason``, ``verify``; all may be missing
-    :param run_type: Airflow's kind of the run: manual, scheduled, backfill, asset_triggered, ...
-    :param run_after: when the run was due; the end of a window that nothing else ends
+    :param run_type: Airflow's type of the run: manual, scheduled, backfill, asset_triggered, ...
+    :param run_after: when the run was due; the default end of the window
     :param data_interval: the run's data interval, if it has one
-    :param asset_events: what started the run, if updates of assets did
+    :param asset_events: the updates of assets that started the run, if any
     :param fields: names of the form's fields, to refuse any other; None allows them
     :raises ZohoConfigError: a field is wrong; the message names it
     """
@@ -139,7 +139,7 @@ def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> Retry
     Read the form of ``zoho_delink_redrive``.
 
     :param params: the form's values: ``run``, or ``window_start`` and ``window_end``; ``outcomes``
-    :param request: what was read of its other fields
+    :param request: the values of its other fields
     :raises ZohoConfigError: a field is wrong; the message names it
     """
     run = parse_text(params, "run")
@@ -148,7 +148,7 @@ def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> Retry
         raise ZohoConfigError("run: give a run, or the window of several, but not both")
     if not run and not has_window:
         raise ZohoConfigError(
-            "run: missing; give the run whose links are meant, or the window of several runs"
+            "run: missing; give the run whose links are to be retried, or the window of several runs"
         )
     return RetryRequest(
         run=run,
@@ -159,10 +159,10 @@ def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> Retry
 
 def run_key(job: str, *parts: object) -> str:
     """
-    Return the key of a run: the same for the same Dag run, whatever is retried or cleared in it.
+    Return the key of a run: the same for the same Dag run, also after a retry or a clear.
 
-    :param job: what the run belongs to; kept readable in the key
-    :param parts: what tells the run from others: Dag id, run id, and for a single task its id and map index
+    :param job: the job of the run; readable in the key
+    :param parts: the identity of the run: Dag id, run id, and for a single task its id and map index
     """
     digest = hashlib.sha256()
     for part in parts:
@@ -185,7 +185,7 @@ def parse_instant(params: Mapping[str, Any], field: str) -> datetime | None:
         parsed = pendulum.parse(value, strict=True) if _DATE.match(value) else None
         if isinstance(parsed, pendulum.DateTime):
             return datetime.fromisoformat(parsed.in_timezone("UTC").isoformat())
-    raise ZohoConfigError(f"{field}: {value!r} is no time; write it like 2026-11-22T00:00:00+00:00")
+    raise ZohoConfigError(f"{field}: {value!r} is not a time; write it like 2026-11-22T00:00:00+00:00")
 
 
 def parse_text(params: Mapping[str, Any], field: str) -> str | None:
@@ -212,12 +212,12 @@ def _mode(value: Any, run_type: str) -> str:
 
 
 def _check_names(params: Mapping[str, Any], fields: Collection[str] | None) -> None:
-    """Refuse a value under a name that is no field's: a mistyped window would mean everything pending."""
+    """Refuse a value that is not of a field: a mistyped window would mean all pending links."""
     if fields is None:
         return
     for name in params:
         if name not in fields:
-            raise ZohoConfigError(f"{name}: is no field of the form; its fields are {', '.join(fields)}")
+            raise ZohoConfigError(f"{name}: is not a field of the form; its fields are {', '.join(fields)}")
 
 
 def _window(
@@ -239,7 +239,7 @@ def _window(
 
 
 def _window_of_event(event: AssetEvent) -> tuple[datetime, datetime]:
-    """Return the window that an event names, else everything pending before it."""
+    """Return the window of an event, else all pending links before it."""
     try:
         return _given_window(event.extra) or (BEGINNING, event.timestamp.astimezone(UTC))
     except ZohoConfigError as error:
@@ -284,9 +284,7 @@ def _outcomes(value: Any) -> frozenset[Outcome]:
         raise ZohoConfigError(f"outcomes: choose one or more of {allowed}")
     for outcome in value:
         if not isinstance(outcome, str) or outcome not in RETRYABLE_OUTCOMES:
-            raise ZohoConfigError(
-                f"outcomes: {outcome!r} cannot be driven again; those that can are {allowed}"
-            )
+            raise ZohoConfigError(f"outcomes: {outcome!r} cannot be retried; these can: {allowed}")
     return frozenset(Outcome(outcome) for outcome in value)
 
 

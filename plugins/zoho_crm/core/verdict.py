@@ -1,10 +1,10 @@
 """
-What an answer to a delink means. This is the one place that decides it.
+What a response to a delink means. This is the one place that decides it.
 
-What does not depend on the call is shared with :mod:`zoho_crm.core.relink_verdict`, which judges relinking.
+What does not depend on the call is shared with :mod:`zoho_crm.core.relink_verdict`.
 
-Every row below is a row of the test's table. "Ambiguous before" says that an earlier try of the same link was
-sent and never clearly answered.
+Every row below is a row of the test's table. "Ambiguous before" means that an earlier request for the same link was
+sent and had no clear response.
 
 =========================  ==========================================  =======================================
 status                     body                                        verdict
@@ -29,8 +29,8 @@ TOO_MANY_REQUESTS          anything else                               later; kn
 3xx, 5xx, 1xx              anything                                    verify
 =========================  ==========================================  =======================================
 
-Success is what ``data[]`` says, never the status or the message: Zoho's own examples answer a delink with
-"record deleted". What cannot be read is not a success.
+Success is what ``data[]`` says, never the status or the message: in Zoho's examples the message of a delink is
+"record deleted". An unreadable response is not a success.
 
 Sources: the error lists of https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html and
 https://www.zoho.com/crm/developer/docs/api/v7/delink.html, and Zoho's OpenAPI files.
@@ -53,48 +53,48 @@ if TYPE_CHECKING:
 
 
 class Action(StrEnum):
-    """What to do about a link after an answer."""
+    """What to do about a link after a response."""
 
     SETTLE = "settle"
-    """The answer decides the outcome."""
+    """The response decides the outcome."""
     LATER = "later"
     """Not applied: try again after a pause."""
     REFRESH = "refresh"
     """Not applied: the access token is rejected. The client has renewed it as often as it may."""
     VERIFY = "verify"
-    """It may or may not have been applied: ask Zoho by GET."""
+    """It may or may not have been applied: verify by GET."""
     STOP = "stop"
-    """Not applied, and every other link of the run would get the same answer."""
+    """Not applied, and every other link of the run would get the same response."""
 
 
 class StopReason(StrEnum):
-    """Why a run takes no further links."""
+    """Why a run sends no further links."""
 
     CREDITS = "credits"
     """The API credits of the last 24 hours are used up."""
     OVERLOADED = "overloaded"
     """Too many requests were in flight for as long as one link is retried."""
     REFUSED = "refused"
-    """Scope, permission, module, related list or version: the same answer waits for every link."""
+    """Scope, permission, module, related list or version: every link would get the same response."""
     THROTTLED = "throttled"
-    """Zoho hands out no access token for a while."""
+    """Zoho issues no access tokens for now."""
     NO_TOKEN = "no_token"  # noqa: S105 - the name of a reason
-    """Zoho refuses the credentials themselves."""
+    """Zoho refuses the credentials."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """
-    What an answer means.
+    What a response means.
 
     :param action: what to do next
     :param ambiguous: whether the request may have been applied
-    :param outcome: the link's outcome, where the answer decides it or where nothing further can be tried
+    :param outcome: the link's outcome, where the response decides it or where retries are used up
     :param stop_reason: set when ``action`` is ``STOP``
     :param code: Zoho's code as text, even where it is a number
     :param message: Zoho's message
     :param record_id: ``details.id``
-    :param detail: what the auditor should know beside code and message
+    :param detail: what an auditor needs to know besides code and message
     :param retry_after_s: seconds Zoho asks to wait
     """
 
@@ -110,7 +110,7 @@ class Verdict:
     retry_after_s: float | None = None
 
 
-GONE_AFTER_AMBIGUITY = "found gone after a request that was not clearly answered"
+GONE_AFTER_AMBIGUITY = "found gone after a request without a clear response"
 
 _GONE_MESSAGES = ("relation not found", "contact role not deleted")
 _LINK_CODES = frozenset(
@@ -139,7 +139,7 @@ def judge(
     """
     Judge the response to the removal of one link; see the table above.
 
-    :param relation: the relation of the link; its field names tell which id an error is about
+    :param relation: the relation of the link; its field names identify the id that an error is about
     :param ambiguous_before: whether an earlier request for this link may have been applied
     :param record_id: Zoho's id of the related record, where it is known: a success for another one is verified
     """
@@ -155,10 +155,10 @@ def judge(
 
 def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict] | None:
     """
-    Judge the answer to the removal of several links of one parent, item by item.
+    Judge the response to the removal of several links of one parent, item by item.
 
     :return: a verdict for each item, in their order, with the related record's id where the item names it; None
-        if there are no items, or one that cannot be read: then the answer tells nothing about any link
+        if there are no items, or one that cannot be read: then the response says nothing about any link
     """
     if status not in {200, 207, 400}:
         return None
@@ -178,10 +178,10 @@ def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict]
 
 def judge_no_answer(*, sent: bool, why: str) -> Verdict:
     """
-    Judge a request without an answer.
+    Judge a request without a response.
 
-    :param sent: whether any byte of it may have left; a failed connection attempt is not sent
-    :param why: what happened, for the auditor
+    :param sent: whether any byte of it may have been sent; not after a failed connection attempt
+    :param why: what happened, for an auditor
     """
     if sent:
         return Verdict(Action.VERIFY, ambiguous=True, outcome=Outcome.UNKNOWN, detail=why)
@@ -231,8 +231,8 @@ def parse_clear_item(response: ClassifiedResponse) -> ResponseItem | Verdict:
     """
     Return what a response says about a link, success or error; or the verdict, where it says nothing clear.
 
-    The latter are limits, the access token, statuses that do not tell whether anything was applied, and what cannot
-    be read.
+    The latter are limits, the access token, statuses that do not show whether anything was applied, and unreadable
+    bodies.
     """
     status, item, wait_s = response.status, response.item, response.retry_after_s
     match response.kind:
@@ -241,7 +241,7 @@ def parse_clear_item(response: ClassifiedResponse) -> ResponseItem | Verdict:
         case ResponseKind.OVERLOADED:
             return _judge_overloaded(response)
         case ResponseKind.SERVER_ERROR | ResponseKind.UNEXPECTED:
-            return verify(status, item, f"status {status} does not tell whether it was applied", wait_s)
+            return verify(status, item, f"status {status} does not show whether it was applied", wait_s)
         case ResponseKind.TOKEN_REJECTED:
             return _judge_token_rejected(response)
     if item is None:
@@ -254,7 +254,7 @@ def parse_clear_item(response: ClassifiedResponse) -> ResponseItem | Verdict:
 
 
 def judge_refusal(status: int, item: ResponseItem, relation: Relation, wait_s: float | None) -> Verdict:
-    """Judge an error whose code means the same whether a link was to be taken out or put back."""
+    """Judge an error whose code means the same for a delink and a relink."""
     if item.code == "INVALID_DATA":
         return _judge_invalid_data(status, item, relation, wait_s)
     if item.code in RUN_WIDE_CODES:
@@ -262,12 +262,12 @@ def judge_refusal(status: int, item: ResponseItem, relation: Relation, wait_s: f
     if item.code in _LINK_CODES:
         return settle(status, item, Outcome.REJECTED)
     if item.code in {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR"}:
-        return verify(status, item, "an internal error does not tell whether it was applied", wait_s)
+        return verify(status, item, "an internal error does not show whether it was applied", wait_s)
     return verify(status, item, "a code that is not in Zoho's documentation", wait_s)
 
 
 def settle(status: int, item: ResponseItem, outcome: Outcome, *, detail: str | None = None) -> Verdict:
-    """Return the verdict that an item decides."""
+    """Return the verdict with an outcome that an item decides."""
     return Verdict(
         Action.SETTLE,
         http_status=status,
@@ -285,11 +285,11 @@ def stop(
     reason: StopReason = StopReason.REFUSED,
     wait_s: float | None = None,
 ) -> Verdict:
-    """Return the verdict on an answer that waits for every other link as well."""
+    """Return the verdict on a response that every other link would get too."""
     return Verdict(
         Action.STOP,
         http_status=status,
-        # Credits are asked for before anything else is looked at: this link was not tried.
+        # Zoho checks credits before anything else: this link was not tried.
         outcome=Outcome.NOT_ATTEMPTED if reason is StopReason.CREDITS else Outcome.FAILED,
         stop_reason=reason,
         code=item.code if item else None,
@@ -299,7 +299,7 @@ def stop(
 
 
 def verify(status: int, item: ResponseItem | None, detail: str, wait_s: float | None) -> Verdict:
-    """Return the verdict on an answer that leaves open whether the request was applied."""
+    """Return the verdict on a response that does not show whether the request was applied."""
     return Verdict(
         Action.VERIFY,
         http_status=status,
@@ -327,7 +327,7 @@ def _judge_error(
             return settle(status, item, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
         return settle(status, item, Outcome.ALREADY_ABSENT)
     if item.code == "MANDATORY_NOT_FOUND" and item.details.get("param_name") == "ids":
-        # Zoho saw one part of the path less than was sent: no further link may be tried that way.
+        # Zoho received one part of the path less than was sent: no further link may be sent.
         return stop(status, item)
     return judge_refusal(status, item, relation, wait_s)
 

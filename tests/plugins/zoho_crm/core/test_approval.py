@@ -34,7 +34,7 @@ def rendered(text: str) -> str:
     return MarkdownIt("commonmark").render(text)
 
 
-def test_the_question_tells_what_is_needed_to_decide() -> None:
+def test_the_question_holds_what_is_needed_to_decide() -> None:
     assert QUESTION.subject == "Remove 117 links of contacts_deals?"
     assert QUESTION.body.splitlines() == [
         "### Why you are asked",
@@ -60,7 +60,7 @@ def test_the_question_tells_what_is_needed_to_decide() -> None:
         "",
         "[The whole plan as CSV](http://airflow.example/links.csv)",
         "",
-        "**Approve** sends it. **Reject**, as well as no answer in time, ends the run: nothing is sent.",
+        "**Approve** sends the plan. **Reject**, or no decision in time, ends the run: nothing is sent.",
     ]
 
 
@@ -78,13 +78,13 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "Can be sent" not in bare.body
     assert "- Reason: none given\n" in bare.body
     assert "- Window: none\n" in bare.body
-    assert "There are none that can be sent." in bare.body
+    assert "No link can be sent." in bare.body
 
 
 def test_putting_back_is_named_as_such() -> None:
     relink = replace(QUESTION, operation="relink", origin_run_key="contacts_deals:1f")
-    assert relink.subject == "Put back 117 links of contacts_deals?"
-    assert "- Takes up the run: `contacts_deals:1f`" in relink.body
+    assert relink.subject == "Relink 117 links of contacts_deals?"
+    assert "- Origin run: `contacts_deals:1f`" in relink.body
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_a_run_id_cannot_leave_the_address() -> None:
     [
         (None, None, False),
         ("approved", None, False),
-        ("asked", "a person was asked to approve the run, and has not done so", False),
+        ("asked", "the run waits for an approval", False),
         ("rejected", "the run was rejected", True),
         ("rejected: no response within 1 day", "the run was rejected: no response within 1 day", True),
     ],

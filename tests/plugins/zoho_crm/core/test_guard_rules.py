@@ -89,7 +89,7 @@ def test_a_share_without_a_count_is_a_mistake_of_the_caller() -> None:
             ["the source is of 2026-11-23 12:00 UTC, which lies in the future"],
             id="the future",
         ),
-        pytest.param(None, ["nobody can tell how old the source is, 6 hours allowed"], id="no time"),
+        pytest.param(None, ["the age of the source is not known, 6 hours allowed"], id="no time"),
     ],
 )
 def test_age_of_the_source(as_of: datetime | None, breach: list[str]) -> None:
@@ -139,7 +139,7 @@ ALL = {"max_links": 5, "max_share": 0.5, "max_source_age": "6h", "max_jump": 2.5
 BAD = {"baseline_links": 12, "source_as_of": NOW - 8 * HOUR, "recent_planned": [2, 2, 2]}
 
 
-def test_every_breach_is_told_each_with_its_figures() -> None:
+def test_every_breach_is_described_with_its_figures() -> None:
     assert breaches(BAD, ALL) == [
         "10 links planned, 5 allowed",
         "83.33% of the 12 baseline links planned, 50% allowed",
@@ -159,7 +159,7 @@ def test_the_override_takes_the_place_of_the_one_limit_and_its_reason_stands_in_
     assert "max_links" not in decision.way_on
 
 
-def test_a_decision_tells_breaches_first_and_what_passed_after_them() -> None:
+def test_a_decision_lists_breaches_before_passed_checks() -> None:
     decision = judge(
         Facts(planned=10, now=NOW, source_as_of=NOW - 8 * HOUR),
         Guards(max_links=10, max_source_age="6h", freshness_sql_file="loaded.sql"),
@@ -168,7 +168,7 @@ def test_a_decision_tells_breaches_first_and_what_passed_after_them() -> None:
         "breached: the source is of 2026-11-23 04:00 UTC, 8 hours old, 6 hours allowed; "
         "10 links planned, 10 allowed"
     )
-    assert decision.way_on == "For max_source_age, mend the source or the limit, then start a new run"
+    assert decision.way_on == "For max_source_age, correct the source or the limit, then start a new run"
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_decision_tells_breaches_first_and_what_passed_after_them() -> None:
         ({"max_links": 10}, "passed: 10 links planned, 10 allowed"),
         (
             {"max_links": 10, "max_jump": 3},
-            "passed: 10 links planned, 10 allowed; 0 earlier runs are too few to tell a jump from",
+            "passed: 10 links planned, 10 allowed; 0 earlier runs are too few to detect a jump",
         ),
     ],
 )
@@ -208,7 +208,7 @@ def test_a_count_may_be_any_whole_number(value: object, count: int) -> None:
         (b"12", "bytes"),
     ],
 )
-def test_what_is_no_count_is_told_by_the_field(value: object, kind: str) -> None:
+def test_an_invalid_count_is_refused_by_field(value: object, kind: str) -> None:
     with pytest.raises(PlanError, match=rf"^guards\.baseline_sql_file: .* yields {kind}$"):
         read_count(value)
 
@@ -247,7 +247,7 @@ def test_a_time_may_be_a_datetime_a_date_or_iso_text(value: object, moment: date
         "9999-12-31T23:59:59-10:00",
     ],
 )
-def test_what_is_no_time_is_told_by_the_field_and_not_shown(value: object) -> None:
+def test_an_invalid_time_is_refused_by_field_and_not_shown(value: object) -> None:
     with pytest.raises(PlanError, match=r"^guards\.freshness_sql_file: must yield a time") as refused:
         read_time(value)
     assert not str(value) or str(value) not in str(refused.value)

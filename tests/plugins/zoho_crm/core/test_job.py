@@ -86,7 +86,7 @@ def test_a_start_date_is_midnight_in_the_zone_of_the_job(jobs: Path) -> None:
 
 
 FAULTS = {
-    "unknown key": ({"shedule": "0 2 * * *"}, "shedule: Extra inputs are not permitted"),
+    "unknown key": ({"scheduled": "0 2 * * *"}, "scheduled: Extra inputs are not permitted"),
     "unknown key inside": ({"guards": {"max_link": 1}}, "guards.max_link: Extra inputs are not permitted"),
     "missing": ({"audit_conn_id": ...}, "audit_conn_id: Field required"),
     "name inside": ({"name": "x"}, "name: not a field: the job is named like its file"),
@@ -103,8 +103,8 @@ FAULTS = {
     ),
     "refused list": (
         {"relation": {**JOB["relation"], "related_list": "Notes"}, "allow_undocumented_relation": True},
-        "relation: related_list 'Notes' is refused: its entries exist only under their parent record, "
-        "so that taking one out deletes it",
+        "relation: related_list 'Notes' is refused: its records exist only under their parent record, "
+        "so a delink would delete them",
     ),
     "undocumented relation": (
         {"relation": {**JOB["relation"], "module": "Accounts", "related_list": "Contacts"}},
@@ -137,7 +137,7 @@ FAULTS = {
     ),
     "asset with a password": (
         {"schedule": {"asset": "a", "uri": "postgres://me:secret@host/db/schema/table"}},
-        "schedule.asset.uri: holds a user or a password: leave them out, everybody can read it",
+        "schedule.asset.uri: holds a user or a password: remove them, since all users can read it",
     ),
     "schedule of another type": ({"schedule": 5}, "schedule.cron: Input should be a valid string"),
     "cron that is never due": ({"schedule": "0 0 31 2 *"}, "schedule: '0 0 31 2 *' is never due"),
@@ -163,36 +163,36 @@ FAULTS = {
     "pool that cannot be": ({"pool": "x" * 257}, "pool: String should have at most 256 characters"),
     "sql file with a nul": (
         {"source": {"conn_id": "w", "sql_file": "a\0.sql"}},
-        "source.sql_file: 'a\\x00.sql' is no file below include/sql",
+        "source.sql_file: 'a\\x00.sql' is not a file below include/sql",
     ),
     "sql file with a long name": (
         {"source": {"conn_id": "w", "sql_file": "x" * 300}},
-        f"source.sql_file: '{'x' * 300}' is no file below include/sql",
+        f"source.sql_file: '{'x' * 300}' is not a file below include/sql",
     ),
     "sql file is a folder": (
         {"source": {"conn_id": "w", "sql_file": "."}},
-        "source.sql_file: '.' is no file below include/sql",
+        "source.sql_file: '.' is not a file below include/sql",
     ),
     "sql file is not there": (
         {"source": {"conn_id": "w", "sql_file": "none.sql"}},
-        "source.sql_file: 'none.sql' is no file below include/sql",
+        "source.sql_file: 'none.sql' is not a file below include/sql",
     ),
     "sql file is elsewhere": (
         {"source": {"conn_id": "w", "sql_file": "../../secret.sql"}},
-        "source.sql_file: '../../secret.sql' is no file below include/sql",
+        "source.sql_file: '../../secret.sql' is not a file below include/sql",
     ),
 }
 
 
 @pytest.mark.parametrize(("changes", "says"), FAULTS.values(), ids=list(FAULTS))
-def test_a_fault_is_told_with_file_field_and_reason(jobs: Path, changes: dict[str, Any], says: str) -> None:
+def test_an_error_names_file_field_and_reason(jobs: Path, changes: dict[str, Any], says: str) -> None:
     (jobs.parent.parent / "secret.sql").write_text("SELECT 1")
     with pytest.raises(JobFileError) as error:
         load_job(write(jobs, **changes))
     assert str(error.value) == f"contacts_deals.yaml: {says}"
 
 
-def test_every_fault_of_a_file_is_told_at_once(jobs: Path) -> None:
+def test_all_errors_of_a_file_are_reported_at_once(jobs: Path) -> None:
     with pytest.raises(JobFileError) as error:
         load_job(write(jobs, chunk_size=0, retries=-1, owner=["me"]))
     assert str(error.value).splitlines() == [
@@ -223,7 +223,7 @@ def test_every_fault_of_a_file_is_told_at_once(jobs: Path) -> None:
         pytest.param("1: a\n", "1: Keys should be strings", id="a key that is no text"),
     ],
 )
-def test_a_file_that_is_no_job_is_told(jobs: Path, text: str, says: str) -> None:
+def test_a_file_without_a_job_is_refused(jobs: Path, text: str, says: str) -> None:
     (jobs / "bad.yaml").write_text(text)
     with pytest.raises(JobFileError, match=says) as error:
         load_job(jobs / "bad.yaml")

@@ -91,7 +91,7 @@ REFUSED = {
     "an empty list of JSON": ("[]", "links: the list is empty"),
     "broken JSON": (
         '[["a", "b"],\n["c", "d"]',
-        "links: no JSON: Expecting ',' delimiter in line 2, column 11",
+        "links: not valid JSON: Expecting ',' delimiter in line 2, column 11",
     ),
     "an object of JSON": ('{"external_id": "a", "related_external_id": "b"}', "links: not a list of links"),
     "a stray pair": ('[["a", "b", "c"]]', "links[0]: neither a pair nor an object"),

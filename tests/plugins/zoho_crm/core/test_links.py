@@ -117,11 +117,11 @@ FAULTY: dict[str, tuple[object, str]] = {
     "last C1 control": ("a\x9fb", "holds the control character U+009F"),
     "first surrogate": ("a\ud800", "holds the lone surrogate U+D800"),
     "last surrogate": ("\udfffa", "holds the lone surrogate U+DFFF"),
-    "blank before": (" a", "has blanks at an end"),
-    "blank after": ("a ", "has blanks at an end"),
-    "blank before dots": (" ..", "has blanks at an end"),
-    "no-break space after": ("a\u00a0", "has blanks at an end"),
-    "line separator before": ("\u2028a", "has blanks at an end"),
+    "blank before": (" a", "has leading or trailing spaces"),
+    "blank after": ("a ", "has leading or trailing spaces"),
+    "blank before dots": (" ..", "has leading or trailing spaces"),
+    "no-break space after": ("a\u00a0", "has leading or trailing spaces"),
+    "line separator before": ("\u2028a", "has leading or trailing spaces"),
 }
 
 
@@ -315,8 +315,8 @@ def test_relation_refuses_lists_whose_entries_would_be_deleted(field: str, name:
     with pytest.raises(ZohoConfigError) as caught:
         dataclasses.replace(RELATION, **{field: name})
     assert str(caught.value) == (
-        f"{field} {name!r} is refused: its entries exist only under their parent record, "
-        "so that taking one out deletes it"
+        f"{field} {name!r} is refused: its records exist only under their parent record, "
+        "so a delink would delete them"
     )
 
 
@@ -375,7 +375,7 @@ def test_other_relation_is_not_documented(module: str, related_list: str) -> Non
 
 
 def test_pair_key_never_changes() -> None:
-    # Made once by hand: SHA-256 over the seven parts in UTF-8, each after its length as four bytes, big-endian.
+    # Computed once separately: SHA-256 over the seven parts in UTF-8, each after its length as four bytes, big-endian.
     golden = "0af38a0c785c2f35d4a1263a6c22a3cc258210c4012b02e36edf551188e118cb"
     assert pair_key(RELATION, "c-1", "d-\u00e9") == golden
     assert PairKeys(RELATION).of("c-1", "d-\u00e9") == golden

@@ -166,7 +166,7 @@ def test_an_error_means_the_same_in_both_shapes_and_with_any_status(
         assert verdict.ambiguous is (expected == "verify:unknown")
 
 
-def test_ids_of_the_same_field_are_not_told_apart() -> None:
+def test_ids_of_the_same_field_are_not_distinguished() -> None:
     wrong = data(entry("INVALID_DATA", details={"api_name": "External_ID"}))
     assert short(ask(400, wrong, relation=SAME_FIELD)) == "verify:failed"
 

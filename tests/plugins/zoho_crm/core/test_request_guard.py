@@ -152,7 +152,7 @@ def test_a_request_with_a_changed_header_is_refused(headers: dict[str, str]) -> 
         check_prepared_request(DELETE, BASE, method="DELETE", url=BASE + PATH, headers=headers)
 
 
-def test_a_header_nobody_asked_for_is_refused() -> None:
+def test_an_additional_header_is_refused() -> None:
     with pytest.raises(UnsafeRequestError, match=r"in: X-EXTERNAL header\."):
         check_prepared_request(
             get_setting("v7", "org"),

@@ -46,7 +46,7 @@ def entry(**changes: Any) -> ResponseItem:
         pytest.param({}, "", id="empty-object"),
     ],
 )
-def test_reads_the_one_entry_wherever_it_stands(content: Any, code: str) -> None:
+def test_reads_the_item_wherever_it_is(content: Any, code: str) -> None:
     found = parse_response_item(body(content))
     assert found is not None
     assert found.code == code
@@ -68,7 +68,7 @@ def test_reads_the_one_entry_wherever_it_stands(content: Any, code: str) -> None
         pytest.param(None, id="null"),
     ],
 )
-def test_reads_no_entry_where_there_is_not_just_one(content: Any) -> None:
+def test_reads_no_item_where_there_is_not_just_one(content: Any) -> None:
     assert parse_response_item(body(content)) is None
 
 
@@ -106,7 +106,7 @@ def test_reads_the_entries_of_several_links(content: Any, codes: list[str] | Non
     ],
     ids=["empty", "html", "cut", "data-twice", "status-twice", "deep", "bytes", "huge-number"],
 )
-def test_reads_nothing_from_what_is_no_clear_answer(raw: bytes) -> None:
+def test_reads_nothing_from_what_is_no_clear_response(raw: bytes) -> None:
     assert json_object(raw) is None
     assert parse_response_item(raw) is None
     assert parse_response_items(raw) is None
@@ -127,7 +127,7 @@ def test_reads_nothing_from_what_is_no_clear_answer(raw: bytes) -> None:
         pytest.param({"code": ["SUCCESS"]}, False, False, id="code-is-a-list"),
     ],
 )
-def test_an_entry_is_a_success_an_error_or_neither(changes: Any, success: bool, error: bool) -> None:
+def test_an_item_is_a_success_an_error_or_neither(changes: Any, success: bool, error: bool) -> None:
     found = entry(**changes)
     assert (found.says_success, found.says_error) == (success, error)
 
@@ -164,7 +164,7 @@ def test_reads_details_that_may_be_anything(
         pytest.param({}, False, id="neither"),
     ],
 )
-def test_tells_errors_about_the_relation_from_those_about_a_link(changes: Any, expected: bool) -> None:
+def test_distinguishes_errors_about_the_relation_and_about_a_link(changes: Any, expected: bool) -> None:
     assert entry(**changes).is_about_the_relation is expected
 
 

@@ -76,7 +76,7 @@ def test_a_scheduled_window_is_the_data_interval(run_type: str) -> None:
         ("scheduled", (DUE, DUE)),
     ],
 )
-def test_a_run_without_a_window_takes_all_that_is_pending(
+def test_a_run_without_a_window_takes_all_pending_links(
     run_type: str, interval: tuple[datetime, datetime] | None
 ) -> None:
     request = ask({}, run_type, interval)
@@ -127,23 +127,23 @@ FAULTS = {
     ),
     "no time": (
         {"window_start": "garbage", "window_end": "2026-11-01"},
-        "window_start: 'garbage' is no time; write it like 2026-11-22T00:00:00+00:00",
+        "window_start: 'garbage' is not a time; write it like 2026-11-22T00:00:00+00:00",
     ),
     "an hour only": (
         {"window_start": "10:00", "window_end": "2026-11-01"},
-        "window_start: '10:00' is no time; write it like 2026-11-22T00:00:00+00:00",
+        "window_start: '10:00' is not a time; write it like 2026-11-22T00:00:00+00:00",
     ),
     "an interval": (
         {"window_start": "2026-11-01/2026-11-02", "window_end": "2026-11-03"},
-        "window_start: '2026-11-01/2026-11-02' is no time; write it like 2026-11-22T00:00:00+00:00",
+        "window_start: '2026-11-01/2026-11-02' is not a time; write it like 2026-11-22T00:00:00+00:00",
     ),
     "no such day": (
         {"window_start": "2026-02-30", "window_end": "2026-11-03"},
-        "window_start: '2026-02-30' is no time; write it like 2026-11-22T00:00:00+00:00",
+        "window_start: '2026-02-30' is not a time; write it like 2026-11-22T00:00:00+00:00",
     ),
     "a time before all time": (
         {"window_start": "0001-01-01T00:00:00+05:00", "window_end": "2026-11-03"},
-        "window_start: '0001-01-01T00:00:00+05:00' is no time; write it like 2026-11-22T00:00:00+00:00",
+        "window_start: '0001-01-01T00:00:00+05:00' is not a time; write it like 2026-11-22T00:00:00+00:00",
     ),
     "a number": ({"window_start": 5, "window_end": 6}, "window_start: must be text"),
     "empty window": (
@@ -190,7 +190,7 @@ def test_a_wrong_field_is_named(params: dict[str, Any], says: str) -> None:
     assert str(error.value) == says
 
 
-def test_an_empty_list_is_not_taken_for_all_that_the_sql_yields() -> None:
+def test_an_empty_list_does_not_mean_all_links_of_the_sql() -> None:
     with pytest.raises(ZohoConfigError, match=r"links: the list is empty"):
         ask({"links": []})
 
@@ -211,7 +211,7 @@ def test_pasted_links_are_read() -> None:
         ({"verify": True, "mode": "dry_run"}, "scheduled", True),
     ],
 )
-def test_a_dry_run_may_ask_zoho(params: dict[str, Any], run_type: str, expected: bool) -> None:
+def test_a_dry_run_may_verify(params: dict[str, Any], run_type: str, expected: bool) -> None:
     assert ask(params, run_type).verify is expected
 
 
@@ -220,13 +220,13 @@ def test_verify_is_refused_where_auto_means_apply() -> None:
         ask({"verify": True, "mode": "auto"}, "backfill", DAY)
 
 
-def test_a_name_that_is_no_field_is_refused() -> None:
+def test_an_unknown_field_is_refused() -> None:
     fields = ["mode", "window_start", "window_end"]
     assert ask({"mode": "apply"}, fields=fields).mode == "apply"
     with pytest.raises(ZohoConfigError) as error:
         ask({"mode": "apply", "window_begin": "2026-11-01"}, fields=fields)
     assert str(error.value) == (
-        "window_begin: is no field of the form; its fields are mode, window_start, window_end"
+        "window_begin: is not a field of the form; its fields are mode, window_start, window_end"
     )
 
 
@@ -295,7 +295,7 @@ def test_the_window_of_the_form_goes_before_that_of_an_asset() -> None:
         ({"window_start": "2026-11-20"}, "window_end: missing; give both ends of the window, or neither"),
         (
             window("garbage", "2026-11-21"),
-            "window_start: 'garbage' is no time; write it like 2026-11-22T00:00:00+00:00",
+            "window_start: 'garbage' is not a time; write it like 2026-11-22T00:00:00+00:00",
         ),
         (window("2026-11-21", "2026-11-20"), "window_end: must lie after window_start"),
         ({"window_start": 5, "window_end": 6}, "window_start: must be text"),
@@ -312,7 +312,7 @@ def test_a_limit_with_a_reason_is_taken() -> None:
     assert (request.max_links, request.reason) == (0, "cleaning up")
 
 
-def test_run_keys_tell_runs_apart_and_stay_the_same() -> None:
+def test_run_keys_are_distinct_and_stay_the_same() -> None:
     assert run_key("job", "dag", "run") == run_key("job", "dag", "run")
     assert run_key("job", "dag", "run").startswith("job:")
     assert (
@@ -329,7 +329,7 @@ def read(params: dict[str, Any]) -> RunRequest:
     return parse_run_request(params, run_type="manual", run_after=NOW, data_interval=None)
 
 
-def redrive(**params: Any) -> RetryRequest:
+def parse_retry(**params: Any) -> RetryRequest:
     return parse_retry_request(params, read(params))
 
 
@@ -351,8 +351,8 @@ def redrive(**params: Any) -> RetryRequest:
         ),
     ],
 )
-def test_redrive_form(params: dict[str, Any], expected: RetryRequest) -> None:
-    assert redrive(**params) == expected
+def test_parses_the_form_of_a_retry(params: dict[str, Any], expected: RetryRequest) -> None:
+    assert parse_retry(**params) == expected
 
 
 @pytest.mark.parametrize(
@@ -371,6 +371,6 @@ def test_redrive_form(params: dict[str, Any], expected: RetryRequest) -> None:
         ),
     ],
 )
-def test_a_wrong_field_of_redrive_is_named(params: dict[str, Any], says: str) -> None:
+def test_a_wrong_field_of_a_retry_is_named(params: dict[str, Any], says: str) -> None:
     with pytest.raises(ZohoConfigError, match=f"^{says}"):
-        redrive(**params)
+        parse_retry(**params)

@@ -394,7 +394,7 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
             "INTERNAL_ERROR",
             "oops",
             None,
-            "status 500 does not tell whether it was applied",
+            "status 500 does not show whether it was applied",
             7.0,
         ),
     ),
@@ -410,7 +410,7 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
             "INTERNAL_ERROR",
             "oops",
             None,
-            "an internal error does not tell whether it was applied",
+            "an internal error does not show whether it was applied",
             7.0,
         ),
     ),
@@ -426,7 +426,7 @@ WHOLE: dict[str, tuple[int, bytes, Verdict]] = {
             None,
             None,
             None,
-            "status 502 does not tell whether it was applied",
+            "status 502 does not show whether it was applied",
             7.0,
         ),
     ),
@@ -486,7 +486,7 @@ def test_a_link_gone_after_an_ambiguous_try_says_how_it_is_known() -> None:
         code="INVALID_DATA",
         message="relation not found",
         record_id=ID,
-        detail="found gone after a request that was not clearly answered",
+        detail="found gone after a request without a clear response",
     )
 
 
@@ -607,9 +607,7 @@ def test_a_top_level_that_does_not_contradict_leaves_data_to_decide(top: dict[st
     [-1, 0, 100, 101, 199, 300, 301, 302, 304, 307, 308, 399, 500, 501, 502, 503, 504, 599, 600, 999],
 )
 @pytest.mark.parametrize("ambiguous_before", [False, True])
-def test_a_status_that_tells_nothing_is_verified_whatever_the_body_says(
-    status: int, ambiguous_before: bool
-) -> None:
+def test_an_unclear_status_is_verified_for_any_body(status: int, ambiguous_before: bool) -> None:
     for answer in (
         data(SUCCESS),
         data(entry("INVALID_DATA", "relation not found")),
@@ -622,7 +620,7 @@ def test_a_status_that_tells_nothing_is_verified_whatever_the_body_says(
     ):
         verdict = ask(status, answer, ambiguous_before=ambiguous_before)
         assert (short(verdict), verdict.ambiguous) == ("verify:unknown", True)
-        assert verdict.detail == f"status {status} does not tell whether it was applied"
+        assert verdict.detail == f"status {status} does not show whether it was applied"
 
 
 @pytest.mark.parametrize(
@@ -698,7 +696,7 @@ def test_429_is_tried_later_unless_the_day_is_used_up(answer: bytes, expected: s
     "details",
     [{"api_name": "External_ID"}, {"External_ID": "x"}, {"External_ID": "x", "api_name": "External_ID"}],
 )
-def test_a_field_name_that_both_modules_share_tells_nothing(details: dict[str, Any], shape: str) -> None:
+def test_a_field_name_of_both_modules_does_not_identify_an_id(details: dict[str, Any], shape: str) -> None:
     verdict = ask(400, SHAPES[shape](entry("INVALID_DATA", "bad", details)), relation=SAME_FIELD)
     assert short(verdict) == "verify:failed"
 
@@ -761,7 +759,9 @@ def test_what_stops_a_run_is_no_rejected_token(code: str) -> None:
         ),
     ],
 )
-def test_a_request_without_an_answer_is_verified_only_when_it_was_sent(sent: bool, expected: Verdict) -> None:
+def test_a_request_without_an_response_is_verified_only_when_it_was_sent(
+    sent: bool, expected: Verdict
+) -> None:
     assert judge_no_answer(sent=sent, why="read timed out") == expected
 
 
@@ -897,7 +897,7 @@ def test_credits_remaining_is_a_count_or_nothing(value: str, remaining: int | No
         pytest.param(206, data({"id": ID}), Lookup.UNCLEAR, id="206"),
     ],
 )
-def test_lookup_believes_only_a_clear_answer(status: int, answer: bytes, expected: Lookup) -> None:
+def test_lookup_believes_only_a_clear_response(status: int, answer: bytes, expected: Lookup) -> None:
     assert judge_lookup(status, answer) is expected
 
 
@@ -998,7 +998,7 @@ def _says_gone(answer: bytes) -> bool:
 @example(500, {}, b'{"code": "TOO_MANY_REQUESTS"}', False, RELATION)
 @example(401, {}, b'{"code": "TOO_MANY_REQUESTS"}', False, RELATION)
 @example(403, {}, b'{"code": "TOO_MANY_REQUESTS"}', True, RELATION)
-def test_no_answer_at_all_is_misjudged(
+def test_no_response_at_all_is_misjudged(
     status: int, headers: dict[str, str], answer: bytes, ambiguous_before: bool, relation: Relation
 ) -> None:
     response = classify_response(status, headers, answer)
@@ -1046,7 +1046,7 @@ def test_no_answer_at_all_is_misjudged(
 
 @settings(max_examples=150, deadline=None)
 @given(ANY_STATUS, BODIES)
-def test_no_lookup_finds_what_is_not_said(status: int, answer: bytes) -> None:
+def test_no_lookup_finds_more_than_the_response_says(status: int, answer: bytes) -> None:
     found = judge_lookup(status, answer)
     if found is Lookup.FOUND:
         assert status == 200

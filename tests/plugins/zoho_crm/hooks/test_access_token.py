@@ -168,7 +168,7 @@ def test_a_broken_variable_is_none(world: World, text: str) -> None:
     ],
     ids=str,
 )
-def test_a_variable_somebody_has_edited_is_none(world: World, changes: dict[str, Any]) -> None:
+def test_an_edited_variable_is_ignored(world: World, changes: dict[str, Any]) -> None:
     world.source().get()
     world.variables[KEY] = json.dumps({**world.stored(), **changes})
     assert world.source().get().access_token == "fetched-2"
@@ -183,7 +183,7 @@ def test_replaces_a_refused_token_once(world: World) -> None:
     assert world.fetched == 2
 
 
-def test_replacing_takes_what_somebody_else_has_stored(world: World) -> None:
+def test_replacing_takes_a_token_stored_by_another_worker(world: World) -> None:
     source = world.source()
     source.get()
     world.store().save(Stored(world.token("of-another", 3000)))
@@ -327,13 +327,13 @@ def test_outside_of_a_task_the_process_keeps_it_and_says_so_once(caplog: pytest.
     for _ in range(3):
         store.save(Stored(TOKEN))
         assert VariableTokenStore("zoho_x", "f").load() == Stored(TOKEN)
-    told = [record for record in caplog.records if record.name == access_token.__name__]
-    assert [record.levelname for record in told] == ["INFO"]
-    assert "uses its own access token" in told[0].getMessage()
+    records = [record for record in caplog.records if record.name == access_token.__name__]
+    assert [record.levelname for record in records] == ["INFO"]
+    assert "uses its own access token" in records[0].getMessage()
     assert "access-token-1" not in caplog.text
 
 
-def test_a_failing_backend_does_no_harm_and_is_told_once(
+def test_a_failing_backend_is_logged_once_and_raises_nothing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:

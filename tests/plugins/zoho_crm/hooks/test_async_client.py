@@ -81,7 +81,7 @@ def test_takes_its_bound_from_the_connection(connect: Callable[..., ZohoCRMHook]
     assert connect({"max_concurrency": 7}).async_client().max_connections == 7
 
 
-async def test_answers_come_back_as_they_are(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
+async def test_responses_come_back_as_they_are(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
     zoho.script = [zoho.answer(503, b"<html>", {"Retry-After": "3"}), zoho.answer(204)]
     async with hook.async_client() as client:
         busy, empty = [await client.send(delete) for _ in range(2)]
@@ -196,7 +196,7 @@ async def test_a_slow_drip_comes_to_an_end(
             await client.send(delete)
 
 
-async def test_nobody_listening_is_not_sent(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
+async def test_a_refused_connection_is_not_sent(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
     client = hook.async_client()
     zoho.stop()
     async with client:
@@ -226,7 +226,7 @@ async def test_nobody_listening_is_not_sent(zoho: Any, hook: ZohoCRMHook, delete
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-async def test_tells_sent_from_not_sent(
+async def test_distinguishes_sent_and_not_sent(
     hook: ZohoCRMHook,
     delete: ZohoRequest,
     monkeypatch: pytest.MonkeyPatch,
@@ -366,7 +366,7 @@ async def test_uses_no_netrc_keeps_no_cookie(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "netrc").write_text("machine localhost login a password b\n")
-    # aiohttp keeps no cookie of an address without a name, whatever it is told.
+    # aiohttp keeps no cookie of an address without a name, in any configuration.
     zoho.url = f"http://localhost:{zoho.port}"
     hook = connect(host="localhost")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))

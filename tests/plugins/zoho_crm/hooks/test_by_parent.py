@@ -111,7 +111,7 @@ async def test_reads_record_ids_of_a_page_then_sends_one_call_a_parent() -> None
     assert fake.linked == set()
 
 
-async def test_a_result_tells_what_was_sent_and_answered() -> None:
+async def test_a_result_holds_what_was_sent_and_received() -> None:
     fake = FakeZoho({TWO[0]})
     settled = await run(fake, page(*TWO))
     result, why = settled["d-2"]
@@ -321,7 +321,7 @@ ERROR_ENTRIES = {"data": [gone("21"), gone("22")]}
         pytest.param(ZohoUnansweredError("read time-out"), id="no-answer"),
     ],
 )
-async def test_an_answer_that_says_nothing_clear_is_verified_link_by_link(
+async def test_an_response_that_says_nothing_clear_is_verified_link_by_link(
     reply: ZohoResponse | ZohoError, applied: bool
 ) -> None:
     def plural(fake: FakeZoho, _: list[str]) -> ZohoResponse | ZohoError:
@@ -402,7 +402,7 @@ SIX = [(f"c-{n // 2}", f"d-{n}") for n in range(6)]
         pytest.param(TOKEN, StopReason.REFUSED, id="token-rejected"),
     ],
 )
-async def test_an_answer_for_every_link_costs_one_call_for_several_and_one_alone(
+async def test_a_response_for_every_link_costs_one_call_for_several_and_one_alone(
     reply: ZohoResponse, reason: StopReason
 ) -> None:
     fake = FakeZoho(set(SIX), delink_many=[reply] * 9, delink_one=[reply] * 9)
@@ -470,7 +470,7 @@ async def test_links_that_may_have_been_removed_stay_unknown_when_the_run_stops(
     assert settled["d-9"][1] is StopReason.REFUSED
 
 
-async def test_every_answer_is_shown_to_whoever_watches() -> None:
+async def test_every_response_is_observed() -> None:
     fake = FakeZoho(set(TWO), delink_many=[response(429, item("TOO_MANY_REQUESTS"))])
     shown: list[int] = []
     by_parent = delinker(fake, limits=RetryLimits(waits=3))

@@ -253,7 +253,7 @@ def test_a_local_zoho_refuses_any_other_api_domain(url: str) -> None:
         make(host="127.0.0.1", port=8025).accepts_api_domain(url)
 
 
-def test_tells_no_secret() -> None:
+def test_shows_no_secret() -> None:
     connection = make()
     assert not any(secret in text for secret in SECRETS for text in (repr(connection), str(connection)))
     assert not any(secret in connection.model_dump_json() for secret in SECRETS)

@@ -86,7 +86,7 @@ class World(ScriptedLink):
         pytest.param(LOCKED, Outcome.REJECTED, "RECORD_LOCKED", "record is locked", "77", id="locked"),
     ],
 )
-async def test_a_clear_answer_settles_with_one_request(
+async def test_a_clear_response_settles_with_one_request(
     said: ZohoResponse, outcome: Outcome, code: str, message: str, record_id: str | None
 ) -> None:
     world = World([said])
@@ -120,7 +120,7 @@ async def test_a_clear_answer_settles_with_one_request(
         ),
     ],
 )
-async def test_an_answer_that_waits_for_every_link_stops_at_once(
+async def test_an_response_that_waits_for_every_link_stops_at_once(
     said: ZohoResponse, reason: StopReason, outcome: Outcome
 ) -> None:
     world = World([said])
@@ -140,7 +140,7 @@ async def test_a_unit_is_its_links_one_after_the_other() -> None:
     ]
 
 
-async def test_every_answer_is_shown_to_whoever_watches() -> None:
+async def test_every_response_is_observed() -> None:
     world, shown = World([BUSY, BROKEN, FOUND, UNANSWERED, MISSING, FOUND, FOUND]), []
     world.delinker.watch(shown.append, lambda: False)
     await world.delink()
@@ -201,7 +201,7 @@ async def test_an_unclear_request_after_which_the_link_is_gone_has_removed_it(
         ),
     ],
 )
-async def test_verification_tells_which_record_is_not_there(
+async def test_verification_finds_the_missing_record(
     looks: list[ZohoResponse], requests: list[str], outcome: Outcome
 ) -> None:
     world = World([UNANSWERED, *looks])
@@ -422,7 +422,7 @@ async def test_overload_to_the_end_of_the_retries_stops_the_run_as_overloaded() 
         pytest.param([OUT_OF_CREDITS], StopReason.CREDITS, id="credits"),
     ],
 )
-async def test_an_unanswered_request_is_not_forgotten_when_the_next_ones_are_throttled(
+async def test_an_without_response_request_is_not_forgotten_when_the_next_ones_are_throttled(
     refusals: list[ZohoResponse], reason: StopReason
 ) -> None:
     world = World([UNANSWERED, FOUND, *refusals])
@@ -505,12 +505,12 @@ async def test_a_get_is_repeated_only_while_zoho_is_overloaded() -> None:
     [BROKEN, MISSING, OUT_OF_CREDITS, SCOPE, BAD_TOKEN],
     ids=["500", "204", "credits", "scope", "token"],
 )
-async def test_any_other_answer_to_a_reading_call_is_the_answer(said: ZohoResponse) -> None:
+async def test_any_other_response_to_a_get_is_the_response(said: ZohoResponse) -> None:
     world = World([said])
     assert await read(world)() is said
     assert world.slept == []
 
 
-async def test_a_reading_call_gives_up_with_the_last_answer() -> None:
+async def test_a_get_gives_up_with_the_last_response() -> None:
     world = World([BUSY] * 3, RetryLimits(waits=3))
     assert (await read(world)()).status == 429

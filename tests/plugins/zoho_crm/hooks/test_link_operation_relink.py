@@ -55,7 +55,7 @@ class World(ScriptedLink):
         return result
 
 
-async def test_asks_first_and_puts_the_link_back() -> None:
+async def test_verifies_first_and_relinks() -> None:
     world = World([MISSING, success()])
     result = await world.relink()
     assert world.seen == [LINKED, PUT]
@@ -97,10 +97,10 @@ async def test_a_link_that_is_there_is_left_as_it_is() -> None:
             [MISSING, UNSAID, MISSING, FOUND, MISSING], Outcome.RELATED_NOT_FOUND, 1, id="not-said-which"
         ),
         pytest.param([MISSING, LOCKED], Outcome.REJECTED, 1, id="locked"),
-        pytest.param([MISSING, UNSAID, FOUND], Outcome.ALREADY_LINKED, 1, id="linked-by-somebody"),
+        pytest.param([MISSING, UNSAID, FOUND], Outcome.ALREADY_LINKED, 1, id="linked-by-another-user"),
     ],
 )
-async def test_clear_answers_settle(script: list[Any], outcome: Outcome, attempts: int) -> None:
+async def test_clear_responses_settle(script: list[Any], outcome: Outcome, attempts: int) -> None:
     world = World(script)
     result = await world.relink()
     assert (result.outcome, result.attempts, result.ambiguous) == (outcome, attempts, False)
@@ -110,7 +110,7 @@ async def test_clear_answers_settle(script: list[Any], outcome: Outcome, attempt
 @pytest.mark.parametrize(
     "unclear", [UNANSWERED, BROKEN, HTML, response(302), response(200, b"{}"), response(204)]
 )
-async def test_an_unclear_answer_is_verified_and_never_believed(unclear: Any) -> None:
+async def test_an_unclear_response_is_verified_and_never_believed(unclear: Any) -> None:
     world = World([MISSING, unclear, FOUND])
     result = await world.relink()
     assert world.seen == [LINKED, PUT, "pause", LINKED]
@@ -152,7 +152,7 @@ async def test_what_cannot_be_verified_is_unknown() -> None:
         pytest.param([MISSING, MISSING], Outcome.PARENT_NOT_FOUND, [LINKED, PARENT], id="no-parent"),
     ],
 )
-async def test_a_link_that_an_earlier_try_may_have_put_back_is_verified_first(
+async def test_a_link_that_an_earlier_try_may_have_relinked_is_verified_first(
     script: list[Any], outcome: Outcome, seen: list[str]
 ) -> None:
     world = World(script)
@@ -187,7 +187,7 @@ async def test_an_unclear_first_look_sends_nothing() -> None:
     ],
 )
 @pytest.mark.parametrize("first", [[], [MISSING]], ids=["first-look", "put"])
-async def test_what_waits_for_every_link_stops(
+async def test_a_refusal_of_every_link_stops_the_run(
     first: list[Any], said: ZohoResponse, reason: StopReason, outcome: Outcome
 ) -> None:
     world = World([*first, said])
@@ -195,7 +195,7 @@ async def test_what_waits_for_every_link_stops(
     assert (world.stop_reason, result.outcome, result.ambiguous) == (reason, outcome, False)
 
 
-async def test_load_is_waited_for_and_costs_no_put() -> None:
+async def test_waits_while_zoho_is_overloaded_at_no_cost_of_a_put() -> None:
     world = World([BUSY, MISSING, BUSY, BUSY, success()], RetryLimits(sends=1))
     result = await world.relink()
     assert world.seen == [LINKED, "pause", LINKED, PUT, "pause", PUT, "pause", PUT]
@@ -203,7 +203,7 @@ async def test_load_is_waited_for_and_costs_no_put() -> None:
 
 
 @pytest.mark.parametrize("first", [[], [MISSING]], ids=["first-look", "put"])
-async def test_load_without_end_stops(first: list[Any]) -> None:
+async def test_overload_to_the_end_of_the_retries_stops(first: list[Any]) -> None:
     world = World([*first, *[BUSY] * 3], RetryLimits(waits=2))
     result = await world.relink()
     assert (world.stop_reason, result.outcome) == (StopReason.OVERLOADED, Outcome.NOT_ATTEMPTED)
@@ -226,7 +226,7 @@ async def test_a_token_rejected_after_all_renewals_stops_the_run(script: list[An
     ],
     ids=["throttled", "no-token", "passing"],
 )
-async def test_no_token_to_be_had(error: ZohoError, reason: StopReason | None) -> None:
+async def test_without_an_access_token_the_link_fails(error: ZohoError, reason: StopReason | None) -> None:
     world = World([error])
     result = await world.relink()
     assert (world.stop_reason, result.outcome, result.detail) == (reason, Outcome.FAILED, str(error))

@@ -68,7 +68,7 @@ def test_any_id_finds_its_record(local: LocalZoho, hook: ZohoCRMHook, relation: 
 
 def test_knows_records(hook: ZohoCRMHook) -> None:
     assert hook.record_exists("Contacts", "External_Contact_ID", "c-1")
-    assert not hook.record_exists("Contacts", "External_Contact_ID", "nobody")
+    assert not hook.record_exists("Contacts", "External_Contact_ID", "unknown")
 
 
 def test_reads_all_pages(local: LocalZoho, hook: ZohoCRMHook, relation: Relation) -> None:
@@ -155,7 +155,7 @@ def test_a_throttle_is_left_alone(local: LocalZoho, hook: ZohoCRMHook, relation:
 
 @pytest.mark.parametrize("deed", ["reset", "close_mid_body"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_lost_answer_is_told_and_not_repeated(
+def test_a_lost_response_is_raised_and_not_repeated(
     local: LocalZoho, hook: ZohoCRMHook, relation: Relation, deed: str, when: str
 ) -> None:
     local.state.faults.add(do=deed, when=when, match={"method": "DELETE"})
@@ -165,7 +165,7 @@ def test_a_lost_answer_is_told_and_not_repeated(
 
 
 @pytest.mark.parametrize("deed", ["html", "redirect", "truncate", "status"])
-def test_a_spoilt_answer_is_to_be_verified(
+def test_a_spoilt_response_is_to_be_verified(
     local: LocalZoho, hook: ZohoCRMHook, relation: Relation, deed: str
 ) -> None:
     local.state.faults.add(do=deed, when="after", match={"method": "DELETE"})

@@ -63,7 +63,7 @@ def test_a_socks_proxy_is_refused_without_telling_its_password(monkeypatch: pyte
     assert "hidden" not in repr(caught.value)
 
 
-def test_a_proxys_password_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_password_of_a_proxy_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://user:hidden@proxy:3128")
     assert "hidden" not in repr(Network.from_environment(ZOHO))
 
@@ -81,7 +81,7 @@ def test_both_libraries_trust_the_companys_certificates(
     assert Network.from_environment(ZOHO).tls_context().verify_mode is ssl.CERT_REQUIRED
 
 
-def test_a_missing_bundle_is_told_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bundle_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/not/there.pem")
     with pytest.raises(ZohoConfigError, match="SSL_CERT_FILE"):
         Network.from_environment(ZOHO)
@@ -214,5 +214,5 @@ POOL = urllib3.HTTPConnectionPool("127.0.0.1")
         "unicode",
     ],
 )
-def test_tells_sent_from_not_sent(raised: Exception, translated: type[Exception]) -> None:
+def test_distinguishes_sent_and_not_sent(raised: Exception, translated: type[Exception]) -> None:
     assert type(failure_of(raised, what="DELETE")) is translated

@@ -174,7 +174,7 @@ def test_a_throttle_is_not_hammered(
     ],
     ids=["drop", "reset", "hang", "truncated", "500", "503-json", "html", "list", "huge"],
 )
-def test_trouble_is_tried_again_then_told(
+def test_a_temporary_failure_is_retried_then_raised(
     zoho: Any,
     fetch: Callable[[], Token],
     slept: list[float],
@@ -204,7 +204,7 @@ def test_follows_no_redirect(zoho: Any, fetch: Callable[[], Token], status: int)
     assert (len(zoho.token_calls), zoho.seen) == (1, [])
 
 
-def test_nobody_listening_is_not_sent(zoho: Any, fetch: Callable[[], Token], slept: list[float]) -> None:
+def test_a_refused_connection_is_not_sent(zoho: Any, fetch: Callable[[], Token], slept: list[float]) -> None:
     zoho.stop()
     with pytest.raises(ZohoNotSentError):
         fetch()

@@ -52,13 +52,13 @@ class Probing(ScriptedLink):
         pytest.param([HTML, FOUND], Outcome.WOULD_REMOVE, [LINKED, "pause", LINKED], id="unclear-once"),
     ],
 )
-async def test_says_what_would_happen(script: list[Any], outcome: Outcome, seen: list[str]) -> None:
+async def test_returns_the_outcome_of_a_dry_run(script: list[Any], outcome: Outcome, seen: list[str]) -> None:
     world = Probing(script)
     result = await world.probe()
     assert (result.outcome, world.seen, world.stop_reason) == (outcome, seen, None)
 
 
-async def test_says_what_would_happen_to_a_link_that_is_put_back() -> None:
+async def test_returns_the_outcome_of_a_dry_run_of_a_relink() -> None:
     outcomes = {"linked": Outcome.ALREADY_LINKED, "gone": Outcome.WOULD_RELINK}
     assert (await Probing([FOUND]).probe(**outcomes)).outcome is Outcome.ALREADY_LINKED
     assert (await Probing([MISSING, FOUND, FOUND]).probe(**outcomes)).outcome is Outcome.WOULD_RELINK
@@ -74,7 +74,7 @@ async def test_says_what_would_happen_to_a_link_that_is_put_back() -> None:
         pytest.param(response(302), "status 302, which does not say", id="redirect"),
     ],
 )
-async def test_what_stays_unclear_failed_and_says_why(fields: Any, said: Any, detail: str) -> None:
+async def test_what_stays_unclear_fails_with_the_reason(fields: Any, said: Any, detail: str) -> None:
     world = Probing([said] * 3, RetryLimits(verifications=3))
     result = await world.probe(fields=fields)
     assert result.outcome is Outcome.FAILED
@@ -90,7 +90,7 @@ async def test_what_stays_unclear_failed_and_says_why(fields: Any, said: Any, de
         pytest.param(SCOPE, StopReason.REFUSED, Outcome.FAILED, id="scope"),
     ],
 )
-async def test_what_waits_for_every_link_stops(said: Any, reason: StopReason, outcome: Outcome) -> None:
+async def test_a_refusal_of_every_link_stops_the_run(said: Any, reason: StopReason, outcome: Outcome) -> None:
     world = Probing([said])
     result = await world.probe(fields=FIELDS)
     assert (world.stop_reason, result.outcome, result.planned.snapshot) == (reason, outcome, None)

@@ -106,7 +106,7 @@ ATTRIBUTES = st.dictionaries(
 )
 
 
-def test_any_ids_and_attributes_of_a_link_that_is_put_back(
+def test_any_ids_and_attributes_of_a_link_that_is_relinked(
     zoho: Any, send: Callable[[Any], ZohoResponse], relation: Relation
 ) -> None:
     @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))

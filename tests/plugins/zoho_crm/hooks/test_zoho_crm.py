@@ -51,12 +51,12 @@ def test_airflow_finds_and_builds_it(connect: Callable[..., ZohoCRMHook]) -> Non
     assert by_connection.read_timeout_s == 5.0
 
 
-def test_building_it_asks_nobody(zoho: Any) -> None:
+def test_building_it_sends_nothing(zoho: Any) -> None:
     ZohoCRMHook("not_defined")
     assert zoho.token_calls == []
 
 
-def test_a_missing_connection_is_told_by_name() -> None:
+def test_a_missing_connection_is_named() -> None:
     with pytest.raises((AirflowRuntimeError, Exception), match="not_defined"):
         _ = ZohoCRMHook("not_defined").connection
 
@@ -252,7 +252,7 @@ def test_a_delete_is_sent_once_when_a_kept_connection_drops(
     assert first.connection == second.connection
 
 
-def test_nobody_listening_is_not_sent(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
+def test_a_refused_connection_is_not_sent(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
     hook.token_source.get()
     zoho.stop()
     with pytest.raises(ZohoNotSentError, match="nothing was sent"):
@@ -340,7 +340,7 @@ def test_uses_no_netrc_keeps_no_cookie(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "netrc").write_text("machine localhost login a password b\n")
-    # aiohttp keeps no cookie of an address without a name, whatever it is told.
+    # aiohttp keeps no cookie of an address without a name, in any configuration.
     zoho.url = f"http://localhost:{zoho.port}"
     hook = connect(host="localhost")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -440,7 +440,7 @@ def test_reads_one_record(zoho: Any, hook: ZohoCRMHook, answer: Any, exists: boo
         "deep",
     ],
 )
-def test_what_is_no_clear_answer_is_an_error(
+def test_an_unclear_response_is_an_error(
     zoho: Any,
     hook: ZohoCRMHook,
     relation: Relation,
@@ -538,7 +538,7 @@ def test_reads_metadata(
     assert zoho.seen[0].header("X-EXTERNAL") is None
 
 
-def test_reads_the_organisation_in_the_version_asked_for(
+def test_reads_the_organization_in_the_version_asked_for(
     zoho: Any, connect: Callable[..., ZohoCRMHook]
 ) -> None:
     zoho.script = [zoho.answer(200, {"org": [{"zgid": "77"}]}), zoho.answer(204)]
@@ -549,7 +549,7 @@ def test_reads_the_organisation_in_the_version_asked_for(
     assert zoho.api_lines == ["GET /crm/v8/org HTTP/1.1"] * 2
 
 
-def test_tells_the_granted_scopes(zoho: Any, hook: ZohoCRMHook) -> None:
+def test_returns_the_granted_scopes(zoho: Any, hook: ZohoCRMHook) -> None:
     assert hook.granted_scopes() == {"ZohoCRM.modules.ALL", "ZohoCRM.settings.ALL", "ZohoCRM.org.READ"}
 
 
@@ -617,7 +617,7 @@ def test_the_test_button_says_what_is_wrong(
     assert not any(secret in message for secret in secrets)
 
 
-def test_the_test_button_says_when_nobody_answers(zoho: Any, hook: ZohoCRMHook) -> None:
+def test_the_test_button_shows_when_zoho_cannot_be_reached(zoho: Any, hook: ZohoCRMHook) -> None:
     zoho.stop()
     ok, message = hook.test_connection()
     assert not ok

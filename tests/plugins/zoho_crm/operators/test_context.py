@@ -120,6 +120,6 @@ def test_the_fields_of_the_form_are_those_of_the_dag() -> None:
     made = context(params={"mode": "apply", "window_begin": "2026-11-01"})
     made["dag"] = SimpleNamespace(params={"mode": "auto", "reason": None})
     with pytest.raises(
-        ZohoConfigError, match=r"^window_begin: is no field of the form; its fields are mode, reason$"
+        ZohoConfigError, match=r"^window_begin: is not a field of the form; its fields are mode, reason$"
     ):
         request_of(made)

@@ -137,7 +137,7 @@ def test_the_share_is_told_from_the_baseline_within_the_window(audit: Audit, sql
     with pytest.raises(GuardError) as stopped:
         decide(sql_path, BASELINE, **APPLY, **WINDOW)
     assert str(stopped.value) == (
-        f"{decision}. Nothing was sent. For max_share, mend the source or the limit, then start a new run"
+        f"{decision}. Nothing was sent. For max_share, correct the source or the limit, then start a new run"
     )
     run = audit.run()
     assert (run["baseline_links"], run["source_as_of"], run["guard_decision"]) == (50, None, decision)
@@ -161,7 +161,7 @@ FRESHNESS = {"max_source_age": "6h", "freshness_sql_file": "loaded.sql"}
     [
         ("SELECT datetime('now', '-8 hours', '+5 minutes')", "7 hours 5[45] minutes old, 6 hours allowed"),
         ("SELECT '2999-01-01T00:00:00+00:00'", "which lies in the future"),
-        ("SELECT max(marked_at) FROM pairs WHERE 1 = 0", "nobody can tell how old the source is"),
+        ("SELECT max(marked_at) FROM pairs WHERE 1 = 0", "the age of the source is not known"),
     ],
 )
 def test_a_stale_source_stops_the_run(audit: Audit, sql_path: Path, sql: str, says: str) -> None:

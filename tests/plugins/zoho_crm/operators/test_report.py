@@ -177,9 +177,7 @@ def test_a_question_that_nobody_has_answered_is_no_rejection(audit: Audit, chunk
     audit.ledger().runs.ask_approval(chunk["run_key"])
     with pytest.raises(AirflowFailException, match="stopped"):
         report()
-    assert audit.run()["detail"] == (
-        "a person was asked to approve the run, and has not done so; 10 not_attempted"
-    )
+    assert audit.run()["detail"] == ("the run waits for an approval; 10 not_attempted")
 
 
 def test_a_run_is_sealed_as_it_is_reported(audit: Audit, chunk: ChunkRef) -> None:
