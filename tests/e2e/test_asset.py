@@ -48,7 +48,9 @@ def test_wrong_window_of_an_asset_fails_the_first_task_with_its_name(world: Worl
 
     preflight = next(task for task in world.runs.tasks(BY_ASSET, run_id) if task["task_id"] == "preflight")
     assert (preflight["state"], preflight["try_number"]) == ("failed", 1)
-    assert f"asset '{ASSET}', window_start: 'last night' is no time" in "\n".join(world.runs.log(preflight))
+    assert f"asset '{ASSET}', window_start: 'last night' is not a time" in "\n".join(
+        world.runs.log(preflight)
+    )
     assert world.delinks(before) == []
 
 

@@ -135,7 +135,7 @@ def test_max_jump_is_skipped_before_the_first_run(
         ((), "either --window START END or --all"),
         (("--all", "--window", *DAY), "either --window START END or --all"),
         (("--window", "2026-11-22T00:00", "2026-11-21T00:00"), "window_end: must lie after window_start"),
-        (("--window", "yesterday", "2026-11-21T00:00"), "window_start: 'yesterday' is no time"),
+        (("--window", "yesterday", "2026-11-21T00:00"), "window_start: 'yesterday' is not a time"),
     ],
     ids=["neither", "both", "backwards", "no time"],
 )

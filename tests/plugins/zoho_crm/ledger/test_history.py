@@ -135,7 +135,7 @@ def test_a_run_that_asks_sends_nothing_without_a_yes(ledger: Ledger) -> None:
     planned(ledger)
     assert ledger.runs.stop_reason(RUN) is None
     ledger.runs.ask_approval(RUN)
-    assert "has not done so" in str(ledger.runs.stop_reason(RUN))
+    assert "waits for an approval" in str(ledger.runs.stop_reason(RUN))
     ledger.runs.record_approval(RUN, approval="rejected", approved_by="jo", approved_at=MOMENT)
     assert ledger.runs.stop_reason(RUN) == "the run was rejected"
     ledger.runs.finish(RUN, status="rejected", detail=None, finished_at=MOMENT)

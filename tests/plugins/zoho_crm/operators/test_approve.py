@@ -191,7 +191,7 @@ def test_a_clear_asks_again_and_takes_the_answer_back(
         ask(sql_path, asked)
     run = audit.run()
     assert (run["approval"], run["approved_by"], run["approved_at"]) == ("asked", None, None)
-    assert "has not done so" in str(audit.ledger().runs.stop_reason(run["run_key"]))
+    assert "waits for an approval" in str(audit.ledger().runs.stop_reason(run["run_key"]))
 
 
 @pytest.mark.parametrize(

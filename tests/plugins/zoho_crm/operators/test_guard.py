@@ -166,7 +166,7 @@ FRESHNESS = {"max_source_age": "6h", "freshness_sql_file": "loaded.sql"}
 )
 def test_a_stale_source_stops_the_run(audit: Audit, sql_path: Path, sql: str, says: str) -> None:
     write(sql_path, "loaded.sql", sql)
-    with pytest.raises(GuardError, match=rf"{says}.*For max_source_age, mend"):
+    with pytest.raises(GuardError, match=rf"{says}.*For max_source_age, correct"):
         decide(sql_path, FRESHNESS, **APPLY)
 
 
@@ -273,7 +273,7 @@ def test_a_person_is_asked_with_all_they_need(audit: Audit, sql_path: Path) -> N
     assert run.planned_at is not None
     assert f"- Can be sent until: {run.planned_at + timedelta(days=3):%Y-%m-%d %H:%M:%S} UTC" in body
     assert run.approval == "asked"
-    assert "has not done so" in str(audit.ledger().runs.stop_reason(run.run_key))
+    assert "waits for an approval" in str(audit.ledger().runs.stop_reason(run.run_key))
 
 
 def test_a_later_decision_that_passes_takes_the_question_back(audit: Audit, sql_path: Path) -> None:

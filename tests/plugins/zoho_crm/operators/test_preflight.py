@@ -154,7 +154,7 @@ def test_sql_that_no_run_can_use_is_told(
 def test_a_wrong_field_of_the_form_is_told_before_anything_is_asked(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
-    with pytest.raises(AirflowFailException, match="window_start: 'garbage' is no time"):
+    with pytest.raises(AirflowFailException, match="window_start: 'garbage' is not a time"):
         check(make_job(), sql_path, window_start="garbage", window_end="2026-11-01")
     assert list(zoho.state.journal.requests) == []
 

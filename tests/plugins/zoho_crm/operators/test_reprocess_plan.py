@@ -227,7 +227,9 @@ def test_planning_again_finds_the_plan(audit: Audit, jobs: Path) -> None:
     ("row", "says"),
     [
         pytest.param({"approval": "rejected"}, "was not let through: the run was rejected", id="rejected"),
-        pytest.param({"approval": "asked"}, "was not let through: a person was asked", id="never approved"),
+        pytest.param(
+            {"approval": "asked"}, "was not let through: the run waits for an approval", id="never approved"
+        ),
         pytest.param(
             {"guard_decision": "breached: x", "baseline_links": 10},
             "was stopped by its guards: 60% of the 10 baseline links planned, 50% allowed; start a new run",
@@ -350,7 +352,7 @@ def test_snapshots_are_given_after_a_crash_between(
 @pytest.mark.parametrize(
     ("operator", "params", "says"),
     [
-        (RetryPreflightOperator, {}, "^run: missing; give the run whose links are meant"),
+        (RetryPreflightOperator, {}, "^run: missing; give the run whose links are to be retried"),
         (RetryPreflightOperator, {"run": "x", "outcomes": ["removed"]}, "^outcomes: 'removed'"),
         (RetryPreflightOperator, {"run": "x", "mode": "purge"}, "^mode: 'purge'"),
         (RetryPreflightOperator, {"run": "x", "job": "nobody"}, "^job: there is no job 'nobody'"),
