@@ -83,8 +83,12 @@ def test_fields_are_parsed(params: dict[str, Any], expected: dict[str, Any]) -> 
             r"related_external_id_prefix: contains the lone surrogate U\+D800; delete it",
             id="a surrogate",
         ),
-        pytest.param({"finished_from": "yesterday"}, "finished_from: 'yesterday' is no time", id="no time"),
-        pytest.param({"finished_to": "2026-11-31"}, "finished_to: '2026-11-31' is no time", id="no such day"),
+        pytest.param(
+            {"finished_from": "yesterday"}, "finished_from: 'yesterday' is not a time", id="no time"
+        ),
+        pytest.param(
+            {"finished_to": "2026-11-31"}, "finished_to: '2026-11-31' is not a time", id="no such day"
+        ),
         pytest.param({"finished_to": 5}, "finished_to: must be text", id="a time as a number"),
         pytest.param(
             {"finished_from": "2026-11-22", "finished_to": "2026-11-22"},
@@ -138,7 +142,9 @@ def test_form_is_parsed(params: dict[str, Any], expected: RelinkRequest) -> None
         pytest.param({}, "run: missing", id="no run"),
         pytest.param({"run": " "}, "run: missing", id="a blank run"),
         pytest.param({"run": "r1", "links": []}, "links: the list is empty", id="no links"),
-        pytest.param({"run": "r1", "finished_to": "soon"}, "finished_to: 'soon' is no time", id="a filter"),
+        pytest.param(
+            {"run": "r1", "finished_to": "soon"}, "finished_to: 'soon' is not a time", id="a filter"
+        ),
     ],
 )
 def test_wrong_form_is_refused(params: dict[str, Any], message: str) -> None:

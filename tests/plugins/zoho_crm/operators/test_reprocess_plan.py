@@ -330,7 +330,7 @@ def test_relink_plans_links_that_match_filters_and_pasted_links(audit: Audit, jo
     _, counts = plan(PlanRelinkOperator, jobs, run=key, links=links, related_external_id_prefix=B[1])
     assert set(planned(audit, RELINK)) == {B}
     assert counts == {"chosen": 1, "still_removed": 1, "pasted": 2, "already_absent": 0}
-    with pytest.raises(ZohoConfigError, match=r"^finished_from: 'soon' is no time"):
+    with pytest.raises(ZohoConfigError, match=r"^finished_from: 'soon' is not a time"):
         plan(PlanRelinkOperator, jobs, run=key, finished_from="soon", run_id="other")
 
 
