@@ -321,7 +321,7 @@ ERROR_ENTRIES = {"data": [gone("21"), gone("22")]}
         pytest.param(ZohoUnansweredError("read time-out"), id="no-answer"),
     ],
 )
-async def test_an_response_that_says_nothing_clear_is_verified_link_by_link(
+async def test_a_response_that_says_nothing_clear_is_verified_link_by_link(
     reply: ZohoResponse | ZohoError, applied: bool
 ) -> None:
     def plural(fake: FakeZoho, _: list[str]) -> ZohoResponse | ZohoError:

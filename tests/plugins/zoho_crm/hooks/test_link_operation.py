@@ -120,7 +120,7 @@ async def test_a_clear_response_settles_with_one_request(
         ),
     ],
 )
-async def test_an_response_that_waits_for_every_link_stops_at_once(
+async def test_a_response_that_waits_for_every_link_stops_at_once(
     said: ZohoResponse, reason: StopReason, outcome: Outcome
 ) -> None:
     world = World([said])
