@@ -41,7 +41,7 @@ def start(url: str, work: Path) -> None:
 
 
 def told(response: Any) -> dict[str, Any]:
-    """Say what the SDK made of an answer."""
+    """Say what the SDK made of an response."""
     body = response.get_object()
     entries = body.get_data() if isinstance(body, ActionWrapper) else [body]
     return {
@@ -78,14 +78,14 @@ def delete_many(parent: str, ids: str, external: str) -> dict[str, Any]:
 
 def main(url: str, work: Path, record_id: str) -> None:
     start(url, work)
-    answers = {
+    responses = {
         "one": delete_one("c-1", "d-1"),
         "again": delete_one("c-1", "d-1"),
         "unknown": delete_one("c-9", "d-1"),
         "many": delete_many("c-1", "d-2,d-3,d-1", EXTERNAL),
         "by_record_id": delete_many("c-1", record_id, "Contacts.External_Contact_ID"),
     }
-    sys.stdout.write(json.dumps(answers))
+    sys.stdout.write(json.dumps(responses))
 
 
 if __name__ == "__main__":

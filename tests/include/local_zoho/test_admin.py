@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 
-def test_state_tells_links_counts_and_harm(zoho: Any, client: Any, both: str) -> None:
+def test_state_shows_links_counts_and_harm(zoho: Any, client: Any, both: str) -> None:
     client.crm("DELETE", "/Contacts/c-1/Deals?ids=d-2,d-3", both)
     client.crm("DELETE", "/Deals/d-9", both)
 
@@ -59,9 +59,9 @@ def test_seed_adds_records_and_links(zoho: Any, client: Any) -> None:
         ],
     }
 
-    answer = client.admin("POST", "/seed", seed)
+    response = client.admin("POST", "/seed", seed)
 
-    assert (answer.json["records"]["Leads"], answer.json["records"]["Contacts"]) == (2, 2)
+    assert (response.json["records"]["Leads"], response.json["records"]["Contacts"]) == (2, 2)
     assert zoho.state.links("Leads", "Campaigns") == {("l-1", "k-1"), ("l-2", "k-1")}
 
 
@@ -97,7 +97,7 @@ def test_reset_begins_again(zoho: Any, client: Any) -> None:
     assert (zoho.state.crm.count("Contacts"), len(zoho.state.journal.requests)) == (0, 0)
 
 
-def test_revoke_kills_tokens(client: Any) -> None:
+def test_revoke_invalidates_tokens(client: Any) -> None:
     client.admin("POST", "/revoke")
 
     assert client.crm("GET", "/org").status == 401

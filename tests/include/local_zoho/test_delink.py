@@ -32,9 +32,9 @@ def ids(zoho: Any, *keys: str) -> list[str]:
 def test_removes_one_link_by_external_ids_and_keeps_both_records(
     zoho: Any, client: Any, both: str, version: str
 ) -> None:
-    answer = client("DELETE", f"/crm/{version}/Contacts/c-1/Deals/d-1", both)
+    response = client("DELETE", f"/crm/{version}/Contacts/c-1/Deals/d-1", both)
 
-    assert (answer.status, answer.json) == (200, {"data": [removed(ids(zoho, "d-1")[0])]})
+    assert (response.status, response.json) == (200, {"data": [removed(ids(zoho, "d-1")[0])]})
     assert zoho.state.links("Contacts", "Deals") == LINKED - {("c-1", "d-1")}
     assert (zoho.state.crm.count("Contacts"), zoho.state.crm.count("Deals")) == (2, 4)
     assert list(zoho.state.journal.harms) == []
@@ -50,9 +50,9 @@ def test_removes_one_link_by_external_ids_and_keeps_both_records(
 def test_link_is_the_same_from_either_side(
     zoho: Any, client: Any, module: str, related_list: str, external: str
 ) -> None:
-    answer = client.crm("DELETE", f"/{module}/d-1/{related_list}/c-1", external)
+    response = client.crm("DELETE", f"/{module}/d-1/{related_list}/c-1", external)
 
-    assert answer.status == 200
+    assert response.status == 200
     assert not zoho.state.linked("Contacts", "c-1", "Deals", "d-1")
 
 
@@ -74,9 +74,9 @@ def test_numeric_external_value_hits_the_record_with_that_id_when_the_header_is_
         zoho.state.crm.find("Contacts", "c-1"), other, {}, inverse=False
     )
 
-    answer = client.crm("DELETE", "/Contacts/c-1/Deals/583472934", "Contacts.External_Contact_ID")
+    response = client.crm("DELETE", "/Contacts/c-1/Deals/583472934", "Contacts.External_Contact_ID")
 
-    assert answer.json == {"data": [removed("583472934")]}
+    assert response.json == {"data": [removed("583472934")]}
 
 
 INVALID_LIST = error(
@@ -108,33 +108,33 @@ NO_IDS = error("MANDATORY_NOT_FOUND", "One of the expected parameter is missing"
     ],
 )
 def test_refuses(zoho: Any, client: Any, both: str, path: str, status: int, body: Any) -> None:
-    answer = client.crm("DELETE", path, both)
+    response = client.crm("DELETE", path, both)
 
-    assert (answer.status, answer.json) == (status, body)
+    assert (response.status, response.json) == (status, body)
     assert zoho.state.links("Contacts", "Deals") == LINKED
 
 
 def test_unknown_record_id_of_the_parent_is_refused_by_position(client: Any) -> None:
-    answer = client.crm("DELETE", "/Contacts/1/Deals/1")
+    response = client.crm("DELETE", "/Contacts/1/Deals/1")
 
-    assert (answer.status, answer.json) == (400, INVALID_PARENT)
+    assert (response.status, response.json) == (400, INVALID_PARENT)
 
 
 def test_wrong_external_id_can_be_an_entry_of_data(zoho: Any, client: Any, both: str) -> None:
     zoho.state.configure(shape_wrong_external_id="R")
 
-    answer = client.crm("DELETE", "/Contacts/no/Deals/d-1", both)
+    response = client.crm("DELETE", "/Contacts/no/Deals/d-1", both)
 
-    assert answer.json == {
+    assert response.json == {
         "data": [error("INVALID_DATA", "invalid data", {"api_name": "External_Contact_ID"})]
     }
 
 
 def test_unsupported_method_is_400(client: Any, both: str) -> None:
-    answer = client.crm("PATCH", "/Contacts/c-1/Deals/d-1", both)
+    response = client.crm("PATCH", "/Contacts/c-1/Deals/d-1", both)
 
     message = "The http request method type is not a valid one"
-    assert (answer.status, answer.json) == (400, error("INVALID_REQUEST_METHOD", message, {}))
+    assert (response.status, response.json) == (400, error("INVALID_REQUEST_METHOD", message, {}))
 
 
 @pytest.mark.parametrize(
@@ -151,48 +151,53 @@ def test_already_unlinked(
 ) -> None:
     zoho.state.configure(already_unlinked=manner)
 
-    answer = client.crm("DELETE", "/Contacts/c-1/Deals/d-9", both)
+    response = client.crm("DELETE", "/Contacts/c-1/Deals/d-9", both)
 
     details = {"id": ids(zoho, "d-9")[0]} if has_details else {}
     entry = error(code, "relation not found" if has_details else "invalid data", details)
-    assert (answer.status, answer.json) == (400, entry if top_level else {"data": [entry]})
+    assert (response.status, response.json) == (400, entry if top_level else {"data": [entry]})
 
 
 def test_contact_role_that_is_gone_is_mandatory_not_found(zoho: Any, client: Any, both: str) -> None:
-    answer = client.crm("DELETE", "/Deals/d-9/Contact_Roles/c-1", both)
+    response = client.crm("DELETE", "/Deals/d-9/Contact_Roles/c-1", both)
 
     details = {"id": zoho.state.crm.find("Contacts", "c-1")}
-    assert (answer.status, answer.json) == (400, error("MANDATORY_NOT_FOUND", "relation not found", details))
+    assert (response.status, response.json) == (
+        400,
+        error("MANDATORY_NOT_FOUND", "relation not found", details),
+    )
 
 
 def test_locked_record_keeps_its_links(zoho: Any, client: Any, both: str) -> None:
     zoho.state.lock("Contacts", "c-1")
 
-    answer = client.crm("DELETE", "/Contacts/c-1/Deals/d-1", both)
+    response = client.crm("DELETE", "/Contacts/c-1/Deals/d-1", both)
 
-    assert (answer.status, answer.json["data"][0]["code"]) == (400, "RECORD_LOCKED")
+    assert (response.status, response.json["data"][0]["code"]) == (400, "RECORD_LOCKED")
     assert zoho.state.linked("Contacts", "c-1", "Deals", "d-1")
 
 
 def test_success_can_name_the_external_id_and_say_record_deleted(zoho: Any, client: Any, both: str) -> None:
     zoho.state.configure(success_with_external_id=True, success_message="record deleted")
 
-    answer = client.crm("DELETE", "/Contacts/c-1/Deals/d-1", both)
+    response = client.crm("DELETE", "/Contacts/c-1/Deals/d-1", both)
 
     details = {"External_Deal_ID": "d-1", "id": ids(zoho, "d-1")[0]}
-    assert answer.json["data"] == [
+    assert response.json["data"] == [
         {"code": "SUCCESS", "details": details, "message": "record deleted", "status": "success"}
     ]
 
 
 @pytest.mark.parametrize("separator", [",", "%2C"])
-def test_plural_answers_in_order_of_the_request(zoho: Any, client: Any, both: str, separator: str) -> None:
-    answer = client.crm(
+def test_plural_response_keeps_the_order_of_the_request(
+    zoho: Any, client: Any, both: str, separator: str
+) -> None:
+    response = client.crm(
         "DELETE", f"/Contacts/c-1/Deals?ids={separator.join(['d-3', 'd-9', 'no', 'd-1'])}", both
     )
 
     third, ninth, first = ids(zoho, "d-3", "d-9", "d-1")
-    assert (answer.status, answer.json["data"]) == (
+    assert (response.status, response.json["data"]) == (
         207,
         [
             removed(third),
@@ -207,18 +212,18 @@ def test_plural_answers_in_order_of_the_request(zoho: Any, client: Any, both: st
 def test_plural_by_record_ids(zoho: Any, client: Any) -> None:
     wanted = ids(zoho, "d-1", "d-2")
 
-    answer = client.crm(
+    response = client.crm(
         "DELETE", f"/Contacts/c-1/Deals?ids={','.join(wanted)}", "Contacts.External_Contact_ID"
     )
 
-    assert (answer.status, answer.json) == (200, {"data": [removed(one) for one in wanted]})
+    assert (response.status, response.json) == (200, {"data": [removed(one) for one in wanted]})
 
 
 def test_plural_is_400_when_every_id_fails(zoho: Any, client: Any, both: str) -> None:
-    answer = client.crm("DELETE", "/Contacts/c-2/Deals?ids=d-1,d-2", both)
+    response = client.crm("DELETE", "/Contacts/c-2/Deals?ids=d-1,d-2", both)
 
     entries = [error("INVALID_DATA", "relation not found", {"id": one}) for one in ids(zoho, "d-1", "d-2")]
-    assert (answer.status, answer.json) == (400, {"data": entries})
+    assert (response.status, response.json) == (400, {"data": entries})
 
 
 def test_partial_status_can_be_200(zoho: Any, client: Any, both: str) -> None:
@@ -229,23 +234,23 @@ def test_partial_status_can_be_200(zoho: Any, client: Any, both: str) -> None:
 
 @pytest.mark.parametrize("values", [["d"] * 101, ["x" * 101] * 20], ids=["too many", "too long"])
 def test_plural_refuses_too_many_ids(client: Any, both: str, values: list[str]) -> None:
-    answer = client.crm("DELETE", f"/Contacts/c-1/Deals?ids={','.join(values)}", both)
+    response = client.crm("DELETE", f"/Contacts/c-1/Deals?ids={','.join(values)}", both)
 
-    assert (answer.status, answer.json["code"]) == (400, "LIMIT_EXCEEDED")
-    assert answer.json["details"] == {"limit": "100", "param_name": "ids"}
+    assert (response.status, response.json["code"]) == (400, "LIMIT_EXCEEDED")
+    assert response.json["details"] == {"limit": "100", "param_name": "ids"}
 
 
 @pytest.mark.parametrize("allowed", [True, False], ids=["no entry", "switched off"])
-def test_plural_takes_no_external_values_where_record_ids_belong(
+def test_plural_refuses_external_values_where_record_ids_are_required(
     zoho: Any, client: Any, both: str, allowed: bool
 ) -> None:
     zoho.state.configure(plural_external_ids=allowed)
 
-    answer = client.crm(
+    response = client.crm(
         "DELETE", "/Contacts/c-1/Deals?ids=d-1", "Contacts.External_Contact_ID" if allowed else both
     )
 
-    assert (answer.status, answer.json["code"]) == (400, "UNABLE_TO_PARSE_DATA_TYPE")
+    assert (response.status, response.json["code"]) == (400, "UNABLE_TO_PARSE_DATA_TYPE")
     assert [harm.kind for harm in zoho.state.journal.harms] == ["unqualified_value"]
     assert zoho.state.links("Contacts", "Deals") == LINKED
 
@@ -263,6 +268,6 @@ def test_encoded_slash_can_be_refused_by_the_gateway(zoho: Any, client: Any, bot
     zoho.state.link("Contacts", "c-1", "Deals", "a/b")
     zoho.state.configure(encoded_slash="reject")
 
-    answer = client.crm("DELETE", "/Contacts/c-1/Deals/a%2fb", both)
+    response = client.crm("DELETE", "/Contacts/c-1/Deals/a%2fb", both)
 
-    assert (answer.status, answer.json["code"]) == (404, "INVALID_URL_PATTERN")
+    assert (response.status, response.json["code"]) == (404, "INVALID_URL_PATTERN")

@@ -15,17 +15,19 @@ def linked(zoho: Any) -> bool:
 
 @pytest.mark.parametrize(("when", "still_linked"), [("before", True), ("after", False)])
 @pytest.mark.parametrize("do", ["status", "html", "redirect", "truncate"])
-def test_spoilt_answers(zoho: Any, client: Any, both: str, do: str, when: str, still_linked: bool) -> None:
+def test_corrupted_responses(
+    zoho: Any, client: Any, both: str, do: str, when: str, still_linked: bool
+) -> None:
     zoho.state.faults.add(do=do, when=when)
 
-    answer = client.crm("DELETE", PATH, both)
+    response = client.crm("DELETE", PATH, both)
 
     assert linked(zoho) is still_linked
     expected = {"status": 500, "html": 502, "redirect": 302, "truncate": 200}
-    assert answer.status == expected[do]
+    assert response.status == expected[do]
     if do == "truncate":
         with pytest.raises(json.JSONDecodeError):
-            _ = answer.json
+            _ = response.json
 
 
 @pytest.mark.parametrize(("when", "still_linked"), [("before", True), ("after", False)])
@@ -50,7 +52,7 @@ def test_broken_connections(
     assert client.crm("GET", "/org").status == 200
 
 
-def test_delay_keeps_the_answer(zoho: Any, client: Any, both: str) -> None:
+def test_delay_keeps_the_response(zoho: Any, client: Any, both: str) -> None:
     zoho.state.faults.add(do="delay", seconds=0.01)
 
     assert client.crm("DELETE", PATH, both).json["data"][0]["code"] == "SUCCESS"
@@ -59,9 +61,9 @@ def test_delay_keeps_the_answer(zoho: Any, client: Any, both: str) -> None:
 def test_status_sends_headers_and_raw_body(zoho: Any, client: Any) -> None:
     zoho.state.faults.add(do="status", status=503, headers={"Retry-After": "3"}, body="not json")
 
-    answer = client.crm("GET", "/org")
+    response = client.crm("GET", "/org")
 
-    assert (answer.status, answer.headers["retry-after"], answer.text) == (503, "3", "not json")
+    assert (response.status, response.headers["retry-after"], response.text) == (503, "3", "not json")
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ def test_dot_segment_turns_a_delink_into_a_record_delete(
 ) -> None:
     contact = zoho.state.crm.find("Contacts", "c-1")
 
-    answer = client.crm("DELETE", f"/Contacts/c-1/Deals/{dots}", both)
+    response = client.crm("DELETE", f"/Contacts/c-1/Deals/{dots}", both)
 
-    assert answer.json["data"][0]["message"] == "record deleted"
-    assert answer.json["data"][0]["details"] == {"External_Contact_ID": "c-1", "id": contact}
+    assert response.json["data"][0]["message"] == "record deleted"
+    assert response.json["data"][0]["details"] == {"External_Contact_ID": "c-1", "id": contact}
     assert zoho.state.crm.find("Contacts", "c-1") is None
     assert zoho.state.links("Contacts", "Deals") == set()
     assert harms(zoho) == [("record_delete", contact)]
@@ -37,9 +37,9 @@ def test_dots_as_parent_delete_a_record_of_the_list(zoho: Any, client: Any, both
 def test_plural_record_delete_is_logged_with_every_id(zoho: Any, client: Any) -> None:
     gone = [zoho.state.crm.find("Contacts", key) for key in ("c-1", "c-2")]
 
-    answer = client.crm("DELETE", "/Contacts?ids=c-1,c-2,no", CONTACT)
+    response = client.crm("DELETE", "/Contacts?ids=c-1,c-2,no", CONTACT)
 
-    assert (answer.status, [one["status"] for one in answer.json["data"]]) == (
+    assert (response.status, [one["status"] for one in response.json["data"]]) == (
         207,
         ["success", "success", "error"],
     )
@@ -47,10 +47,10 @@ def test_plural_record_delete_is_logged_with_every_id(zoho: Any, client: Any) ->
 
 
 def test_deleting_a_deleted_record_is_an_error(zoho: Any, client: Any) -> None:
-    answer = client.crm("DELETE", "/Contacts/4876876000000000001")
+    response = client.crm("DELETE", "/Contacts/4876876000000000001")
 
-    assert answer.status == 400
-    assert answer.json["data"] == [
+    assert response.status == 400
+    assert response.json["data"] == [
         {
             "code": "INVALID_DATA",
             "details": {"id": "4876876000000000001"},
@@ -65,9 +65,9 @@ def test_children_really_go(zoho: Any, client: Any, owned: str) -> None:
     zoho.state.link("Contacts", "c-1", owned, "child")
     child = zoho.state.crm.records(owned)[0]["id"]
 
-    answer = client.crm("DELETE", f"/Contacts/c-1/{owned}/{child}", CONTACT)
+    response = client.crm("DELETE", f"/Contacts/c-1/{owned}/{child}", CONTACT)
 
-    assert answer.json["data"][0]["message"] == "record deleted"
+    assert response.json["data"][0]["message"] == "record deleted"
     assert zoho.state.crm.count(owned) == 0
     assert harms(zoho) == [("child_delete", child)]
 
@@ -91,9 +91,9 @@ def test_locking_information_unlocks(zoho: Any, client: Any) -> None:
 def test_value_the_header_does_not_explain_is_harm(
     zoho: Any, client: Any, external: str | None, index: int, values: list[str]
 ) -> None:
-    answer = client.crm("DELETE", "/Contacts/c-1/Deals/d-1", external)
+    response = client.crm("DELETE", "/Contacts/c-1/Deals/d-1", external)
 
-    assert (answer.status, answer.json["details"]) == (400, {"resource_path_index": index})
+    assert (response.status, response.json["details"]) == (400, {"resource_path_index": index})
     assert harms(zoho) == [("unqualified_value", value) for value in values]
 
 

@@ -10,7 +10,7 @@ SCRIPT = Path(__file__).with_name("sdk_client.py")
 BOTH = "Contacts.External_Contact_ID,Deals.External_Deal_ID"
 
 
-def test_official_sdk_takes_links_away(zoho: Any, tmp_path: Path) -> None:
+def test_official_sdk_delinks(zoho: Any, tmp_path: Path) -> None:
     zoho.state.link("Contacts", "c-1", "Deals", "d-4")
     zoho.state.link("Contacts", "c-1", "Deals", "d-5")
     deals = {key: zoho.state.crm.find("Deals", key) for key in ("d-1", "d-2", "d-3", "d-4")}

@@ -13,9 +13,9 @@ def test_one_related_record_is_200_linked_204_not_linked_400_parent_unknown(
     deal = zoho.state.crm.find("Deals", "d-1")
     assert (linked.status, linked.json) == (200, {"data": [{"External_Deal_ID": "d-1", "id": deal}]})
     for path in ("/Contacts/c-1/Deals/d-9", "/Contacts/c-1/Deals/no"):
-        answer = client.crm("GET", f"{path}?fields=id", both)
-        assert (answer.status, answer.text) == (204, "")
-        assert "content-type" not in answer.headers
+        response = client.crm("GET", f"{path}?fields=id", both)
+        assert (response.status, response.text) == (204, "")
+        assert "content-type" not in response.headers
     assert client.crm("GET", "/Contacts/no/Deals/d-1?fields=id", both).json["details"] == {
         "api_name": "External_Contact_ID"
     }
@@ -23,9 +23,9 @@ def test_one_related_record_is_200_linked_204_not_linked_400_parent_unknown(
 
 @pytest.mark.parametrize("path", ["/Contacts/c-1/Deals", "/Contacts/c-1/Deals/d-1"])
 def test_fields_are_mandatory(client: Any, both: str, path: str) -> None:
-    answer = client.crm("GET", path, both)
+    response = client.crm("GET", path, both)
 
-    assert (answer.status, answer.json["code"], answer.json["details"]) == (
+    assert (response.status, response.json["code"], response.json["details"]) == (
         400, "REQUIRED_PARAM_MISSING", {"param_name": "fields"},
     )  # fmt: skip
 
@@ -43,11 +43,11 @@ def test_fields_are_mandatory(client: Any, both: str, path: str) -> None:
 def test_related_list_comes_in_pages(
     client: Any, both: str, query: str, shown: list[str], more: bool
 ) -> None:
-    answer = client.crm("GET", f"/Contacts/c-1/Deals?fields=External_Deal_ID{query}", both)
+    response = client.crm("GET", f"/Contacts/c-1/Deals?fields=External_Deal_ID{query}", both)
 
-    assert [row["External_Deal_ID"] for row in answer.json["data"]] == shown
-    assert answer.json["info"]["more_records"] is more
-    assert (answer.json["info"]["next_page_token"] is not None) is more
+    assert [row["External_Deal_ID"] for row in response.json["data"]] == shown
+    assert response.json["info"]["more_records"] is more
+    assert (response.json["info"]["next_page_token"] is not None) is more
 
 
 @pytest.mark.parametrize(
@@ -64,11 +64,11 @@ def test_bad_page_is_400(client: Any, both: str, query: str) -> None:
 
 
 def test_records_resolve_external_ids_in_bulk(zoho: Any, client: Any) -> None:
-    answer = client.crm(
+    response = client.crm(
         "GET", "/Deals?ids=d-2,no,d-1&fields=id,External_Deal_ID", "Deals.External_Deal_ID"
     )  # fmt: skip
 
-    assert [(row["External_Deal_ID"], row["id"]) for row in answer.json["data"]] == [
+    assert [(row["External_Deal_ID"], row["id"]) for row in response.json["data"]] == [
         ("d-2", zoho.state.crm.find("Deals", "d-2")),
         ("d-1", zoho.state.crm.find("Deals", "d-1")),
     ]
@@ -87,6 +87,6 @@ def test_external_values_compare_exactly(client: Any) -> None:
 
 
 def test_header_with_a_field_that_is_not_external_is_refused(client: Any) -> None:
-    answer = client.crm("GET", "/Deals/d-1", "Deals.Deal_Name")
+    response = client.crm("GET", "/Deals/d-1", "Deals.Deal_Name")
 
-    assert (answer.status, answer.json["details"]) == (400, {"api_name": "Deal_Name"})
+    assert (response.status, response.json["details"]) == (400, {"api_name": "Deal_Name"})

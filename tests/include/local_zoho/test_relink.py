@@ -21,11 +21,11 @@ def harms(zoho: Any) -> list[tuple[str, str]]:
 def test_put_links_with_attributes(zoho: Any, client: Any, both: str, related: str) -> None:
     row = {"Contact_Role": ROLE["id"]} | ({} if related else {"External_Deal_ID": "d-9"})
 
-    answer = client.crm("PUT", f"/Contacts/c-2/Deals{related}", both, body=json.dumps({"data": [row]}))
+    response = client.crm("PUT", f"/Contacts/c-2/Deals{related}", both, body=json.dumps({"data": [row]}))
 
     deal = zoho.state.crm.find("Deals", "d-9")
     details = {"External_Deal_ID": "d-9", "id": deal}
-    assert answer.json["data"] == [
+    assert response.json["data"] == [
         {"code": "SUCCESS", "details": details, "message": "relation added", "status": "success"}
     ]
     role = client.crm("GET", "/Deals/d-9/Contact_Roles/c-2?fields=Contact_Role", both)
@@ -35,9 +35,9 @@ def test_put_links_with_attributes(zoho: Any, client: Any, both: str, related: s
 def test_put_again_changes_the_attributes_of_the_link(zoho: Any, client: Any, both: str) -> None:
     zoho.state.link("Contacts", "c-2", "Deals", "d-9", {"Contact_Role": ROLE, "Note": "stays"})
 
-    answer = put(client, both, External_Deal_ID="d-9", Contact_Role="4876876000000006875")
+    response = put(client, both, External_Deal_ID="d-9", Contact_Role="4876876000000006875")
 
-    assert (answer.status, answer.json["data"][0]["message"]) == (200, "relation updated")
+    assert (response.status, response.json["data"][0]["message"]) == (200, "relation updated")
     shown = client.crm("GET", "/Contacts/c-2/Deals/d-9?fields=Contact_Role,Note", both).json["data"][0]
     assert (shown["Contact_Role"]["name"], shown["Note"]) == ("Purchasing", "stays")
 
@@ -94,19 +94,19 @@ def test_a_role_of_a_seed_is_shown_as_an_object_and_can_be_put_by_its_id(
     ],
     ids=["parent", "related", "no-id", "empty-id", "role"],
 )
-def test_what_is_wrong_with_a_put_is_told_and_nothing_is_linked(
+def test_invalid_put_is_refused_and_links_nothing(
     zoho: Any, client: Any, both: str, path: str, row: dict[str, Any], code: str, details: dict[str, str]
 ) -> None:
     before = zoho.state.crm.to_json()
 
-    answer = put(client, both, path, **row)
+    response = put(client, both, path, **row)
 
-    entry = answer.json["data"][0] if "data" in answer.json else answer.json
-    assert (answer.status, entry["code"], entry["details"]) == (400, code, details)
+    entry = response.json["data"][0] if "data" in response.json else response.json
+    assert (response.status, entry["code"], entry["details"]) == (400, code, details)
     assert zoho.state.crm.to_json() == before
 
 
-def test_a_locked_record_takes_no_link(zoho: Any, client: Any, both: str) -> None:
+def test_a_locked_record_cannot_be_linked(zoho: Any, client: Any, both: str) -> None:
     zoho.state.lock("Deals", "d-9")
 
     assert put(client, both, External_Deal_ID="d-9").json["data"][0]["code"] == "RECORD_LOCKED"
@@ -130,7 +130,7 @@ def test_faults_hit_put_by_the_id_in_its_body(zoho: Any, client: Any, both: str,
     assert zoho.state.linked("Contacts", "c-2", "Deals", "d-9") is (when == "after")
 
 
-def test_a_fault_before_a_put_spoils_the_answer_of_a_put(zoho: Any, client: Any, both: str) -> None:
+def test_a_fault_before_a_put_corrupts_its_response(zoho: Any, client: Any, both: str) -> None:
     zoho.state.faults.add(do="truncate", match={"method": "PUT"})
 
     assert put(client, both, External_Deal_ID="d-9").text.startswith('{"data":[{"code":"SUCCESS"')
@@ -147,9 +147,9 @@ def test_a_put_on_a_record_changes_it_and_is_harm(
 ) -> None:
     contact = zoho.state.crm.find("Contacts", "c-1")
 
-    answer = put(client, CONTACT, path, Last_Name="Other", **row)
+    response = put(client, CONTACT, path, Last_Name="Other", **row)
 
-    assert answer.json["data"][0]["message"] == "record updated"
+    assert response.json["data"][0]["message"] == "record updated"
     record = zoho.state.crm.record("Contacts", contact)
     assert (record["Last_Name"], record["External_Contact_ID"]) == ("Other", "c-1")
     assert harms(zoho) == [("record_update", contact)]
@@ -163,6 +163,6 @@ def test_putting_links_is_no_harm(zoho: Any, client: Any, both: str) -> None:
 
 @pytest.mark.parametrize("body", ["", "[]", '{"data": []}', '{"data": [1]}'])
 def test_put_without_rows_is_invalid(client: Any, both: str, body: str) -> None:
-    answer = client.crm("PUT", "/Contacts/c-1/Deals", both, body=body)
+    response = client.crm("PUT", "/Contacts/c-1/Deals", both, body=body)
 
-    assert (answer.status, answer.json["code"]) == (400, "INVALID_DATA")
+    assert (response.status, response.json["code"]) == (400, "INVALID_DATA")

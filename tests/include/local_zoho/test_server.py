@@ -77,7 +77,7 @@ def test_leaves_no_port_and_no_thread_behind_even_with_a_hanging_request() -> No
     assert {thread.name for thread in threading.enumerate()} <= threads
 
 
-def test_latency_and_jitter_hold_answers_back_after_the_work(both: str) -> None:
+def test_latency_and_jitter_delay_responses_after_the_work(both: str) -> None:
     with LocalZoho(latency_s=0.05, jitter_s=0.01) as zoho:
         began = time.monotonic()
         connection = http.client.HTTPConnection(zoho.host, zoho.port, timeout=10)

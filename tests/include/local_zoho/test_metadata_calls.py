@@ -13,7 +13,7 @@ def test_fields_mark_external_ones(client: Any) -> None:
     assert external["Last_Name"] is None
 
 
-def test_related_lists_tell_what_preflight_needs(client: Any) -> None:
+def test_related_lists_show_what_preflight_needs(client: Any) -> None:
     lists = client.crm("GET", "/settings/related_lists?module=Contacts").json["related_lists"]
 
     known = {one["api_name"]: one for one in lists}
@@ -65,9 +65,9 @@ def test_modules(client: Any) -> None:
     ],
 )
 def test_refuses_bad_metadata_calls(client: Any, path: str, status: int, code: str) -> None:
-    answer = client.crm("GET", path)
+    response = client.crm("GET", path)
 
-    assert (answer.status, answer.json["code"]) == (status, code)
+    assert (response.status, response.json["code"]) == (status, code)
 
 
 def test_module_without_lists_is_204(client: Any) -> None:
@@ -75,7 +75,7 @@ def test_module_without_lists_is_204(client: Any) -> None:
 
 
 @pytest.mark.parametrize("environment", ["production", "sandbox"])
-def test_org_tells_edition_and_environment(zoho: Any, client: Any, environment: str) -> None:
+def test_org_shows_edition_and_environment(zoho: Any, client: Any, environment: str) -> None:
     zoho.state.configure(environment=environment, edition="standard")
 
     (org,) = client.crm("GET", "/org").json["org"]
@@ -94,7 +94,7 @@ def test_current_user(client: Any) -> None:
 
 
 def test_other_versions_are_not_supported(client: Any) -> None:
-    answer = client("GET", "/crm/v6/org")
+    response = client("GET", "/crm/v6/org")
 
-    assert (answer.status, answer.json["code"]) == (400, "API_NOT_SUPPORTED")
-    assert answer.json["details"] == {"supported_version": "v7, v8"}
+    assert (response.status, response.json["code"]) == (400, "API_NOT_SUPPORTED")
+    assert response.json["details"] == {"supported_version": "v7, v8"}
