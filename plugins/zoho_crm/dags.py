@@ -16,7 +16,7 @@ from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 
 from zoho_crm.airflow_compat import ExceptionRetryPolicy, RetryAction, RetryRule
 from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
-from zoho_crm.core.run_request import REDRIVE_DAG_ID, RELINK_DAG_ID
+from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import ApproveOperator, GuardOperator
 from zoho_crm.operators.job_operator import delink_arguments
@@ -180,7 +180,7 @@ def retry_dag(folder: str | Path) -> DAG:
     :param folder: folder of the job files
     """
     with DAG(
-        dag_id=REDRIVE_DAG_ID,
+        dag_id=RETRY_DAG_ID,
         description="Retry unfinished links of earlier runs",
         doc_md=_RETRY_DOC,
         schedule=None,
@@ -197,7 +197,7 @@ def retry_dag(folder: str | Path) -> DAG:
             map_over=lambda plan: DeleteRelatedByExternalIdOperator.partial(
                 task_id="delink", **_UNBOUND_MAPPING
             ).expand_kwargs(plan.output),
-            updates=REDRIVE_DAG_ID,
+            updates=RETRY_DAG_ID,
         )
     return dag
 

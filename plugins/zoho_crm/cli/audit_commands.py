@@ -12,8 +12,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from zoho_crm.cli.exits import Exit
 from zoho_crm.cli.options import (
+    Exit,
     audit_conn_of,
     audit_conn_option,
     command,

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoho_crm.cli.exits import Exit, exit_of
-from zoho_crm.cli.options import command, job_named, jobs_folder_option, json_option
+from zoho_crm.cli.options import Exit, command, exit_of, job_named, jobs_folder_option, json_option
 from zoho_crm.core.models import DELINK, RELINK
 from zoho_crm.errors import ZohoError
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoho_crm.cli.exits import Exit
-from zoho_crm.cli.options import command, current_time, json_option
+from zoho_crm.cli.options import Exit, command, current_time, json_option
 from zoho_crm.cli.output import duration
 from zoho_crm.errors import PlanError
 

@@ -12,8 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from zoho_crm.cli.exits import Exit
-from zoho_crm.cli.options import CommandError
+from zoho_crm.cli.options import CommandError, Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

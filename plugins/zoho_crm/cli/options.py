@@ -1,4 +1,4 @@
-"""Options that the commands share, and the errors that end a command with a message and an exit code."""
+"""Shared options of the commands, exit codes, and errors that end a command."""
 
 from __future__ import annotations
 
@@ -6,14 +6,24 @@ import os
 import sys
 from contextlib import redirect_stdout
 from datetime import UTC, datetime
+from enum import IntEnum
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from zoho_crm.cli.exits import Exit, exit_of, message_of
 from zoho_crm.cli.output import Output
+from zoho_crm.errors import (
+    GuardError,
+    ZohoAuthError,
+    ZohoConfigError,
+    ZohoError,
+    ZohoNotSentError,
+    ZohoResponseError,
+    ZohoTokenThrottledError,
+    ZohoUnansweredError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +49,18 @@ audit_conn_option = click.option(
     metavar="CONN_ID",
     help="Connection of the audit database. Default: that of the job, or of all jobs if they agree.",
 )
+
+
+class Exit(IntEnum):
+    """Exit codes of all commands."""
+
+    OK = 0
+    CHECK_FAILED = 1
+    """A job, a connection, a plan or the audit did not pass its check."""
+    USAGE_ERROR = 2
+    """An argument, an environment variable, a file or a connection is wrong."""
+    UNREACHABLE = 3
+    """Zoho or a database cannot be reached, or does not give a usable response at the moment."""
 
 
 def current_time() -> datetime:
@@ -128,6 +150,28 @@ def audit_conn_of(jobs_folder: Path, job: Job | None, audit_conn_id: str | None)
     return found[0]
 
 
+def exit_of(error: BaseException) -> Exit | None:
+    """Return the exit code of an expected error; None for an unexpected one."""
+    match error:
+        case ZohoNotSentError() | ZohoUnansweredError() | ZohoTokenThrottledError():
+            return Exit.UNREACHABLE
+        case ZohoAuthError() | ZohoResponseError() | GuardError():
+            return Exit.CHECK_FAILED
+        case ZohoConfigError():
+            return Exit.USAGE_ERROR
+        case ZohoError():
+            return Exit.UNREACHABLE
+    return Exit.UNREACHABLE if _is_database_error(error) else None
+
+
+def message_of(error: BaseException) -> str:
+    """Return an error as one sentence, without the SQL and parameters of a database error."""
+    if isinstance(error, ZohoError):
+        return str(error)
+    cause = getattr(error, "orig", None) or error
+    return f"Database error: {' '.join(str(cause).split())}"
+
+
 def usage_error(message: str) -> NoReturn:
     """End the command because of a wrong argument, option or setting."""
     raise CommandError(message, Exit.USAGE_ERROR)
@@ -136,3 +180,9 @@ def usage_error(message: str) -> NoReturn:
 def _print_error(out: Output, message: str, code: int) -> None:
     if out.as_json:
         out.document({"error": message, "exit_code": int(code)})
+
+
+def _is_database_error(error: BaseException) -> bool:
+    """Return whether SQLAlchemy raised the error, without importing SQLAlchemy."""
+    alchemy = sys.modules.get("sqlalchemy.exc")
+    return alchemy is not None and isinstance(error, alchemy.SQLAlchemyError)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoho_crm.cli.exits import Exit
 from zoho_crm.cli.options import (
+    Exit,
     command,
     current_time,
     job_named,

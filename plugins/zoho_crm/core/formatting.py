@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -10,7 +11,11 @@ from zoho_crm.data_centers import DATA_CENTERS
 if TYPE_CHECKING:
     from datetime import timedelta
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""The last four are the full-width forms of the first four."""
+
+_FORMULA_IN_CELL = re.compile(r"([;\t\r\n][\s\"]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""A formula behind a character at which some spreadsheets split a cell."""
 
 _TABS = {
     "Accounts": "Accounts",
@@ -46,14 +51,17 @@ def format_percent(share: float) -> str:
 
 def safe_csv_cell(value: object) -> str:
     """
-    Return a value as a CSV cell that no spreadsheet reads as a formula: such a cell gets an apostrophe first.
+    Return a value as a CSV cell that no spreadsheet reads as a formula, by an apostrophe before each possible formula.
 
-    Ids come from other systems, and a formula among them would run with the rights of the person who opens the file.
+    Ids come from other systems, and a formula would run with the rights of the person who opens the file. In many
+    countries spreadsheets split at semicolons, so that ``c;=1+1`` holds a formula as well.
 
     :param value: None becomes an empty cell
     """
     text = "" if value is None else str(value)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    if text.startswith(_FORMULA_STARTS):
+        return f"'{text[0]}" + _FORMULA_IN_CELL.sub(r"\1'", text[1:])
+    return _FORMULA_IN_CELL.sub(r"\1'", text)
 
 
 def record_url(

@@ -28,7 +28,7 @@ DRY_RUN = "dry_run"
 MODES = ("auto", DRY_RUN, APPLY)
 MAX_REASON_LENGTH = 1_000
 
-REDRIVE_DAG_ID = "zoho_delink_redrive"
+RETRY_DAG_ID = "zoho_delink_redrive"
 RELINK_DAG_ID = "zoho_relink"
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""The application of the pages: its routes, and what it answers when something is wrong."""
+"""The FastAPI app of the pages: routes and error responses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from zoho_crm.ui import link_pages, overview, run_pages
+from zoho_crm.ui import downloads, link_pages, overview, run_pages
 from zoho_crm.ui.audit_databases import AuditDatabases, default_jobs_folder
 from zoho_crm.ui.auth import SIGNED_IN
-from zoho_crm.ui.rendering import STATIC, SafeHeaders, page
+from zoho_crm.ui.rendering import STATIC, SafeResponses, page, wants_html
 
 if TYPE_CHECKING:
     from starlette.types import ExceptionHandler
@@ -35,7 +35,7 @@ rest = APIRouter(dependencies=[Depends(SIGNED_IN)])
 
 @rest.get("/static/{name}")
 def static(name: str) -> FileResponse:
-    """Return a file of the pages; its address changes with the version."""
+    """Return a static file; its URL changes with the version."""
     if name not in _STATIC_TYPES:
         raise HTTPException(404, "There is no such file.")
     return FileResponse(
@@ -46,51 +46,53 @@ def static(name: str) -> FileResponse:
 
 
 @rest.api_route("/{path:path}", methods=_METHODS)
-def nothing_here(path: str) -> Response:
-    """Answer all other addresses, so that nobody learns without a session which there are."""
+def not_found(path: str) -> Response:
+    """Respond to all other URLs, so that only signed-in users learn which URLs exist."""
     raise HTTPException(404, "There is no such page.")
 
 
-def create_app(sources: AuditDatabases | None = None) -> FastAPI:
+def create_app(databases: AuditDatabases | None = None) -> FastAPI:
     """
-    Return the application.
+    Create the app.
 
-    :param sources: the audit databases; by default those of the job files that the Dags read
+    :param databases: the audit databases; default: those of the job files that the Dags read
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.sources = sources or AuditDatabases(default_jobs_folder())
-    app.add_middleware(SafeHeaders)
-    for router in (overview.router, run_pages.router, link_pages.router, rest):
+    app.state.databases = databases or AuditDatabases(default_jobs_folder())
+    app.add_middleware(SafeResponses)
+    for router in (overview.router, downloads.router, run_pages.router, link_pages.router, rest):
         app.include_router(router)
     handlers: dict[type[Exception], ExceptionHandler] = {
-        StarletteHTTPException: _refused,
-        RequestValidationError: _not_understood,
-        sa.exc.OperationalError: _database_away,
-        sa.exc.TimeoutError: _database_away,
+        StarletteHTTPException: _http_error,
+        RequestValidationError: _invalid_values,
+        sa.exc.OperationalError: _database_unavailable,
+        sa.exc.TimeoutError: _database_unavailable,
     }
     for error, handler in handlers.items():
         app.add_exception_handler(error, handler)
     return app
 
 
-def _refused(request: Request, error: Exception) -> Response:
-    assert isinstance(error, StarletteHTTPException)  # noqa: S101 - so it was registered
-    return _problem(request, error.status_code, str(error.detail))
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for this type
+    return _error_response(request, error.status_code, str(error.detail))
 
 
-def _not_understood(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - so it was registered
-    names = sorted({str(fault["loc"][-1]) for fault in error.errors()})
-    return _problem(request, 400, f"These values cannot be used: {', '.join(names)}.")
+def _invalid_values(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type
+    names = sorted({str(each["loc"][-1]) for each in error.errors()})
+    return _error_response(request, 400, f"Not valid: {', '.join(names)}. Change the value and try again.")
 
 
-def _database_away(request: Request, error: Exception) -> Response:
-    log.warning("The audit database does not answer: %s", getattr(error, "orig", None) or error)
-    return _problem(request, 503, "The audit database does not answer: the log of the API server says why.")
+def _database_unavailable(request: Request, error: Exception) -> Response:
+    log.warning("Audit database unavailable: error=%s", getattr(error, "orig", None) or error)
+    return _error_response(
+        request, 503, "The audit database is unavailable. The log of the API server has the reason."
+    )
 
 
-def _problem(request: Request, status_code: int, detail: str) -> Response:
-    # Nobody who is not signed in gets a page of ours, not even an empty one.
-    if status_code == 401 or "text/html" not in request.headers.get("accept", ""):
+def _error_response(request: Request, status_code: int, detail: str) -> Response:
+    # Without a session, not even an empty page is sent.
+    if status_code == 401 or not wants_html(request):
         return JSONResponse({"detail": detail}, status_code)
-    return page(request, "problem.html", status_code=status_code, detail=detail)
+    return page(request, "error.html", status_code=status_code, detail=detail)

@@ -1,4 +1,4 @@
-"""The audit databases that the job files name, each with its jobs."""
+"""The audit databases that the job files name."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from zoho_crm.core.job import Job
+    from zoho_crm.ui.auth import Reader
 
 log = logging.getLogger(__name__)
 
-_JOBS_KEPT_S = 10.0
-_LEDGER_KEPT_S = 300.0
-_FAULT_KEPT_S = 5.0
+_JOBS_CACHE_S = 10.0
+_LEDGER_CACHE_S = 300.0
+_PROBLEM_CACHE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +39,20 @@ class AuditDatabase:
     """
     One audit database.
 
-    :param conn_id: the connection that job files name it by
-    :param ledger: None if it cannot be read
-    :param fault: why it cannot be read; None too while no run has made its tables
+    :param conn_id: connection id in the job files
+    :param ledger: None if the database is unavailable, or has no tables yet
+    :param problem: why it is unavailable
     """
 
     conn_id: str
     ledger: Ledger | None
-    fault: str | None = None
+    problem: str | None = None
 
     @property
     def engine(self) -> sa.Engine:
         """The engine of a readable database."""
         if self.ledger is None:
-            raise ZohoError(self.fault or "the audit database cannot be read")
+            raise ZohoError(self.problem or f"the audit database of {self.conn_id} has no tables yet")
         return self.ledger.engine
 
     @property
@@ -67,10 +68,10 @@ class AuditDatabase:
 
 class AuditDatabases:
     """
-    The audit databases of all job files. Threads may share one.
+    The audit databases of all job files. Thread-safe.
 
     :param jobs_folder: folder of the job files
-    :param open_ledger: makes a ledger from the id of a connection
+    :param open_ledger: opens a ledger by connection id
     """
 
     def __init__(self, jobs_folder: Path, open_ledger: Callable[[str], Ledger] = Ledger.from_conn_id) -> None:
@@ -81,37 +82,41 @@ class AuditDatabases:
         self._kept: dict[str, tuple[float, AuditDatabase]] = {}
 
     def jobs(self) -> list[Job]:
-        """Return the jobs whose files can be used, by name."""
+        """Return the jobs with valid files, sorted by name."""
         with self._lock:
             read_at, jobs = self._jobs
-            if time.monotonic() - read_at > _JOBS_KEPT_S:
+            if time.monotonic() - read_at > _JOBS_CACHE_S:
                 jobs = sorted(load_jobs(self._jobs_folder)[0], key=lambda job: job.name)
                 self._jobs = (time.monotonic(), jobs)
             return jobs
 
-    def job(self, name: str) -> Job | None:
-        """Return the job of that name, None if there is none."""
-        return next((job for job in self.jobs() if job.name == name), None)
+    def jobs_of(self, reader: Reader) -> list[Job]:
+        """Return the jobs whose runs a user may read."""
+        return [job for job in self.jobs() if reader.may_read(job.dag_id, job.name)]
 
     def all(self) -> list[AuditDatabase]:
-        """Return each audit database once, the ones that cannot be read as well."""
-        return [self._source(conn_id) for conn_id in sorted({job.audit_conn_id for job in self.jobs()})]
+        """Return each audit database once, including unavailable ones."""
+        return [self._database(conn_id) for conn_id in sorted({job.audit_conn_id for job in self.jobs()})]
 
     def readable(self) -> Iterator[AuditDatabase]:
-        """Yield the audit databases that can be read."""
-        return (source for source in self.all() if source.ledger is not None)
+        """Yield the available audit databases."""
+        return (database for database in self.all() if database.ledger is not None)
 
-    def _source(self, conn_id: str) -> AuditDatabase:
+    def problems(self) -> list[tuple[str, str]]:
+        """Return the connection id of each unavailable audit database, with the reason."""
+        return [(database.conn_id, database.problem) for database in self.all() if database.problem]
+
+    def _database(self, conn_id: str) -> AuditDatabase:
         with self._lock:
-            good_until, source = self._kept.get(conn_id, (float("-inf"), None))
-            if source is None or time.monotonic() > good_until:
-                if source is not None and source.ledger is not None:
-                    # Requests that still read through it open a connection of their own once more.
-                    source.ledger.close()
-                source = self._open(conn_id)
-                kept_s = _LEDGER_KEPT_S if source.ledger is not None else _FAULT_KEPT_S
-                self._kept[conn_id] = (time.monotonic() + kept_s, source)
-            return source
+            good_until, database = self._kept.get(conn_id, (float("-inf"), None))
+            if database is None or time.monotonic() > good_until:
+                if database is not None and database.ledger is not None:
+                    # A request that still reads through it opens a new connection.
+                    database.ledger.close()
+                database = self._open(conn_id)
+                kept_s = _LEDGER_CACHE_S if database.ledger is not None else _PROBLEM_CACHE_S
+                self._kept[conn_id] = (time.monotonic() + kept_s, database)
+            return database
 
     def _open(self, conn_id: str) -> AuditDatabase:
         ledger = version = None
@@ -120,19 +125,19 @@ class AuditDatabases:
             ledger.check_connection()
             with reading(ledger.engine).begin() as connection:
                 version = stored_version(connection)
-            fault = _fault_of_version(version)
+            problem = _version_problem(version)
         except Exception as error:
-            # Whoever looks at a page need not know hosts and users; and anything may be wrong with a connection.
-            log.warning("The audit database of connection %s cannot be opened: %s", conn_id, error)
-            fault = "it cannot be opened: the log of the API server says why"
+            # A connection can fail in any way. The page does not show hosts and users.
+            log.warning("Audit database unavailable: conn_id=%s error=%s", conn_id, error)
+            problem = "it cannot be opened. The log of the API server has the reason"
         if version == SCHEMA_VERSION:
             return AuditDatabase(conn_id, ledger)
         if ledger is not None:
             ledger.close()
-        return AuditDatabase(conn_id, None, fault)
+        return AuditDatabase(conn_id, None, problem)
 
 
-def _fault_of_version(version: int | None) -> str | None:
+def _version_problem(version: int | None) -> str | None:
     if version is None:
         return None
     if version < SCHEMA_VERSION:
@@ -149,14 +154,14 @@ def _fault_of_version(version: int | None) -> str | None:
 
 
 def default_jobs_folder() -> Path:
-    """Return the folder that the Dags read their jobs from."""
+    """Return the folder of the job files that the Dags read."""
     return jobs_folder(Path(dags_folder()).parent)
 
 
 def audit_databases_of(request: Request) -> AuditDatabases:
-    """Return the audit databases of the application."""
-    sources: AuditDatabases = request.app.state.sources
-    return sources
+    """Return the audit databases of the app."""
+    databases: AuditDatabases = request.app.state.databases
+    return databases
 
 
-SourcesDep = Annotated[AuditDatabases, Depends(audit_databases_of)]
+DatabasesDep = Annotated[AuditDatabases, Depends(audit_databases_of)]

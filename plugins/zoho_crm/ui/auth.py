@@ -1,7 +1,7 @@
 """
-Who may see what. Airflow's auth manager decides; nothing here does.
+Access control. Airflow's auth manager makes every decision.
 
-Airflow does not check the requests of a plugin: each route carries one of the dependencies below.
+Airflow does not authenticate requests to a plugin's app: each route has one of the dependencies below.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from zoho_crm.airflow_compat import (
     requires_authenticated,
 )
 from zoho_crm.core.job import DAG_ID_PREFIX
-from zoho_crm.core.run_request import REDRIVE_DAG_ID, RELINK_DAG_ID
+from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,33 +29,33 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.run_queries import DagAndJob
 
 SIGNED_IN = requires_authenticated()
-"""For routes that no single Dag owns: what they show is then chosen by :class:`Reader`."""
+"""For routes over several Dags, which select by :class:`Reader` what they show."""
 
 READ_RUN = requires_access_dag("GET", DagAccessEntity.RUN)
-"""For routes about a run: the user may read runs of the Dag in the path."""
+"""For routes of one run: the user may read runs of the Dag in the path."""
 
-_DAGS_ON_PAST_RUNS = (REDRIVE_DAG_ID, RELINK_DAG_ID)
+_DAGS_FOR_ALL_JOBS = (RETRY_DAG_ID, RELINK_DAG_ID)
 
 
 class Reader:
     """
-    A signed-in user, and what of the ledger they may see.
+    A signed-in user and their permissions.
 
     :param user: Airflow's user
     """
 
     def __init__(self, user: Any) -> None:
         self._user = user
-        self._answers: dict[tuple[str, str], bool] = {}
+        self._decisions: dict[tuple[str, str], bool] = {}
 
     def may_read(self, dag_id: str, job: str) -> bool:
         """
         Return whether the user may read runs of a Dag for a job.
 
-        A Dag on past runs works for many jobs: there the user must be allowed to read the job's own Dag as well.
+        Retry and relink work for all jobs: for their runs, the user also needs access to the job's own Dag.
         """
         dag_ids = [dag_id]
-        if dag_id in _DAGS_ON_PAST_RUNS:
+        if dag_id in _DAGS_FOR_ALL_JOBS:
             dag_ids.append(DAG_ID_PREFIX + job)
         return all(self._may("GET", each) for each in dag_ids)
 
@@ -68,18 +68,18 @@ class Reader:
         return {(dag_id, job) for dag_id, job in pairs if self.may_read(dag_id, job)}
 
     def _may(self, method: ResourceMethod, dag_id: str) -> bool:
-        if (method, dag_id) not in self._answers:
-            self._answers[method, dag_id] = get_auth_manager().is_authorized_dag(
+        if (method, dag_id) not in self._decisions:
+            self._decisions[method, dag_id] = get_auth_manager().is_authorized_dag(
                 method=method,
                 access_entity=DagAccessEntity.RUN,
                 details=DagDetails(id=dag_id, team_name=DagModel.get_team_name(dag_id)),
                 user=self._user,
             )
-        return self._answers[method, dag_id]
+        return self._decisions[method, dag_id]
 
 
 def reader_of(user: GetUserDep) -> Reader:
-    """Return the reader of a request; the request is refused where nobody is signed in."""
+    """Return the reader of a request; without a session the request is refused."""
     return Reader(user)
 
 

@@ -1,4 +1,4 @@
-"""Links of a run as files, streamed: CSV for spreadsheets, JSON Lines for programs."""
+"""Downloads of a run's links, streamed: CSV for spreadsheets, JSON Lines for programs."""
 
 from __future__ import annotations
 
@@ -8,57 +8,81 @@ import json
 import re
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, HTTPException
+from fastapi.responses import StreamingResponse
 
 from zoho_crm.core.formatting import safe_csv_cell
 from zoho_crm.ledger.link_queries import LINK_FIELDS
+from zoho_crm.ui.auth import READ_RUN
+from zoho_crm.ui.query_params import outcome_param
+from zoho_crm.ui.run_pages import RUN_PREFIX, FoundRun, require_run
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from zoho_crm.ledger.link_queries import LinkRow
 
-_PIECE_ROWS = 500
+router = APIRouter(prefix=RUN_PREFIX, dependencies=[Depends(READ_RUN)])
+
+_ROWS_PER_PIECE = 500
 _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def csv_pieces(rows: Iterable[LinkRow], names: tuple[str, ...] = LINK_FIELDS) -> Iterator[str]:
-    """
-    Yield a CSV file of links, with a header.
+@router.get("/links.{kind}")
+def download(
+    found: Annotated[FoundRun, Depends(require_run)], kind: Literal["csv", "jsonl"], outcome: str = ""
+) -> StreamingResponse:
+    """Stream the links of a run, each with its outcome and its last audit row."""
+    run = found.run
+    if run.planned_at is None:
+        raise HTTPException(404, "This run has no plan yet. Download its links once its task plan is done.")
+    if run.pseudonymised_at is not None:
+        raise HTTPException(404, "The plan of this run was deleted when its ids were replaced by hashes.")
+    wanted = outcome_param(outcome)
+    rows = found.database.links.stream(run, wanted)
+    name = _file_name(run.job, run.dag_run_id, wanted or "links")
+    return StreamingResponse(
+        csv_pieces(rows) if kind == "csv" else json_lines(rows),
+        media_type="text/csv; charset=utf-8" if kind == "csv" else "application/x-ndjson",
+        headers={"content-disposition": f'attachment; filename="{name}.{kind}"'},
+    )
 
-    :param names: the columns
-    """
+
+def csv_pieces(rows: Iterable[LinkRow]) -> Iterator[str]:
+    """Yield links as CSV, with a header; no cell is a formula for a spreadsheet."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\r\n")
-    writer.writerow(names)
+    writer.writerow(LINK_FIELDS)
     for number, row in enumerate(rows, start=1):
-        writer.writerow([safe_csv_cell(_plain(getattr(row, name))) for name in names])
-        if number % _PIECE_ROWS == 0:
-            yield _emptied(buffer)
-    yield _emptied(buffer)
+        writer.writerow([safe_csv_cell(_plain_value(getattr(row, name))) for name in LINK_FIELDS])
+        if number % _ROWS_PER_PIECE == 0:
+            yield _take_text(buffer)
+    yield _take_text(buffer)
 
 
 def json_lines(rows: Iterable[LinkRow]) -> Iterator[str]:
-    """Yield a JSON object for each link, one a line; texts are as they are stored."""
+    """Yield links as JSON objects, one per line, with unchanged values."""
     lines: list[str] = []
     for row in rows:
-        lines.append(json.dumps(asdict(row), default=_plain, ensure_ascii=False) + "\n")
-        if len(lines) == _PIECE_ROWS:
+        lines.append(json.dumps(asdict(row), default=_plain_value, ensure_ascii=False) + "\n")
+        if len(lines) == _ROWS_PER_PIECE:
             yield "".join(lines)
             lines.clear()
     yield "".join(lines)
 
 
-def file_name(*parts: str) -> str:
-    """Return a name for a file, of letters that every system and every header can hold."""
+def _file_name(*parts: str) -> str:
+    """Return a file name of characters that every system and HTTP header accepts."""
     return _NOT_IN_FILE_NAMES.sub("_", "_".join(parts))[:150]
 
 
-def _plain(value: Any) -> Any:
+def _plain_value(value: Any) -> Any:
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else value
 
 
-def _emptied(buffer: io.StringIO) -> str:
+def _take_text(buffer: io.StringIO) -> str:
     text = buffer.getvalue()
     buffer.seek(0)
     buffer.truncate()

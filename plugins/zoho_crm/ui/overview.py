@@ -1,7 +1,11 @@
-"""The first page: runs of all jobs, and links by outcome per day."""
+"""The first page: runs of all jobs, and a chart of links by outcome per day."""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
@@ -9,11 +13,10 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import HTMLResponse
 
 from zoho_crm.core.models import DELINK, RELINK
-from zoho_crm.core.outcomes import RunStatus
+from zoho_crm.core.outcomes import Outcome, RunStatus
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition
-from zoho_crm.ui.audit_databases import AuditDatabases, SourcesDep
+from zoho_crm.ui.audit_databases import AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
-from zoho_crm.ui.charts import CHART_DAYS, first_moment, links_chart
 from zoho_crm.ui.query_params import day_param, position_param
 from zoho_crm.ui.rendering import page
 
@@ -25,13 +28,14 @@ if TYPE_CHECKING:
 router = APIRouter(dependencies=[Depends(SIGNED_IN)])
 
 PAGE_RUNS = 50
+CHART_DAYS = (7, 30, 90)
 
 
 @router.get("/", response_class=HTMLResponse)
 def overview(
     request: Request,
     reader: ReaderDep,
-    sources: SourcesDep,
+    databases: DatabasesDep,
     job: str = "",
     status: str = "",
     mode: str = "",
@@ -41,7 +45,7 @@ def overview(
     days: Literal["7", "30", "90"] = "30",
     after: str = "",
 ) -> HTMLResponse:
-    """Show the runs that the user may see, those started last first."""
+    """Show the runs that the user may read, newest first."""
     wanted = RunFilter(
         job=job or None,
         status=status or None,
@@ -50,7 +54,7 @@ def overview(
         since=day_param(since, "since"),
         until=day_param(until, "until", end=True),
     )
-    asked = {
+    params = {
         "job": job,
         "status": status,
         "mode": mode,
@@ -59,37 +63,84 @@ def overview(
         "until": until,
         "days": days,
     }
-    found = _page(sources, reader, wanted, position_param(after))
+    found = _page_of_runs(databases, reader, wanted, position_param(after))
     shown = found[:PAGE_RUNS]
-    more = RunPosition.of(shown[-1]) if len(found) > PAGE_RUNS else None
-    of_job = RunFilter(job=wanted.job, operation=wanted.operation, since=first_moment(int(days)))
+    last = RunPosition.of(shown[-1]) if len(found) > PAGE_RUNS else None
+    of_job = RunFilter(job=wanted.job, operation=wanted.operation, since=_first_moment(int(days)))
     return page(
         request,
         "overview.html",
         runs=shown,
-        asked=asked,
-        next_page=_query(asked, after=str(more)) if more else None,
-        first_page=_query(asked) if after else None,
-        periods=[(each, _query(asked, days=str(each))) for each in CHART_DAYS],
-        chart=links_chart(sources, reader, of_job, int(days)),
-        jobs=[each.name for each in sources.jobs()],
+        params=params,
+        next_page=_query(params, after=str(last)) if last else None,
+        first_page=_query(params) if after else None,
+        periods=[(each, _query(params, days=str(each))) for each in CHART_DAYS],
+        chart=links_chart(databases, reader, of_job, int(days)),
+        jobs=[each.name for each in databases.jobs_of(reader)],
         statuses=[each.value for each in RunStatus],
         operations=[DELINK, RELINK],
-        faults=[(source.conn_id, source.fault) for source in sources.all() if source.fault],
+        problems=databases.problems(),
         filtered=wanted != RunFilter(),
     )
 
 
-def _page(
-    sources: AuditDatabases, reader: Reader, wanted: RunFilter, after: RunPosition | None
+@dataclass(frozen=True, slots=True)
+class LinksChart:
+    """
+    Links by outcome per day, including days without links.
+
+    :param outcomes: outcomes with at least one link
+    """
+
+    days: list[date]
+    outcomes: list[Outcome]
+    counts: list[list[int]]
+    """For each outcome, one number per day."""
+
+    def as_json(self) -> str:
+        """Return the data of the chart for the script."""
+        series = [
+            {"outcome": outcome.value, "counts": counts}
+            for outcome, counts in zip(self.outcomes, self.counts, strict=True)
+        ]
+        return json.dumps({"days": [day.isoformat() for day in self.days], "series": series})
+
+
+def links_chart(databases: AuditDatabases, reader: Reader, wanted: RunFilter, days: int) -> LinksChart:
+    """Return the chart of the last days, over the runs that the user may read."""
+    shown = _last_days(days)
+    by_day: dict[date, Counter[Outcome]] = {day: Counter() for day in shown}
+    for database in databases.readable():
+        visible = reader.visible(database.runs.dags_and_jobs())
+        for day, counted in database.runs.outcomes_by_day(wanted, visible=visible).items():
+            if day in by_day:
+                by_day[day] += counted
+    outcomes = [outcome for outcome in Outcome if any(by_day[day][outcome] for day in shown)]
+    return LinksChart(shown, outcomes, [[by_day[day][outcome] for day in shown] for outcome in outcomes])
+
+
+def _page_of_runs(
+    databases: AuditDatabases, reader: Reader, wanted: RunFilter, after: RunPosition | None
 ) -> list[StoredRun]:
+    """Return one run more than a page shows, so that the caller knows whether there is a next page."""
     found: list[StoredRun] = []
-    for source in sources.readable():
-        visible = reader.visible(source.runs.dags_and_jobs())
-        found += source.runs.page(wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
+    for database in databases.readable():
+        visible = reader.visible(database.runs.dags_and_jobs())
+        found += database.runs.page(wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
     return sorted(found, key=RunPosition.of, reverse=True)[: PAGE_RUNS + 1]
 
 
-def _query(asked: Mapping[str, str], **changes: str) -> str:
-    values: dict[str, Any] = {name: value for name, value in (dict(asked) | changes).items() if value}
+def _query(params: Mapping[str, str], **changes: str) -> str:
+    values: dict[str, Any] = {name: value for name, value in (dict(params) | changes).items() if value}
     return f"?{urlencode(values)}"
+
+
+def _first_moment(days: int) -> datetime:
+    """Return the start of the first of the last days, in UTC."""
+    first = _last_days(days)[0]
+    return datetime(first.year, first.month, first.day, tzinfo=UTC)
+
+
+def _last_days(days: int) -> list[date]:
+    today = datetime.now(UTC).date()
+    return [today - timedelta(days=days - 1 - number) for number in range(days)]

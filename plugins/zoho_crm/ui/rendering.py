@@ -1,7 +1,8 @@
-"""HTML from templates, and the headers that every answer carries."""
+"""HTML from templates, URLs, and the security headers of every response."""
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from zoho_crm import __version__
@@ -17,6 +18,8 @@ from zoho_crm import __version__
 if TYPE_CHECKING:
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -31,71 +34,92 @@ _HEADERS = {
     "x-frame-options": "SAMEORIGIN",
     "referrer-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    # External ids are people's data: no copy stays behind.
+    # External ids are personal data: browsers and proxies keep no copy.
     "cache-control": "no-store",
 }
 
 
-class SafeHeaders:
-    """ASGI middleware: every answer carries the headers, also one that refuses, and no route can forget them."""
+class SafeResponses:
+    """
+    ASGI middleware: security headers on every response, no NUL in a URL, and 500 for an unexpected error.
+
+    PostgreSQL refuses text with NUL, in Airflow's permission checks as well as in the queries of the pages.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on."""
+        """Pass the request on, unless its URL contains NUL."""
+        started = False
 
         async def send_with_headers(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 sent = {name.lower() for name, _ in message["headers"]}
-                message["headers"] = [
-                    *message["headers"],
-                    *(
-                        (key.encode(), value.encode())
-                        for key, value in _HEADERS.items()
-                        if key.encode() not in sent
-                    ),
+                missing = [
+                    (key.encode(), value.encode())
+                    for key, value in _HEADERS.items()
+                    if key.encode() not in sent
                 ]
+                message["headers"] = [*message["headers"], *missing]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        if scope["type"] == "http" and ("\0" in scope["path"] or b"%00" in scope["query_string"]):
+            refusal = JSONResponse({"detail": "The URL contains a NUL character: remove it."}, 400)
+            await refusal(scope, receive, send_with_headers)
+            return
+        try:
+            await self._app(scope, receive, send_with_headers)
+        except Exception:
+            if started:
+                raise
+            log.exception("Request failed: path=%r", scope["path"])
+            failure = JSONResponse(
+                {"detail": "Internal error. The log of the API server has the reason."}, 500
+            )
+            await failure(scope, receive, send_with_headers)
 
 
 @dataclass(frozen=True, slots=True)
-class Addresses:
+class Urls:
     """
-    Addresses as the browser must ask for them, also where Airflow is served below a path.
+    URLs for the browser, also where Airflow is served below a path.
 
-    :param plugin: where this application is, with a slash at the end
-    :param airflow: where Airflow is, with a slash at the end
+    :param plugin: path of this app, with a trailing slash
+    :param airflow: path of Airflow, with a trailing slash
     """
 
     plugin: str
     airflow: str
 
     @classmethod
-    def of(cls, request: Request) -> Addresses:
-        """Return the addresses for a request."""
+    def of(cls, request: Request) -> Urls:
+        """Return the URLs for a request."""
         return cls(f"{request.scope.get('root_path', '').rstrip('/')}/", request.base_url.path)
 
     def to(self, *parts: object) -> str:
-        """Return the address of a page of ours; each part is quoted as one segment."""
+        """Return the URL of a page; each part is quoted as one segment."""
         return self.plugin + "/".join(quote(str(part), safe="") for part in parts)
 
     def run(self, dag_id: str, dag_run_id: str, *more: object) -> str:
-        """Return the address of a run's page, or of something below it."""
+        """Return the URL of a run's page, or of a page below it."""
         return self.to("dags", dag_id, "runs", dag_run_id, *more)
 
     def airflow_run(self, dag_id: str, dag_run_id: str) -> str:
-        """Return the address of a Dag run's page in Airflow."""
+        """Return the URL of a Dag run in Airflow."""
         return f"{self.airflow}dags/{quote(dag_id, safe='')}/runs/{quote(dag_run_id, safe='')}"
 
 
+def wants_html(request: Request) -> bool:
+    """Return whether the client is a browser, not a program."""
+    return "text/html" in request.headers.get("accept", "")
+
+
 def page(request: Request, template: str, *, status_code: int = 200, **values: Any) -> HTMLResponse:
-    """Return a page; everything that is put into a template is escaped."""
-    text = (
-        _environment().get_template(template).render(at=Addresses.of(request), version=__version__, **values)
-    )
+    """Render a template; all values are escaped."""
+    text = _environment().get_template(template).render(urls=Urls.of(request), version=__version__, **values)
     return HTMLResponse(text, status_code=status_code)
 
 
@@ -120,7 +144,7 @@ def _environment() -> Environment:
 
 
 def _number(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}".replace(",", "\u202f")  # noqa: RUF001 - a dash for people
+    return "–" if value is None else f"{value:,}".replace(",", "\u202f")  # noqa: RUF001 - typographic dash
 
 
 def _moment(value: datetime | None) -> str:
@@ -145,7 +169,7 @@ def _duration(value: timedelta | None) -> str:
 
 
 def _words(value: object) -> str:
-    """Return a name of the ledger, such as ``already_absent``, as words."""
+    """Return a name such as ``already_absent`` as words."""
     return str(value).replace("_", " ")
 
 

@@ -1,4 +1,4 @@
-"""A run: how far it is, what came of it, and its links, on a page and as files."""
+"""The page of a run: progress, outcomes, reasons and links; and the form that starts a retry or a relink from it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,36 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, HTTPException, Request
-from fastapi.responses import HTMLResponse, StreamingResponse
+from fastapi.responses import HTMLResponse
 
 from zoho_crm.core.approval import ASKED
 from zoho_crm.core.formatting import record_url
 from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
-from zoho_crm.core.run_request import REDRIVE_DAG_ID, RELINK_DAG_ID
+from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ledger.link_queries import PENDING, LinkFilter
 from zoho_crm.ledger.run_queries import REASON_SAMPLE
-from zoho_crm.ui.advice import advice
-from zoho_crm.ui.audit_databases import AuditDatabase, SourcesDep
+from zoho_crm.ui.audit_databases import AuditDatabase, AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
-from zoho_crm.ui.downloads import csv_pieces, file_name, json_lines
 from zoho_crm.ui.query_params import FormDep, outcome_param, seq_param
-from zoho_crm.ui.rendering import Addresses, page
+from zoho_crm.ui.rendering import Urls, page, wants_html
 
 if TYPE_CHECKING:
     from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.run_queries import Progress
 
-router = APIRouter(prefix="/dags/{dag_id}/runs/{dag_run_id}", dependencies=[Depends(READ_RUN)])
-
+RUN_PREFIX = "/dags/{dag_id}/runs/{dag_run_id}"
 PAGE_LINKS = 50
 _POLL_MS = 2_000
-_AGAIN = {
-    REDRIVE_DAG_ID: (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED),
-    RELINK_DAG_ID: (Outcome.REMOVED,),
-}
+
+router = APIRouter(prefix=RUN_PREFIX, dependencies=[Depends(READ_RUN)])
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundRun:
     """
-    The run a request is about.
+    The run of a request.
 
     :param others: runs of the same Dag run for other jobs
     """
@@ -53,34 +48,30 @@ class Found:
     others: list[StoredRun]
 
 
-def found_run(
-    dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = ""
-) -> Found | None:
-    """Return the run of a Dag run, None if it has none that the user may see."""
+def find_run(
+    dag_id: str, dag_run_id: str, reader: ReaderDep, databases: DatabasesDep, job: str = ""
+) -> FoundRun | None:
+    """Return the run of a Dag run; None if the user may read none."""
     found = [
-        (run, source)
-        for source in sources.readable()
-        for run in source.runs.of_dag_run(dag_id, dag_run_id)
+        (run, database)
+        for database in databases.readable()
+        for run in database.runs.of_dag_run(dag_id, dag_run_id)
         if reader.may_read(run.dag_id, run.job)
     ]
-    named = [each for each in found if not job or each[0].job == job]
-    if not named:
+    of_job = [each for each in found if not job or each[0].job == job]
+    if not of_job:
         return None
-    run, source = named[0]
-    return Found(run, source, [other for other, _ in found if other is not run])
+    run, database = of_job[0]
+    return FoundRun(run, database, [other for other, _ in found if other is not run])
 
 
-def needed_run(dag_id: str, dag_run_id: str, reader: ReaderDep, sources: SourcesDep, job: str = "") -> Found:
-    """
-    Return the run of a Dag run.
-
-    Raises 404 if there is none that the user may see, 503 if it may be in a database that cannot be read.
-    """
-    if found := found_run(dag_id, dag_run_id, reader, sources, job):
+def require_run(
+    dag_id: str, dag_run_id: str, reader: ReaderDep, databases: DatabasesDep, job: str = ""
+) -> FoundRun:
+    """Return the run of a Dag run; raise 404 if the user may read none, 503 if a database is unavailable."""
+    if found := find_run(dag_id, dag_run_id, reader, databases, job):
         return found
-    if unreadable := [source.conn_id for source in sources.all() if source.fault]:
-        raise HTTPException(503, f"The audit database cannot be read: {', '.join(unreadable)}.")
-    raise HTTPException(404, "This Dag run has no run in the audit.")
+    raise _missing_run(dag_id, dag_run_id, databases)
 
 
 @router.get("", response_class=HTMLResponse)
@@ -89,137 +80,133 @@ def run_page(
     dag_id: str,
     dag_run_id: str,
     reader: ReaderDep,
-    sources: SourcesDep,
+    databases: DatabasesDep,
     job: str = "",
     outcome: str = "",
     after: str = "",
 ) -> HTMLResponse:
     """Show a run and a page of its links."""
-    found = found_run(dag_id, dag_run_id, reader, sources, job)
-    if found is None:
-        faults = [(source.conn_id, source.fault) for source in sources.all() if source.fault]
-        return page(
-            request,
-            "no_run.html",
-            status_code=404,
-            dag_id=dag_id,
-            dag_run_id=dag_run_id,
-            faults=faults,
-            ours=dag_id.startswith(DAG_ID_PREFIX) or dag_id in _AGAIN,
-        )
-    wanted = LinkFilter(outcome=outcome_param(outcome))
-    return _shown(request, found, reader, wanted, seq_param(after))
+    found = find_run(dag_id, dag_run_id, reader, databases, job)
+    if found is not None:
+        return _run_page(request, found, reader, LinkFilter(outcome=outcome_param(outcome)), seq_param(after))
+    if not wants_html(request):
+        raise _missing_run(dag_id, dag_run_id, databases)
+    return page(
+        request,
+        "no_run.html",
+        status_code=404,
+        dag_id=dag_id,
+        dag_run_id=dag_run_id,
+        problems=databases.problems(),
+        may_follow=dag_id.startswith(DAG_ID_PREFIX) or dag_id in {RETRY_DAG_ID, RELINK_DAG_ID},
+    )
 
 
 @router.post("", response_class=HTMLResponse)
 def search(
     request: Request,
-    found: Annotated[Found, Depends(needed_run)],
+    found: Annotated[FoundRun, Depends(require_run)],
     reader: ReaderDep,
     form: FormDep,
 ) -> HTMLResponse:
-    """Show a run and the links that a search finds; ids come in a form, so that no log holds them."""
+    """Show a run and the links that match a search; ids travel in a form, so that access logs never contain them."""
     wanted = LinkFilter(
         outcome=outcome_param(form.get("outcome")),
         external_id=form.get("external_id") or None,
         related_external_id=form.get("related_external_id") or None,
     )
-    return _shown(request, found, reader, wanted, seq_param(form.get("after")))
+    return _run_page(request, found, reader, wanted, seq_param(form.get("after")))
 
 
 @router.get("/progress")
-def run_progress(found: Annotated[Found, Depends(needed_run)]) -> dict[str, Any]:
-    """Tell how far a run is, for the page to ask again and again."""
+def run_progress(found: Annotated[FoundRun, Depends(require_run)]) -> dict[str, Any]:
+    """Return the progress of a run as JSON, for the page to poll."""
     run = found.run
-    far = found.database.runs.progress(run)
+    progress = found.database.runs.progress(run)
     return {
-        **_told(far),
+        "planned": progress.planned,
+        "done": progress.done,
+        "chunks": progress.chunks,
+        "chunks_done": progress.chunks_done,
+        "credits": progress.credits,
+        "by_outcome": {outcome.value: count for outcome, count in progress.by_outcome.items()},
         "status": run.status,
-        "shown": _shown_state(run, far),
+        "shown": _page_version(run, progress),
         "finished": run.finished_at is not None,
         "poll_ms": _POLL_MS,
     }
 
 
-@router.get("/links.{kind}")
-def download(
-    found: Annotated[Found, Depends(needed_run)], kind: Literal["csv", "jsonl"], outcome: str = ""
-) -> StreamingResponse:
-    """Stream the links of a run, each with its outcome and its last audit row."""
-    run = found.run
-    if run.planned_at is None:
-        raise HTTPException(404, "This run has no plan yet.")
-    if run.pseudonymised_at is not None:
-        raise HTTPException(404, "The plan of this run was deleted when its ids were replaced by hashes.")
-    wanted = outcome_param(outcome)
-    rows = found.database.links.stream(run, wanted)
-    name = file_name(run.job, run.dag_run_id, wanted or "links")
-    return StreamingResponse(
-        csv_pieces(rows) if kind == "csv" else json_lines(rows),
-        media_type="text/csv; charset=utf-8" if kind == "csv" else "application/x-ndjson",
-        headers={"content-disposition": f'attachment; filename="{name}.{kind}"'},
-    )
-
-
-@router.get("/again/{again_dag}", response_class=HTMLResponse)
-def again(
+@router.get("/start/{action}", response_class=HTMLResponse)
+def start_form(
     request: Request,
-    found: Annotated[Found, Depends(needed_run)],
-    again_dag: Literal["zoho_delink_redrive", "zoho_relink"],
+    found: Annotated[FoundRun, Depends(require_run)],
+    action: Literal["retry", "relink"],
     reader: ReaderDep,
 ) -> HTMLResponse:
-    """Show a form, filled in, that starts a run on the links of this one."""
-    if not reader.may_trigger(again_dag):
-        raise HTTPException(403, f"You may not start runs of {again_dag}.")
-    at_stake = {outcome: getattr(found.run, outcome.value) or 0 for outcome in _AGAIN[again_dag]}
-    return page(request, "again.html", run=found.run, again_dag=again_dag, at_stake=at_stake)
+    """Show a prefilled form that starts a retry or a relink from this run."""
+    dag_id, outcomes = _ACTIONS[action]
+    if not reader.may_trigger(dag_id):
+        raise HTTPException(403, f"You may not trigger {dag_id}. Ask an administrator of Airflow for access.")
+    counts = {outcome: getattr(found.run, outcome.value) or 0 for outcome in outcomes}
+    return page(request, "start_run.html", run=found.run, action=action, target_dag=dag_id, counts=counts)
 
 
-def _shown(request: Request, found: Found, reader: Reader, wanted: LinkFilter, after: int) -> HTMLResponse:
-    run, at = found.run, Addresses.of(request)
+_ACTIONS = {
+    "retry": (RETRY_DAG_ID, (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED)),
+    "relink": (RELINK_DAG_ID, (Outcome.REMOVED,)),
+}
+
+
+def _missing_run(dag_id: str, dag_run_id: str, databases: AuditDatabases) -> HTTPException:
+    if unavailable := [conn_id for conn_id, _ in databases.problems()]:
+        return HTTPException(503, f"The audit database is unavailable: {', '.join(unavailable)}.")
+    return HTTPException(404, f"The audit has no run {dag_run_id} of {dag_id}. Check the run ID.")
+
+
+def _run_page(
+    request: Request, found: FoundRun, reader: Reader, wanted: LinkFilter, after: int
+) -> HTMLResponse:
+    run, queries = found.run, found.database.runs
     rows = found.database.links.page(run, wanted, after=after, limit=PAGE_LINKS + 1)
-    far = found.database.runs.progress(run)
+    progress = queries.progress(run)
     possible = RELINK_OUTCOMES if run.operation == RELINK else DELINK_OUTCOMES
-    told = [
-        (reason, advice(reason.outcome, reason.zoho_code)) for reason in found.database.runs.reasons(run, far)
-    ]
     return page(
         request,
         "run.html",
         run=run,
         others=found.others,
-        progress=far,
-        shown=_shown_state(run, far),
-        poll=f"{at.run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
-        possible=[outcome for outcome in possible if far.by_outcome[outcome] or _common(run, outcome)],
-        reasons=told,
-        looked_at=REASON_SAMPLE,
+        progress=progress,
+        shown=_page_version(run, progress),
+        poll=f"{Urls.of(request).run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
+        outcomes=[each for each in possible if progress.by_outcome[each] or _is_common(run, each)],
+        reasons=[
+            (reason, advice(reason.outcome, reason.zoho_code)) for reason in queries.reasons(run, progress)
+        ],
+        reason_sample=REASON_SAMPLE,
         links=rows[:PAGE_LINKS],
-        records=any(row.zoho_record_id for row in rows[:PAGE_LINKS]),
-        record_address=partial(_record_address, run),
+        has_records=any(row.zoho_record_id for row in rows[:PAGE_LINKS]),
+        record_url=partial(_related_record_url, run),
         last_seq=rows[PAGE_LINKS - 1].seq if len(rows) > PAGE_LINKS else None,
         wanted=wanted,
-        after=after,
-        open_filter=PENDING,
+        pending=PENDING,
         searched=request.method == "POST",
-        again=_offers(run, reader),
-        runs_started_from=[
-            each for each in found.database.runs.started_from(run) if reader.may_read(each.dag_id, each.job)
-        ],
-        origin=_origin(found, reader),
-        waits_for_person=run.approval == ASKED and run.finished_at is None,
+        actions=_actions(run, reader),
+        later_runs=[each for each in queries.started_from(run) if reader.may_read(each.dag_id, each.job)],
+        origin=_origin_run(found, reader),
+        needs_approval=run.approval == ASKED and run.finished_at is None,
     )
 
 
-def _shown_state(run: StoredRun, far: Progress) -> str:
-    """Return a text that changes with whatever the page shows beside the counts: a first rejected link, too."""
+def _page_version(run: StoredRun, progress: Progress) -> str:
+    """Return a text that changes when the page has to be reloaded, because more than counts has changed."""
     facts = (run.status, run.planned, run.guard_decision, run.approval, run.stop_reason, run.finished_at)
-    seen = [outcome.value for outcome in Outcome if far.by_outcome[outcome]]
+    seen = [outcome.value for outcome in Outcome if progress.by_outcome[outcome]]
     return hashlib.sha256(repr((facts, seen)).encode()).hexdigest()[:16]
 
 
-def _common(run: StoredRun, outcome: Outcome) -> bool:
-    """Whether a table of outcomes names one that no link has."""
+def _is_common(run: StoredRun, outcome: Outcome) -> bool:
+    """Return whether the page lists an outcome that no link has."""
     if run.dry_run:
         return outcome in {Outcome.WOULD_REMOVE, Outcome.WOULD_RELINK}
     return outcome in {
@@ -231,26 +218,26 @@ def _common(run: StoredRun, outcome: Outcome) -> bool:
     }
 
 
-def _offers(run: StoredRun, reader: Reader) -> list[str]:
-    """Return the Dags with which the user can take up links of this run."""
+def _actions(run: StoredRun, reader: Reader) -> list[str]:
+    """Return what the user can start from this run: ``retry``, ``relink``."""
     if run.dry_run or run.finished_at is None or run.pseudonymised_at is not None or run.operation == RELINK:
         return []
     return [
-        dag_id
-        for dag_id, outcomes in _AGAIN.items()
+        action
+        for action, (dag_id, outcomes) in _ACTIONS.items()
         if any(getattr(run, outcome.value) for outcome in outcomes) and reader.may_trigger(dag_id)
     ]
 
 
-def _origin(found: Found, reader: Reader) -> StoredRun | None:
-    """Return the run whose links this one takes up."""
+def _origin_run(found: FoundRun, reader: Reader) -> StoredRun | None:
+    """Return the run that this retry or relink started from, if the user may read it."""
     key = found.run.origin_run_key
     origin = found.database.runs.get(key) if key else None
     return origin if origin and reader.may_read(origin.dag_id, origin.job) else None
 
 
-def _record_address(run: StoredRun, record_id: str) -> str | None:
-    """Return the address of Zoho's page of a related record, if it is known."""
+def _related_record_url(run: StoredRun, record_id: str) -> str | None:
+    """Return the URL of Zoho's page of a related record, if it is known."""
     return record_url(
         environment=run.environment,
         data_center=run.data_center,
@@ -260,12 +247,30 @@ def _record_address(run: StoredRun, record_id: str) -> str | None:
     )
 
 
-def _told(far: Progress) -> dict[str, Any]:
-    return {
-        "planned": far.planned,
-        "done": far.done,
-        "chunks": far.chunks,
-        "chunks_done": far.chunks_done,
-        "credits": far.credits,
-        "by_outcome": {outcome.value: count for outcome, count in far.by_outcome.items()},
-    }
+_ADVICE_BY_CODE = {
+    "RECORD_LOCKED": "The record is locked in Zoho: unlock it, then start a new run.",
+    "NOT_APPROVED": "The record is waiting for approval in Zoho: approve or reject it there, then start a new run.",
+    "NOT_ALLOWED": "A layout rule or approval process in Zoho prevents the change: fix it there, then start a new run.",
+    "CANNOT_BE_UPDATED": "Zoho does not allow changes to this record: see its message.",
+    "MANDATORY_NOT_FOUND": "A mandatory field of the record is empty: fill it in Zoho, then start a new run.",
+    "LIMIT_REACHED": "Zoho's limit of calls is reached: wait until credits are available, then retry.",
+    "TOO_MANY_REQUESTS": "Too many requests in flight: lower max_concurrency of the connection, then retry.",
+    "INTERNAL_ERROR": "Zoho failed repeatedly: retry later.",
+    "INTERNAL_SERVER_ERROR": "Zoho failed repeatedly: retry later.",
+}
+_ADVICE_BY_OUTCOME = {
+    Outcome.PARENT_NOT_FOUND: "No record has this external ID: it is missing in Zoho or wrong in the source.",
+    Outcome.RELATED_NOT_FOUND: "No related record has this external ID: it is missing in Zoho or wrong in the source.",
+    Outcome.INVALID: "Not a valid external ID, so nothing was sent: fix it in the source.",
+    Outcome.REJECTED: "Zoho rejected this link: see its message, fix the cause in Zoho, then start a new run.",
+    Outcome.FAILED: "Nothing was changed after all retries: retry unfinished links.",
+    Outcome.UNKNOWN: "The request may have been applied: retry unfinished links, which verifies them first.",
+    Outcome.NOT_ATTEMPTED: "The run ended before this link was sent: fix the stop reason, then retry unfinished links.",
+}
+
+
+def advice(outcome: Outcome, zoho_code: str | None) -> str:
+    """Return what to do about links with this outcome and Zoho code."""
+    if outcome in {Outcome.REJECTED, Outcome.FAILED} and zoho_code in _ADVICE_BY_CODE:
+        return _ADVICE_BY_CODE[zoho_code]
+    return _ADVICE_BY_OUTCOME.get(outcome, "")

@@ -1,6 +1,6 @@
 "use strict";
 
-// -- numbers, as the server writes them
+// -- number formats, the same as on the server
 
 const grouped = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, "\u202f");
 
@@ -10,36 +10,36 @@ const share = (part, whole) => {
   return percent >= 10 || percent === 0 ? `${percent.toFixed(0)} %` : `${Number(percent.toPrecision(2))} %`;
 };
 
-const lasting = (seconds) => {
+const formatDuration = (seconds) => {
   if (seconds < 60) return `${Math.ceil(seconds)} s`;
   if (seconds < 3600) return `${Math.ceil(seconds / 60)} min`;
   return `${Math.floor(seconds / 3600)} h ${String(Math.ceil((seconds % 3600) / 60)).padStart(2, "0")} min`;
 };
 
-// -- pages of Airflow open in Airflow, not in the frame
+// -- links to Airflow open outside of the frame
 
-function openInAirflow(address) {
+function openInAirflow(url) {
   if (window.parent === window) {
-    window.location.assign(address);
+    window.location.assign(url);
     return;
   }
-  // The frame may not navigate the window above it; a link of that window's own document may.
-  const above = window.parent.document;
-  const link = above.createElement("a");
-  link.href = address;
-  above.body.appendChild(link);
+  // The frame may not navigate its parent window; a link in the parent's document may.
+  const outer = window.parent.document;
+  const link = outer.createElement("a");
+  link.href = url;
+  outer.body.appendChild(link);
   link.click();
   link.remove();
 }
 
-// Nor may the frame open a window of its own.
-function openOutside(address) {
-  const above = window.parent.document;
-  const link = above.createElement("a");
-  link.href = address;
+// The frame may not open a window either.
+function openOutside(url) {
+  const outer = window.parent.document;
+  const link = outer.createElement("a");
+  link.href = url;
   link.target = "_blank";
   link.rel = "noopener noreferrer";
-  above.body.appendChild(link);
+  outer.body.appendChild(link);
   link.click();
   link.remove();
 }
@@ -98,60 +98,60 @@ function drawLinks(canvas) {
   });
 }
 
-// -- a run that is still going
+// -- progress of an unfinished run
 
 function follow(section) {
   const field = (name) => document.querySelector(`[data-field="${name}"]`);
-  const seen = []; // [seconds, links done], of the last half minute
+  const samples = []; // [seconds, links done] of the last 30 seconds
 
-  const show = (told) => {
+  const show = (progress) => {
     const now = performance.now() / 1000;
-    seen.push([now, told.done]);
-    while (seen.length > 2 && now - seen[0][0] > 30) seen.shift();
-    for (const name of ["done", "planned", "chunks", "chunks_done"]) field(name).textContent = grouped(told[name]);
-    if (field("credits")) field("credits").textContent = grouped(told.credits);
-    field("bar").max = told.planned || 1;
-    field("bar").value = told.done;
-    const [since, before] = seen[0];
-    const rate = now > since ? (told.done - before) / (now - since) : 0;
+    samples.push([now, progress.done]);
+    while (samples.length > 2 && now - samples[0][0] > 30) samples.shift();
+    for (const name of ["done", "planned", "chunks", "chunks_done"]) field(name).textContent = grouped(progress[name]);
+    if (field("credits")) field("credits").textContent = grouped(progress.credits);
+    field("bar").max = progress.planned || 1;
+    field("bar").value = progress.done;
+    const [since, before] = samples[0];
+    const rate = now > since ? (progress.done - before) / (now - since) : 0;
     field("rate").textContent = rate > 0 ? rate.toFixed(1) : "–";
-    field("left").textContent = rate > 0 ? lasting((told.planned - told.done) / rate) : "–";
+    field("left").textContent = rate > 0 ? formatDuration((progress.planned - progress.done) / rate) : "–";
     for (const row of document.querySelectorAll("tr[data-outcome]")) {
-      const count = told.by_outcome[row.dataset.outcome] ?? 0;
+      const count = progress.by_outcome[row.dataset.outcome] ?? 0;
       row.querySelector("[data-cell=count]").textContent = grouped(count);
-      row.querySelector("[data-cell=share]").textContent = share(count, told.planned);
-      row.querySelector("rect").setAttribute("width", told.planned ? (100 * count) / told.planned : 0);
+      row.querySelector("[data-cell=share]").textContent = share(count, progress.planned);
+      row.querySelector("rect").setAttribute("width", progress.planned ? (100 * count) / progress.planned : 0);
     }
   };
 
-  const ask = async () => {
-    const asked = performance.now();
+  const poll = async () => {
+    const sentAt = performance.now();
     let wait = 5000;
     try {
-      const answer = await fetch(section.dataset.poll, { headers: { accept: "application/json" } });
-      if (answer.status === 401 || answer.status === 403) return;
-      if (answer.ok) {
-        const told = await answer.json();
-        show(told);
-        if (told.finished) field("announce").textContent = `The run has finished: ${told.status}.`;
-        if (told.shown !== section.dataset.shown) {
-          // A search was sent as a form, which a browser would ask to send once more.
-          if (!document.querySelector("[data-look]")) return window.location.reload();
-          if (told.finished) return;
+      const response = await fetch(section.dataset.poll, { headers: { accept: "application/json" } });
+      if (response.status === 401 || response.status === 403) return;
+      if (response.ok) {
+        const progress = await response.json();
+        show(progress);
+        if (progress.finished) field("announce").textContent = `The run has finished: ${progress.status}.`;
+        if (progress.shown !== section.dataset.shown) {
+          // After a search, a reload would make the browser ask whether to send the form again.
+          if (!document.querySelector("[data-scroll-here]")) return window.location.reload();
+          if (progress.finished) return;
         }
-        // A database that takes long is asked less often.
-        wait = Math.max(told.poll_ms, 10 * (performance.now() - asked));
+        // Poll a slow database less often.
+        wait = Math.max(progress.poll_ms, 10 * (performance.now() - sentAt));
       }
     } catch {
-      // the server is away for a moment
+      // the server is unavailable for a moment
     }
-    window.setTimeout(ask, wait);
+    window.setTimeout(poll, wait);
   };
 
-  ask();
+  poll();
 }
 
-// -- a run on the links of this one
+// -- the form that starts a retry or a relink
 
 const RELINK_FILTERS = [
   "external_id_prefix",
@@ -165,63 +165,63 @@ const RELINK_FILTERS = [
 function startRuns(form) {
   const dag = encodeURIComponent(form.dataset.trigger);
   const api = `${form.dataset.airflowBase}api/v2/dags/${dag}`;
-  const problem = form.querySelector("[role=alert]");
+  const notice = form.querySelector("[role=alert]");
   const paused = form.querySelector("[data-paused]");
 
   const configuration = () => {
-    const given = new FormData(form);
-    const conf = { job: given.get("job"), run: given.get("run"), mode: given.get("mode") };
-    if (form.querySelector("[name=outcomes]")) conf.outcomes = given.getAll("outcomes");
+    const fields = new FormData(form);
+    const conf = { job: fields.get("job"), run: fields.get("run"), mode: fields.get("mode") };
+    if (form.querySelector("[name=outcomes]")) conf.outcomes = fields.getAll("outcomes");
     for (const name of RELINK_FILTERS) {
-      if (given.get(name)) conf[name] = given.get(name);
+      if (fields.get(name)) conf[name] = fields.get(name);
     }
-    if (given.get("max_links")) conf.max_links = Number(given.get("max_links"));
-    if (given.get("reason").trim()) conf.reason = given.get("reason").trim();
+    if (fields.get("max_links")) conf.max_links = Number(fields.get("max_links"));
+    if (fields.get("reason").trim()) conf.reason = fields.get("reason").trim();
     return conf;
   };
   const showConfiguration = () => {
     form.querySelector("[data-conf]").textContent = JSON.stringify(configuration(), null, 2);
   };
-  const send = (method, address, body) =>
-    fetch(address, { method, headers: { "content-type": "application/json", accept: "application/json" }, body: JSON.stringify(body) });
+  const send = (method, url, body) =>
+    fetch(url, { method, headers: { "content-type": "application/json", accept: "application/json" }, body: JSON.stringify(body) });
   const refuse = (text) => {
-    problem.textContent = text;
-    problem.hidden = false;
+    notice.textContent = text;
+    notice.hidden = false;
   };
-  const why = async (answer) => {
-    if (answer.status === 403) return "You may not do this: ask whoever manages Airflow's permissions.";
-    if (answer.status === 404) return "Airflow does not know this Dag: is its file in the Dags folder?";
-    const told = await answer.json().catch(() => ({}));
-    return typeof told.detail === "string" ? told.detail : `Airflow answered ${answer.status}.`;
+  const reasonOf = async (response) => {
+    if (response.status === 403) return "You may not do this. Ask an administrator of Airflow for access.";
+    if (response.status === 404) return "Airflow has no such Dag. Check that its file is in the Dags folder.";
+    const problem = await response.json().catch(() => ({}));
+    return typeof problem.detail === "string" ? problem.detail : `Airflow responded with ${response.status}.`;
   };
 
   form.addEventListener("input", showConfiguration);
   showConfiguration();
   fetch(api, { headers: { accept: "application/json" } })
-    .then((answer) => (answer.ok ? answer.json() : {}))
-    .then((dagOf) => {
-      paused.hidden = !dagOf.is_paused;
+    .then((response) => (response.ok ? response.json() : {}))
+    .then((found) => {
+      paused.hidden = !found.is_paused;
     })
     .catch(() => {});
 
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
-    problem.hidden = true;
+    notice.hidden = true;
     const button = form.querySelector("button");
     const conf = configuration();
     if (conf.outcomes && conf.outcomes.length === 0) return refuse("Choose at least one outcome.");
     button.disabled = true;
     try {
       if (!paused.hidden && paused.querySelector("input").checked) {
-        const switched = await send("PATCH", `${api}?update_mask=is_paused`, { is_paused: false });
-        if (!switched.ok) return refuse(await why(switched));
+        const unpaused = await send("PATCH", `${api}?update_mask=is_paused`, { is_paused: false });
+        if (!unpaused.ok) return refuse(await reasonOf(unpaused));
       }
-      const answer = await send("POST", `${api}/dagRuns`, { logical_date: null, conf });
-      if (!answer.ok) return refuse(await why(answer));
-      const run = await answer.json();
+      const response = await send("POST", `${api}/dagRuns`, { logical_date: null, conf });
+      if (!response.ok) return refuse(await reasonOf(response));
+      const run = await response.json();
       openInAirflow(`${form.dataset.airflowBase}dags/${dag}/runs/${encodeURIComponent(run.dag_run_id)}`);
     } catch {
-      refuse("Airflow does not answer. Whether the run was started is shown on the Dag's page.");
+      refuse("Airflow does not respond. Check on the page of the Dag whether the run has started.");
     } finally {
       button.disabled = false;
     }
@@ -229,10 +229,10 @@ function startRuns(form) {
 }
 
 document.querySelectorAll("canvas[data-chart]").forEach(drawLinks);
-// What a search has found is what its reader wants to see.
-document.querySelector("[data-look]")?.scrollIntoView();
+// After a search, show its result.
+document.querySelector("[data-scroll-here]")?.scrollIntoView();
 document.querySelectorAll("[data-poll]").forEach(follow);
-document.querySelectorAll("[data-look-again]").forEach((element) => {
-  window.setTimeout(() => window.location.reload(), Number(element.dataset.lookAgain));
+document.querySelectorAll("[data-reload-after]").forEach((element) => {
+  window.setTimeout(() => window.location.reload(), Number(element.dataset.reloadAfter));
 });
 document.querySelectorAll("form[data-trigger]").forEach(startRuns);

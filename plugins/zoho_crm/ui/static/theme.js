@@ -1,4 +1,4 @@
-// Light or dark as Airflow is: read before the page is drawn, and again whenever Airflow changes.
+// Use Airflow's light or dark theme: read before the page is drawn, and whenever it changes.
 "use strict";
 (() => {
   const system = window.matchMedia("(prefers-color-scheme: dark)");
@@ -7,7 +7,7 @@
     try {
       return window.parent === window ? null : window.parent.document.documentElement;
     } catch {
-      return null; // a frame of somebody else
+      return null; // a parent from another origin
     }
   };
 
@@ -39,7 +39,7 @@
   if (root) {
     const observer = new MutationObserver(apply);
     observer.observe(root, { attributes: true, attributeFilter: ["class"] });
-    // Airflow stays when this page goes, and must not keep it alive.
+    // Airflow outlives this page: stop observing, so that the page can be freed.
     window.addEventListener("pagehide", () => observer.disconnect());
   }
 })();

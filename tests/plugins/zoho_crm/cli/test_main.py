@@ -13,8 +13,8 @@ import requests
 import sqlalchemy as sa
 
 from zoho_crm import errors
-from zoho_crm.cli.exits import Exit, exit_of, message_of
 from zoho_crm.cli.main import COMMANDS, main
+from zoho_crm.cli.options import Exit, exit_of, message_of
 from zoho_crm.cli.output import json_line, shown
 
 if TYPE_CHECKING:

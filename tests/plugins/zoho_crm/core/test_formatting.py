@@ -67,6 +67,15 @@ def test_every_data_center_has_pages(data_center: str) -> None:
         ("\r=1", "'\r=1"),
         ("'=1", "'=1"),
         ("a=1", "a=1"),
+        ("c;=1+1", "c;'=1+1"),
+        ('c; "=1+1', "c; \"'=1+1"),
+        (";-1", ";'-1"),
+        ("c\t@SUM(1)", "c\t'@SUM(1)"),
+        ("c\n=1", "c\n'=1"),
+        ("c;d-1", "c;d-1"),
+        ("\uff1d1+1", "'\uff1d1+1"),
+        ("\uff0b1", "'\uff0b1"),
+        ("c;\uff20SUM(1)", "c;'\uff20SUM(1)"),
     ],
 )
 def test_no_csv_cell_starts_a_formula(value: object, cell: str) -> None:

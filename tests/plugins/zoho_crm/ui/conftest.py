@@ -1,4 +1,4 @@
-"""The pages over a small audit database. Airflow's own part, who may see what, is proved on a real API server."""
+"""The pages over a small audit database. tests/e2e tests permissions on a real API server."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ SCRIPT = "<script>alert('x')</script>"
 
 
 @dataclass
-class Everybody:
-    """Stands in for Airflow's auth manager: says who may read and trigger which Dags."""
+class Permissions:
+    """Stands in for Airflow's auth manager: allows all but the refused methods and Dags."""
 
     refused: set[tuple[str, str]] = field(default_factory=set)
 
@@ -41,12 +41,12 @@ class Everybody:
 
 @dataclass(frozen=True)
 class Pages:
-    """The application with an audit database, and a browser that is signed in."""
+    """The app with an audit database, and a signed-in browser."""
 
     app: FastAPI
     client: TestClient
     ledger: Ledger
-    rights: Everybody
+    rights: Permissions
 
     def run(self, **changes: Any) -> str:
         """Address of the sample run."""
@@ -61,10 +61,10 @@ class Pages:
         finished: str | None = None,
         job: str = JOB,
         chunk_size: int = 10,
-        told: dict[str, Any] | None = None,
+        response: dict[str, Any] | None = None,
         **start: Any,
     ) -> None:
-        """Store a run and what came of some of its links."""
+        """Store a run and outcomes of some of its links."""
         origin = replace(ORIGIN, dag_id=f"zoho_delink__{job}", dag_run_id=start.pop("run_id", RUN_ID))
         origin = replace(origin, dag_id=start.pop("dag_id", origin.dag_id))
         target = replace(
@@ -82,7 +82,7 @@ class Pages:
                     link,
                     outcomes[link.link.external_id, link.link.related_external_id],
                     sent_at=MOMENT - timedelta(milliseconds=120),
-                    **{"http_status": 200, "attempts": 1, **(told or {})},
+                    **{"http_status": 200, "attempts": 1, **(response or {})},
                 )
                 for link in links
                 if (link.link.external_id, link.link.related_external_id) in outcomes
@@ -116,13 +116,13 @@ def pages(tmp_path: Path, _empty_audit: bytes, monkeypatch: pytest.MonkeyPatch) 
     path = tmp_path / "audit.db"
     path.write_bytes(_empty_audit)
     ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
-    rights = Everybody()
+    rights = Permissions()
     monkeypatch.setattr(auth.Reader, "_may", lambda _, method, dag_id: rights.may(method, dag_id))
     app = create_app(AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{path}"))))
     for dependency in (auth.SIGNED_IN, auth.READ_RUN):
         app.dependency_overrides[dependency] = lambda: None
     app.dependency_overrides[auth.reader_of] = lambda: auth.Reader(None)
     yield Pages(app, TestClient(app, headers={"accept": "text/html"}), ledger, rights)
-    for source in app.state.sources.readable():
-        source.ledger.close()
+    for database in app.state.databases.readable():
+        database.ledger.close()
     ledger.close()

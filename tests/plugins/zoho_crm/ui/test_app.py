@@ -1,4 +1,4 @@
-"""What holds for every answer of the pages: who gets one, and the headers it carries."""
+"""Every response of the pages: authentication, security headers, errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Using `httpx`")
 
-ADDRESSES = [
+URLS = [
     "/",
     "/links",
     "/links/" + "0" * 64,
@@ -29,7 +29,7 @@ ADDRESSES = [
     "/dags/a/runs/b/progress",
     "/dags/a/runs/b/links.csv",
     "/dags/a/runs/b/links.jsonl",
-    "/dags/a/runs/b/again/zoho_relink",
+    "/dags/a/runs/b/start/relink",
     "/static/app.js",
     "/static/chart.umd.min.js",
     "/docs",
@@ -39,17 +39,17 @@ ADDRESSES = [
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
-def test_nobody_without_a_session_gets_anything(pages: Pages, method: str):
+def test_requests_without_a_session_get_401(pages: Pages, method: str):
     pages.app.dependency_overrides.clear()
 
-    for address in ADDRESSES:
-        answer = pages.client.request(method, address)
+    for url in URLS:
+        response = pages.client.request(method, url)
 
-        assert answer.status_code == 401, address
-        assert answer.json() == {"detail": "Not authenticated"}
+        assert response.status_code == 401, url
+        assert response.json() == {"detail": "Not authenticated"}
 
 
-def test_every_route_asks_airflow_first(pages: Pages):
+def test_every_route_authenticates_first(pages: Pages):
     from zoho_crm.ui import auth
 
     for route in pages.app.routes:
@@ -60,30 +60,30 @@ def test_every_route_asks_airflow_first(pages: Pages):
 
 
 @pytest.mark.parametrize("query", ["", "?job=x&days=x"])
-def test_every_answer_carries_the_headers(pages: Pages, query: str):
-    for address in ADDRESSES:
-        answer = pages.client.get(address + query)
-        policy = answer.headers["content-security-policy"]
+def test_every_response_has_the_security_headers(pages: Pages, query: str):
+    for url in URLS:
+        response = pages.client.get(url + query)
+        policy = response.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy
         assert "frame-ancestors 'self'" in policy
-        assert answer.headers["x-content-type-options"] == "nosniff"
-        kept = "private, max-age=3600" if answer.is_success and "/static/" in address else "no-store"
-        assert answer.headers["cache-control"] == kept
+        assert response.headers["x-content-type-options"] == "nosniff"
+        kept = "private, max-age=3600" if response.is_success and "/static/" in url else "no-store"
+        assert response.headers["cache-control"] == kept
 
 
-def test_pages_hold_no_script_and_no_style_of_their_own(pages: Pages):
+def test_pages_have_no_inline_script_or_style(pages: Pages):
     pages.store([("c-1", "d-1")])
 
-    for address in ("/", "/links", pages.run(), "/nothing"):
-        text = pages.client.get(address).text
+    for url in ("/", "/links", pages.run(), "/nothing"):
+        text = pages.client.get(url).text
         assert "</script>" in text
         assert text.count("<script") == text.count('<script src="/static/')
         for inline in ("<style", "style=", "onclick", "onload", "javascript:"):
             assert inline not in text
 
 
-def test_only_the_files_of_the_pages_are_served(pages: Pages):
+def test_serves_only_its_own_static_files(pages: Pages):
     for name in ("../app.py", "..%2Fapp.py", "app.css.map", ".", "%2e%2e"):
         assert pages.client.get(f"/static/{name}").status_code in {400, 404}
 
@@ -104,24 +104,26 @@ def test_database_of_another_schema_version_is_reported_and_left_unchanged(
     assert said in page.text
 
 
-def test_database_without_tables_has_no_runs_yet(tmp_path: Path, pages: Pages):
+def test_database_without_tables_shows_an_empty_list(tmp_path: Path, pages: Pages):
     from zoho_crm.ui.audit_databases import AuditDatabases
 
     empty = f"sqlite:///{tmp_path / 'empty.db'}"
-    pages.app.state.sources = AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(empty)))
+    pages.app.state.databases = AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(empty)))
 
     page = pages.client.get("/")
 
     assert page.status_code == 200
-    assert "There are no runs yet" in page.text
-    assert "left out" not in page.text
+    assert "No runs yet" in page.text
+    assert "are missing here" not in page.text
 
 
-def test_database_that_is_away_is_told_without_its_address(tmp_path: Path, pages: Pages):
+def test_unavailable_database_is_reported_without_its_host(tmp_path: Path, pages: Pages):
     from zoho_crm.ui.audit_databases import AuditDatabases
 
     nowhere = tmp_path / "nowhere" / "secret-host.db"
-    pages.app.state.sources = AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{nowhere}")))
+    pages.app.state.databases = AuditDatabases(
+        JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{nowhere}"))
+    )
 
     page = pages.client.get("/")
 
@@ -130,7 +132,7 @@ def test_database_that_is_away_is_told_without_its_address(tmp_path: Path, pages
     assert "secret-host" not in page.text
 
 
-def test_database_that_goes_away_meanwhile_gives_503(pages: Pages):
+def test_database_that_becomes_unavailable_returns_503(pages: Pages):
     pages.client.get("/")
     with pages.ledger.engine.begin() as connection:
         connection.execute(sa.text("DROP TABLE zoho_delink_run"))
@@ -138,10 +140,10 @@ def test_database_that_goes_away_meanwhile_gives_503(pages: Pages):
     page = pages.client.get("/")
 
     assert page.status_code == 503
-    assert "does not answer" in page.text
+    assert "is unavailable" in page.text
 
 
-def test_addresses_follow_the_path_that_airflow_is_served_below(pages: Pages):
+def test_urls_include_the_path_that_airflow_is_served_at(pages: Pages):
     from fastapi import FastAPI
     from fastapi.testclient import TestClient
 
@@ -164,7 +166,7 @@ def test_loading_the_plugin_loads_no_web_server():
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
 
 
-def test_database_without_a_free_connection_gives_503(pages: Pages, monkeypatch: pytest.MonkeyPatch):
+def test_exhausted_connection_pool_returns_503(pages: Pages, monkeypatch: pytest.MonkeyPatch):
     def exhausted(*_: object) -> None:
         raise sa.exc.TimeoutError("QueuePool limit of size 2 overflow 3 reached")
 
@@ -173,4 +175,49 @@ def test_database_without_a_free_connection_gives_503(pages: Pages, monkeypatch:
     page = pages.client.get(pages.run())
 
     assert page.status_code == 503
-    assert "does not answer" in page.text
+    assert "is unavailable" in page.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "/?job=a%00b",
+        "/dags/a%00/runs/b",
+        "/dags/a/runs/b%00/links.csv",
+        "/dags/a/runs/b?outcome=%00",
+        "/links/%00",
+    ],
+)
+def test_nul_in_a_url_returns_400_with_the_security_headers(pages: Pages, url: str):
+    response = pages.client.get(url)
+
+    assert response.status_code == 400
+    assert response.json() == {"detail": "The URL contains a NUL character: remove it."}
+    assert response.headers["content-security-policy"].startswith("default-src 'none'")
+
+
+def test_nul_in_a_form_returns_400_with_the_security_headers(pages: Pages):
+    pages.store([("c-1", "d-1")])
+
+    for url in (pages.run(), "/links"):
+        response = pages.client.post(url, data={"job": "contacts_deals", "external_id": "c\x00"})
+
+        assert response.status_code == 400
+        assert "NUL character" in response.text
+        assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_unexpected_error_returns_500_with_the_security_headers(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    def fail(*_: object) -> None:
+        raise RuntimeError("secret-host")
+
+    monkeypatch.setattr("zoho_crm.ledger.run_queries.RunQueries.of_dag_run", fail)
+
+    response = pages.client.get(pages.run())
+
+    assert response.status_code == 500
+    assert response.json() == {"detail": "Internal error. The log of the API server has the reason."}
+    assert response.headers["cache-control"] == "no-store"
+    assert "Request failed: path=" in caplog.text

@@ -1,4 +1,4 @@
-"""The links of a run as a file."""
+"""Downloads of the links of a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.plugins.zoho_crm.ui.conftest import Pages
     from zoho_crm.core.models import StoredRun
 
-# Airflow's own imports of its API server.
+# Airflow's API server imports deprecated names.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Using `httpx`")
 
 
@@ -34,12 +34,12 @@ def stored_run(pages: Pages) -> StoredRun:
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_file_holds_every_link_once_with_its_last_audit_row(pages: Pages, kind: str):
+def test_file_has_every_link_once_with_its_last_audit_row(pages: Pages, kind: str):
     rows: list[tuple[object, object]] = [(f"c-{number:04}", "=1+1") for number in range(4_321)]
     outcomes = {
         (f"c-{n:04}", "=1+1"): Outcome.FAILED if n % 9 == 0 else Outcome.REMOVED for n in range(4_321)
     }
-    pages.store(rows, outcomes, chunk_size=1_000, finished="failed", told={"zoho_message": "@import"})
+    pages.store(rows, outcomes, chunk_size=1_000, finished="failed", response={"zoho_message": "@import"})
 
     file = pages.client.get(f"{pages.run()}/links.{kind}")
     failed = pages.client.get(f"{pages.run()}/links.{kind}?outcome=failed")
@@ -57,7 +57,7 @@ def test_file_holds_every_link_once_with_its_last_audit_row(pages: Pages, kind: 
     assert [line["external_id"] for line in lines] == [each for each, _ in rows]
 
 
-def test_csv_holds_the_plan_before_anything_is_sent_and_no_formula(pages: Pages):
+def test_csv_has_the_plan_of_an_unfinished_run_and_no_formula(pages: Pages):
     pages.store([("c-1", "d-1"), ("=1+1", "@x"), ('a"b', "c,d"), ("", "d-9"), ("-5", "+6")])
 
     file = pages.client.get(f"{pages.run()}/links.csv")
@@ -75,7 +75,7 @@ def test_csv_holds_the_plan_before_anything_is_sent_and_no_formula(pages: Pages)
     assert file.headers["content-type"] == "text/csv; charset=utf-8"
 
 
-def test_file_of_any_size_takes_little_memory_and_holds_no_connection(pages: Pages):
+def test_large_file_needs_little_memory_and_no_open_connection(pages: Pages):
     from zoho_crm.ui.downloads import csv_pieces
 
     pages.store([])
@@ -102,46 +102,49 @@ def test_file_of_any_size_takes_little_memory_and_holds_no_connection(pages: Pag
     assert peak < 10_000_000
 
 
-def test_run_without_a_plan_is_404(pages: Pages):
+def test_run_without_a_plan_returns_404(pages: Pages):
     pages.store([])
     with pages.ledger.engine.begin() as connection:
         connection.execute(sa.update(tables.runs).values(planned_at=None))
 
-    answer = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
+    response = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
 
-    assert (answer.status_code, answer.json()) == (404, {"detail": "This run has no plan yet."})
+    assert (response.status_code, response.json()) == (
+        404,
+        {"detail": "This run has no plan yet. Download its links once its task plan is done."},
+    )
 
 
-def test_run_whose_ids_were_replaced_is_404(pages: Pages):
+def test_pseudonymized_run_returns_404(pages: Pages):
     pages.store([("c-1", "d-1")])
     with pages.ledger.engine.begin() as connection:
         connection.execute(sa.update(tables.runs).values(pseudonymised_at=MOMENT))
 
-    answer = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
+    response = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
 
-    assert answer.status_code == 404
-    assert "replaced by hashes" in answer.json()["detail"]
+    assert response.status_code == 404
+    assert "replaced by hashes" in response.json()["detail"]
 
 
-def test_audit_database_that_cannot_be_read_is_503(pages: Pages):
+def test_unavailable_audit_database_returns_503(pages: Pages):
     from zoho_crm.ui.audit_databases import AuditDatabases
 
     def refuse(conn_id: str) -> None:
         raise ConnectionError(conn_id)
 
-    pages.app.state.sources = AuditDatabases(JOBS, refuse)  # type: ignore[arg-type]
+    pages.app.state.databases = AuditDatabases(JOBS, refuse)  # type: ignore[arg-type]
 
-    answer = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
+    response = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
 
-    assert answer.status_code == 503
-    assert "zoho_delink_audit" in answer.json()["detail"]
+    assert response.status_code == 503
+    assert "zoho_delink_audit" in response.json()["detail"]
 
 
-def test_exports_share_one_bounded_engine(pages: Pages):
+def test_downloads_share_one_engine(pages: Pages):
     pages.store([("c-1", "d-1")])
-    opened = pages.app.state.sources
+    opened = pages.app.state.databases
     engines = set()
     for _ in range(20):
         assert pages.client.get(f"{pages.run()}/links.csv").status_code == 200
-        engines |= {id(source.engine) for source in opened.readable()}
+        engines |= {id(database.engine) for database in opened.readable()}
     assert len(engines) == 1

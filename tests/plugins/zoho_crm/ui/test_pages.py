@@ -1,4 +1,4 @@
-"""What the pages show, and that they show nothing else."""
+"""The content of the pages, and what they leave out."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from tests.support.ledger import JOB, ORIGIN, TARGET
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_request import RelinkFilter
+from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ledger import link_queries
 from zoho_crm.ledger.tables import runs
 
 if TYPE_CHECKING:
     from tests.plugins.zoho_crm.ui.conftest import Pages
 
-# Airflow's own imports of its API server.
+# Airflow's API server imports deprecated names.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Using `httpx`")
 
 LINKS: list[tuple[object, object]] = [(f"c-{number:02}", f"d-{number:02}") for number in range(12)]
@@ -34,7 +35,7 @@ def ids(text: str) -> list[str]:
     return re.findall(r'<th scope="row"><a href="/links/[0-9a-f]{64}">([^<]*)</a>', text)
 
 
-def test_overview_lists_runs_newest_first_with_their_counts(pages: Pages):
+def test_overview_lists_runs_newest_first_with_counts(pages: Pages):
     pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
     pages.store(LINKS[:3], run_key="second", run_id="two", mode="dry_run", reason="a try")
     started = datetime.now(UTC) - timedelta(hours=1)
@@ -66,7 +67,7 @@ def test_overview_lists_runs_newest_first_with_their_counts(pages: Pages):
         ("operation=relink", []),
         ("since=2020-01-01", ["one", "two"]),
         ("until=2020-01-01", []),
-        ("job=nobody", []),
+        ("job=unknown", []),
     ],
 )
 def test_overview_filters(pages: Pages, query: str, shown: list[str]):
@@ -79,19 +80,32 @@ def test_overview_filters(pages: Pages, query: str, shown: list[str]):
 
 
 @pytest.mark.parametrize(
-    "query", ["since=yesterday", "until=2026-13-01", "after=x", "after=2026-01-01~k", "days=8"]
+    "query",
+    [
+        "since=yesterday",
+        "until=2026-13-01",
+        "after=x",
+        "after=2026-01-01~k",
+        "days=8",
+        "since=0001-01-01",
+        "since=9999-12-31",
+        "until=9999-12-31",
+        "after=0001-01-01T00:00:00%2B14:00~k",
+        "after=9999-12-31T23:59:59-14:00~k",
+        "after=0001-01-02T00:00:00%2B00:00~k",
+    ],
 )
-def test_overview_refuses_what_it_cannot_read(pages: Pages, query: str):
+def test_overview_refuses_invalid_filters(pages: Pages, query: str):
     page = pages.client.get(f"/?{query}")
 
     assert page.status_code == 400
-    assert "This cannot be shown" in page.text
+    assert "Page not available" in page.text
 
 
-def test_overview_pages_through_all_runs_once(pages: Pages):
+def test_overview_pages_have_each_run_once(pages: Pages):
     for number in range(120):
         pages.store([], run_key=f"run-{number:03}", run_id=f"id-{number:03}")
-    # Some of them at the same moment.
+    # Some of them started at the same moment.
     with pages.ledger.engine.begin() as connection:
         connection.execute(
             sa.update(runs)
@@ -110,27 +124,27 @@ def test_overview_pages_through_all_runs_once(pages: Pages):
     assert len(set(seen)) == 120
 
 
-def test_overview_leaves_out_what_the_user_may_not_read(pages: Pages):
+def test_overview_hides_runs_that_the_user_may_not_read(pages: Pages):
     pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
     pages.store(LINKS, ALL_REMOVED, run_key="other", run_id="two", finished="failed", job="campaigns_leads")
-    pages.store(LINKS, run_key="again", run_id="three", dag_id="zoho_delink_redrive", job="campaigns_leads")
+    pages.store(LINKS, run_key="later", run_id="three", dag_id=RETRY_DAG_ID, job="campaigns_leads")
     pages.rights.refused.add(("GET", "zoho_delink__campaigns_leads"))
 
     page = pages.client.get("/").text
 
     assert re.findall(r"runs/(one|two|three)\?job=", page) == ["one"]
     assert "[12]" not in page
-    assert pages.client.get("/dags/zoho_delink_redrive/runs/three").status_code == 404
+    assert pages.client.get(f"/dags/{RETRY_DAG_ID}/runs/three").status_code == 404
 
 
-def test_run_page_tells_progress_guard_and_what_to_do(pages: Pages):
+def test_run_page_shows_guard_approval_and_advice(pages: Pages):
     outcomes = dict(ALL_REMOVED) | {("c-03", "d-03"): Outcome.REJECTED}
     pages.store(
         [*LINKS, ("", "d-99")],
         outcomes,
         finished="partial",
         reason="clean up",
-        told={"zoho_code": "RECORD_LOCKED", "zoho_message": "record is locked"},
+        response={"zoho_code": "RECORD_LOCKED", "zoho_message": "record is locked"},
     )
     pages.ledger.runs.record_guard("a-run", "passed: 13 links planned, 100 allowed")
     pages.ledger.runs.record_approval(
@@ -143,12 +157,12 @@ def test_run_page_tells_progress_guard_and_what_to_do(pages: Pages):
     assert "approved, by anna" in text
     assert "clean up" in text
     assert "unlock it" in text
-    assert "mend it in the warehouse" in text
+    assert "fix it in the source" in text
     assert "data-poll" not in text
     assert ids(text) == [*(each for each, _ in LINKS), "(blank)"]
 
 
-def test_run_that_waits_for_a_person_leads_to_the_question(pages: Pages):
+def test_run_that_waits_for_approval_links_to_the_question(pages: Pages):
     pages.store(LINKS)
     pages.ledger.runs.ask_approval("a-run")
 
@@ -157,7 +171,7 @@ def test_run_that_waits_for_a_person_leads_to_the_question(pages: Pages):
     assert f'href="/dags/{DAG_ID}/runs/scheduled__2026-07-01T00%3A00%3A00%2B00%3A00/required_actions"' in page
 
 
-def test_run_that_goes_on_is_asked_for_its_progress(pages: Pages):
+def test_page_of_an_unfinished_run_polls_its_progress(pages: Pages):
     half = {pair: outcome for pair, outcome in ALL_REMOVED.items() if pair[0] < "c-05"}
     pages.store(LINKS, half, chunk_size=5)
 
@@ -166,15 +180,15 @@ def test_run_that_goes_on_is_asked_for_its_progress(pages: Pages):
         f'data-poll="/dags/{DAG_ID}/runs/scheduled__2026-07-01T00%3A00%3A00%2B00%3A00/progress?job=' in page
     )
 
-    told = pages.client.get(f"{pages.run()}/progress").json()
-    assert told["done"] == 5
-    assert told["planned"] == 12
-    assert (told["chunks"], told["chunks_done"]) == (3, 1)
-    assert told["by_outcome"] == {"removed": 5}
-    assert told["finished"] is False
+    progress = pages.client.get(f"{pages.run()}/progress").json()
+    assert progress["done"] == 5
+    assert progress["planned"] == 12
+    assert (progress["chunks"], progress["chunks_done"]) == (3, 1)
+    assert progress["by_outcome"] == {"removed": 5}
+    assert progress["finished"] is False
 
 
-def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pages: Pages):
+def test_search_finds_links_by_prefix_related_id_and_outcome(pages: Pages):
     rows: list[tuple[object, object]] = [(f"c-{number:03}", f"d-{number % 7}") for number in range(150)]
     outcomes = {
         (f"c-{n:03}", f"d-{n % 7}"): Outcome.FAILED if n % 50 == 1 else Outcome.REMOVED for n in range(150)
@@ -204,7 +218,7 @@ def test_links_are_found_by_how_their_id_begins_by_related_id_and_by_outcome(pag
 
 
 @pytest.mark.parametrize("few", [10_000, 70, 8], ids=["few links", "some", "too many to sort"])
-def test_links_of_a_search_are_paged_through_once(pages: Pages, few: int, monkeypatch: pytest.MonkeyPatch):
+def test_pages_of_a_search_have_each_link_once(pages: Pages, few: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(link_queries, "FEW", few)
     monkeypatch.setattr("zoho_crm.ui.run_pages.PAGE_LINKS", 20)
     rows: list[tuple[str, str]] = [(f"c-{number:03}", f"d-{number % 9}") for number in range(150)]
@@ -236,26 +250,26 @@ def test_links_of_a_search_are_paged_through_once(pages: Pages, few: int, monkey
 
 
 @pytest.mark.parametrize("form", [{"outcome": "gone"}, {"after": "x"}, {"after": "9" * 30}, {"after": "-1"}])
-def test_search_refuses_what_it_cannot_read(pages: Pages, form: dict[str, str]):
+def test_search_refuses_invalid_values(pages: Pages, form: dict[str, str]):
     pages.store(LINKS)
 
     assert pages.client.post(pages.run(), data=form).status_code == 400
 
 
-def test_form_that_is_too_long_is_refused(pages: Pages):
+def test_form_over_the_size_limit_returns_413(pages: Pages):
     pages.store(LINKS)
 
     assert pages.client.post(pages.run(), data={"external_id": "x" * 10_000}).status_code == 413
 
 
-def test_nothing_that_comes_from_outside_becomes_markup(pages: Pages):
+def test_external_data_is_escaped(pages: Pages):
     pair = (SCRIPT, f"{SCRIPT}2")
     pages.store(
         [pair],
         {pair: Outcome.REJECTED},
         finished="failed",
         reason=SCRIPT,
-        told={"zoho_message": SCRIPT, "zoho_code": SCRIPT, "detail": SCRIPT, "zoho_record_id": SCRIPT},
+        response={"zoho_message": SCRIPT, "zoho_code": SCRIPT, "detail": SCRIPT, "zoho_record_id": SCRIPT},
     )
     with pages.ledger.engine.begin() as connection:
         columns = ("triggered_by", "detail", "stop_reason", "guard_decision", "approval", "approved_by")
@@ -274,7 +288,7 @@ def test_nothing_that_comes_from_outside_becomes_markup(pages: Pages):
         assert "<script>alert" not in text
 
 
-def test_story_tells_all_runs_of_a_link_the_last_first(pages: Pages):
+def test_history_shows_all_runs_of_a_link_newest_first(pages: Pages):
     pair = ("c-1", "d-1")
     pages.store([pair], {pair: Outcome.WOULD_REMOVE}, run_key="r1", run_id="one", mode="dry_run")
     pages.store([pair], {pair: Outcome.REMOVED}, run_key="r2", run_id="two", reason="clean up")
@@ -295,7 +309,7 @@ def test_story_tells_all_runs_of_a_link_the_last_first(pages: Pages):
     assert pages.client.get(found.headers["location"]).status_code == 404
 
 
-def test_addresses_hold_no_external_ids(pages: Pages):
+def test_urls_contain_no_external_ids(pages: Pages):
     pages.store(
         [("anna@example.com", "d-1")], {("anna@example.com", "d-1"): Outcome.REMOVED}, finished="succeeded"
     )
@@ -306,44 +320,61 @@ def test_addresses_hold_no_external_ids(pages: Pages):
     assert not [link for link in re.findall(r'(?:href|action)="([^"]*)"', text) if "anna" in link]
 
 
-def test_buttons_are_for_those_who_may_trigger(pages: Pages):
+def test_start_buttons_need_permission_to_trigger(pages: Pages):
     outcomes = dict(ALL_REMOVED) | {("c-03", "d-03"): Outcome.FAILED}
     pages.store(LINKS, outcomes, finished="failed")
 
-    assert pages.client.get(pages.run()).text.count("/again/") == 2
-    form = pages.client.get(f"{pages.run()}/again/zoho_delink_redrive").text
+    assert pages.client.get(pages.run()).text.count("/start/") == 2
+    form = pages.client.get(f"{pages.run()}/start/retry").text
     assert 'value="contacts_deals" readonly' in form
     assert f'value="{RUN_ID}" readonly' in form
     assert form.count('name="outcomes"') == 3
     assert 'name="external_id_prefix"' not in form
-    relink = pages.client.get(f"{pages.run()}/again/zoho_relink").text
+    relink = pages.client.get(f"{pages.run()}/start/relink").text
     names = set(re.findall(r'name="(\w+)"', relink))
     assert names >= {field.name for field in fields(RelinkFilter)} | {"links"}
 
-    pages.rights.refused |= {("POST", "zoho_delink_redrive"), ("POST", "zoho_relink")}
-    assert "/again/" not in pages.client.get(pages.run()).text
-    assert pages.client.get(f"{pages.run()}/again/zoho_delink_redrive").status_code == 403
-    assert pages.client.get(f"{pages.run()}/again/somebodys_dag").status_code == 400
+    pages.rights.refused |= {("POST", RETRY_DAG_ID), ("POST", RELINK_DAG_ID)}
+    assert "/start/" not in pages.client.get(pages.run()).text
+    assert pages.client.get(f"{pages.run()}/start/retry").status_code == 403
+    assert pages.client.get(f"{pages.run()}/start/unknown").status_code == 400
 
 
-def test_dag_run_without_a_run_says_so_and_one_that_will_have_one_is_waited_for(pages: Pages):
-    other = pages.client.get(f"/dags/somebodys_dag/runs/{RUN_ID}")
+def test_unknown_run_returns_404_and_reloads_if_it_may_follow(pages: Pages):
+    other = pages.client.get(f"/dags/another_dag/runs/{RUN_ID}")
     assert other.status_code == 404
-    assert "takes no links out of Zoho" in other.text
-    assert "data-look-again" not in other.text
+    assert "does not delink or relink" in other.text
+    assert "data-reload-after" not in other.text
 
-    for dag_id in (DAG_ID, "zoho_relink"):
+    for dag_id in (DAG_ID, RELINK_DAG_ID):
         page = pages.client.get(f"/dags/{dag_id}/runs/{RUN_ID}")
         assert page.status_code == 404
-        assert "data-look-again" in page.text
+        assert "data-reload-after" in page.text
 
 
-def test_page_is_to_be_loaded_anew_when_it_shows_what_is_not_so_any_more(pages: Pages):
+@pytest.mark.parametrize("below", ["", "/progress", "/links.csv", "/start/retry"])
+def test_unknown_run_returns_404_with_a_sentence_to_programs(pages: Pages, below: str):
+    response = pages.client.get(f"/dags/{DAG_ID}/runs/unknown{below}", headers={"accept": "*/*"})
+
+    assert response.status_code == 404
+    assert response.json() == {"detail": f"The audit has no run unknown of {DAG_ID}. Check the run ID."}
+
+
+def test_job_names_are_shown_to_those_who_may_read_their_dags(pages: Pages):
+    for url in ("/", "/links"):
+        assert "campaigns_leads" in pages.client.get(url).text
+    pages.rights.refused.add(("GET", "zoho_delink__campaigns_leads"))
+
+    for url in ("/", "/links"):
+        assert "campaigns_leads" not in pages.client.get(url).text
+
+
+def test_page_reloads_when_more_than_counts_has_changed(pages: Pages):
     def shown() -> tuple[str, str]:
         page = pages.client.get(pages.run()).text
-        told: str = pages.client.get(f"{pages.run()}/progress").json()["shown"]
+        polled: str = pages.client.get(f"{pages.run()}/progress").json()["shown"]
         found = re.search(r'data-shown="(\w+)"', page)
-        return found[1] if found else "", told
+        return found[1] if found else "", polled
 
     pages.store(LINKS)
     at_first = shown()
@@ -374,16 +405,16 @@ def test_credits_are_shown_by_run(pages: Pages):
     assert pages.client.get(f"{address}/progress").json()["credits"] == 10
 
 
-def test_record_ids_lead_to_zoho_where_their_page_is_known(pages: Pages):
+def test_record_ids_link_to_zoho_if_the_url_is_known(pages: Pages):
     pair = ("c-1", "d-1")
-    told = {"zoho_record_id": "4150868000000/1"}
+    response = {"zoho_record_id": "4150868000000/1"}
     for run_id, environment in (("one", "production"), ("two", "sandbox"), ("three", None)):
         pages.store(
             [pair],
             {pair: Outcome.REMOVED},
             run_key=run_id,
             run_id=run_id,
-            told=told,
+            response=response,
             environment=environment,
             target={"org_id": "70000001", "data_center": "eu"},
         )
@@ -398,6 +429,6 @@ def test_record_ids_lead_to_zoho_where_their_page_is_known(pages: Pages):
 
     assert {run_id for run_id, text in texts.items() if link in text} == {"one"}
     assert all("<code>4150868000000/1</code>" in text for text in texts.values())
-    link_history = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
-    assert link_history.count("Record in Deals") == 3
-    assert link_history.count(link) == 1
+    history = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
+    assert history.count("Record in Deals") == 3
+    assert history.count(link) == 1
