@@ -16,7 +16,7 @@ from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger import carry_over, selection, tables
+from zoho_crm.ledger import reprocess, tables
 from zoho_crm.ledger.reprocess import Since, ineligibility_reason
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def test_a_link_that_was_put_back_says_so(ledger: Ledger) -> None:
 
 
 def test_pages_leave_no_link_out(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(selection, "PAGE_LINKS", 3)
+    monkeypatch.setattr(reprocess, "PAGE_LINKS", 3)
     outcomes = {pair(n): (Outcome.FAILED, Outcome.REMOVED, None)[n % 3] for n in range(20)}
     first = run(ledger, "first", outcomes)
     assert set(still_open(ledger, first)) == {pair(n) for n in range(20) if n % 3 != 1}
@@ -272,7 +272,7 @@ SECOND = timedelta(seconds=1)
 def test_filters_choose_among_the_removed_links_of_that_run(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch, wanted: dict[str, Any], expected: set[int]
 ) -> None:
-    monkeypatch.setattr(selection, "PAGE_LINKS", 3)
+    monkeypatch.setattr(reprocess, "PAGE_LINKS", 3)
     run(ledger, "other", {pair(9): Outcome.REMOVED})
     first = run(ledger, "first", {**{pair(n): Outcome.REMOVED for n in range(4)}, pair(4): Outcome.FAILED})
     with ledger.engine.begin() as connection:
@@ -303,7 +303,7 @@ def test_filter_applies_to_the_last_row_of_a_link(ledger: Ledger) -> None:
 def test_snapshots_come_from_the_removal_and_no_other_run(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(carry_over, "COPY_LINKS", 2)
+    monkeypatch.setattr(reprocess, "COPY_LINKS", 2)
     outcomes = {pair(n): Outcome.REMOVED for n in range(5)}
     run(ledger, "before", outcomes, snapshot='{"Contact_Role": "old"}')
     run(ledger, "first", outcomes, snapshot='{"Contact_Role": "Buyer"}')
@@ -327,7 +327,7 @@ def test_snapshots_come_from_the_removal_and_no_other_run(
 def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "PAGE_LINKS", 2)
+    monkeypatch.setattr(reprocess, "PAGE_LINKS", 2)
     outcomes = {pair(n): (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED)[n % 3] for n in range(9)}
     run(ledger, "first", {**outcomes, pair(9): None})
     run(ledger, "back", dict.fromkeys(outcomes, Outcome.UNKNOWN), target={"operation": RELINK})
@@ -387,10 +387,10 @@ def test_runs_in_a_window_are_those_whose_own_window_lies_in_it(ledger: Ledger) 
     ("changes", "says"),
     [
         pytest.param({}, None, id="fine"),
-        pytest.param({"job": "another"}, "is one of another, not of contacts_deals", id="another job"),
+        pytest.param({"job": "another"}, "is a run of another, not of contacts_deals", id="another job"),
         pytest.param(
             {"operation": RELINK, "origin_run_key": "r0"},
-            "has put links back itself; .* 'r0' once",
+            "is a relink; to finish it, relink the run 'r0' again",
             id="relink",
         ),
         pytest.param({"related_list": "Accounts"}, "was for Contacts.* -> Accounts", id="relation"),
@@ -398,9 +398,9 @@ def test_runs_in_a_window_are_those_whose_own_window_lies_in_it(ledger: Ledger) 
         pytest.param({"finished_at": None}, "is not finished", id="unfinished"),
         pytest.param({"planned_at": None}, "is not finished", id="never planned"),
         pytest.param(
-            {"pseudonymised_at": NOW}, "was pseudonymised at 2026-11-23 00:00 UTC", id="pseudonymised"
+            {"pseudonymised_at": NOW}, "was pseudonymized at 2026-11-23 00:00 UTC", id="pseudonymised"
         ),
-        pytest.param({"org_id": "42"}, r"was for the organisation 42 \(eu\)", id="another organisation"),
+        pytest.param({"org_id": "42"}, r"was for the organization 42 \(eu\)", id="another organisation"),
         pytest.param({"org_id": None}, None, id="organisation not known"),
     ],
 )

@@ -267,9 +267,9 @@ def test_a_redrive_is_no_way_past_a_guard(
     [
         pytest.param({"mode": "dry_run"}, "was a dry run", id="dry run"),
         pytest.param({"finished_at": None}, "is not finished", id="unfinished"),
-        pytest.param({"org_id": "42"}, "was for the organisation 42", id="organisation"),
+        pytest.param({"org_id": "42"}, "was for the organization 42", id="organisation"),
         pytest.param({"related_list": "Accounts"}, "was for Contacts", id="relation"),
-        pytest.param({"job": "another"}, "is one of another", id="job"),
+        pytest.param({"job": "another"}, "is a run of another", id="job"),
     ],
 )
 def test_a_run_that_cannot_be_taken_up_is_refused_before_anything_is_stored(
