@@ -185,7 +185,7 @@ screenshots: $(ready)-systems programs ## Update the screenshots in docs/images
 bench: $(ready) ## Measure throughput and cost, 9 minutes; BENCH_ARGS="--tiny" is a quick trial
 	@$(bin)/python -m benchmarks $(BENCH_ARGS)
 
-lint: lint-format lint-rules lint-types ## Check format, rules and types, as pre-commit does
+lint: lint-format lint-rules lint-types lint-words ## Check format, rules, types and wording, as pre-commit does
 
 lint-format: $(ready)
 	@$(bin)/ruff format --check .

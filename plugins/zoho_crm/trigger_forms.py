@@ -17,33 +17,32 @@ WINDOW = "Window"
 LINKS = "Links"
 
 _MODE = """\
-**auto**: a run by schedule, asset or backfill removes links, a run by hand is a **dry run**. \
-**dry_run**: only plan. **apply**: remove links; Zoho cannot undo it."""
+**auto**: a scheduled, asset-triggered or backfill run removes links, a manual run is a **dry run**. **dry_run**: plan \
+only. **apply**: remove links; Zoho cannot undo it."""
 
 _VERIFY = """\
-Ask Zoho about each link (one call a link) and say what would happen to it: still linked, gone already, no such \
-record. **Dry run only.**"""
+Verify each link in Zoho (1 API call per link) and record what a run would find: linked, already absent, or a record \
+not found. **Dry run only.**"""
 
 _MAX_LINKS = """\
-Takes the place of the job's `max_links` for this run: with more links planned, the run stops before the first is \
-sent. Needs a *Reason*."""
+Overrides the job's `max_links` for this run: with more links planned, the run stops before the first is sent, or \
+waits for an approval. Requires a *Reason*."""
 
-_REASON = f"Why this run is started, or its limit changed. Kept with the run; at most {MAX_REASON_LENGTH} characters."
+_REASON = f"Why you start this run or change its limit. Stored with the run; at most {MAX_REASON_LENGTH} characters."
 
 _WINDOW_START = """\
-Take the links marked from this instant on, itself included. Without a time zone it is **UTC**. Give both ends or \
-neither; with neither, a scheduled or backfill run takes its data interval, and **a run by hand everything that is \
-pending**, whatever data interval is chosen above."""
+Process links marked at this time or later. Without a time zone it is **UTC**. Set both ends or neither; with neither, \
+a scheduled or backfill run uses its data interval, and **a manual run processes everything pending**, whatever data \
+interval is selected above."""
 
 _WINDOW_END = (
-    "Take the links marked before this instant, itself **not** included. Without a time zone it is **UTC**."
+    "Process links marked before this time, itself **not** included. Without a time zone it is **UTC**."
 )
 
-# A block of code would stand on one line: Airflow shows it like code within a sentence.
+# Not a code block: Airflow shows it on one line, like inline code.
 _LINKS = f"""\
-Take these links **in place of the job's SQL**: two columns with commas, semicolons or tabs between them (as copied \
-from a spreadsheet), with or without a header, or a JSON list. At most {MAX_PASTED_LINKS:,}; the window then plays no \
-part.
+Process these links **instead of the job's SQL**: two columns separated by commas, semicolons or tabs (as copied from \
+a spreadsheet), with or without a header, or a JSON list. At most {MAX_PASTED_LINKS:,}; the window is then ignored.
 
 - `external_id,related_external_id`
 - `c-1001,d-2001`
@@ -61,9 +60,9 @@ def job_form() -> dict[str, Param]:
         "mode": Param("auto", type="string", enum=list(MODES), title="Mode", description_md=_MODE),
         "reason": Param(None, type=["null", "string"], title="Reason", description_md=_REASON),
         "max_links": Param(
-            None, type=["null", "integer"], minimum=0, title="Most links", description_md=_MAX_LINKS
+            None, type=["null", "integer"], minimum=0, title="Maximum links", description_md=_MAX_LINKS
         ),
-        "verify": Param(False, type="boolean", title="Ask Zoho about each link", description_md=_VERIFY),
+        "verify": Param(False, type="boolean", title="Verify each link", description_md=_VERIFY),
         "window_start": instant_field("Window start", _WINDOW_START),
         "window_end": instant_field("Window end", _WINDOW_END),
         "links": links_field(_LINKS),

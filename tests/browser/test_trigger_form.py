@@ -34,7 +34,7 @@ def test_links_pasted_as_columns_are_planned_and_nothing_is_removed(
     form = open_form(world, page, BY_HAND)
     for section in ("Run Parameters", "Window", "Links"):
         expect(form.get_by_role("button", name=section, exact=True)).to_be_visible()
-    for field in ("Mode", "Reason", "Most links", "Ask Zoho about each link"):
+    for field in ("Mode", "Reason", "Maximum links", "Verify each link"):
         expect(form.get_by_text(re.compile(f"^{field}")).first).to_be_visible()
     expect(form.get_by_text("a run by hand is a dry run")).to_be_visible()
     picture("trigger-form")

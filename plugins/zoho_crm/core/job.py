@@ -102,11 +102,11 @@ class RelationModel(_Model):
     """
     The relation the links belong to, in Zoho's API names.
 
-    :param module: the parents' module, e.g. ``Contacts``
-    :param external_field: the parents' external field
-    :param related_list: the related list on the parent
-    :param related_module: the related records' module; by default the list's name
-    :param related_external_field: the related records' external field
+    :param module: module of the parent records, e.g. ``Contacts``
+    :param external_field: external field of the parent records
+    :param related_list: related list of the parent records
+    :param related_module: module of the related records; by default the name of the related list
+    :param related_external_field: external field of the related records
     """
 
     module: str
@@ -131,7 +131,7 @@ class AssetSchedule(_Model):
     Run whenever an Airflow asset is updated.
 
     :param asset: name of the asset
-    :param uri: its URI, where it has one beside its name
+    :param uri: URI of the asset, if it has one beside its name
     """
 
     asset: str = Field(min_length=1, max_length=1500)
@@ -165,16 +165,16 @@ class Guards(_Model):
     """
     Limits that are checked between planning and sending.
 
-    :param max_links: maximum links that a run may plan
-    :param max_share: maximum share (0 to 1) of the links counted by ``baseline_sql_file`` that a run may plan
-    :param baseline_sql_file: SQL that yields one number: the number of all links
+    :param max_links: maximum number of planned links
+    :param max_share: maximum share (0 to 1) of planned links in the number that ``baseline_sql_file`` yields
+    :param baseline_sql_file: SQL that yields one number: how many links exist in all
     :param freshness_sql_file: SQL that yields one time: when the source was last updated
     :param max_source_age: maximum age of that time
-    :param max_plan_age: maximum age of a plan whose links may be sent
-    :param max_jump: maximum links that a run may plan, as a multiple of the median of the last runs
-    :param on_breach: ``stop`` the run, or ``approve``: wait for an approver
-    :param approvers: Airflow's user ids of the approvers; empty: all users who may edit the Dag run
-    :param approval_timeout: how long to wait for a decision; without one the run is rejected
+    :param max_plan_age: how long after planning a link may still be sent
+    :param max_jump: maximum number of planned links, as a multiple of the median of the last runs
+    :param on_breach: ``stop`` the run, or ``approve``: wait for an approval
+    :param approvers: Airflow user IDs of those who may approve; empty: everyone who may edit the Dag run
+    :param approval_timeout: how long to wait for an approval; no response in time is a rejection
     """
 
     max_links: int | None = Field(default=None, ge=0)
@@ -201,12 +201,12 @@ class Guards(_Model):
 
 class Notice(_Model):
     """
-    One notification of people.
+    A notifier and the events it is called for.
 
     :param notifier: path of an Airflow notifier's class, e.g.
         ``airflow.providers.slack.notifications.slack_webhook.SlackWebhookNotifier``
-    :param on: the events to notify of
-    :param args: the notifier's arguments; those it takes as templates may use ``{{ zoho.text }}`` and the like
+    :param on: the events
+    :param args: arguments of the notifier; templated ones may use ``{{ zoho.text }}`` and others
     """
 
     notifier: str
@@ -223,38 +223,38 @@ class Notice(_Model):
 
 class Job(_Model):
     """
-    One job file, checked.
+    The content of one job file, checked.
 
-    :param name: the file's name without its ending
+    :param name: name of the file without its suffix
     :param description: one line for people
-    :param owner: who is responsible for it
-    :param schedule: cron expression; an asset whose updates start the run; or null for manual runs only
-    :param timezone: IANA name of the time zone of the cron expression
-    :param start_date: first day a schedule or a backfill covers, at midnight in ``timezone``
+    :param owner: owner of the Dag, whom to contact when it fails
+    :param schedule: cron expression; an asset whose updates start a run; or null for manual runs only
+    :param timezone: IANA time zone of the cron expression
+    :param start_date: first day of the schedule and of backfills, from midnight in ``timezone``
     :param zoho_conn_id: connection of type ``zoho_crm``
-    :param audit_conn_id: connection of the database that holds plan and audit
-    :param strategy: ``single``: one call a link; ``by_parent``: up to 100 links of one parent in a call
-    :param allow_undocumented_relation: remove links of a relation for which Zoho documents no delink
-    :param chunk_size: links of one mapped task; it grows when a run needs more tasks than Airflow maps
-    :param task_concurrency: requests in flight in one mapped task
-    :param max_active_chunks: maximum mapped tasks that run at the same time over all runs of the job; by default 10 /
-        ``task_concurrency``, rounded up, and at least 2
-    :param pool: an existing Airflow pool for the mapped tasks, for a limit over several Dags
-    :param breaker_share: share (0 to 1) of a task's links that may fail, be refused or stay unknown before the whole
-        run is stopped
-    :param credit_reserve: API credits of the org to leave unused; Zoho reports credits left once half are used
-    :param wait_patience_hours: how long a task waits, outside of a worker, for credits or for an access token
-    :param retries: tries after the first, for each task
-    :param retry_delay_seconds: pause before the second try; each further one is twice as long
-    :param task_timeout_minutes: a mapped task is stopped after that time; its results are kept
+    :param audit_conn_id: connection of the audit database, which stores plan and audit
+    :param strategy: ``single``: one call per link; ``by_parent``: up to 100 links of one parent per call
+    :param allow_undocumented_relation: allow a relation for which Zoho documents no delink
+    :param chunk_size: links of one mapped task; larger if a run would exceed Airflow's limit of mapped tasks
+    :param task_concurrency: requests in flight of one mapped task
+    :param max_active_chunks: mapped tasks at a time over all runs of the job; by default 10 / ``task_concurrency``,
+        rounded up, and at least 2
+    :param pool: an existing Airflow pool for the mapped tasks, to limit several Dags together
+    :param breaker_share: share (0 to 1) of a task's links that may be ``failed``, ``rejected`` or ``unknown`` before
+        the whole run stops
+    :param credit_reserve: API credits of the org to leave unused; Zoho reports the remaining ones once half are used
+    :param wait_patience_hours: how long a task waits, outside of a worker, for credits or an access token
+    :param retries: retries of each task
+    :param retry_delay_seconds: delay of the first retry; each further delay is twice as long
+    :param task_timeout_minutes: timeout of a mapped task; outcomes stored before stay
     :param guards: limits that are checked between planning and sending
-    :param failure_tolerance: share (0 to 1) of the planned links that may fail without failing the run
-    :param snapshot: read the attributes of each link (such as ``Contact_Role``) before it is removed, so that it can
-        be relinked with them; costs one more call per link
-    :param snapshot_fields: which attributes; by default those that Zoho documents for the relation
-    :param retention_days: days after which the external ids of a run are replaced by their hashes; null: never
-    :param notify: notifications when the job fails or recovers
-    :param tags: tags of the Dag, beside ``zoho`` and ``delink``
+    :param failure_tolerance: share (0 to 1) of planned links that may fail without failing the run
+    :param snapshot: read the attributes of each link (such as ``Contact_Role``) before it is removed, to relink it with
+        them; costs one more call per link
+    :param snapshot_fields: the attributes; by default those that Zoho documents for the relation
+    :param retention_days: days after which the external IDs of a run are replaced by hashes; null: never
+    :param notify: notifiers to call when the job changes for the worse or recovers
+    :param tags: further tags of the Dag, beside ``zoho`` and ``delink``
     """
 
     name: str
