@@ -172,8 +172,10 @@ class Supervisor:
         :param waiting_for: describes what is missing, for the error message
         """
         deadline = time.monotonic() + timeout_s
-        while not done():
+        while True:
             self.check()
+            if done():
+                return
             if time.monotonic() > deadline:
                 raise StackError(f"Timed out after {timeout_s:g} s: {waiting_for()}")
             time.sleep(_POLL_S)
