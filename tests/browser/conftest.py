@@ -62,7 +62,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture(scope="module")  # while it runs, no test of the process can run an event loop of its own
+@pytest.fixture(scope="module")  # Playwright occupies the event loop of the process
 def browser(chromium: str) -> Iterator[Browser]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=_FLAGS)

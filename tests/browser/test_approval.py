@@ -60,12 +60,12 @@ def test_nothing_is_removed_once_a_person_rejects(world: World, page: Page):
 
     world.runs.finish(ASKS, run_id)
     run = world.audit.run(ASKS, run_id)
-    told = {
+    outcomes = {
         (row["external_id"], row["related_external_id"]): row["outcome"]
         for row in world.audit.latest(run["run_key"])
     }
-    assert told == dict.fromkeys(links, "not_attempted")
-    world.check_crm(told, since=before)
+    assert outcomes == dict.fromkeys(links, "not_attempted")
+    world.check_crm(outcomes, since=before)
     assert (run["status"], run["approval"], run["approved_by"]) == ("rejected", "rejected", "admin")
     assert world.delinks(before) == []
 

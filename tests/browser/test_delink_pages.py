@@ -1,4 +1,4 @@
-"""The pages about delinks inside Airflow: found, read, searched, downloaded, and used to put links back."""
+"""The pages inside Airflow: navigation, search, download, theme, phone, and the form that relinks."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run_id(world: World) -> str:
-    """A run that has removed six links, found one gone, and met two that are no links of the CRM."""
+    """A run that removed six links; one was absent, two had no parent record, one was invalid."""
     for parent, related in SEEN:
         world.zoho.state.link("Contacts", parent, "Deals", related)
     others = [
         ("pages-0", "pages-deal-3"),
-        ("nobody-here", "pages-deal-0"),
+        ("missing-contact", "pages-deal-0"),
         (MARKUP, "pages-deal-0"),
         ("", "blank"),
     ]
@@ -49,16 +49,16 @@ def run_id(world: World) -> str:
 
 
 @pytest.fixture(autouse=True)
-def complaints(page: Page) -> Iterator[list[str]]:
-    """What the browser holds against a page; the policy keeps everything out that is not the page's own."""
-    told: list[str] = []
-    page.on("pageerror", lambda error: told.append(str(error)))
+def browser_errors(page: Page) -> Iterator[list[str]]:
+    """Errors of scripts and of the Content-Security-Policy; a test fails on any of them."""
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "console",
-        lambda message: told.append(message.text) if "Content Security Policy" in message.text else None,
+        lambda message: errors.append(message.text) if "Content Security Policy" in message.text else None,
     )
-    yield told
-    assert [each for each in told if "zoho-delinks" in each or "Security" in each] == []
+    yield errors
+    assert [each for each in errors if "zoho-delinks" in each or "Security" in each] == []
 
 
 def frame_of(page: Page) -> FrameLocator:
@@ -73,14 +73,14 @@ def open_run(page: Page, run_id: str) -> FrameLocator:
     return frame
 
 
-def test_navigation_leads_over_the_runs_to_the_story_of_a_link(page: Page, run_id: str):
+def test_navigation_leads_from_runs_to_the_history_of_a_link(page: Page, run_id: str):
     page.goto("/")
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Zoho delinks").click()
     frame = frame_of(page)
     expect(frame.get_by_role("heading", name="Zoho delinks")).to_be_visible()
     frame.get_by_label("Job").select_option("by_hand")
-    frame.get_by_role("button", name="Show").click()
+    frame.get_by_role("button", name="Filter").click()
     expect(frame.get_by_role("link", name="Clear")).to_be_visible()
     expect(frame.locator("canvas[data-chart]")).to_be_visible()
     frame.locator(f"a[title='{run_id}']").click()
@@ -93,30 +93,30 @@ def test_navigation_leads_over_the_runs_to_the_story_of_a_link(page: Page, run_i
     ):
         expect(outcomes.get_by_role("row", name=outcome)).to_contain_text(count)
     expect(frame.get_by_text("they moved on")).to_be_visible()
-    expect(frame.get_by_text("No record has that external id").first).to_be_visible()
+    expect(frame.get_by_text("No record has this external ID").first).to_be_visible()
     expect(frame.get_by_text(MARKUP, exact=True)).to_be_visible()
     assert page.title() != "taken"
-    # Airflow keeps its own address in step with the frame's.
+    # Airflow copies the URL of the frame into its own.
     page.wait_for_url("**/plugin/zoho-delinks/zoho-delinks/dags/**")
-    frame.get_by_label("External id begins with", exact=True).fill("pages-1")
-    frame.get_by_role("button", name="Show").press("Enter")
+    frame.get_by_label("External ID starts with", exact=True).fill("pages-1")
+    frame.get_by_role("button", name="Filter").press("Enter")
     expect(frame.get_by_role("link", name="pages-1")).to_have_count(2)
     expect(frame.get_by_role("link", name="pages-0")).to_have_count(0)
     assert "pages-1" not in page.url
     frame.get_by_role("link", name="pages-1").first.click()
     expect(frame.get_by_role("heading", name="History")).to_be_visible()
-    expect(frame.locator("ol.story li")).to_have_count(1)
-    expect(frame.locator("ol.story li")).to_contain_text("started by admin")
+    expect(frame.locator("ol.history li")).to_have_count(1)
+    expect(frame.locator("ol.history li")).to_contain_text("started by admin")
 
     frame.get_by_role("link", name="Find a link").click()
     frame.get_by_label("Job").select_option("by_hand")
-    frame.get_by_label("External id", exact=True).fill("pages-2")
-    frame.get_by_label("Related external id").fill("pages-deal-5")
+    frame.get_by_label("External ID", exact=True).fill("pages-2")
+    frame.get_by_label("Related external ID").fill("pages-deal-5")
     frame.get_by_role("button", name="Find").click()
     expect(frame.locator("dl.facts")).to_contain_text("pages-deal-5")
 
 
-def test_tab_of_a_run_gives_its_links_as_a_file(page: Page, run_id: str):
+def test_tab_of_a_run_downloads_its_links(page: Page, run_id: str):
     frame = open_run(page, run_id)
 
     with page.expect_download() as download:
@@ -131,7 +131,7 @@ def test_tab_of_a_run_gives_its_links_as_a_file(page: Page, run_id: str):
     assert len(rows) == 10
 
 
-def test_page_is_light_or_dark_as_airflow_is(page: Page, run_id: str, picture: Callable[[str], None]):
+def test_page_follows_the_theme_of_airflow(page: Page, run_id: str, picture: Callable[[str], None]):
     page.add_init_script("localStorage.setItem('theme', 'dark')")
     frame = open_run(page, run_id)
     expect(frame.locator("html[data-theme=dark]")).to_have_count(1)
@@ -147,7 +147,7 @@ def test_pages_fit_a_phone_and_work_with_the_keyboard(
 ):
     page.set_viewport_size(PHONE)
     run = f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id)}"
-    for address in ("/zoho-delinks/", "/zoho-delinks/links", run, f"{run}/again/{RELINK}"):
+    for address in ("/zoho-delinks/", "/zoho-delinks/links", run, f"{run}/start/relink"):
         page.goto(address)
         width = page.evaluate("document.documentElement.scrollWidth")
         assert width <= PHONE["width"], address
@@ -166,17 +166,17 @@ def test_pages_fit_a_phone_and_work_with_the_keyboard(
     expect(page.locator("tbody th a[href*='/zoho-delinks/links/']")).to_have_count(2)
 
 
-def test_removed_links_are_put_back_from_the_page_of_their_run_and_the_page_follows(
+def test_relink_from_the_page_of_a_run_is_followed_by_the_new_page(
     page: Page, world: World, run_id: str, picture: Callable[[str], None]
 ):
     assert not any(world.zoho.state.linked("Contacts", one, "Deals", other) for one, other in SEEN)
     world.runs.switch_on(RELINK)
     world.runs.switch_off(RELINK)
     frame = open_run(page, run_id)
-    frame.get_by_role("link", name="Put removed links back").click()
+    frame.get_by_role("link", name="Relink removed links").click()
     expect(frame.get_by_label("Job")).to_have_value("by_hand")
     expect(frame.get_by_label("Run", exact=True)).to_have_value(run_id)
-    expect(frame.get_by_label("switch it on")).to_be_checked()
+    expect(frame.get_by_label("unpause it")).to_be_checked()
     frame.get_by_label("Mode").select_option("apply")
     frame.get_by_label("Reason").fill("it was a mistake")
     picture("delinks-put-back")
@@ -184,17 +184,17 @@ def test_removed_links_are_put_back_from_the_page_of_their_run_and_the_page_foll
     frame.get_by_role("button", name="Start").click()
 
     page.wait_for_url(f"**/dags/{RELINK}/runs/**")
-    again = unquote(page.url.partition("/runs/")[2].partition("?")[0].partition("/")[0])
+    relink_id = unquote(page.url.partition("/runs/")[2].partition("?")[0].partition("/")[0])
     query = "SELECT 1 FROM zoho_delink_run WHERE dag_run_id = %s"
-    world.runs.until(lambda: bool(world.audit.rows(query, again)), "the new run's row", poll_s=0.05)
-    page.goto(f"/zoho-delinks/dags/{RELINK}/runs/{quote(again)}")
+    world.runs.until(lambda: bool(world.audit.rows(query, relink_id)), "the new run's row", poll_s=0.05)
+    page.goto(f"/zoho-delinks/dags/{RELINK}/runs/{quote(relink_id)}")
     expect(page.locator("[data-poll]")).to_have_count(1)
     expect(page.locator(".status.succeeded")).to_be_visible(timeout=120_000)
     expect(page.locator("tr[data-outcome=relinked]")).to_contain_text("6")
-    world.runs.finish(RELINK, again)
+    world.runs.finish(RELINK, relink_id)
     assert all(world.zoho.state.linked("Contacts", one, "Deals", other) for one, other in SEEN)
-    stored = world.audit.run(RELINK, again)
+    stored = world.audit.run(RELINK, relink_id)
     assert (stored["operation"], stored["reason"], stored["relinked"]) == ("relink", "it was a mistake", 6)
 
     frame = open_run(page, run_id)
-    expect(frame.get_by_text("Followed by")).to_be_visible()
+    expect(frame.get_by_text("Later runs")).to_be_visible()

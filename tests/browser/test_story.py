@@ -1,4 +1,4 @@
-"""The whole story as somebody tells it who has read nothing: tried, removed, read about, taken along, put back."""
+"""The way of a new user through the UI: dry run, apply, progress, downloads, relink, history of a link."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def stale(world: World) -> Iterator[set[Pair]]:
-    """The links that the warehouse wants gone: all are in the CRM, which takes its time to answer."""
+    """The stale links of the demo, all of them linked in a Zoho that responds slowly."""
     pairs = {(case.parent_id, case.related_id) for case in stale_links() if case.outcome == "removed"}
     for parent, related in pairs:
         world.zoho.state.link("Contacts", parent, "Deals", related)
     state = world.zoho.state
     before = {name: getattr(state.settings, name) for name in ("latency_s", "credit_limit")}
-    # Half of the credits are used: from here on Zoho tells how many are left.
+    # Zoho reports remaining credits once half of them are used.
     state.limits.charge(5_000, state.clock())
     state.configure(latency_s=0.2, credit_limit=2 * state.limits.credits_used)
     yield pairs
     state.configure(**before)
 
 
-def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
+def test_dry_run_apply_and_relink_with_clicks_only(
     page: Page, world: World, stale: set[Pair], picture: Callable[[str], None]
 ):
     world.runs.wait_for_dag(DAG)
@@ -68,7 +68,7 @@ def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
     page.wait_for_url(f"**/dags/{DAG}")
     applied, frame = triggered(page, "apply")
     seen = watched(frame, lambda: picture("delinks-live"))
-    assert len(seen) > 2, "the page did not follow the run"
+    assert len(seen) > 2, "the page did not show the progress of the run"
     assert seen == sorted(seen)
     run = world.audit.run(DAG, applied)
     removed = {pair_of(row) for row in world.audit.latest(run["run_key"]) if row["outcome"] == "removed"}
@@ -77,27 +77,27 @@ def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
     assert not any(linked(world, pair) for pair in stale)
     expect(by_outcome.get_by_role("row", name="removed")).to_contain_text(str(len(removed)))
     expect(frame.locator("[data-field=credits]")).to_have_text(str(run["credits"]))
-    expect(frame.get_by_text("No record has that external id").first).to_be_visible()
+    expect(frame.get_by_text("No record has this external ID").first).to_be_visible()
 
     picture("delinks-run")
     check_files(page, frame, world, run["run_key"])
 
-    frame.get_by_role("link", name="Put removed links back").click()
+    frame.get_by_role("link", name="Relink removed links").click()
     expect(frame.get_by_label("Run", exact=True)).to_have_value(applied)
     frame.get_by_label("Mode").select_option("apply")
     frame.get_by_role("button", name="Start").click()
     page.wait_for_url(f"**/dags/{RELINK}/runs/**")
-    put_back = run_id_of(page)
+    relink_id = run_id_of(page)
     frame = tab(page)
     watched(frame)
     expect(by_outcome.get_by_role("row", name="relinked")).to_contain_text(str(len(removed)))
     assert all(linked(world, pair) for pair in removed)
-    world.runs.finish(RELINK, put_back)
+    world.runs.finish(RELINK, relink_id)
 
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Zoho delinks").click()
     frame = page.frame_locator("iframe[title='Zoho delinks']")
-    for run_id in (tried, applied, put_back):
+    for run_id in (tried, applied, relink_id):
         expect(frame.locator(f"a[title='{run_id}']")).to_be_visible()
     row = frame.get_by_role("row").filter(has=frame.locator(f"a[title='{applied}']"))
     expect(row).to_contain_text(str(run["credits"]))
@@ -108,9 +108,9 @@ def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
     one = min(removed)
     searched(frame, one[0])
     frame.get_by_role("link", name=one[0], exact=True).first.click()
-    told = frame.locator("ol.story li .outcome")
-    expect(told.first).to_have_text("relinked")
-    assert [text for text in told.all_inner_texts() if text != "already linked"][:3] == [
+    outcomes = frame.locator("ol.history li .outcome")
+    expect(outcomes.first).to_have_text("relinked")
+    assert [text for text in outcomes.all_inner_texts() if text != "already linked"][:3] == [
         "relinked",
         "removed",
         "would remove",
@@ -118,12 +118,12 @@ def test_links_are_tried_removed_read_about_and_put_back_by_clicks_alone(
     picture("delinks-link")
 
 
-def test_task_leads_to_the_page_and_the_page_to_the_record(page: Page, world: World):
+def test_task_links_to_the_page_and_the_page_to_the_record(page: Page, world: World):
     links = [["c-0001", "d-0001"]]
     world.zoho.state.link("Contacts", "c-0001", "Deals", "d-0001")
     run_id = world.runs.trigger("zoho_delink__by_hand", {"mode": "apply", "links": links})
     world.runs.finish("zoho_delink__by_hand", run_id)
-    # As if it had been Zoho itself: a local one has no pages.
+    # Pretend that it was production: the local Zoho has no pages of records.
     key = world.audit.run("zoho_delink__by_hand", run_id)["run_key"]
     world.audit.rows(
         "UPDATE zoho_delink_run SET environment = 'production' WHERE run_key = %s RETURNING run_key", key
@@ -153,7 +153,7 @@ def linked(world: World, pair: Pair) -> bool:
 
 
 def triggered(page: Page, mode: str | None = None) -> tuple[str, FrameLocator]:
-    """Press the button, choose a mode, press the other button; return the run's id and its tab."""
+    """Trigger the Dag with the form; return the run id and the tab of the run."""
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog").filter(has_text="Trigger Dag")
     expect(form.get_by_role("button", name="Run Parameters")).to_be_visible()
@@ -175,34 +175,34 @@ def tab(page: Page) -> FrameLocator:
 
 
 def searched(frame: FrameLocator, external_id: str) -> None:
-    """Search the links of a run; again if the page shows no search, as when it was loaded anew meanwhile."""
+    """Search the links of a run; repeat if the page was reloaded meanwhile."""
     for _ in range(5):
         with suppress(AssertionError):
-            frame.get_by_label("External id begins with", exact=True).fill(external_id)
-            frame.get_by_role("button", name="Show").click()
+            frame.get_by_label("External ID starts with", exact=True).fill(external_id)
+            frame.get_by_role("button", name="Filter").click()
             return expect(frame.get_by_role("link", name="Clear")).to_be_visible(timeout=5_000)
-    raise AssertionError("the search is not kept")
+    raise AssertionError("the search result did not stay on the page")
 
 
 def watched(frame: FrameLocator, half_way: Callable[[], None] | None = None) -> list[int]:
-    """Watch the page until it says by itself that the run has ended; return how many links it said were done."""
+    """Watch the page until it shows that the run has finished; return the numbers of links it showed as done."""
     seen: list[int] = []
     ended = frame.locator(".status.succeeded")
     for _ in range(1_200):
-        with suppress(PlaywrightError):  # the page is being loaded anew
+        with suppress(PlaywrightError):  # the page is reloading
             if ended.count():
                 return seen
-            told = frame.locator("[data-field=done]").all_inner_texts()
-            if told and (done := int(told[0].replace("\u202f", ""))) not in seen[-1:]:
+            shown = frame.locator("[data-field=done]").all_inner_texts()
+            if shown and (done := int(shown[0].replace("\u202f", ""))) not in seen[-1:]:
                 seen.append(done)
                 if len(seen) == 4 and half_way:
                     half_way()
         frame.owner.page.wait_for_timeout(100)
-    raise AssertionError(f"the page never said that the run has ended; it has said: {seen}")
+    raise AssertionError(f"the page never showed that the run has finished; it showed: {seen}")
 
 
 def check_files(page: Page, frame: FrameLocator, world: World, run_key: str) -> None:
-    """Take the links along as both files, and compare each with the audit, row by row."""
+    """Download the links in both formats, and compare them with the audit row by row."""
     audited = world.audit.latest(run_key)
     names = ("external_id", "related_external_id", "outcome", "zoho_code", "zoho_message", "detail")
     with page.expect_download() as download:

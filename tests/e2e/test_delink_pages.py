@@ -54,7 +54,7 @@ def cookie_of(world: World, user: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("cookies", [{}, {"_token": "nonsense"}], ids=["no session", "a made-up one"])
-def test_nobody_without_a_session_gets_a_byte(world: World, addresses: list[str], cookies: dict[str, str]):
+def test_requests_without_a_session_are_refused(world: World, addresses: list[str], cookies: dict[str, str]):
     for address in [*addresses, "/zoho-delinks/openapi.json", "/zoho-delinks/docs", "/zoho-delinks/nothing"]:
         for method in ("GET", "POST", "DELETE"):
             answer = ask(world, method, address, cookies=cookies)
@@ -64,7 +64,7 @@ def test_nobody_without_a_session_gets_a_byte(world: World, addresses: list[str]
             assert answer.headers["content-security-policy"].startswith("default-src 'none'")
 
 
-def test_viewer_may_look_and_may_not_start_anything(world: World, addresses: list[str], run_address: str):
+def test_viewer_may_read_but_not_start_runs(world: World, addresses: list[str], run_address: str):
     cookies = cookie_of(world, "viewer")
     for address in addresses:
         answer = ask(world, "GET", address, cookies=cookies)
@@ -73,8 +73,8 @@ def test_viewer_may_look_and_may_not_start_anything(world: World, addresses: lis
     found = ask(world, "POST", run_address, cookies=cookies, data={"external_id": "who-"})
     assert "who-may-see" in found.text
 
-    again = ask(world, "GET", f"{run_address}/again/zoho_relink", cookies=cookies)
-    assert again.status_code == 403
+    form = ask(world, "GET", f"{run_address}/start/relink", cookies=cookies)
+    assert form.status_code == 403
     conf = {"logical_date": None, "conf": {"job": "by_hand", "run": "x"}}
     started = ask(world, "POST", "/api/v2/dags/zoho_relink/dagRuns", cookies=cookies, json=conf)
     assert started.status_code == 403

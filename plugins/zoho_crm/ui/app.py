@@ -62,13 +62,13 @@ def create_app(databases: AuditDatabases | None = None) -> FastAPI:
     app.add_middleware(SafeResponses)
     for router in (overview.router, downloads.router, run_pages.router, link_pages.router, rest):
         app.include_router(router)
-    handlers: dict[type[Exception], ExceptionHandler] = {
+    by_type: dict[type[Exception], ExceptionHandler] = {
         StarletteHTTPException: _http_error,
         RequestValidationError: _invalid_values,
         sa.exc.OperationalError: _database_unavailable,
         sa.exc.TimeoutError: _database_unavailable,
     }
-    for error, handler in handlers.items():
+    for error, handler in by_type.items():
         app.add_exception_handler(error, handler)
     return app
 

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import yaml
 from click.testing import CliRunner
 
-from tests.plugins.zoho_crm.cli.story import tell
+from tests.plugins.zoho_crm.cli.story import write_story
 from tests.support.databases import AUDIT, SQL, WAREHOUSE, Audit, set_connection
 from zoho_crm.cli.main import main
 
@@ -99,17 +99,17 @@ def cli() -> Cli:
 
 
 @pytest.fixture(scope="session")
-def told_story(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def story_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("story") / "audit.db"
     engine = sa.create_engine(f"sqlite:///{path}")
-    tell(engine).close()
+    write_story(engine).close()
     return path
 
 
 @pytest.fixture
-def story(told_story: Path, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
-    """The story of story.py in SQLite, where a test is about something else than the database."""
-    path = shutil.copy(told_story, tmp_path / "audit.db")
+def story(story_file: Path, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
+    """The runs of story.py in SQLite, for tests that do not depend on the kind of database."""
+    path = shutil.copy(story_file, tmp_path / "audit.db")
     set_connection(monkeypatch, AUDIT, conn_type="sqlite", host=str(path))
     audit = Audit(sa.URL.create("sqlite", database=str(path)))
     yield audit
@@ -118,8 +118,8 @@ def story(told_story: Path, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.fixture
 def any_story(audit: Audit, jobs: Jobs) -> Audit:
-    """The same story in each kind of database."""
-    tell(audit.engine).close()
+    """The runs of story.py in each kind of database."""
+    write_story(audit.engine).close()
     return audit
 
 

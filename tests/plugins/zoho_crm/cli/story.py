@@ -1,4 +1,4 @@
-"""A job in the audit: a dry run, the real one, what it left driven again, a link put back, and a run cut short."""
+"""Runs of a job for tests of the audit: dry run, apply, retry, relink, and an unfinished run."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ ZohoResponse = tuple[Outcome, dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Part:
-    """One run: its id, what it does, when, and what came of each link it came to."""
+class StoryRun:
+    """One run, with Zoho's response to each link that it processed."""
 
     run_id: str
     day: int
-    told: dict[tuple[str, str], ZohoResponse]
+    responses: dict[tuple[str, str], ZohoResponse]
     status: str | None
     planned: tuple[tuple[str, str], ...] = ()
     mode: str = "apply"
@@ -49,8 +49,8 @@ class Part:
     reason: str | None = None
 
 
-PARTS = (
-    Part(
+RUNS = (
+    StoryRun(
         "manual__2026-11-20",
         0,
         {
@@ -63,7 +63,7 @@ PARTS = (
         mode="dry_run",
         reason="a look first",
     ),
-    Part(
+    StoryRun(
         "scheduled__2026-11-21",
         1,
         {
@@ -80,7 +80,7 @@ PARTS = (
         by=None,
         run_type="scheduled",
     ),
-    Part(
+    StoryRun(
         "manual__2026-11-22",
         2,
         {("c-5", "d-5"): (Outcome.REMOVED, REMOVED), ("c-6", "d-6"): (Outcome.ALREADY_ABSENT, GONE)},
@@ -89,7 +89,7 @@ PARTS = (
         by="grace",
         reason="Zoho was down",
     ),
-    Part(
+    StoryRun(
         "manual__2026-11-23",
         3,
         {("c-1", "d-1"): (Outcome.RELINKED, BACK)},
@@ -99,11 +99,11 @@ PARTS = (
         by="grace",
         reason="a mistake of sales",
     ),
-    Part(
+    StoryRun(
         "manual__2026-11-24",
         4,
         {("c-20", "d-20"): (Outcome.REMOVED, REMOVED)},
-        None,  # and never reported on
+        None,  # unfinished
         planned=(("c-21", "d-21"), ("c-22", "d-22")),
     ),
 )
@@ -113,30 +113,30 @@ def key_of(run_id: str) -> str:
     return f"{JOB}:{run_id}"
 
 
-def tell(engine: sa.Engine) -> Ledger:
-    """Write the story; the ledger's clock is that of the story."""
+def write_story(engine: sa.Engine) -> Ledger:
+    """Write all runs, with a clock set to the time of each run."""
     now = [START.timestamp()]
     ledger = Ledger(engine, clock=lambda: now[0])
     ledger.ensure_schema()
-    for part in PARTS:
-        now[0] = (START + timedelta(days=part.day)).timestamp()
-        _tell_part(ledger, part, START + timedelta(days=part.day, seconds=5))
-        if part.status:
-            ledger.finalizer.seal(key_of(part.run_id))
+    for run in RUNS:
+        now[0] = (START + timedelta(days=run.day)).timestamp()
+        _write_run(ledger, run, START + timedelta(days=run.day, seconds=5))
+        if run.status:
+            ledger.finalizer.seal(key_of(run.run_id))
     return ledger
 
 
-def _tell_part(ledger: Ledger, part: Part, finished_at: datetime) -> None:
-    key = key_of(part.run_id)
+def _write_run(ledger: Ledger, run: StoryRun, finished_at: datetime) -> None:
+    key = key_of(run.run_id)
     target = Target(
-        RELATION, "us", "v7", org_id="700", dry_run=part.mode == "dry_run", operation=part.operation
+        RELATION, "us", "v7", org_id="700", dry_run=run.mode == "dry_run", operation=run.operation
     )
     origin = Origin(
-        dag_id="zoho_relink" if part.operation == "relink" else f"zoho_delink__{JOB}",
-        dag_run_id=part.run_id,
-        run_type=part.run_type,
+        dag_id="zoho_relink" if run.operation == "relink" else f"zoho_delink__{JOB}",
+        dag_run_id=run.run_id,
+        run_type=run.run_type,
         task_id="delink",
-        triggered_by=part.by,
+        triggered_by=run.by,
     )
     ledger.runs.start(
         RunStart(
@@ -144,26 +144,26 @@ def _tell_part(ledger: Ledger, part: Part, finished_at: datetime) -> None:
             JOB,
             origin,
             target,
-            mode=part.mode,
-            window_start=START + timedelta(days=part.day - 1),
-            window_end=START + timedelta(days=part.day),
-            reason=part.reason,
-            origin_run_key=key_of(part.origin) if part.origin else None,
+            mode=run.mode,
+            window_start=START + timedelta(days=run.day - 1),
+            window_end=START + timedelta(days=run.day),
+            reason=run.reason,
+            origin_run_key=key_of(run.origin) if run.origin else None,
         )
     )
-    rows = [*part.told, *part.planned]
+    rows = [*run.responses, *run.planned]
     ledger.plans.create(key, RELATION, rows, chunk_size=100, max_chunks=10, origin=origin, target=target)
     ledger.runs.mark_running(key)
     claim = ledger.claims.claim(key, 0, "a try")
-    sends = part.mode == "apply"
+    sends = run.mode == "apply"
     results = [
         LinkResult(link, outcome, finished_at, sent_at=finished_at if sends else None, **values)
         for link in ledger.claims.take(claim, 100, in_flight=sends)
         for outcome, values in [
-            part.told.get((link.link.external_id, link.link.related_external_id), (None, {}))
+            run.responses.get((link.link.external_id, link.link.related_external_id), (None, {}))
         ]
         if outcome is not None
     ]
     ledger.claims.settle(claim, results, origin=origin, target=target, job=JOB, in_flight=sends)
-    if part.status:
-        ledger.runs.finish(key, status=part.status, detail=None, finished_at=finished_at)
+    if run.status:
+        ledger.runs.finish(key, status=run.status, detail=None, finished_at=finished_at)

@@ -50,22 +50,22 @@ def test_progress_counts_links_and_chunks_of_an_unfinished_run(ledger: Ledger):
     queries = RunQueries(ledger.engine)
     planned(ledger, [(f"c-{n:03}", "d") for n in range(45)] + [("..", "d")])
 
-    def told() -> tuple[int, int, dict[str, int]]:
+    def progress() -> tuple[int, int, dict[str, int]]:
         far = queries.progress(stored(ledger))
         assert (far.planned, far.chunks) == (46, 5)
         return far.done, far.chunks_done, dict(far.by_outcome)
 
-    assert told() == (1, 0, {"invalid": 1})
+    assert progress() == (1, 0, {"invalid": 1})
     drive(ledger, 1, Outcome.REMOVED)
     drive(ledger, 2, Outcome.ALREADY_ABSENT)
     claim = ledger.claims.claim(RUN, 4, "a try")
     links = ledger.claims.take(claim, 10)
     settle(ledger, claim, links[:2], Outcome.REMOVED)
-    assert told() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
+    assert progress() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
     settle(ledger, claim, links[2:], Outcome.FAILED)
-    assert told() == (26, 3, {"invalid": 1, "removed": 12, "already_absent": 10, "failed": 3})
+    assert progress() == (26, 3, {"invalid": 1, "removed": 12, "already_absent": 10, "failed": 3})
     ledger.claims.take(ledger.claims.claim(RUN, 4, "again"), 10)
-    assert told() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
+    assert progress() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
 
 
 def test_progress_of_a_finished_run_comes_from_its_row(ledger: Ledger):
@@ -91,9 +91,9 @@ def test_reasons_come_from_the_last_try_most_frequent_first(ledger: Ledger):
         ledger.claims.settle(claim, failed + locked, **options)
     run = stored(ledger)
 
-    told = queries.reasons(run, queries.progress(run))
+    reasons = queries.reasons(run, queries.progress(run))
 
-    assert [(each.outcome, each.zoho_code, each.message, each.links, each.of) for each in told] == [
+    assert [(each.outcome, each.zoho_code, each.message, each.links, each.of) for each in reasons] == [
         ("rejected", "RECORD_LOCKED", None, 4, 4),
         ("failed", "E", "still busy", 4, 4),
         ("invalid", None, "external_id is blank", 1, 1),

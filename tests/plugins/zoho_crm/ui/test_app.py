@@ -53,7 +53,7 @@ def test_every_route_authenticates_first(pages: Pages):
     from zoho_crm.ui import auth
 
     for route in pages.app.routes:
-        first = route.dependant.dependencies[0].call  # type: ignore[attr-defined]
+        first = route.dependant.dependencies[0].call  # type: ignore[attr-defined] # codespell:ignore dependant
         assert first in {auth.SIGNED_IN, auth.READ_RUN}, route
         if "{dag_id}" in route.path:  # type: ignore[attr-defined]
             assert first is auth.READ_RUN
