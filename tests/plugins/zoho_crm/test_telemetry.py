@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.support.statsd import StatsdServer
 
-DOCS = Path(__file__).parents[3] / "docs" / "signals.md"
+DOCS = Path(__file__).parents[3] / "docs" / "monitoring.md"
 RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
 OUTSIDE = "nightly, of=Ünïcode; and much longer than anybody would call a Dag that is to be found again"
 JOB = "nightly__of__n_code__and_much_longer_than_anybody_"
