@@ -181,10 +181,11 @@ def retry_dag(folder: str | Path) -> DAG:
     """
     with DAG(
         dag_id=RETRY_DAG_ID,
-        description="Retry unfinished links of earlier runs",
+        description="Retry unfinished links",
         doc_md=_RETRY_DOC,
         schedule=None,
         catchup=False,
+        max_active_runs=1,
         params=retry_form(_job_names(folder)),
         tags={"zoho", "delink", "past runs"},
         default_args=task_defaults(),
@@ -210,10 +211,11 @@ def relink_dag(folder: str | Path) -> DAG:
     """
     with DAG(
         dag_id=RELINK_DAG_ID,
-        description="Relink links that a run removed",
+        description="Relink removed links",
         doc_md=_RELINK_DOC,
         schedule=None,
         catchup=False,
+        max_active_runs=1,
         params=relink_form(_job_names(folder)),
         tags={"zoho", "delink", "past runs"},
         default_args=task_defaults(),

@@ -30,7 +30,7 @@ RUN_TABLE = "zoho_delink_run"
 
 FIELDS_WITH_IDS = ("links", "external_id_prefix", "related_external_id_prefix")
 """Fields of our trigger forms whose values may contain external IDs."""
-_OUR_DAGS = ("zoho_delink", "zoho_relink")
+_OUR_DAGS = "zoho_delink"
 _HIDDEN = "***"
 
 

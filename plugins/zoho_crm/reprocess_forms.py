@@ -1,7 +1,7 @@
 """
-The trigger forms of the Dags on past runs.
+Trigger forms of the Dags that retry unfinished links and relink removed links.
 
-The fields have the order of the job's form: those that decide over harm come first.
+The fields have the order of the job's form: those that can do harm come first.
 :mod:`zoho_crm.core.run_request` checks what Airflow does not.
 """
 
@@ -20,31 +20,32 @@ if TYPE_CHECKING:
 
 FILTERS = "Filters"
 
-_JOB = "The job whose links are meant: the name of its file. Relation, connections and limits are those of the file."
+_JOB = "Name of the job, which is that of its file. Relation, connections and limits are those of the file."
 
 _RUN = """\
-The run whose links are meant: Airflow's run id, such as `scheduled__2026-11-22T02:00:00+00:00`, or the `run_key` of \
-its row in `zoho_delink_run`. A dry run is refused, one that is not finished, and one whose ids are replaced by \
-hashes."""
+Origin run: Airflow's run ID, such as `scheduled__2026-11-22T02:00:00+00:00`, or the `run_key` of its row in \
+`zoho_delink_run`. It must be a finished apply run whose IDs were not replaced by hashes."""
 
-_MODE = "**auto** and **dry_run**: count and plan only. **apply**: {does}."
+_MODE = "**auto** and **dry_run**: plan and count only. **apply**: {action}."
 
 _MAX_LINKS = """\
-Takes the place of the job's `max_links` for this run: with more links planned, the run stops before the first is \
-sent, or asks, as the job says. Needs a *Reason*."""
+Overrides the job's `max_links` for this run. Above it, the run stops before anything is sent, or waits for an \
+approval, as the job file says. Requires a *Reason*."""
 
 _OUTCOMES = """\
-Links are driven again whose **last** outcome over all runs is one of these. A link that a later run has removed, or \
-that was put back, is left alone."""
+Retry links whose **last** outcome over all runs is one of these. Links that a later run removed or relinked are \
+skipped."""
 
-_REDRIVE_START = """\
-In place of *Run*: take all runs of the job whose **own window lies in this one**. A run that took everything pending \
-has no such window: name it in *Run*. Without a time zone it is **UTC**."""
+_RETRY_START = """\
+Instead of *Run*: retry all runs of the job whose **own window lies in this one**. A run for everything pending lies \
+in no window: give it in *Run*. Without a time zone it is **UTC**."""
 
-_REDRIVE_END = "End of that window: a run whose own window ends later is not taken."
+_RETRY_END = (
+    "End of that window: runs whose own window ends later are skipped. Without a time zone it is **UTC**."
+)
 
 _RELINK_LINKS = """\
-Relink **only these** of the links that the run removed: two columns or a JSON list, as in the form of the job."""
+Relink **only these** of the links that the run removed: two columns or a JSON list, as in the form of a job."""
 
 _PREFIX = """\
 Relink only links whose {which} begins with this text, exactly as typed: case counts, and `%`, `_` and `\\` have no \
@@ -62,38 +63,38 @@ Relink only links for which Zoho's response to the removal had this code, for ex
 
 def retry_form(jobs: Sequence[str]) -> dict[str, Param]:
     """
-    Return the fields of ``zoho_delink_redrive``.
+    Return the fields of ``zoho_delink_retry``.
 
-    :param jobs: names of the jobs there are; with none of them any text is taken
+    :param jobs: names of the jobs to choose from; if there are none, the field is free text
     """
-    again = sorted(outcome.value for outcome in RETRYABLE_OUTCOMES)
+    retryable = sorted(outcome.value for outcome in RETRYABLE_OUTCOMES)
     return {
         "job": _job(jobs),
         "run": Param(None, type=["null", "string"], title="Run", description_md=_RUN),
-        **_harm("send the links again; Zoho cannot undo it"),
+        **_run_fields("retry the links; Zoho cannot undo it"),
         "outcomes": Param(
-            again,
+            retryable,
             type="array",
-            items={"type": "string", "enum": again},
-            examples=again,
+            items={"type": "string", "enum": retryable},
+            examples=retryable,
             title="Outcomes",
             description_md=_OUTCOMES,
         ),
-        "window_start": instant_field("Window start", _REDRIVE_START),
-        "window_end": instant_field("Window end", _REDRIVE_END),
+        "window_start": instant_field("Window start", _RETRY_START),
+        "window_end": instant_field("Window end", _RETRY_END),
     }
 
 
 def relink_form(jobs: Sequence[str]) -> dict[str, Param]:
     """
-    Return the fields of ``zoho_relink``.
+    Return the fields of ``zoho_delink_relink``.
 
-    :param jobs: names of the jobs there are; with none of them any text is taken
+    :param jobs: names of the jobs to choose from; if there are none, the field is free text
     """
     return {
         "job": _job(jobs),
         "run": Param(type="string", minLength=1, title="Run", description_md=_RUN),
-        **_harm("put the links back"),
+        **_run_fields("relink the links"),
         "links": links_field(_RELINK_LINKS),
         "external_id_prefix": _filter_field("External ID prefix", _PREFIX.format(which="external ID")),
         "related_external_id_prefix": _filter_field(
@@ -114,19 +115,19 @@ def _job(jobs: Sequence[str]) -> Param:
     return Param(type="string", title="Job", description_md=_JOB, **known)
 
 
-def _harm(does: str) -> dict[str, Param]:
-    """Return the fields that decide over harm, as every form has them."""
+def _run_fields(action: str) -> dict[str, Param]:
+    """Return the fields that every form has: those that can do harm."""
     form = job_form()
     return {
         "mode": Param(
-            "auto", type="string", enum=list(MODES), title="Mode", description_md=_MODE.format(does=does)
+            "auto", type="string", enum=list(MODES), title="Mode", description_md=_MODE.format(action=action)
         ),
         "reason": form["reason"],
         "max_links": Param(
             None,
             type=["null", "integer"],
             minimum=0,
-            title="Most links",
+            title="Maximum links",
             description_md=_MAX_LINKS,
         ),
         "verify": form["verify"],

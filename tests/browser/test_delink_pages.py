@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"
-RELINK = "zoho_relink"
+RELINK = "zoho_delink_relink"
 MARKUP = "<img src=x onerror=document.title='taken'>"
 SEEN: list[Pair] = [(f"pages-{number // 2}", f"pages-deal-{number}") for number in range(6)]
 PHONE = {"width": 390, "height": 844}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.airflow_world"]
 
 DAG = "zoho_delink__contacts_deals"
-RELINK = "zoho_relink"
+RELINK = "zoho_delink_relink"
 RECORDS = "https://crm.zoho.com/"
 
 

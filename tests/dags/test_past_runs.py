@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 # Airflow's own reading of .airflowignore and of plugins, while it reads Dags.
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 
-REDRIVE, RELINK = "zoho_delink_redrive", "zoho_relink"
+RETRY, RELINK = "zoho_delink_retry", "zoho_delink_relink"
 FORMS = {
-    REDRIVE: [
+    RETRY: [
         "job",
         "run",
         "mode",
@@ -68,7 +68,7 @@ def dags() -> dict[str, DAG]:
     return dict(read_dags().dags)
 
 
-@pytest.mark.parametrize(("dag_id", "mapped"), [(REDRIVE, "delink"), (RELINK, "relink")])
+@pytest.mark.parametrize(("dag_id", "mapped"), [(RETRY, "delink"), (RELINK, "relink")])
 def test_tasks_are_those_of_a_job(dags: dict[str, DAG], dag_id: str, mapped: str) -> None:
     dag = dags[dag_id]
     assert {task_id: task.downstream_task_ids for task_id, task in dag.task_dict.items()} == {
@@ -94,7 +94,8 @@ def test_the_form_names_the_jobs_there_are_and_is_harmless(dags: dict[str, DAG],
     ]
     assert not params.get_param("job").has_value
     assert params["mode"] == "auto"
-    assert params.get_param("run").schema["type"] == (["null", "string"] if dag_id == REDRIVE else "string")
+    assert dags[dag_id].max_active_runs == 1
+    assert params.get_param("run").schema["type"] == (["null", "string"] if dag_id == RETRY else "string")
 
 
 @pytest.mark.parametrize("dag_id", FORMS)
@@ -197,7 +198,7 @@ def live(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Liv
 
 @pytest.mark.integration
 @pytest.mark.xdist_group("past_runs")
-def test_a_thousand_links_are_put_back_as_they_were(world: World, live: LiveDags) -> None:
+def test_a_thousand_links_are_relinked_as_they_were(world: World, live: LiveDags) -> None:
     state = world.zoho.state
     for contact, deal in GONE_BEFORE:
         state.unlink("Contacts", contact, "Deals", deal)
@@ -240,7 +241,7 @@ def test_a_thousand_links_are_put_back_as_they_were(world: World, live: LiveDags
 
 @pytest.mark.integration
 @pytest.mark.xdist_group("past_runs")
-def test_links_of_a_stopped_run_are_driven_again_once(world: World, live: LiveDags) -> None:
+def test_unfinished_links_of_a_stopped_run_are_retried_once(world: World, live: LiveDags) -> None:
     state = world.zoho.state
     before = world.links()
     refusal = {"code": "NO_PERMISSION", "details": {}, "message": "permission denied", "status": "error"}
@@ -259,15 +260,15 @@ def test_links_of_a_stopped_run_are_driven_again_once(world: World, live: LiveDa
     asked = {"job": "stopped", "run": stopped}
     deletes = world.calls()["DELETE"]
 
-    assert world.outcomes(live.run(REDRIVE, **asked)) == {"would_remove": 40}
+    assert world.outcomes(live.run(RETRY, **asked)) == {"would_remove": 40}
     assert world.calls()["DELETE"] == deletes
-    driven = live.run(REDRIVE, **asked, mode="apply")
+    driven = live.run(RETRY, **asked, mode="apply")
     assert world.outcomes(driven) == {"removed": 40}
     assert world.calls()["DELETE"] == deletes + 40
-    assert world.outcomes(live.run(REDRIVE, **asked, mode="apply")) == {}
+    assert world.outcomes(live.run(RETRY, **asked, mode="apply")) == {}
     assert set(before) - set(world.links()) == set(STOPPED)
 
-    # What two runs have removed is put back run by run.
+    # What two runs removed is relinked run by run.
     for run_id, links in ((stopped, 20), (driven, 40)):
         back = live.run(RELINK, job="stopped", run=run_id, mode="apply")
         assert world.outcomes(back) == {"relinked": links}

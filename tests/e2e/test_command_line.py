@@ -18,7 +18,7 @@ pytestmark = pytest.mark.systems
 pytest_plugins = ["tests.support.airflow_world"]
 
 BY_HAND = "zoho_delink__by_hand"
-RELINK = "zoho_relink"
+RELINK = "zoho_delink_relink"
 LINKS = [("undone-0", "deal-0"), ("undone-1", "deal-1"), ("undone-'2", "deal-2")]
 
 

@@ -76,7 +76,7 @@ def test_viewer_may_read_but_not_start_runs(world: World, addresses: list[str], 
     form = ask(world, "GET", f"{run_address}/start/relink", cookies=cookies)
     assert form.status_code == 403
     conf = {"logical_date": None, "conf": {"job": "by_hand", "run": "x"}}
-    started = ask(world, "POST", "/api/v2/dags/zoho_relink/dagRuns", cookies=cookies, json=conf)
+    started = ask(world, "POST", "/api/v2/dags/zoho_delink_relink/dagRuns", cookies=cookies, json=conf)
     assert started.status_code == 403
 
 

@@ -54,7 +54,7 @@ class RelinkRequest:
 
 def parse_relink_request(params: Mapping[str, Any], request: RunRequest) -> RelinkRequest:
     """
-    Parse the form of ``zoho_relink``.
+    Parse the form of ``zoho_delink_relink``.
 
     :param params: the form's values: ``run``, and those of :class:`RelinkFilter`
     :param request: what was parsed of its other fields, ``links`` among them

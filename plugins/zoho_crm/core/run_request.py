@@ -28,8 +28,8 @@ DRY_RUN = "dry_run"
 MODES = ("auto", DRY_RUN, APPLY)
 MAX_REASON_LENGTH = 1_000
 
-RETRY_DAG_ID = "zoho_delink_redrive"
-RELINK_DAG_ID = "zoho_relink"
+RETRY_DAG_ID = "zoho_delink_retry"
+RELINK_DAG_ID = "zoho_delink_relink"
 
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Start of the window of a run over all pending links."""
@@ -80,7 +80,7 @@ class AssetEvent:
 @dataclass(frozen=True, slots=True)
 class RetryRequest:
     """
-    Which links to retry.
+    Which unfinished links to retry.
 
     :param run: an Airflow run id or a run key; None if there is a window
     :param window: half-open window that contains the windows of the origin runs, aware, in UTC; None if there is a run
@@ -136,7 +136,7 @@ def parse_run_request(
 
 def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> RetryRequest:
     """
-    Read the form of ``zoho_delink_redrive``.
+    Parse the form of ``zoho_delink_retry``.
 
     :param params: the form's values: ``run``, or ``window_start`` and ``window_end``; ``outcomes``
     :param request: the values of its other fields

@@ -1,4 +1,4 @@
-"""Plans that take up links of past runs: to drive them again, or to put back what was removed."""
+"""Plan runs over links of earlier runs: retry unfinished links, relink removed links."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ CHOSEN = "chosen"
 @dataclass
 class Selection:
     """
-    The links that a run takes up.
+    The links that a run reprocesses.
 
     :param links: read once, when the plan is made
-    :param counts: links by what happened to them last, and how many of them are chosen; filled while they are read
-    :param origin_run_key: the run they are of; None if they are of several
-    :param window: the window that those lie in
+    :param counts: links by their last event, and how many of them are chosen; filled while they are read
+    :param origin_run_key: key of the origin run; None if there are several
+    :param window: the window that their own windows lie in
     """
 
     links: Iterator[Link]
@@ -61,42 +61,42 @@ class Selection:
 
 
 class ReprocessPreflightOperator(PreflightOperator):
-    """Check what a run on past runs depends on: not the warehouse, from which it takes nothing."""
+    """Check what a retry or a relink depends on; it does not read the warehouse."""
 
     def check_sql(self, job: Job) -> None:
-        """Take no SQL."""
+        """Skip the check: the links come from the audit."""
 
     def check_source(self, job: Job) -> None:
-        """Ask no warehouse: links can be put back while it is away."""
+        """Skip the check: links can be relinked while the warehouse is unavailable."""
 
 
 class RetryPreflightOperator(ReprocessPreflightOperator):
-    """Check what driving links again depends on."""
+    """Check what a retry of unfinished links depends on."""
 
     def check_form(self, context: Context) -> None:
-        """Check the form of ``zoho_delink_redrive``."""
+        """Check the form of ``zoho_delink_retry``."""
         parse_retry_request(context["params"], request_of(context))
 
 
 class RelinkPreflightOperator(ReprocessPreflightOperator):
-    """Check what putting links back depends on: another scope."""
+    """Check what a relink of removed links depends on, which needs other scopes."""
 
     operation: ClassVar[str] = RELINK
 
     def check_form(self, context: Context) -> None:
-        """Check the form of ``zoho_relink``."""
+        """Check the form of ``zoho_delink_relink``."""
         parse_relink_request(context["params"], request_of(context))
 
 
 class ReprocessPlanOperator(PlanOperator):
     """
-    Store links of past runs as the plan of this one.
+    Store links of earlier runs as the plan of this one.
 
-    Planning a run that is planned reads nothing and changes nothing. How many links there were, by what happened to
-    them last, is logged and left as the XCom ``counts``.
+    Planning a planned run again reads and changes nothing. The numbers of links by their last event are logged and
+    returned as the XCom ``counts``.
 
     :return: the arguments of each mapped task, since Airflow knows the job at run time only; none for an empty plan
-    :raises ZohoConfigError: a field of the trigger form is wrong, or the run it names cannot be taken up
+    :raises ZohoConfigError: a field of the trigger form is wrong, or the origin run is not eligible
     """
 
     operation: ClassVar[str]
@@ -129,7 +129,7 @@ class ReprocessPlanOperator(PlanOperator):
 
     @abstractmethod
     def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
-        """Find the links to take up."""
+        """Select the links to reprocess."""
 
     @abstractmethod
     def arguments(self, job: Job) -> dict[str, Any]:
@@ -186,19 +186,19 @@ class ReprocessPlanOperator(PlanOperator):
 
 
 class PlanRetryOperator(ReprocessPlanOperator):
-    """Plan the links that past runs have left open, and that no run has settled since."""
+    """Plan the links that earlier runs left unfinished, and that no run has settled since."""
 
     operation: ClassVar[str] = DELINK
 
     def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
-        """Take the links whose last outcome over all runs is one of those asked for."""
+        """Select the links whose last outcome over all runs is one of the requested ones."""
         asked = parse_retry_request(context["params"], request_of(context))
         past = self._past(ledger, job, asked, target)
         counts = Counter({CHOSEN: 0, "runs": len(past)})
 
         def chosen() -> Iterator[Link]:
             for one in ledger.reprocess.unfinished_links(past, target.org_id):
-                # Whoever has put a link back wants it to stay, whatever came of that.
+                # A relink run wanted the link to stay, whatever its outcome was.
                 counts[one.outcome.value if one.operation == DELINK else "relinked"] += 1
                 if one.operation == DELINK and one.outcome in asked.outcomes:
                     counts[CHOSEN] += 1
@@ -209,13 +209,13 @@ class PlanRetryOperator(ReprocessPlanOperator):
         return Selection(chosen(), counts, window=asked.window)
 
     def complete(self, ledger: Ledger, key: str) -> None:
-        """Have links asked about first that a request may have reached without an answer."""
+        """Mark links in flight that an unanswered request may have reached, so that they are verified first."""
         run = ledger.runs.get(key)
         if run is not None and not run.dry_run:
             ledger.reprocess.carry_over_in_flight(key)
 
     def arguments(self, job: Job) -> dict[str, Any]:
-        """Return those of the deleting operator."""
+        """Return the arguments of the delink operator."""
         return delink_arguments(job)
 
     def _past(self, ledger: Ledger, job: Job, asked: RetryRequest, target: Target) -> list[StoredRun]:
@@ -228,24 +228,24 @@ class PlanRetryOperator(ReprocessPlanOperator):
         usable = []
         for run in ledger.runs.in_window(job.name, *asked.window):
             if fault := _fault(ledger, job, run, target):
-                self.log.warning("Left out: the run %s %s", run.run_key, fault)
+                self.log.warning("Run skipped: %s %s", run.run_key, fault)
             else:
                 usable.append(run)
         if not usable:
             raise ZohoConfigError(
-                f"window_start: no run of {job.name} that can be taken up has its own window in this one; "
-                "the log says which were left out"
+                f"window_start: no run of {job.name} that can be retried has its own window in this one; "
+                "the log lists the skipped runs"
             )
         return usable
 
 
 class PlanRelinkOperator(ReprocessPlanOperator):
-    """Plan the links that a run has removed, and that nobody has put back or removed again since."""
+    """Plan the links that a run removed, and that no run has relinked or removed again since."""
 
     operation: ClassVar[str] = RELINK
 
     def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
-        """Take the links that are gone because of that run."""
+        """Select the links that are gone because of the origin run."""
         from zoho_crm.ledger.reprocess import Since, ineligibility_reason
 
         asked = parse_relink_request(context["params"], request_of(context))
@@ -269,13 +269,13 @@ class PlanRelinkOperator(ReprocessPlanOperator):
         return Selection(chosen(), counts, origin_run_key=run.run_key)
 
     def complete(self, ledger: Ledger, key: str) -> None:
-        """Give the links the attributes they had."""
+        """Copy the attributes that the links had from the origin run."""
         run = ledger.runs.get(key)
         if run is not None and run.origin_run_key is not None:
             ledger.reprocess.copy_snapshots(key, run.origin_run_key)
 
     def arguments(self, job: Job) -> dict[str, Any]:
-        """Return those of the operator that puts links back."""
+        """Return the arguments of the relink operator."""
         return relink_arguments(job)
 
 
@@ -288,13 +288,13 @@ def _pair_keys(asked: RelinkRequest, target: Target) -> frozenset[str] | None:
 
 
 def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | None:
-    """Say why the links of a run may not be driven again, or return None: a redrive is no way past a guard."""
+    """Return why the links of a run may not be retried, or None: a retry does not bypass a guard."""
     from zoho_crm.ledger.reprocess import ineligibility_reason
 
     if fault := ineligibility_reason(run, job.name, target):
         return fault
     if kept := approval_block_reason(run.approval):
-        return f"was not let through: {kept}; start a new run"
+        return f"was not approved: {kept}; start a new run"
     if run.approval is not None or not (run.guard_decision or "").startswith("breached"):
         return None
     limits = job.guards
@@ -308,7 +308,7 @@ def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | No
         now=run.planned_at or run.started_at,
         source=SourceFacts(run.baseline_links, run.source_as_of),
     )
-    # How many they are is judged anew, for the new plan.
+    # max_links is checked again, for the new plan.
     checks = [check for check in judge(facts, limits).checks if check.limit != "max_links"]
     others = [check.says for check in checks if check.breached]
     return f"was stopped by its guards: {'; '.join(others)}; start a new run" if others else None

@@ -132,7 +132,7 @@ def _write_run(ledger: Ledger, run: StoryRun, finished_at: datetime) -> None:
         RELATION, "us", "v7", org_id="700", dry_run=run.mode == "dry_run", operation=run.operation
     )
     origin = Origin(
-        dag_id="zoho_relink" if run.operation == "relink" else f"zoho_delink__{JOB}",
+        dag_id="zoho_delink_relink" if run.operation == "relink" else f"zoho_delink__{JOB}",
         dag_run_id=run.run_id,
         run_type=run.run_type,
         task_id="delink",

@@ -80,9 +80,9 @@ def test_only_runs_that_took_links_of_the_source_out_tell_what_is_usual(dated: L
     past_run(dated, clock, "running", 6, status=None)
     past_run(dated, clock, "dry", 7, mode="dry_run", target=replace(TARGET, dry_run=True))
     past_run(dated, clock, "relink", 8, target=replace(TARGET, operation="relink"))
-    past_run(dated, clock, "redrive", 9, origin_run_key="failed")
+    past_run(dated, clock, "retry", 9, origin_run_key="failed")
     past_run(dated, clock, "another job", 10, job="another")
-    past_run(dated, clock, "another Dag", 11, origin=replace(ORIGIN, dag_id="zoho_delink_redrive"))
+    past_run(dated, clock, "another Dag", 11, origin=replace(ORIGIN, dag_id="zoho_delink_retry"))
     past_run(dated, clock, RUN, 12)
     past_run(dated, clock, "later", 13)
     assert dated.runs.recent_planned_counts(JOB, RUN) == [3, 2, 1]

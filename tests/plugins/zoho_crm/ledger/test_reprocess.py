@@ -358,11 +358,11 @@ def test_a_run_is_found_by_its_key_and_by_airflows_id(ledger: Ledger) -> None:
         ledger.runs.find("another", "manual__1")
     run(
         ledger,
-        "its redrive",
+        "its retry",
         {pair(0): Outcome.REMOVED},
-        origin=replace(ORIGIN, dag_id="zoho_delink_redrive", dag_run_id="manual__1"),
+        origin=replace(ORIGIN, dag_id="zoho_delink_retry", dag_run_id="manual__1"),
     )
-    with pytest.raises(ZohoConfigError, match=r"^run: 2 runs .*: a key, its redrive$"):
+    with pytest.raises(ZohoConfigError, match=r"^run: 2 runs .*: a key, its retry$"):
         ledger.runs.find(JOB, "manual__1")
 
 

@@ -232,7 +232,7 @@ def test_a_jump_is_told_from_the_runs_before(audit: Audit, sql_path: Path) -> No
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"origin_run_key": "contacts_deals:1f"}, id="redrive"),
+        pytest.param({"origin_run_key": "contacts_deals:1f"}, id="retry"),
         pytest.param(
             {"target": Target(make_job().relation.as_relation(), "us", "v7", operation="relink")}, id="relink"
         ),

@@ -218,7 +218,7 @@ HIDDEN = dict.fromkeys(("links", "external_id_prefix", "related_external_id_pref
     ("dag_id", "hidden"),
     [
         pytest.param("zoho_delink__contacts_deals", HIDDEN, id="a job"),
-        pytest.param("zoho_relink", HIDDEN, id="putting back"),
+        pytest.param("zoho_delink_relink", HIDDEN, id="putting back"),
         pytest.param("somebody_elses", {}, id="another Dag"),
     ],
 )

@@ -31,7 +31,7 @@ from zoho_crm.operators.reprocess_plan import (
 if TYPE_CHECKING:
     from include.local_zoho import LocalZoho
 
-REDRIVE, RELINK = "zoho_delink_redrive", "zoho_relink"
+RETRY, RELINK = "zoho_delink_retry", "zoho_delink_relink"
 PREFLIGHT = {"org_id": "700000001", "data_center": "us", "api_version": "v7"}
 WINDOW = {"window_start": "2026-11-21", "window_end": "2026-11-22"}
 Pair = tuple[str, str]
@@ -110,7 +110,7 @@ def plan(
     **params: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Plan as the Dag does; return what is mapped over, and the counts."""
-    dag_id = REDRIVE if operator is PlanRetryOperator else RELINK
+    dag_id = RETRY if operator is PlanRetryOperator else RELINK
     told = context(
         "plan",
         dag_id=dag_id,
@@ -149,7 +149,7 @@ PAST = {
 
 
 @pytest.mark.parametrize("by_key", [True, False], ids=["run key", "run id"])
-def test_a_redrive_plans_what_is_open_by_the_last_outcome(audit: Audit, jobs: Path, by_key: bool) -> None:
+def test_retry_plans_what_is_open_by_the_last_outcome(audit: Audit, jobs: Path, by_key: bool) -> None:
     key = past_run(audit, PAST)
     past_run(audit, {E: Outcome.REMOVED}, run_id="manual__later")
     past_run(audit, {B: Outcome.WOULD_REMOVE}, run_id="manual__dry", mode="dry_run")
@@ -159,9 +159,9 @@ def test_a_redrive_plans_what_is_open_by_the_last_outcome(audit: Audit, jobs: Pa
         PlanRetryOperator, jobs, run=key if by_key else "manual__past", mode="apply", reason="once more"
     )
 
-    assert set(planned(audit, REDRIVE)) == {B, C, D}
+    assert set(planned(audit, RETRY)) == {B, C, D}
     assert counts == {"runs": 1, "chosen": 3, "failed": 1, "unknown": 1, "not_attempted": 1, "removed": 1}
-    run = the_run(audit, REDRIVE)
+    run = the_run(audit, RETRY)
     told = ("job", "operation", "origin_run_key", "mode", "reason", "window_start", "window_end", "planned")
     assert [run[name] for name in told] == [
         "contacts_deals",
@@ -179,15 +179,15 @@ def test_a_redrive_plans_what_is_open_by_the_last_outcome(audit: Audit, jobs: Pa
     }
 
 
-def test_a_redrive_takes_only_the_outcomes_asked_for(audit: Audit, jobs: Path) -> None:
+def test_retry_takes_only_the_outcomes_asked_for(audit: Audit, jobs: Path) -> None:
     past_run(audit, PAST)
     _, counts = plan(PlanRetryOperator, jobs, run="manual__past", outcomes=["unknown"])
-    assert set(planned(audit, REDRIVE)) == {C}
+    assert set(planned(audit, RETRY)) == {C}
     assert counts["chosen"] == 1
-    assert the_run(audit, REDRIVE)["mode"] == "dry_run"
+    assert the_run(audit, RETRY)["mode"] == "dry_run"
 
 
-def test_a_redrive_of_a_window_takes_the_runs_in_it(
+def test_retry_of_a_window_takes_the_runs_in_it(
     audit: Audit, jobs: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     past_run(audit, {A: Outcome.FAILED, B: Outcome.FAILED}, run_id="in it")
@@ -200,9 +200,9 @@ def test_a_redrive_of_a_window_takes_the_runs_in_it(
 
     _, counts = plan(PlanRetryOperator, jobs, **WINDOW)
 
-    assert set(planned(audit, REDRIVE)) == {A, B}
+    assert set(planned(audit, RETRY)) == {A, B}
     assert counts == {"runs": 2, "chosen": 2, "failed": 1, "unknown": 1}
-    run = the_run(audit, REDRIVE)
+    run = the_run(audit, RETRY)
     assert run["origin_run_key"] is None
     assert str(run["window_start"]).startswith("2026-11-21 00:00:00")
     assert str(run["window_end"]).startswith("2026-11-22 00:00:00")
@@ -218,7 +218,7 @@ def test_planning_again_finds_the_plan(audit: Audit, jobs: Path) -> None:
     again, counts = plan(PlanRetryOperator, jobs, run="manual__past")
     assert again == first
     assert counts == {}
-    assert the_run(audit, REDRIVE) in stored[0]
+    assert the_run(audit, RETRY) in stored[0]
     assert [link for link in audit.links() if link in stored[1]] == stored[1]
 
 
@@ -226,9 +226,9 @@ def test_planning_again_finds_the_plan(audit: Audit, jobs: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "says"),
     [
-        pytest.param({"approval": "rejected"}, "was not let through: the run was rejected", id="rejected"),
+        pytest.param({"approval": "rejected"}, "was not approved: the run was rejected", id="rejected"),
         pytest.param(
-            {"approval": "asked"}, "was not let through: the run waits for an approval", id="never approved"
+            {"approval": "asked"}, "was not approved: the run waits for an approval", id="never approved"
         ),
         pytest.param(
             {"guard_decision": "breached: x", "baseline_links": 10},
@@ -245,7 +245,7 @@ def test_planning_again_finds_the_plan(audit: Audit, jobs: Path) -> None:
         pytest.param({"guard_decision": "passed: x", "baseline_links": 10}, None, id="passed"),
     ],
 )
-def test_a_redrive_is_no_way_past_a_guard(
+def test_retry_is_no_way_past_a_guard(
     audit: Audit, jobs: Path, row: dict[str, Any], says: str | None
 ) -> None:
     key = past_run(audit, PAST)
@@ -379,9 +379,7 @@ def test_preflight_needs_neither_sql_nor_warehouse(
     assert found["data_center"] == "us"
 
 
-def test_a_redrive_sends_each_open_link_once_and_nothing_else(
-    zoho: LocalZoho, audit: Audit, jobs: Path
-) -> None:
+def test_retry_sends_each_open_link_once_and_nothing_else(zoho: LocalZoho, audit: Audit, jobs: Path) -> None:
     link_all(zoho, PAST)
     past_run(audit, PAST)
     zoho.state.unlink("Contacts", C[0], "Deals", C[1])
@@ -389,13 +387,13 @@ def test_a_redrive_sends_each_open_link_once_and_nothing_else(
     for place, arguments in enumerate(mapped):
         task = delink(**{name: arguments[name] for name in ("chunk", "audit_conn_id", "task_concurrency")})
         try:
-            task.execute(context(dag_id=REDRIVE, run_id="manual__again", map_index=place))
+            task.execute(context(dag_id=RETRY, run_id="manual__again", map_index=place))
         except UnfinishedLinksError:
             pytest.fail("links are left")
     assert sorted(sent(zoho)) == sorted([B, D, E])
     # A request of the past run may have reached it: it was asked about, and found gone.
     assert "GET" in {one.method for one in zoho.state.journal.requests if C[0] in one.path}
-    key = the_run(audit, REDRIVE)["run_key"]
+    key = the_run(audit, RETRY)["run_key"]
     last = {row["external_id"]: row["outcome"] for row in audit.events() if row["run_key"] == key}
     assert last == dict.fromkeys((B[0], C[0], D[0], E[0]), "removed")
     assert linked(zoho) == {A, F}
