@@ -78,7 +78,7 @@ def _schedule(job: Job) -> str:
         return f"{job.cron} ({job.timezone})"
     if job.asset:
         return f"whenever the asset {job.asset.asset!r} is updated"
-    return "none: manual runs and backfills only"
+    return "none: manual runs only"
 
 
 def _schedule_errors(job: Job) -> list[str]:

@@ -84,7 +84,7 @@ def test_jobs_without_cron_expression_have_no_next_windows(cli: Cli, jobs: Jobs)
     assert document["schedule"] == "whenever the asset 'links_to_remove' is updated"
     assert document["next_windows"] == []
     jobs.write(schedule=None)
-    assert cli.document("check-job", jobs.file)["schedule"] == "none: manual runs and backfills only"
+    assert cli.document("check-job", jobs.file)["schedule"] == "none: manual runs only"
 
 
 def test_schedule_that_airflow_refuses_is_an_error(cli: Cli, jobs: Jobs) -> None:
