@@ -36,7 +36,7 @@ def test_links_pasted_as_columns_are_planned_and_nothing_is_removed(
         expect(form.get_by_role("button", name=section, exact=True)).to_be_visible()
     for field in ("Mode", "Reason", "Maximum links", "Verify each link"):
         expect(form.get_by_text(re.compile(f"^{field}")).first).to_be_visible()
-    expect(form.get_by_text("a run by hand is a dry run")).to_be_visible()
+    expect(form.get_by_text("a manual run is a dry run")).to_be_visible()
     picture("trigger-form")
 
     form.get_by_role("button", name="Window", exact=True).click()

@@ -144,8 +144,8 @@ def export(
     """
     Write the audit rows of a run, one per line, in the order of its plan.
 
-    In CSV, a cell that a spreadsheet would take for a formula begins with an apostrophe; JSON Lines holds the values
-    unchanged. The rows hold external ids, so a new file is readable by its owner alone.
+    In CSV, an apostrophe precedes whatever a spreadsheet would evaluate as a formula; JSON Lines has the values
+    unchanged. The rows contain external ids, so only you may read a new file.
     """
     from zoho_crm.cli.connections import open_ledger
     from zoho_crm.ledger.link_queries import LinkQueries
@@ -205,7 +205,8 @@ def verify(
     elif rows:
         out.table(("kind", "run", "event", "detail"), [tuple(row[name] for name in _ORDER) for row in rows])
         out.error(
-            f"{'more than ' if more else ''}{len(rows)} findings: the audit was changed after it was written"
+            f"{'more than ' if more else ''}{len(rows)} finding{'' if len(rows) == 1 else 's'}: "
+            "the audit was changed after it was written"
         )
     else:
         out.ok("the audit is unchanged" + (f": {key}" if key else ""))

@@ -32,10 +32,9 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
             "approval": _approval(run),
             "started": run["started_at"],
             "finished": run["finished_at"],
-            "pseudonymised": run["pseudonymised_at"],
-            "rows, duplicates": None
-            if run["source_rows"] is None
-            else f"{run['source_rows']}, {run['duplicates']}",
+            "pseudonymized": run["pseudonymised_at"],
+            "source rows": run["source_rows"],
+            "duplicates": run["duplicates"],
             "links planned": run["planned"],
             "unfinished links": run["unfinished_links"],
             "API credits used": run["credits"],
@@ -56,7 +55,7 @@ def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
         out.document({"runs": list(found)})
         return
     if not found:
-        out.say("No runs yet.")
+        out.say("No runs yet. Trigger the Dag of a job.")
         return
     names = (
         "started_at",
@@ -79,7 +78,7 @@ def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[s
         out.document({"external_id": link[0], "related_external_id": link[1], "history": list(history)})
         return
     if not history:
-        out.error("no run has processed this link")
+        out.error("no history for this link: no run has processed it")
         return
     names = (
         "finished_at",

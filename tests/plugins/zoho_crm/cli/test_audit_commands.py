@@ -65,7 +65,7 @@ def test_history_of_a_link_shows_who_removed_it(cli: Cli, any_story: Audit) -> N
 
 def test_link_without_history_exits_with_1(cli: Cli, story: Audit) -> None:
     assert cli.document("audit", "show", "--link", "c-1", "d-2", code=1)["history"] == []
-    assert "no run has processed this link" in cli("audit", "show", "--link", "c-1", "d-2").stdout
+    assert "no history for this link" in cli("audit", "show", "--link", "c-1", "d-2").stdout
 
 
 def test_last_runs_of_a_job_are_newest_first(cli: Cli, any_story: Audit) -> None:
@@ -148,7 +148,7 @@ def test_altered_row_is_reported_and_exits_with_1(cli: Cli, any_story: Audit) ->
     ]
     result = cli("audit", "verify", REAL)
     assert result.exit_code == 1
-    assert "error: 1 findings" in result.stdout
+    assert "error: 1 finding:" in result.stdout
     assert cli("audit", "verify", "manual__2026-11-22").exit_code == 0
 
 
