@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+import shutil
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from tests.support.postgres import PostgresServer
     from zoho_crm.ledger.ledger import Ledger
 
 AUDIT = "audit"
@@ -128,19 +127,15 @@ class Warehouse:
 @pytest.fixture(params=["sqlite", "postgres"])
 def audit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
     """An empty audit database, and the connection to it."""
-    with ExitStack() as stack:
-        if request.param == "sqlite":
-            url = sa.URL.create("sqlite", database=str(tmp_path / "audit.db"))
-        elif request.param == "mariadb":
-            url = request.getfixturevalue("mariadb_url")
-        else:
-            # A database of its own: an Airflow connection has no place for a schema's search path.
-            server: PostgresServer = request.getfixturevalue("postgres_server")
-            url = server.url(stack.enter_context(server.database()))
-        set_connection(monkeypatch, AUDIT, **connection_to(url))
-        audit = Audit(url)
-        stack.callback(audit.engine.dispose)
-        yield audit
+    if request.param == "sqlite":
+        path = shutil.copy(request.getfixturevalue("empty_sqlite_ledger"), tmp_path / "audit.db")
+        url = sa.URL.create("sqlite", database=str(path))
+    else:
+        url = request.getfixturevalue(f"{request.param}_ledger_url")
+    set_connection(monkeypatch, AUDIT, **connection_to(url))
+    audit = Audit(url)
+    yield audit
+    audit.engine.dispose()
 
 
 @pytest.fixture

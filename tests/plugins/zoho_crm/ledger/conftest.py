@@ -8,15 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger
-from zoho_crm.ledger.schema import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from tests.support.mariadb import MariaDbServer
 
 DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_plan", "test_schema"}
 """Where much is written at once, or by several at once; elsewhere one driver of PostgreSQL speaks for both."""
@@ -33,27 +29,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.hook.pytest_deselected(items=left_out)
 
 
-MAKES_TABLES = {"test_schema.py"}
-"""Tests that need a database of their own in MariaDB, where the tables of a ledger take a while to make."""
-
-
-@pytest.fixture(
-    params=[
-        "sqlite",
-        "psycopg",
-        "psycopg2",
-        pytest.param("mariadb", marks=pytest.mark.systems),
-    ]
-)
+@pytest.fixture(params=["sqlite", "psycopg", "psycopg2", pytest.param("mariadb", marks=pytest.mark.systems)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> sa.URL:
+    """An empty database; its tables may be there only where a test starts from a ledger and leaves them as they are."""
     if request.param == "sqlite":
         return sa.URL.create("sqlite", database=str(tmp_path / "ledger.db"))
-    if request.param == "mariadb":
-        makes_tables = request.path.name in MAKES_TABLES
-        mariadb_url: sa.URL = request.getfixturevalue("mariadb_url" if makes_tables else "mariadb_ledger_url")
-        return mariadb_url
-    postgres_url: sa.URL = request.getfixturevalue("postgres_url")
-    return postgres_url.set(drivername=f"postgresql+{request.param}")
+    has_tables = "ledger" in request.fixturenames and request.path.name != "test_schema.py"
+    server = "mariadb" if request.param == "mariadb" else "postgres"
+    url: sa.URL = request.getfixturevalue(f"{server}_ledger_url" if has_tables else f"{server}_url")
+    return url if server == "mariadb" else url.set(drivername=f"postgresql+{request.param}")
 
 
 @pytest.fixture
@@ -61,39 +45,6 @@ def engine(url: sa.URL) -> Iterator[sa.Engine]:
     engine = sa.create_engine(url, pool_size=10, max_overflow=30)
     yield engine
     engine.dispose()
-
-
-@pytest.fixture(scope="session")
-def empty_mariadb_ledger(mariadb_server: MariaDbServer) -> Iterator[sa.Engine]:
-    with mariadb_server.database() as url:
-        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT", pool_size=1)
-        Ledger(engine).ensure_schema()
-        yield engine
-        engine.dispose()
-
-
-@pytest.fixture
-def mariadb_ledger_url(empty_mariadb_ledger: sa.Engine) -> Iterator[sa.URL]:
-    yield empty_mariadb_ledger.url
-    with empty_mariadb_ledger.connect() as connection:
-        for name in sa.inspect(connection).get_table_names():
-            if name not in tables.metadata.tables:
-                connection.exec_driver_sql(f"DROP TABLE {name}")
-        for table in tables.metadata.sorted_tables:
-            connection.execute(sa.delete(table) if table is not tables.versions else _other_versions())
-
-
-def _other_versions() -> sa.Delete:
-    return sa.delete(tables.versions).where(tables.versions.c.version != SCHEMA_VERSION)
-
-
-@pytest.fixture(scope="session")
-def empty_sqlite_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("ledger") / "empty.db"
-    ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
-    ledger.ensure_schema()
-    ledger.close()
-    return path
 
 
 @pytest.fixture

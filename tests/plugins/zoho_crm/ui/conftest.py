@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -96,25 +97,15 @@ class Pages:
             )
 
 
-@pytest.fixture(scope="session")
-def _empty_audit(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    path = tmp_path_factory.mktemp("pages") / "empty.db"
-    ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
-    ledger.ensure_schema()
-    ledger.close()
-    return path.read_bytes()
-
-
 @pytest.fixture
-def pages(tmp_path: Path, _empty_audit: bytes, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
+def pages(tmp_path: Path, empty_sqlite_ledger: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
     from fastapi.testclient import TestClient
 
     from zoho_crm.ui import auth
     from zoho_crm.ui.app import create_app
     from zoho_crm.ui.audit_databases import AuditDatabases
 
-    path = tmp_path / "audit.db"
-    path.write_bytes(_empty_audit)
+    path = shutil.copy(empty_sqlite_ledger, tmp_path / "audit.db")
     ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
     rights = Permissions()
     monkeypatch.setattr(auth.Reader, "_may", lambda _, method, dag_id: rights.may(method, dag_id))
