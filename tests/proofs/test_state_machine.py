@@ -56,10 +56,6 @@ class ATry:
     results: list[LinkResult] = field(default_factory=list)
 
 
-def _does_not_wait_for_the_disk(connection: Any, *_: object) -> None:
-    connection.execute("PRAGMA synchronous = OFF")
-
-
 class Machine(RuleBasedStateMachine):
     empty: Path
     folder: Path
@@ -69,8 +65,6 @@ class Machine(RuleBasedStateMachine):
         self.path = Path(tempfile.mkdtemp(dir=self.folder)) / "audit.db"
         shutil.copy(self.empty, self.path)
         self.ledger = Ledger(sa.create_engine(f"sqlite:///{self.path}"))
-        # Nothing here must outlive a power cut: tries die, the machine does not.
-        sa.event.listen(self.ledger.engine, "checkout", _does_not_wait_for_the_disk)
         self.tries: list[ATry] = []
         self.plans = self.closes = 0
         self.claims = dict.fromkeys(range(CHUNKS), 0)

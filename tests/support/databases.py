@@ -139,6 +139,17 @@ def audit(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.fixture
+def audit_without_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Audit]:
+    """An audit database in which nothing was ever created, and the connection to it."""
+    url = sa.URL.create("sqlite", database=str(tmp_path / "audit.db"))
+    set_connection(monkeypatch, AUDIT, **connection_to(url))
+    audit = Audit(url)
+    audit.engine.connect().close()
+    yield audit
+    audit.engine.dispose()
+
+
+@pytest.fixture
 def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Warehouse]:
     """A warehouse without rows, and the connection to it."""
     path = tmp_path / "warehouse.db"

@@ -20,6 +20,18 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
 
+@pytest.fixture(scope="session", autouse=True)
+def sqlite_synchronous() -> Iterator[str]:
+    """Let SQLite write without waiting for the disk, and yield the setting that it has outside of tests."""
+    # No test survives a power cut, and every test commits a lot.
+    from zoho_crm.ledger import engine
+
+    with pytest.MonkeyPatch.context() as patch:
+        setting = engine.SQLITE_SYNCHRONOUS
+        patch.setattr(engine, "SQLITE_SYNCHRONOUS", "OFF")
+        yield setting
+
+
 @pytest.fixture(scope="session")
 def empty_sqlite_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file to copy."""

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.pool import ConnectionPoolEntry
 
+SQLITE_SYNCHRONOUS = "FULL"
+"""A link must be on disk as in flight before its request leaves."""
+
 SQLITE_BUSY_TIMEOUT_MS = 60_000
 _READING = "zoho_delink_reading"
 _SET_UP = "zoho_delink_set_up"
@@ -83,8 +86,7 @@ def _set_up_sqlite(connection: Any, entry: ConnectionPoolEntry, _proxy: object) 
     connection.isolation_level = None
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {SQLITE_BUSY_TIMEOUT_MS}")
-    # A link must be on disk as in flight before its request leaves.
-    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.execute(f"PRAGMA synchronous = {SQLITE_SYNCHRONOUS}")
     if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         # Readers beside a writer; where the file system or another process forbids it, waiting does as well.
         with suppress(connection.OperationalError):

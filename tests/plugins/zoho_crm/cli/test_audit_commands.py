@@ -162,13 +162,14 @@ def test_job_files_that_name_two_audits_need_an_option(cli: Cli, story: Audit, j
     assert cli("audit", "show", "--job", "contacts_deals").exit_code == 0
 
 
-def test_database_without_tables_is_a_usage_error_and_stays_empty(cli: Cli, audit: Audit, jobs: Jobs) -> None:
-    audit.engine.connect().close()
+def test_database_without_tables_is_a_usage_error_and_stays_empty(
+    cli: Cli, audit_without_tables: Audit, jobs: Jobs
+) -> None:
     result = cli("audit", "show")
     assert result.exit_code == 2
     assert "has no audit tables yet" in result.stderr
     with pytest.raises(Exception, match="zoho_delink_run"):
-        audit.runs()
+        audit_without_tables.runs()
 
 
 def test_unreachable_audit_database_exits_with_3(

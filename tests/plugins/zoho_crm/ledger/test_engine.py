@@ -23,7 +23,10 @@ def sqlite_engine(tmp_path: Path) -> sa.Engine:
     return prepared(sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
 
 
-def test_sqlite_waits_for_the_lock_and_is_durable(sqlite_engine: sa.Engine) -> None:
+def test_sqlite_waits_for_the_lock_and_is_durable(
+    sqlite_engine: sa.Engine, sqlite_synchronous: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoho_crm.ledger.engine.SQLITE_SYNCHRONOUS", sqlite_synchronous)
     with sqlite_engine.connect() as connection:
         pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar()

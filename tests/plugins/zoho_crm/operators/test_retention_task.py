@@ -134,7 +134,7 @@ def test_job_without_retention_keeps_its_ids(audit: Audit, ledger: Ledger, folde
     assert len(runs_with_ids(audit)) == 4
 
 
-def test_database_without_tables_has_nothing_to_replace(audit: Audit, folder: Path) -> None:
+def test_database_without_tables_has_nothing_to_replace(audit_without_tables: Audit, folder: Path) -> None:
     assert retain(folder)["runs"] == 0
 
 
