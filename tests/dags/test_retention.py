@@ -131,7 +131,7 @@ def test_whole_runs_count_and_replace(jobs: Path, tmp_path: Path) -> None:
     ], done.stdout[-3000:] + done.stderr[-3000:]
     with closing(sqlite3.connect(audit)) as connection:
         replaced = connection.execute(
-            "SELECT job, pseudonymised_at IS NOT NULL FROM zoho_delink_run ORDER BY job"
+            "SELECT job, pseudonymized_at IS NOT NULL FROM zoho_delink_run ORDER BY job"
         )
         assert replaced.fetchall() == [("for_ever", 0), ("month", 1), ("quarter", 0)]
     assert list(ledger.chain.verify()) == []

@@ -32,7 +32,7 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
             "approval": _approval(run),
             "started": run["started_at"],
             "finished": run["finished_at"],
-            "pseudonymized": run["pseudonymised_at"],
+            "pseudonymized": run["pseudonymized_at"],
             "source rows": run["source_rows"],
             "duplicates": run["duplicates"],
             "links planned": run["planned"],

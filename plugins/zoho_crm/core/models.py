@@ -235,7 +235,7 @@ class StoredRun:
     started_at: datetime
     planned_at: datetime | None
     finished_at: datetime | None
-    pseudonymised_at: datetime | None
+    pseudonymized_at: datetime | None
     environment: str | None
     code_version: str
     schema_version: int

@@ -78,7 +78,7 @@ def audit_rows(
     Make one audit row for each result, in their order.
 
     :param chunk_no: the links' chunk; :data:`~zoho_crm.ledger.chain.CHUNK_OF_PLAN` for what the plan itself decides
-    :param claim_no: the claim the links were taken under; 0 for what the plan itself decides
+    :param claim_no: the claim under which the links were taken; 0 for rows of the plan
     :param after: where the chunk's chain ends now
     """
     shared = {
@@ -101,7 +101,7 @@ def audit_rows(
 
 
 def append(connection: sa.Connection, audit_rows: AuditRows) -> None:
-    """Write rows. Whoever does it holds their chunk, and writes the new end of its chain as well."""
+    """Append rows. The caller holds their chunk, and writes the new end of its chain in the same transaction."""
     if audit_rows.rows:
         connection.execute(sa.insert(audit), audit_rows.rows)
 

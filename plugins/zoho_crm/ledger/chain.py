@@ -276,7 +276,7 @@ def moment(value: datetime) -> str:
 
 
 def _template(common: tuple[Any, ...]) -> str:
-    """Return the row's JSON with a ``%s`` for each of its own values."""
+    """Return the row's JSON with a ``%s`` for each value of the columns ``OWN``."""
     parts = {name: _json(value).replace("%", "%%") for name, value in zip(COMMON, common, strict=True)}
     parts |= dict.fromkeys(OWN, "%s")
     return "{" + ",".join(f'"{name}":{parts[name]}' for name in sorted(parts)) + "}"

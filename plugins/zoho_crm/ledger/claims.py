@@ -1,5 +1,5 @@
 """
-Claims on chunks: one try drives a chunk, and a newer try fences an older one out.
+Claims on chunks: one try works on a chunk, and a newer try fences out older ones.
 
 Every write under a claim begins with an update of the chunk's row that names the claim and counts the writes. It
 finds no row when a newer claim exists, or when this very write was done before and only its answer was lost: then
@@ -34,10 +34,10 @@ _IN_LIST = 500
 @dataclass(slots=True)
 class Claim:
     """
-    The right of one try to drive one chunk. It belongs to one thread at a time.
+    The right of one try to work on one chunk. Use it in one thread at a time.
 
     :param claim_no: the claim with the highest number of its chunk is the only one that may write
-    :param holder: who holds it, for people who read the table
+    :param holder: process that holds it, for people who read the table
     :param links: links in the chunk, settled ones included
     :param chain: where the chain of the chunk's audit rows ends
     :param last_read: place of the last link that was handed out to have its attributes read
@@ -71,13 +71,13 @@ class ChunkClaims(Store):
 
     def claim(self, run_key: str, chunk_no: int, holder: str) -> Claim:
         """
-        Claim a chunk, fencing out whoever has claimed it before.
+        Claim a chunk, and fence out earlier claims.
 
         :param holder: who claims, for people who read the table
         :raises PlanError: the plan has no such chunk
         """
         now = self._now()
-        replaced_at = sa.select(runs.c.pseudonymised_at).where(runs.c.run_key == run_key).scalar_subquery()
+        replaced_at = sa.select(runs.c.pseudonymized_at).where(runs.c.run_key == run_key).scalar_subquery()
         mine = sa.and_(chunks.c.run_key == run_key, chunks.c.chunk_no == chunk_no)
         with self._engine.begin() as connection:
             claimed = connection.execute(
@@ -91,8 +91,8 @@ class ChunkClaims(Store):
                 )
             )
             if claimed.rowcount == 0:
-                raise PlanError(f"run {run_key!r} has no chunk {chunk_no}: plan the run before driving it")
-            # The update holds the row: nobody else's number can be read here.
+                raise PlanError(f"run {run_key!r} has no chunk {chunk_no}: plan the run first")
+            # The update locks the row, so that this is the number it has just written.
             row = connection.execute(
                 sa.select(
                     chunks.c.claim_no,
@@ -105,7 +105,7 @@ class ChunkClaims(Store):
             ).one()
             if row.replaced_at is not None:
                 raise PlanError(
-                    f"run {run_key!r} was pseudonymised at {row.replaced_at:%Y-%m-%d %H:%M} UTC: the ids of its links "
+                    f"run {run_key!r} was pseudonymized at {row.replaced_at:%Y-%m-%d %H:%M} UTC: the IDs of its links "
                     "are gone; start a new run"
                 )
         chain = ChainEnd(row.chain_no, row.chain_hash or "")
@@ -149,7 +149,7 @@ class ChunkClaims(Store):
 
         :param in_flight: False for a dry run: no request follows, so no link is marked
         :raises ClaimLostError: a newer claim exists, and nothing was written
-        :raises PlanError: requests of this run have been sent, and it is now driven as a dry run
+        :raises PlanError: requests of this run have been sent, and this try is a dry run
         """
         with self._engine.begin() as connection:
             fence(connection, claim)
@@ -183,7 +183,7 @@ class ChunkClaims(Store):
 
     def store_snapshots(self, claim: Claim, texts: Mapping[int, str], *, credits_used: int = 0) -> None:
         """
-        Store what links have of their own, in one transaction.
+        Store the attributes of links in one transaction.
 
         :param texts: JSON text by the link's place in the plan
         :param credits_used: API credits since the last write under this claim
@@ -268,7 +268,7 @@ def fence(
     )
     if fenced.rowcount == 0:
         raise ClaimLostError(
-            f"chunk {claim.chunk_no} of run {claim.run_key!r} is no longer driven under claim "
+            f"chunk {claim.chunk_no} of run {claim.run_key!r} is no longer worked on under claim "
             f"{claim.claim_no} of {claim.holder}: either a newer try carries on with it, or this write was committed "
             "and its answer lost. Nothing was written now; another try resumes with what is not settled"
         )
@@ -293,7 +293,7 @@ def _write_states(
             if written.rowcount != len(part):
                 raise PlanError(
                     f"run {claim.run_key!r}: {len(part)} links should be waiting for a result and "
-                    f"{written.rowcount} are: somebody else writes to the plan; nothing was written"
+                    f"{written.rowcount} are: something else writes to the plan; nothing was written"
                 )
 
 
@@ -306,7 +306,7 @@ def _state_after(result: LinkResult) -> LinkState:
     Return where a result leaves its link.
 
     A link that may yet be removed by a request that was not clearly answered stays in flight until an outcome is
-    final: that a later one was not applied, or not sent, tells nothing about it.
+    final: a later request that was not applied, or not sent, proves nothing about the earlier one.
     """
     if result.outcome.is_final:
         return LinkState.SETTLED
@@ -348,10 +348,10 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
     ]
     if not in_flight and any(planned.ambiguous_before for planned in taken):
         raise PlanError(
-            f"run {claim.run_key!r} has sent requests whose answers are not known, so it cannot go on as a dry run"
+            f"run {claim.run_key!r} has sent requests whose responses are not known, so it cannot continue as a dry run"
         )
     if in_flight and taken:
-        # Exactly the rows just read: nobody else writes to this chunk while its row is held.
+        # Exactly the rows just read: no other transaction writes to this chunk while its row is locked.
         connection.execute(
             sa.update(links)
             .where(
@@ -359,7 +359,7 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
                 links.c.seq.between(taken[0].seq, taken[-1].seq),
                 links.c.state != LinkState.SETTLED.value,
             )
-            # What an earlier try said of them is no longer the last word.
+            # An outcome of an earlier try is no longer the latest.
             .values(state=LinkState.IN_FLIGHT.value, outcome=None)
         )
     return taken

@@ -26,7 +26,7 @@ _SET_UP = "zoho_delink_set_up"
 
 class Store:
     """
-    A part of the ledger: it owns an engine, and tells the time by a clock.
+    A part of the ledger: it owns an engine and a clock.
 
     :param engine: engine of the audit database, as :func:`prepared` returns it
     :param clock: seconds since 1970
@@ -44,7 +44,7 @@ def engine_of(audit_conn_id: str) -> sa.Engine:
     """
     Return an engine for the audit database of an Airflow connection.
 
-    It holds few connections, tries each before use, and keeps parameters (external ids) out of logs and errors.
+    It holds few connections, tries each before use, and keeps parameters (external IDs) out of logs and errors.
 
     :raises ZohoConfigError: the connection is not for a SQL database, or its database cannot hold the audit
     """
@@ -99,7 +99,7 @@ def _set_up_mysql(connection: Any, entry: ConnectionPoolEntry, _proxy: object) -
     if entry.info.get(_SET_UP):
         return
     if hasattr(connection, "set_character_set"):
-        # mysqlclient encodes parameters by what it was told here, and is told latin1 unless the URL says otherwise.
+        # mysqlclient encodes parameters with this character set, which is latin1 unless the URL sets another.
         connection.set_character_set("utf8mb4")
     cursor = connection.cursor()
     cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")

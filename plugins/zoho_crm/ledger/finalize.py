@@ -85,7 +85,7 @@ class RunFinalizer(Store):
         """
         Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
 
-        A try that still runs somewhere is fenced out. The links stay open for a later try.
+        A try that still runs is fenced out. The links stay unfinished for a later try.
 
         :return: the number of links closed, by outcome
         """
@@ -161,7 +161,7 @@ class RunFinalizer(Store):
                 with self._engine.begin() as connection:
                     return _seal(connection, run_key, now)
             except sa.exc.IntegrityError:
-                # Another run was sealed at the same moment, and has taken the number.
+                # Another run was sealed at the same moment, under the same number.
                 if not tries_left:
                     raise
         raise AssertionError
@@ -206,7 +206,7 @@ def _results(
 def _seal(connection: sa.Connection, run_key: str, now: datetime) -> Seal:
     if connection.scalar(sa.select(runs.c.run_key).where(runs.c.run_key == run_key)) is None:
         raise no_such_run(run_key)
-    # The last seal is read first: whoever seals from now on takes the same number, and one of the two begins anew.
+    # The last seal is read first: a process that seals from now on uses the same number, and one of them starts again.
     last = connection.execute(_last_seal()).one_or_none()
     ends = _chain_ends(connection, run_key)
     rows = sum(end.chain_no for end in ends.values())
@@ -230,7 +230,7 @@ def _chain_ends(connection: sa.Connection, run_key: str) -> dict[int, ChainEnd]:
     """
     Return where the chains of a run end, by the audit rows themselves; chunks without rows are left out.
 
-    :raises AuditAlteredError: a chunk's row knows another end
+    :raises AuditAlteredError: a chunk's row records another end
     """
     rows = audit.alias("rows")
     last_no = (
@@ -261,7 +261,7 @@ def _chain_ends(connection: sa.Connection, run_key: str) -> dict[int, ChainEnd]:
         if end != ChainEnd(row.written, row.written_hash or ""):
             raise AuditAlteredError(
                 f"run {run_key!r}: the audit of chunk {row.chunk_no} ends with row {end.chain_no}, and {row.written} "
-                "rows were written: somebody changes the audit database. Verify the run before relying on it"
+                "rows were written: something changed the audit database. Verify the run before relying on it"
             )
         ends[row.chunk_no] = end
     of_plan = connection.execute(

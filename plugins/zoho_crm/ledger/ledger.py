@@ -68,7 +68,7 @@ class Ledger:
         """
         Create the tables, or bring them to this package's version. Several processes may do it at once.
 
-        :raises ZohoConfigError: the database is at a newer version than this package knows
+        :raises ZohoConfigError: the database is at a newer version than this package supports
         """
         schema.ensure_schema(self._engine)
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 LABEL_LENGTH = 80
 BATCH_ROWS = 5_000
 ABANDONED_AFTER = timedelta(days=1)
-"""No plan takes that long to make: its maker has died."""
+"""No plan takes that long: its process has died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,16 +102,14 @@ class PlanStore(Store):
             count = staged.add(attempt, relation, rows)
             self._publish(run, attempt, count, sizes=sizes, origin=origin, target=target, now=now)
         except BaseException:
-            # What went wrong is worth more than what clearing up after it says; a later plan clears up as well.
+            # An error of the cleanup must not hide the cause; a later plan cleans up as well.
             with suppress(sa.exc.SQLAlchemyError):
                 staged.end(attempt)
             raise
         staged.end(attempt)
         if stored := self.get(run_key):
             return stored
-        raise PlanError(
-            f"the plan of run {run_key!r} is gone: somebody has deleted it from the audit database"
-        )
+        raise PlanError(f"the plan of run {run_key!r} is gone: it was deleted from the audit database")
 
     def get(self, run_key: str) -> PlanSummary | None:
         """Return the stored plan of a run, or None if it has none."""
@@ -155,11 +153,11 @@ class PlanStore(Store):
         figures = self._figures(attempt)
         if figures.rows != count:
             if RunStore(self._engine).existing(run.run_key).planned_at is not None:
-                # Another process has published, and what is staged here was cleared away as of no use.
+                # Another process has published the plan and deleted the rows that were staged here.
                 return
             raise PlanError(
                 f"{count} rows were staged for run {run.run_key!r} and {figures.rows} are there: "
-                "somebody deletes from the audit database; plan again"
+                "something deletes from the audit database; plan again"
             )
         size = sizes.for_links(figures.valid)
         with self._engine.begin() as connection:
@@ -233,7 +231,7 @@ class Staging(Store):
 
     def begin(self, run_key: str, now: datetime) -> str:
         """
-        Register an attempt to plan a run, and clear away what dead attempts have left.
+        Register an attempt to plan a run, and delete what dead attempts have left.
 
         :return: key of the attempt
         """
@@ -250,17 +248,17 @@ class Staging(Store):
         return attempt
 
     def end(self, attempt: str) -> None:
-        """Clear away an attempt and its rows."""
+        """Delete an attempt and its rows."""
         with self._engine.begin() as connection:
             connection.execute(sa.delete(staging).where(staging.c.attempt == attempt))
             connection.execute(sa.delete(attempts).where(attempts.c.attempt == attempt))
 
     def add(self, attempt: str, relation: Relation, rows: Iterable[tuple[object, object]]) -> int:
         """
-        Put all rows of a source aside, a batch at a time, each batch in a transaction of its own.
+        Store all rows of a source, one batch per transaction.
 
         :param rows: pairs of external id and related external id, of whatever types the source has
-        :return: how many rows there were
+        :return: number of rows
         :raises PlanError: a row is not a pair
         """
         statement = _insert_statement(self._engine.dialect)
@@ -287,7 +285,7 @@ def _check_relation(run: StoredRun, relation: Relation, target: Target) -> None:
     if run.relation == relation == target.relation:
         return
     raise PlanError(
-        f"run {run.run_key!r} was started for {run.relation}, and is now asked to plan {relation} "
+        f"run {run.run_key!r} was started for {run.relation}, and this plan is for {relation} "
         f"for a target of {target.relation}: start a new run for another relation"
     )
 
@@ -399,7 +397,7 @@ def _insert_statement(dialect: sa.Dialect) -> sa.Insert:
     Return the statement that takes a batch.
 
     PostgreSQL takes a batch as one JSON document, which is three to five times as fast as a row at a time with
-    either driver; every other database gets plain rows.
+    either driver; other databases get plain rows.
     """
     if dialect.name != "postgresql":
         return sa.insert(staging)

@@ -36,12 +36,12 @@ class Pseudonymizer(Store):
 
     def due_runs(self, job: str, before: datetime) -> list[str]:
         """
-        Return the keys of a job's runs whose ids are to be replaced, oldest first; those left half done among them.
+        Return the keys of a job's runs whose IDs are due for replacement, oldest first, interrupted ones included.
 
         :param before: runs that finished before this time
         """
-        due = sa.and_(runs.c.pseudonymised_at.is_(None), runs.c.finished_at < before, sa.not_(_OPEN))
-        half_done = sa.and_(runs.c.pseudonymised_at.is_not(None), _PLAN_IS_THERE)
+        due = sa.and_(runs.c.pseudonymized_at.is_(None), runs.c.finished_at < before, sa.not_(_OPEN))
+        half_done = sa.and_(runs.c.pseudonymized_at.is_not(None), _PLAN_IS_THERE)
         statement = (
             sa.select(runs.c.run_key)
             .where(runs.c.job == job, sa.or_(due, half_done))
@@ -52,7 +52,7 @@ class Pseudonymizer(Store):
 
     def unfinished_runs(self, job: str, before: datetime) -> list[str]:
         """
-        Return the keys of a job's runs that keep their ids because they never ended, oldest first.
+        Return the keys of a job's runs that keep their IDs because they never ended, oldest first.
 
         :param before: runs that started before this time
         """
@@ -60,7 +60,7 @@ class Pseudonymizer(Store):
             sa.select(runs.c.run_key)
             .where(
                 runs.c.job == job,
-                runs.c.pseudonymised_at.is_(None),
+                runs.c.pseudonymized_at.is_(None),
                 runs.c.started_at < before,
                 runs.c.planned_at.is_not(None),
                 sa.or_(runs.c.finished_at.is_(None), _OPEN),
@@ -72,9 +72,9 @@ class Pseudonymizer(Store):
 
     def pseudonymize(self, run_key: str) -> int:
         """
-        Replace the external ids of a finished run by their hashes, in batches. Nobody can drive the run any more.
+        Replace the external IDs of a finished run with their hashes, in batches. No task can work on the run any more.
 
-        :return: how many audit rows were changed; a call that was cut short is finished by the next
+        :return: number of changed audit rows; an interrupted call is finished by the next one
         :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
         """
         now = self._now()
@@ -85,21 +85,21 @@ class Pseudonymizer(Store):
         return changed
 
     def _begin(self, run_key: str, now: datetime) -> None:
-        """Close the run to everybody who would drive it, unless that has been done."""
+        """Close the run to all tasks, unless that has been done."""
         with self._engine.begin() as connection:
             run = connection.execute(
-                sa.select(runs.c.finished_at, runs.c.pseudonymised_at).where(runs.c.run_key == run_key)
+                sa.select(runs.c.finished_at, runs.c.pseudonymized_at).where(runs.c.run_key == run_key)
             ).one_or_none()
             if run is None:
                 raise no_such_run(run_key)
-            if run.pseudonymised_at is not None:
+            if run.pseudonymized_at is not None:
                 return
             if run.finished_at is None:
-                raise PlanError(f"run {run_key!r} is not finished: its ids are still needed")
+                raise PlanError(f"run {run_key!r} is not finished: its IDs are still needed")
             connection.execute(
-                sa.update(runs).where(runs.c.run_key == run_key).values(pseudonymised_at=now, params="{}")
+                sa.update(runs).where(runs.c.run_key == run_key).values(pseudonymized_at=now, params="{}")
             )
-            # As a claim does: a try that still runs somewhere stops at its next write, and no other can begin.
+            # As a claim does: a try that still runs stops at its next write, and no other can start.
             connection.execute(
                 sa.update(chunks)
                 .where(chunks.c.run_key == run_key)
@@ -110,13 +110,13 @@ class Pseudonymizer(Store):
             )
             if still_open:
                 raise PlanError(
-                    f"run {run_key!r} is being driven again: {still_open} of its links have no outcome yet; "
+                    f"run {run_key!r} is being retried: {still_open} of its links have no outcome yet; "
                     "nothing was changed"
                 )
             _replace_labels(connection, run_key)
 
     def _replace_batch(self, run_key: str) -> int | None:
-        """Replace what is known of the plan's next links, and delete them from it; None when none is left."""
+        """Replace the IDs of the plan's next links, and delete these from the plan; None when none is left."""
         with self._engine.begin() as connection:
             first = connection.scalar(sa.select(sa.func.min(links.c.seq)).where(links.c.run_key == run_key))
             if first is None:
@@ -159,7 +159,7 @@ def _replaced(row: dict[str, Any]) -> dict[str, Any]:
 
 def names_any(text: str, ids: list[str]) -> bool:
     """
-    Say whether a text names an id, in any of the ways in which it may have been written into one.
+    Return whether a text contains an ID, in any of the forms in which it may have been written.
 
     A text as long as its column was cut, perhaps within an id. Short ids are found in words as well: a message is
     rather lost than an id kept.

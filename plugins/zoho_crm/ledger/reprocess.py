@@ -276,9 +276,9 @@ def ineligibility_reason(run: StoredRun, job: str, target: Target) -> str | None
         return "was a dry run: it sent nothing"
     if run.planned_at is None or run.finished_at is None:
         return "is not finished; wait for its end, or clear its tasks"
-    if run.pseudonymised_at is not None:
+    if run.pseudonymized_at is not None:
         return (
-            f"was pseudonymized at {run.pseudonymised_at:%Y-%m-%d %H:%M} UTC: the IDs of its links are gone"
+            f"was pseudonymized at {run.pseudonymized_at:%Y-%m-%d %H:%M} UTC: the IDs of its links are gone"
         )
     here = (target.org_id, target.data_center)
     if run.org_id and target.org_id and (run.org_id, run.data_center) != here:

@@ -45,7 +45,7 @@ class RunStore(Store):
 
     def start(self, run: RunStart) -> StoredRun:
         """
-        Store a run, or return what is stored under its key: window, mode and relation of the first time win.
+        Store a run, or return the one stored under its key, whose window, mode and relation stay.
 
         :raises ZohoConfigError: its key is too long, or its mode and target contradict each other
         """
@@ -57,7 +57,7 @@ class RunStore(Store):
             with self._engine.begin() as connection:
                 connection.execute(sa.insert(runs).values(_new_row(run, now)))
         except sa.exc.IntegrityError:
-            # Another process was first, unless the row itself is at fault.
+            # Another process was first, unless the row itself is invalid.
             if (stored := self.get(run.run_key)) is None:
                 raise
             return stored
@@ -82,12 +82,12 @@ class RunStore(Store):
         raise no_such_run(run_key)
 
     def counts(self, run_key: str) -> Counter[Outcome]:
-        """Return how many links have each outcome by their last audit row; an outcome nobody has counts 0."""
+        """Return how many links have each outcome by their last audit row; outcomes without links count 0."""
         with reading(self._engine).begin() as connection:
             return _counts(connection, run_key)
 
     def pending(self, run_key: str) -> int:
-        """Return how many planned links are not settled: never tried, or to be driven again."""
+        """Return how many planned links are not settled: never tried, or to be retried."""
         statement = (
             sa.select(sa.func.count())
             .select_from(links)
@@ -115,7 +115,7 @@ class RunStore(Store):
                     "status": str(status),
                     "detail": fitted(runs.c.detail, detail),
                     "finished_at": finished_at,
-                    # Whoever clears a task of a finished run wants it to send again.
+                    # A cleared task of a finished run is to send again.
                     "stop_reason": None,
                     "credits": CREDITS_OF_RUN,
                     **{outcome.value: by_outcome[outcome] for outcome in Outcome},
@@ -123,7 +123,7 @@ class RunStore(Store):
             )
 
     def mark_running(self, run_key: str) -> None:
-        """Say that a planned run has begun to send; a run in any other status is left alone."""
+        """Set a planned run to running; a run in any other status is left alone."""
         with self._engine.begin() as connection:
             connection.execute(
                 sa.update(runs)
@@ -141,14 +141,14 @@ class RunStore(Store):
             )
 
     def stop_reason(self, run_key: str) -> str | None:
-        """Return why no task of the run sends anything any more, None while they may."""
+        """Return why the tasks of the run may not send; None if they may."""
         statement = sa.select(runs.c.stop_reason, runs.c.approval).where(runs.c.run_key == run_key)
         with reading(self._engine).begin() as connection:
             row = connection.execute(statement).one_or_none()
         return (row.stop_reason or approval_block_reason(row.approval)) if row else None
 
     def add_preflight_credits(self, run_key: str, used: int) -> None:
-        """Count API credits that a task has used which works on no chunk; nothing happens while there is no run."""
+        """Count API credits used outside of chunks; nothing happens while there is no run."""
         with self._engine.begin() as connection:
             connection.execute(
                 sa.update(runs)
@@ -157,28 +157,28 @@ class RunStore(Store):
             )
 
     def set_org_id(self, run_key: str, org_id: str) -> None:
-        """Note Zoho's id of the organisation."""
+        """Record Zoho's ID of the organization."""
         self._set(run_key, org_id=org_id)
 
     def record_source_facts(
         self, run_key: str, *, baseline_links: int | None, source_as_of: datetime | None
     ) -> None:
-        """Note what the job's SQL says of its source: how many links there are, and how fresh it is."""
+        """Record the facts about the source: how many links it has, and how fresh it is."""
         self._set(run_key, baseline_links=baseline_links, source_as_of=source_as_of)
 
     def record_guard(self, run_key: str, decision: str) -> None:
-        """Note what the guards decided, and why; what a person said of an earlier decision holds no longer."""
+        """Record the decision of the guards; an approval of an earlier decision no longer counts."""
         self._set(run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None)
 
     def ask_approval(self, run_key: str) -> None:
-        """Note that a person is asked: nothing of the run is sent before :meth:`record_approval` says yes."""
+        """Record that an approval is requested: nothing is sent before :meth:`record_approval` records it."""
         self._set(run_key, approval=ASKED, approved_by=None, approved_at=None)
 
     def record_approval(
         self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime
     ) -> None:
         """
-        Note what a person decided about the run.
+        Record the response to the approval request.
 
         :param approval: ``approved``, or a text that begins with ``rejected``
         """
@@ -186,7 +186,7 @@ class RunStore(Store):
 
     def find(self, job: str, name: str) -> StoredRun:
         """
-        Return the run of a job that somebody names.
+        Return a run of a job by name.
 
         :param name: a run key, or an Airflow run id
         :raises ZohoConfigError: there is none, or several Dags of the job have a run with that id
@@ -214,7 +214,7 @@ class RunStore(Store):
         """
         Return the runs of a job whose own window lies in a half-open one, oldest first.
 
-        A run that took everything still pending began at the beginning of time, and so lies in no later window.
+        A run without a window starts at the beginning of time, and so is in no later window.
         """
         statement = (
             sa.select(runs.c.run_key)
@@ -240,9 +240,9 @@ class RunStore(Store):
 
     def recent_planned_counts(self, job: str, before_run_key: str, limit: int = 10) -> list[int]:
         """
-        Return how many links each of a job's last runs planned that took links out, newest first.
+        Return how many links each of a job's last delinking runs planned, newest first.
 
-        Runs that were stopped or rejected do not count, nor runs that take up the links of another run.
+        Stopped and rejected runs are left out, and so are runs that start from another run.
         """
         statement = sa.select(runs.c.planned).where(
             runs.c.job == job,
@@ -264,7 +264,7 @@ class RunStore(Store):
 
     def record_job_state(self, job: str, state: str, run_key: str) -> str | None:
         """
-        Note how a job stands. Of several that note the same change at once, one has made it.
+        Record the state of a job. Of several processes that record the same change at once, one has made it.
 
         :return: the state before; "" if there was none; None if nothing has changed
         """
@@ -285,7 +285,7 @@ class RunStore(Store):
                     if connection.execute(sa.update(job_states).where(is_mine).values(values)).rowcount:
                         return str(before)
             except sa.exc.IntegrityError:
-                # Somebody else was first to say how the job stands, unless the row itself is at fault.
+                # Another process was first, unless the row itself is invalid.
                 if not tries_left:
                     raise
         return None
@@ -297,7 +297,7 @@ def no_such_run(run_key: str) -> PlanError:
 
 
 def origin_columns(origin: Origin, job: str) -> dict[str, Any]:
-    """Return the columns that say where in Airflow a row comes from."""
+    """Return the columns for the Airflow task that a row comes from."""
     texts = {
         "job": job,
         "dag_id": origin.dag_id,
@@ -315,7 +315,7 @@ def origin_columns(origin: Origin, job: str) -> dict[str, Any]:
 
 
 def target_columns(target: Target) -> dict[str, Any]:
-    """Return the columns that say what links are taken out of, and how."""
+    """Return the columns for what is changed in Zoho, and how."""
     texts = {
         "org_id": target.org_id,
         "data_center": target.data_center,

@@ -77,7 +77,7 @@ def _compile_drop_view(element: DropView, compiler: Any, **_: Any) -> str:
 
 
 def stored_version(connection: sa.Connection) -> int | None:
-    """Return the schema version of a database; None if it holds no audit."""
+    """Return the schema version of a database; None without an audit."""
     if not sa.inspect(connection).has_table(tables.versions.name):
         return None
     version: int | None = connection.scalar(sa.select(sa.func.max(tables.versions.c.version)))

@@ -1,7 +1,7 @@
 """
-Slots: leases on the requests that Zoho lets an organisation have in flight, shared by all who use a connection.
+Slots: leases on the requests that an organization may have in flight, shared by all users of a connection.
 
-Leasing begins with an update of the connection's row in ``zoho_delink_slot_limit``. The database holds that row until
+Leasing begins with an update of the connection's row in ``zoho_delink_slot_limit``. The database locks that row until
 the transaction ends, so one process at a time counts the leases and takes what is free. A lease ends by itself at
 its ``lease_end``, by the clocks of the workers: lease for much longer than they can differ.
 """
@@ -25,7 +25,7 @@ FREE = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Request:
     connection_id: str
     holder: str
     wanted: int
@@ -62,15 +62,15 @@ class OrgSlots(Store):
         """
         now = self._clock()
         _check(connection_id, holder, lease_s)
-        asked = _Asked(connection_id, holder, wanted, limit, now, now + lease_s)
-        held = self._lease_in_turn(asked)
+        request = _Request(connection_id, holder, wanted, limit, now, now + lease_s)
+        held = self._lease_in_turn(request)
         if held is None:
-            self._add_connection(asked)
-            held = self._lease_in_turn(asked)
+            self._add_connection(request)
+            held = self._lease_in_turn(request)
         return held or []
 
     def renew(self, connection_id: str, holder: str, lease_s: float) -> list[int]:
-        """Renew the holder's leases; a slot missing in the result has ended and may be somebody else's."""
+        """Renew the holder's leases; a slot missing in the result has expired and may be held by another."""
         now = self._clock()
         _check(connection_id, holder, lease_s)
         with self._engine.begin() as connection:
@@ -103,34 +103,36 @@ class OrgSlots(Store):
         with reading(self._engine).begin() as connection:
             return connection.scalar(statement) or 0
 
-    def _lease_in_turn(self, asked: _Asked) -> list[int] | None:
+    def _lease_in_turn(self, request: _Request) -> list[int] | None:
         """Return the slots held after this lease; None if the connection has no row to lock."""
         with self._engine.begin() as connection:
-            if _lock_row(connection, asked.connection_id, asked.limit) is None:
+            if _lock_row(connection, request.connection_id, request.limit) is None:
                 return None
-            leases = _leases(connection, asked.connection_id)
-            held = _share(leases, asked)
-            _add_missing(connection, asked.connection_id, held, leases)
-            _write(connection, asked.connection_id, held, asked.holder, asked.lease_end)
-            given_up = {lease.slot for lease in leases if lease.holder == asked.holder} - set(held)
-            _write(connection, asked.connection_id, given_up, None, FREE)
+            leases = _leases(connection, request.connection_id)
+            held = _share(leases, request)
+            _add_missing(connection, request.connection_id, held, leases)
+            _write(connection, request.connection_id, held, request.holder, request.lease_end)
+            given_up = {lease.slot for lease in leases if lease.holder == request.holder} - set(held)
+            _write(connection, request.connection_id, given_up, None, FREE)
             return held
 
-    def _add_connection(self, asked: _Asked) -> None:
+    def _add_connection(self, request: _Request) -> None:
         # Where another process is first, its row does as well.
         with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
             connection.execute(
                 sa.insert(slot_limits).values(
-                    connection=asked.connection_id, slot_limit=asked.limit, lock_version=0
+                    connection=request.connection_id, slot_limit=request.limit, lock_version=0
                 )
             )
 
 
-def _share(leases: Iterable[_Lease], asked: _Asked) -> list[int]:
-    others = {lease.slot for lease in leases if lease.holder != asked.holder and lease.lease_end > asked.now}
-    mine = {lease.slot for lease in leases if lease.holder == asked.holder and lease.slot < asked.limit}
-    free = set(range(asked.limit)) - others - mine
-    room = max(0, min(asked.wanted, asked.limit - len(others)))
+def _share(leases: Iterable[_Lease], request: _Request) -> list[int]:
+    others = {
+        lease.slot for lease in leases if lease.holder != request.holder and lease.lease_end > request.now
+    }
+    mine = {lease.slot for lease in leases if lease.holder == request.holder and lease.slot < request.limit}
+    free = set(range(request.limit)) - others - mine
+    room = max(0, min(request.wanted, request.limit - len(others)))
     return sorted([*sorted(mine), *sorted(free)][:room])
 
 

@@ -27,9 +27,9 @@ TABLE_OPTIONS = {
 
 class UtcDateTime(sa.types.TypeDecorator[datetime]):
     """
-    An aware moment in UTC with microseconds, also where the database knows no time zones.
+    An aware time in UTC with microseconds, also where the database has no time zones.
 
-    A naive datetime is refused: nobody can tell which moment it means.
+    A naive datetime is refused: its time zone is unknown.
     """
 
     impl = sa.DateTime(timezone=True)
@@ -136,7 +136,11 @@ runs = sa.Table(
     *_origin_columns(),
     *_target_columns(),
     *_relation_columns(),
-    sa.Column("origin_run_key", exact_text(RUN_KEY_LENGTH), comment="the run whose links this one takes up"),
+    sa.Column(
+        "origin_run_key",
+        exact_text(RUN_KEY_LENGTH),
+        comment="origin run: the run whose links this one starts from",
+    ),
     sa.Column("mode", sa.String(20), nullable=False),
     sa.Column("window_start", UtcDateTime),
     sa.Column("window_end", UtcDateTime),
@@ -144,7 +148,7 @@ runs = sa.Table(
     sa.Column("params", long_text(), nullable=False),
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("detail", sa.String(MESSAGE_LENGTH)),
-    sa.Column("stop_reason", sa.String(MESSAGE_LENGTH), comment="set: no task of the run sends anything"),
+    sa.Column("stop_reason", sa.String(MESSAGE_LENGTH), comment="set: no task of the run sends"),
     sa.Column("source_rows", sa.BigInteger),
     sa.Column("planned", sa.BigInteger),
     sa.Column("duplicates", sa.BigInteger),
@@ -163,7 +167,7 @@ runs = sa.Table(
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("planned_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
-    sa.Column("pseudonymised_at", UtcDateTime, comment="when external ids were replaced by their hashes"),
+    sa.Column("pseudonymized_at", UtcDateTime, comment="when external IDs were replaced by their hashes"),
     sa.Column("environment", sa.String(20), comment="production, sandbox, developer or local"),
     sa.Column("code_version", sa.String(50), nullable=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
@@ -179,7 +183,7 @@ attempts = sa.Table(
     sa.Column("attempt", exact_text(36), primary_key=True),
     sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
     sa.Column("started_at", UtcDateTime, nullable=False),
-    comment="plans that are being made, or whose maker has died",
+    comment="plans in the making, or whose process has died",
 )
 
 staging = sa.Table(
@@ -191,7 +195,7 @@ staging = sa.Table(
     sa.Column("external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
     sa.Column("related_external_id", exact_text(MAX_EXTERNAL_ID_LENGTH), nullable=False),
     sa.Column("invalid_reason", sa.String(MESSAGE_LENGTH)),
-    comment="rows of a plan that is being made; nobody reads them but the one who makes it",
+    comment="rows of a plan in the making; only the process that plans reads them",
 )
 
 links = sa.Table(
@@ -230,7 +234,7 @@ chunks = sa.Table(
     sa.Column(
         "credits", sa.BigInteger, nullable=False, server_default="0", comment="API credits used, all tries"
     ),
-    comment="which try drives which chunk",
+    comment="which try works on which chunk",
 )
 
 audit = sa.Table(
@@ -304,7 +308,7 @@ job_states = sa.Table(
     sa.Column("state", sa.String(20), nullable=False),
     sa.Column("run_key", exact_text(RUN_KEY_LENGTH), nullable=False),
     sa.Column("changed_at", UtcDateTime, nullable=False),
-    comment="how each job stands, so that people are told of a change once",
+    comment="state of each job, so that people are notified of a change once",
 )
 
 slots = sa.Table(
@@ -314,7 +318,7 @@ slots = sa.Table(
     sa.Column("slot", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("holder", exact_text(NAME_LENGTH)),
     sa.Column("lease_end", sa.Double, nullable=False, comment="seconds since 1970 in UTC; 0: free"),
-    comment="leases on the requests that Zoho lets an organisation have in flight",
+    comment="leases on the requests that an organization may have in flight",
 )
 
 slot_limits = sa.Table(
@@ -325,7 +329,7 @@ slot_limits = sa.Table(
     sa.Column(
         "lock_version", sa.BigInteger, nullable=False, comment="raised by each process that leases slots"
     ),
-    comment="one row per connection: its slots are leased by one process at a time",
+    comment="one row per connection, locked while a process leases slots",
 )
 
 for _table in metadata.tables.values():

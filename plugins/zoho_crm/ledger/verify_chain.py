@@ -38,7 +38,7 @@ class AuditChain(Store):
 
     def verify(self, run_key: str | None = None) -> Iterator[Finding]:
         """
-        Yield what is wrong with the audit; nothing if all of it is as it was written. Memory stays flat.
+        Yield what is wrong with the audit; nothing if it is intact. Memory stays flat.
 
         :param run_key: verify this run alone; None for all
         """
@@ -59,7 +59,7 @@ class AuditChain(Store):
                 last_no, before = seal.seal_no, seal.head
 
     def _run_keys(self) -> Sequence[str]:
-        """Every key that a run, an audit row or a seal has: a row that was given another one must be met as well."""
+        """Return the keys of runs, audit rows and seals: a row whose key was changed must be found as well."""
         every = sa.union(sa.select(runs.c.run_key), sa.select(audit.c.run_key), sa.select(seals.c.run_key))
         with reading(self._engine).begin() as connection:
             return sorted(connection.execute(every).scalars())
@@ -109,15 +109,15 @@ def _seals_missing(seal: sa.Row[Any], last_no: int) -> Finding:
         seal.run_key,
         Kind.BROKEN_SEAL,
         None,
-        f"{gone} before seal {seal.seal_no}, which itself cannot be checked without",
+        f"{gone} before seal {seal.seal_no}, which itself cannot be checked without them",
     )
 
 
 def _seal_fault(seal: sa.Row[Any], before: str) -> str | None:
     if digest(seal.ends) != seal.run_head:
-        return "its ends are not what was written"
+        return "its ends differ from what was written"
     head = seal_head(seal.seal_no, seal.run_key, seal.audit_rows, seal.run_head, seal.sealed_at, before)
-    return None if head == seal.head else "it is not what was written, or the seal before it is not"
+    return None if head == seal.head else "it differs from what was written, or the seal before it does"
 
 
 def _check_of(
@@ -154,13 +154,13 @@ def _written_ends(connection: sa.Connection, run_key: str, run: sa.Row[Any] | No
     stored = connection.execute(statement).all()
     ends = {row.chunk_no: ChainEnd(row.chain_no, row.chain_hash or "") for row in stored}
     if run is not None and run.planned_at:
-        # What is in no chunk cannot be sent, and has a row that says so.
+        # A link in no chunk cannot be sent, and has an audit row from the plan.
         ends[CHUNK_OF_PLAN] = ChainEnd(run.planned - sum(row.links for row in stored))
     return ends
 
 
 def _sealed_ends(connection: sa.Connection, run_key: str) -> dict[int, list[SealedEnd]]:
-    """Return what the run's seals hold, by chunk; a seal that cannot be read is told of elsewhere."""
+    """Return the ends that the run's seals record, by chunk; unreadable seals are reported elsewhere."""
     ends: dict[int, list[SealedEnd]] = defaultdict(list)
     statement = sa.select(seals.c.seal_no, seals.c.ends, seals.c.run_head).where(seals.c.run_key == run_key)
     for seal in connection.execute(statement.order_by(seals.c.seal_no)):

@@ -38,7 +38,7 @@ def download(
     run = found.run
     if run.planned_at is None:
         raise HTTPException(404, "This run has no plan yet. Download its links once its task plan is done.")
-    if run.pseudonymised_at is not None:
+    if run.pseudonymized_at is not None:
         raise HTTPException(404, "The plan of this run was deleted when its ids were replaced by hashes.")
     wanted = outcome_param(outcome)
     rows = found.database.links.stream(run, wanted)

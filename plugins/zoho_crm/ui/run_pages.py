@@ -220,7 +220,7 @@ def _is_common(run: StoredRun, outcome: Outcome) -> bool:
 
 def _actions(run: StoredRun, reader: Reader) -> list[str]:
     """Return what the user can start from this run: ``retry``, ``relink``."""
-    if run.dry_run or run.finished_at is None or run.pseudonymised_at is not None or run.operation == RELINK:
+    if run.dry_run or run.finished_at is None or run.pseudonymized_at is not None or run.operation == RELINK:
         return []
     return [
         action

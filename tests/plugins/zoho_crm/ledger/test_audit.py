@@ -8,7 +8,7 @@ from zoho_crm.ledger.audit import EventIds
 MOMENT_NS = 1_783_000_000_123_456_789
 
 
-def test_id_is_a_uuid_of_version_7_that_tells_its_time() -> None:
+def test_id_is_a_uuid_of_version_7_with_its_time() -> None:
     event = uuid.UUID(EventIds(lambda: MOMENT_NS)())
 
     assert (event.version, event.variant) == (7, uuid.RFC_4122)

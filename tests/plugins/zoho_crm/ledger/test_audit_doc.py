@@ -30,7 +30,7 @@ OF_SEALS, UNSEALED, COUNTED, OF_PERSON, WITH_IDS = re.findall(r"```sql\n(.*?)```
 (ROW_HASH,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 
 
-def told(engine: sa.Engine, query: str) -> list[tuple[Any, ...]]:
+def query_rows(engine: sa.Engine, query: str) -> list[tuple[Any, ...]]:
     with engine.connect() as connection:
         return [tuple(row) for row in connection.exec_driver_sql(query)]
 
@@ -52,7 +52,7 @@ def test_hash_is_computed_as_it_says(ledger: Ledger, engine: sa.Engine) -> None:
     done(ledger, RUN, [*pairs(6), (None, "x")])
     names: dict[str, Any] = {}
     exec(ROW_HASH, names)  # noqa: S102 - it is our own page
-    for when in ("written", "pseudonymised"):
+    for when in ("written", "pseudonymized"):
         previous: dict[int, str] = {}
         rows = rows_of(engine, tables.audit, "chunk_no", "chain_no")
         assert len(rows) == 7
@@ -63,27 +63,27 @@ def test_hash_is_computed_as_it_says(ledger: Ledger, engine: sa.Engine) -> None:
         ledger.retention.pseudonymize(RUN)
 
 
-def test_queries_of_seals_tell_what_they_say(ledger: Ledger, engine: sa.Engine) -> None:
+def test_queries_of_seals_return_what_the_page_describes(ledger: Ledger, engine: sa.Engine) -> None:
     for run_key in ("sealed", "not sealed"):
         done(ledger, run_key, pairs(6))
     seal = ledger.finalizer.seal("sealed")
 
-    assert [row[:4] for row in told(engine, OF_SEALS)] == [(1, "sealed", 6, seal.head)]
-    assert [row[:2] for row in told(engine, UNSEALED)] == [("not sealed", "succeeded")]
-    assert told(engine, COUNTED) == []
+    assert [row[:4] for row in query_rows(engine, OF_SEALS)] == [(1, "sealed", 6, seal.head)]
+    assert [row[:2] for row in query_rows(engine, UNSEALED)] == [("not sealed", "succeeded")]
+    assert query_rows(engine, COUNTED) == []
     with engine.begin() as connection:
         connection.execute(
             sa.delete(tables.audit).where(tables.audit.c.run_key == "sealed", tables.audit.c.seq.in_([0, 5]))
         )
-    assert sorted(told(engine, COUNTED)) == [("sealed", 0, 4, 3), ("sealed", 1, 2, 1)]
+    assert sorted(query_rows(engine, COUNTED)) == [("sealed", 0, 4, 3), ("sealed", 1, 2, 1)]
 
 
-def test_queries_of_retention_tell_what_they_say(ledger: Ledger, engine: sa.Engine) -> None:
+def test_queries_of_retention_return_what_the_page_describes(ledger: Ledger, engine: sa.Engine) -> None:
     for run_key in ("old", "new"):
         done(ledger, run_key, [("c-1", "d-1"), ("c-2", "d-2")])
-    assert [row[:2] for row in told(engine, WITH_IDS)] == [(JOB, 2)]
+    assert [row[:2] for row in query_rows(engine, WITH_IDS)] == [(JOB, 2)]
 
     ledger.retention.pseudonymize("old")
 
-    assert [row[:2] for row in told(engine, WITH_IDS)] == [(JOB, 1)]
-    assert [row[:2] for row in told(engine, OF_PERSON)] == [("old", "removed"), ("new", "removed")]
+    assert [row[:2] for row in query_rows(engine, WITH_IDS)] == [(JOB, 1)]
+    assert [row[:2] for row in query_rows(engine, OF_PERSON)] == [("old", "removed"), ("new", "removed")]

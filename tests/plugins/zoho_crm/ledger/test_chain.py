@@ -84,7 +84,7 @@ def sha256(text: str) -> str:
 
 
 def by_the_book(row: dict[str, Any], previous: str = "") -> str:
-    """The hash as the documentation tells it, with nothing but the standard library."""
+    """The hash as documented, with the standard library alone."""
     content = {
         name: value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
         for name, value in row.items()
@@ -169,7 +169,7 @@ def test_pseudonym_is_the_sha_256_of_the_text() -> None:
         ("", False),
     ],
 )
-def test_pseudonym_is_told_from_other_texts(text: str, *, expected: bool) -> None:
+def test_pseudonym_is_recognized(text: str, *, expected: bool) -> None:
     assert is_pseudonym(text) is expected
 
 

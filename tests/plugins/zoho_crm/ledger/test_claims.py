@@ -257,7 +257,7 @@ def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, en
     assert rows_of(engine, tables.audit) == []
 
 
-def test_zombie_is_fenced_out_when_chunk_is_claimed_anew(
+def test_older_try_is_fenced_out_when_its_chunk_is_claimed_again(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
     taken = ledger.claims.take(claim, 2)
@@ -361,7 +361,7 @@ def test_nothing_is_written_if_the_plan_was_changed_from_outside(
     with engine.begin() as connection:
         connection.execute(sa.update(tables.links).where(tables.links.c.seq == 1).values(state="settled"))
 
-    with pytest.raises(PlanError, match="somebody else writes to the plan"):
+    with pytest.raises(PlanError, match="something else writes to the plan"):
         settle(ledger, claim, taken)
 
     assert rows_of(engine, tables.audit) == []
@@ -402,7 +402,7 @@ def test_run_that_has_sent_requests_cannot_go_on_as_a_dry_run(
 ) -> None:
     ledger.claims.take(claim, 2)
 
-    with pytest.raises(PlanError, match="cannot go on as a dry run"):
+    with pytest.raises(PlanError, match="cannot continue as a dry run"):
         ledger.claims.take(ledger.claims.claim(RUN, 0, "dry"), 2, in_flight=False)
 
 

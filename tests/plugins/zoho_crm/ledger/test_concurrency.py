@@ -127,7 +127,9 @@ def test_many_processes_settle_their_chunks_side_by_side(
     assert Counter(row["seq"] for row in rows_of(engine, tables.audit)) == Counter(range(480))
 
 
-def test_one_of_many_claimers_drives_the_chunk_and_nobody_twice(ledger: Ledger, engine: sa.Engine) -> None:
+def test_of_many_claimers_one_works_on_the_chunk_and_no_link_is_taken_twice(
+    ledger: Ledger, engine: sa.Engine
+) -> None:
     planned(ledger, pairs(60), chunk_size=60)
 
     def drive(number: int) -> tuple[int, bool]:
@@ -160,13 +162,13 @@ def test_new_claim_waits_for_a_write_under_the_old_one_and_sees_it(ledger: Ledge
             about_to_commit.set()
             assert may_commit.wait(timeout=30)
 
-    def claim_anew() -> None:
+    def claim_again() -> None:
         claim = ledger.claims.claim(RUN, 0, "new")
         claimed.append((claim, ledger.claims.take(claim, 2)))
 
     sa.event.listen(engine, "commit", hold)
     writer = threading.Thread(target=settle, args=(ledger, old, taken), name="old")
-    claimer = threading.Thread(target=claim_anew, name="new")
+    claimer = threading.Thread(target=claim_again, name="new")
     writer.start()
     assert about_to_commit.wait(timeout=30)
     claimer.start()

@@ -66,7 +66,7 @@ def test_link_that_has_an_outcome_keeps_it(ledger: Ledger) -> None:
     assert ledger.runs.counts(RUN) == {Outcome.FAILED: 3, Outcome.UNKNOWN: 3}
 
 
-def test_link_that_failed_after_a_try_nobody_knows_the_end_of_is_verified_before_it_is_sent_again(
+def test_link_that_failed_after_an_ambiguous_try_is_verified_before_it_is_sent_again(
     ledger: Ledger,
 ) -> None:
     planned(ledger, pairs(1))

@@ -63,7 +63,7 @@ def past_run(
         ledger.runs.finish(key, status=status, detail=None, finished_at=MOMENT)
 
 
-def test_recent_runs_are_told_newest_first_and_no_more_than_asked_for(dated: Ledger, clock: Clock) -> None:
+def test_recent_runs_are_newest_first_and_limited(dated: Ledger, clock: Clock) -> None:
     for number in range(12):
         past_run(dated, clock, f"run-{number}", number)
     past_run(dated, clock, RUN, 99, status=None)
@@ -71,7 +71,7 @@ def test_recent_runs_are_told_newest_first_and_no_more_than_asked_for(dated: Led
     assert dated.runs.recent_planned_counts(JOB, RUN, 2) == [11, 10]
 
 
-def test_only_runs_that_took_links_of_the_source_out_tell_what_is_usual(dated: Ledger, clock: Clock) -> None:
+def test_baseline_counts_only_runs_that_delinked_links_of_the_source(dated: Ledger, clock: Clock) -> None:
     past_run(dated, clock, "good", 1)
     past_run(dated, clock, "partial", 2, status="partial")
     past_run(dated, clock, "failed", 3, status="failed")
@@ -92,7 +92,7 @@ def test_without_a_run_of_its_own_all_runs_of_the_job_count(dated: Ledger, clock
     past_run(dated, clock, "one", 1)
     past_run(dated, clock, "two", 2)
     assert dated.runs.recent_planned_counts(JOB, "") == [2, 1]
-    assert dated.runs.recent_planned_counts("nobody's", "") == []
+    assert dated.runs.recent_planned_counts("another job's", "") == []
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ def test_a_new_decision_of_the_guards_takes_an_approval_back(ledger: Ledger) -> 
     assert (stored.approval, stored.approved_by, stored.approved_at) == (None, None, None)
 
 
-def test_a_change_of_state_is_told_once_with_what_was_before(ledger: Ledger, engine: sa.Engine) -> None:
-    told = [
+def test_change_of_state_is_returned_once_with_the_state_before(ledger: Ledger, engine: sa.Engine) -> None:
+    states = [
         ledger.runs.record_job_state(JOB, state, f"run-{number}")
         for number, state in enumerate(["ok", "ok", "failed", "failed", "ok", "breach"])
     ]
-    assert told == ["", None, "ok", None, "failed", "ok"]
+    assert states == ["", None, "ok", None, "failed", "ok"]
     assert ledger.runs.record_job_state("another", "failed", "run") == ""
     rows = rows_of(engine, tables.job_states)
     assert [(row["job"], row["state"], row["run_key"]) for row in rows] == [
@@ -176,7 +176,7 @@ def test_of_many_that_note_the_same_change_one_has_made_it(ledger: Ledger, befor
     if before:
         ledger.runs.record_job_state(JOB, before, "run-0")
     with ThreadPoolExecutor(8) as pool:
-        told = list(
+        results = list(
             pool.map(lambda number: ledger.runs.record_job_state(JOB, "failed", f"run-{number}"), range(8))
         )
-    assert sorted(told, key=str) == sorted([before or "", *[None] * 7], key=str)
+    assert sorted(results, key=str) == sorted([before or "", *[None] * 7], key=str)

@@ -179,7 +179,7 @@ def test_a_result_needs_its_link_in_flight(ledger: Ledger, engine: sa.Engine) ->
     with engine.begin() as connection:
         connection.execute(sa.update(tables.links).values(state="planned"))
 
-    with pytest.raises(PlanError, match="somebody else writes to the plan"):
+    with pytest.raises(PlanError, match="something else writes to the plan"):
         settle(ledger, claim, taken)
     assert rows_of(engine, tables.audit) == []
 

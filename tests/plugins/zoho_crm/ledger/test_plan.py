@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-class _Colour(str, Enum):  # noqa: UP042 - as a warehouse client may do it, with a str() of its own
+class _Colour(str, Enum):  # noqa: UP042 - as a warehouse client may do it, with its own str()
     RED = "red"
 
 
@@ -246,7 +246,7 @@ def test_rows_of_dead_attempts_are_cleared_away(ledger: Ledger, engine: sa.Engin
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_plan_is_refused_if_somebody_deletes_what_is_staged(ledger: Ledger, engine: sa.Engine) -> None:
+def test_plan_is_refused_if_staged_rows_are_deleted(ledger: Ledger, engine: sa.Engine) -> None:
     def deleting() -> Iterator[tuple[object, object]]:
         yield from pairs(50)
         yield from pairs(1)

@@ -110,7 +110,7 @@ def test_run_says_when_and_keeps_what_is_no_id(done: Ledger, engine: sa.Engine) 
     Ledger(engine, clock=lambda: LATER.timestamp()).retention.pseudonymize(RUN)
 
     after = done.runs.get(RUN)
-    assert after == replace(before, params={}, pseudonymised_at=LATER)
+    assert after == replace(before, params={}, pseudonymized_at=LATER)
     assert rows_of(engine, tables.links) == []
     labels = [row["first_external_id"] for row in rows_of(engine, tables.chunks)]
     assert labels == [pseudonym("person-000"), pseudonym("person-002")]
@@ -141,7 +141,7 @@ def test_run_is_not_driven_any_more(done: Ledger) -> None:
 
     done.retention.pseudonymize(RUN)
 
-    with pytest.raises(PlanError, match=r"was pseudonymised at .* the ids of its links are gone"):
+    with pytest.raises(PlanError, match=r"was pseudonymized at .* the IDs of its links are gone"):
         done.claims.claim(RUN, 0, "after a clear")
     with pytest.raises(ClaimLostError):
         done.claims.take(claim, 1)
@@ -164,7 +164,7 @@ def test_call_that_was_cut_short_is_finished_by_the_next(
         done.retention.pseudonymize(RUN)
     assert "person-00" in everything(engine)
     assert list(done.chain.verify()) == []
-    with pytest.raises(PlanError, match="was pseudonymised"):
+    with pytest.raises(PlanError, match="was pseudonymized"):
         done.claims.claim(RUN, 1, "a try")
     assert done.retention.due_runs(JOB, LATER) == [RUN]
 

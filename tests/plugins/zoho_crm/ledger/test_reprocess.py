@@ -1,4 +1,4 @@
-"""Which links of past runs a new run takes up, on every database."""
+"""Links of earlier runs that a new run starts from, on every database."""
 
 from __future__ import annotations
 
@@ -398,15 +398,13 @@ def test_runs_in_a_window_are_those_whose_own_window_lies_in_it(ledger: Ledger) 
         pytest.param({"finished_at": None}, "is not finished", id="unfinished"),
         pytest.param({"planned_at": None}, "is not finished", id="never planned"),
         pytest.param(
-            {"pseudonymised_at": NOW}, "was pseudonymized at 2026-11-23 00:00 UTC", id="pseudonymised"
+            {"pseudonymized_at": NOW}, "was pseudonymized at 2026-11-23 00:00 UTC", id="pseudonymized"
         ),
         pytest.param({"org_id": "42"}, r"was for the organization 42 \(eu\)", id="another organisation"),
         pytest.param({"org_id": None}, None, id="organisation not known"),
     ],
 )
-def test_runs_that_cannot_be_taken_up_are_told_apart(
-    ledger: Ledger, changes: dict[str, Any], says: str | None
-) -> None:
+def test_ineligible_runs_have_a_reason(ledger: Ledger, changes: dict[str, Any], says: str | None) -> None:
     stored = replace(run(ledger, "first", {pair(0): Outcome.FAILED}), **changes)
     fault = ineligibility_reason(stored, JOB, TARGET)
     if says is None:

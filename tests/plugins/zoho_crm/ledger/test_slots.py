@@ -95,7 +95,7 @@ def test_ended_lease_is_taken_over_and_cannot_be_renewed(ledger: Ledger, clock: 
     assert _lease(ledger, "a", 3) == [4]
 
 
-def test_ended_lease_that_nobody_took_must_be_leased_anew(ledger: Ledger, clock: _Clock) -> None:
+def test_expired_lease_must_be_leased_again(ledger: Ledger, clock: _Clock) -> None:
     _lease(ledger, "a", 3)
     clock.now += 31
 

@@ -229,13 +229,13 @@ def test_other_runs_are_left_alone_when_one_is_asked_for(sealed: Ledger, engine:
     assert {finding.run_key for finding in sealed.chain.verify()} == {RUN}
 
 
-def test_row_of_a_run_that_is_gone_is_told(sealed: Ledger, engine: sa.Engine) -> None:
+def test_deleted_row_of_a_run_is_found(sealed: Ledger, engine: sa.Engine) -> None:
     change(engine, sa.delete(tables.runs))
 
     assert ("missing", None) in summary(list(sealed.chain.verify()))
 
 
-def test_flipped_byte_in_a_seal_is_told(sealed: Ledger, engine: sa.Engine) -> None:
+def test_flipped_byte_in_a_seal_is_found(sealed: Ledger, engine: sa.Engine) -> None:
     (seal,) = rows_of(engine, tables.seals)
 
     for name, value in seal.items():
@@ -247,7 +247,7 @@ def test_flipped_byte_in_a_seal_is_told(sealed: Ledger, engine: sa.Engine) -> No
         assert {finding.kind.value for finding in findings} <= {"broken_seal", "unsealed", "missing"}, name
 
 
-def test_seal_that_is_gone_is_told(sealed: Ledger, engine: sa.Engine) -> None:
+def test_deleted_seal_is_found(sealed: Ledger, engine: sa.Engine) -> None:
     for key in ("second", "third", "fourth"):
         planned(sealed, pairs(1), run_key=key)
         sealed.finalizer.seal(key)
@@ -289,7 +289,7 @@ def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa
     other = Ledger(sa.create_engine(engine.url))
     findings = ledger.chain.verify()
     if engine.name == "postgresql":
-        # Begin, then drive on, then go on with what was begun.
+        # Start the check, write more rows, then finish the check.
         claim = other.claims.claim(RUN, 1, "a try")
         links = other.claims.take(claim, 5)
         checked = []

@@ -1,4 +1,4 @@
-"""What other processes do in the ledger's tests. Each opens the database anew, as a task of Airflow does."""
+"""What other processes do in the ledger's tests. Each opens the database itself, as a task of Airflow does."""
 
 from __future__ import annotations
 

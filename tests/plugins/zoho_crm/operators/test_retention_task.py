@@ -75,8 +75,8 @@ def ledger(audit: Audit) -> Ledger:
 
 
 def retain(folder: Path, **params: Any) -> dict[str, Any]:
-    task = RetentionOperator(task_id="pseudonymise", job_name=JOB, jobs_folder=folder)
-    result: dict[str, Any] = task.execute(context("pseudonymise", params=params))
+    task = RetentionOperator(task_id="pseudonymize", job_name=JOB, jobs_folder=folder)
+    result: dict[str, Any] = task.execute(context("pseudonymize", params=params))
     return result
 
 

@@ -118,7 +118,7 @@ def test_run_without_a_plan_returns_404(pages: Pages):
 def test_pseudonymized_run_returns_404(pages: Pages):
     pages.store([("c-1", "d-1")])
     with pages.ledger.engine.begin() as connection:
-        connection.execute(sa.update(tables.runs).values(pseudonymised_at=MOMENT))
+        connection.execute(sa.update(tables.runs).values(pseudonymized_at=MOMENT))
 
     response = pages.client.get(f"{pages.run()}/links.csv", headers={"accept": "*/*"})
 
