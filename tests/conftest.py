@@ -33,6 +33,7 @@ asyncio.set_event_loop(None)
 
 # What several folders of tests share; each server is started once in a session, by the first test that needs it.
 pytest_plugins = [
+    "tests.support.airflow_process",
     "tests.support.databases",
     "tests.support.empty_ledgers",
     "tests.support.local_zoho",

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
-from pathlib import Path
-
-import pytest
+from typing import TYPE_CHECKING
 
 from include.demo.world import connections
 from include.local_zoho import LocalZoho
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.support.airflow_process import Run
 
 DAG = """
 from datetime import datetime, timedelta, timezone
@@ -97,8 +97,9 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.integration
-def test_both_operators_work_when_mapped_over_chunks_and_over_arguments(tmp_path: Path) -> None:
+def test_both_operators_work_when_mapped_over_chunks_and_over_arguments(
+    tmp_path: Path, run_with_airflow: Run
+) -> None:
     audit, dag_file = tmp_path / "audit.db", tmp_path / "mapped.py"
     dag_file.write_text(DAG)
     pairs = [(f"c-{number}", f"d-{number}") for number in (*range(6), *range(10, 16))]
@@ -106,23 +107,10 @@ def test_both_operators_work_when_mapped_over_chunks_and_over_arguments(tmp_path
         for parent, related in pairs:
             zoho.state.link("Contacts", parent, "Deals", related)
         env = {
-            **os.environ,
             **connections(zoho.port, tmp_path / "warehouse.db", audit),
-            "AIRFLOW_HOME": str(tmp_path),
             "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}?timeout=60",
-            "NO_PROXY": "127.0.0.1",
         }
-        airflow = str(Path(sys.executable).with_name("airflow"))
-        subprocess.run([airflow, "db", "migrate"], env=env, check=True, capture_output=True, timeout=120)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", str(dag_file)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = run_with_airflow(str(dag_file), **env)
         assert "run success -" in done.stdout, done.stdout[-6000:] + done.stderr[-6000:]
         assert zoho.state.links("Contacts", "Deals") == set(pairs)
         assert list(zoho.state.journal.harms) == []

@@ -190,13 +190,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @pytest.fixture(scope="module")
-def live(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveDags]:
+def live(
+    world: World, tmp_path_factory: pytest.TempPathFactory, empty_airflow_db: Path
+) -> Iterator[LiveDags]:
     """One process for the tests below: starting it costs more than a run."""
-    with LiveDags(tmp_path_factory.mktemp("airflow"), world.env) as live:
+    with LiveDags(tmp_path_factory.mktemp("airflow"), empty_airflow_db, world.env) as live:
         yield live
 
 
-@pytest.mark.integration
 @pytest.mark.xdist_group("past_runs")
 def test_a_thousand_links_are_relinked_as_they_were(world: World, live: LiveDags) -> None:
     state = world.zoho.state
@@ -239,7 +240,6 @@ def test_a_thousand_links_are_relinked_as_they_were(world: World, live: LiveDags
     ]
 
 
-@pytest.mark.integration
 @pytest.mark.xdist_group("past_runs")
 def test_unfinished_links_of_a_stopped_run_are_retried_once(world: World, live: LiveDags) -> None:
     state = world.zoho.state

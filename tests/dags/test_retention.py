@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +23,8 @@ from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from airflow.sdk import DAG
+
+    from tests.support.airflow_process import Run
 
 PROJECT = Path(__file__).parents[2]
 DAG_ID = "zoho_delink_retention"
@@ -96,30 +95,17 @@ run({{}})
 """  # noqa: S608 - it is a program, with a path of our own
 
 
-@pytest.mark.integration
-def test_whole_runs_count_and_replace(jobs: Path, tmp_path: Path) -> None:
+def test_whole_runs_count_and_replace(jobs: Path, tmp_path: Path, run_with_airflow: Run) -> None:
     audit = tmp_path / "audit.db"
     ledger = Ledger(sa.create_engine(f"sqlite:///{audit}"))
     ledger.ensure_schema()
     for job in ("for_ever", "month", "quarter"):
         _add_run(ledger, job, finished_at=datetime.now(UTC) - timedelta(days=40))
     env = {
-        **os.environ,
         **connections(1, tmp_path / "warehouse.db", audit),
         "AUDIT_DB": str(audit),
-        "AIRFLOW_HOME": str(tmp_path),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}?timeout=60",
     }
-    airflow = str(Path(sys.executable).with_name("airflow"))
-    subprocess.run([airflow, "db", "migrate"], env=env, check=True, capture_output=True, timeout=120)
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", RUNS],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = run_with_airflow("-c", RUNS, **env)
     said = [line for line in done.stdout.splitlines() if line.startswith(("state ", "replaced "))]
     assert said == [
         "state success",

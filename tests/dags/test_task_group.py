@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -23,6 +20,8 @@ from zoho_crm.dags import delink_dag, delink_task_group
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from tests.support.airflow_process import Run
 
 SAMPLE = PROJECT / "include" / "jobs" / "contacts_deals.yaml"
 USER_DAG = """\
@@ -83,8 +82,7 @@ def test_an_invalid_job_file_is_refused(tmp_path: Path, build: object) -> None:
         build(job)  # type: ignore[operator]
 
 
-@pytest.mark.integration
-def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path) -> None:
+def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path, run_with_airflow: Run) -> None:
     jobs, warehouse, audit = tmp_path / "include" / "jobs", tmp_path / "warehouse.db", tmp_path / "audit.db"
     for name in ("jobs/contacts_deals.yaml", "sql/contacts_deals.sql"):
         path = tmp_path / "include" / name
@@ -108,23 +106,10 @@ def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path) ->
             zoho.state.link("Contacts", parent, "Deals", related)
         before = zoho.state.links("Contacts", "Deals")
         env = {
-            **os.environ,
             **connections(zoho.port, warehouse, audit),
-            "AIRFLOW_HOME": str(tmp_path),
             "AIRFLOW__CORE__DAGS_FOLDER": str(dag_file.parent),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}?timeout=60",
-            "NO_PROXY": "127.0.0.1",
         }
-        migrate = [sys.executable, "-m", "airflow", "db", "migrate"]
-        subprocess.run(migrate, env=env, check=True, capture_output=True, timeout=120)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", RUN, str(dag_file)],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = run_with_airflow("-c", RUN, str(dag_file), **env)
         after = zoho.state.links("Contacts", "Deals")
     tasks = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("task ")]
     assert {state for _, state in tasks} == {"success"}, done.stdout[-4000:] + done.stderr[-4000:]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from contextlib import closing
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow.sdk import DAG
+
+    from tests.support.airflow_process import Run
 
 PROJECT = Path(__file__).parents[2]
 CONTACTS_DEALS = "zoho_delink__contacts_deals"
@@ -253,9 +253,8 @@ def inbox() -> Iterator[tuple[int, list[dict[str, Any]]]]:
     server.server_close()
 
 
-@pytest.mark.integration
 def test_whole_runs_end_as_they_must(
-    jobs: Path, tmp_path: Path, inbox: tuple[int, list[dict[str, Any]]]
+    jobs: Path, tmp_path: Path, inbox: tuple[int, list[dict[str, Any]]], run_with_airflow: Run
 ) -> None:
     """
     Four runs in one process, which costs less than four.
@@ -286,26 +285,13 @@ def test_whole_runs_end_as_they_must(
             zoho.state.link("Contacts", f"c-{number:04}", "Deals", f"d-{number:04}")
         before = zoho.state.links("Contacts", "Deals")
         env = {
-            **os.environ,
             **connections(zoho.port, warehouse, audit),
             "AIRFLOW_CONN_APPRISE_DEFAULT": json.dumps(
                 {"conn_type": "apprise", "extra": {"config": {"path": f"json://127.0.0.1:{inbox[0]}"}}}
             ),
-            "AIRFLOW_HOME": str(tmp_path),
             "AIRFLOW__CORE__MAX_MAP_LENGTH": "4",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{tmp_path / 'airflow.db'}?timeout=60",
-            "NO_PROXY": "127.0.0.1",
         }
-        airflow = str(Path(sys.executable).with_name("airflow"))
-        subprocess.run([airflow, "db", "migrate"], env=env, check=True, capture_output=True, timeout=120)
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", RUNS],
-            env=env,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        done = run_with_airflow("-c", RUNS, **env)
         after = zoho.state.links("Contacts", "Deals")
     states = dict(line.split() for line in done.stdout.splitlines() if line.count(" ") == 1)
     assert {name: states.get(name) for name in ("nothing", "guarded", "asked", "contacts_deals")} == {

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from tests.support.airflow_process import airflow_env
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,24 +35,16 @@ class LiveDags:
     The Dags of this repository, run on demand.
 
     :param home: folder for Airflow's database and the log
+    :param empty_airflow_db: database to start from
     :param env: connections and settings beside those of this process
     """
 
-    def __init__(self, home: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, home: Path, empty_airflow_db: Path, env: Mapping[str, str]) -> None:
         self._log = home / "runs.log"
-        self._env = {
-            **os.environ,
-            **env,
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout=60",
-            "NO_PROXY": "127.0.0.1",
-        }
+        shutil.copy(empty_airflow_db, home / "airflow.db")
+        self._env = airflow_env(home, **env)
 
     def __enter__(self) -> Self:
-        airflow = str(Path(sys.executable).with_name("airflow"))
-        subprocess.run(
-            [airflow, "db", "migrate"], env=self._env, check=True, capture_output=True, timeout=120
-        )
         read_end, write_end = os.pipe()
         with self._log.open("w") as log:
             self._process = subprocess.Popen(

@@ -8,8 +8,10 @@ The tier of each test, from what it uses and where it lies. A pytest plugin.
 - `browser`: lies in tests/browser
 - `systems`: lies in tests/browser or tests/systems, or the test says so
 
-Only a test that starts something without a fixture carries `@pytest.mark.integration` itself. All tests that need a
-running Airflow belong to one group of `--dist loadgroup`: the group runs in one process, so that there is one Airflow.
+Only a test that starts something without a fixture, or takes seconds, carries `@pytest.mark.integration` itself.
+
+All tests that need a running Airflow belong to one group of `--dist loadgroup`: the group runs in one process, so that
+there is one Airflow.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import pytest
 _TESTS = Path(__file__).parents[1]
 
 INTEGRATION = {
-    "live",  # Dag runs in another process
+    "empty_airflow_db",
     "mariadb_server",
     "postgres_server",
     "processes",  # a pool of them

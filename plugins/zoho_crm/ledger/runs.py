@@ -156,10 +156,6 @@ class RunStore(Store):
                 .values(preflight_credits=runs.c.preflight_credits + used, credits=runs.c.credits + used)
             )
 
-    def set_org_id(self, run_key: str, org_id: str) -> None:
-        """Record Zoho's ID of the organization."""
-        self._set(run_key, org_id=org_id)
-
     def record_source_facts(
         self, run_key: str, *, baseline_links: int | None, source_as_of: datetime | None
     ) -> None:

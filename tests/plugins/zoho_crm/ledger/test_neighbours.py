@@ -68,7 +68,6 @@ def finish(ledger: Ledger) -> None:
         pytest.param(lambda ledger: ledger.runs.mark_running(RUN), id="mark running"),
         pytest.param(lambda ledger: ledger.runs.stop(RUN, "credits"), id="stop"),
         pytest.param(lambda ledger: ledger.runs.record_guard(RUN, "passed"), id="guard"),
-        pytest.param(lambda ledger: ledger.runs.set_org_id(RUN, "1"), id="org"),
     ],
 )
 @pytest.mark.parametrize("state", ["planned", "claimed", "in flight"])

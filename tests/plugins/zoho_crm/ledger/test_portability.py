@@ -114,7 +114,6 @@ def _do_everything(ledger: Ledger) -> None:
     planned(ledger, [*pairs(6), (None, "x")], chunk_size=3)
     planned(ledger)
     ledger.runs.mark_running(RUN)
-    ledger.runs.set_org_id(RUN, "7")
     ledger.runs.record_guard(RUN, "goes on")
     ledger.runs.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
     claim = ledger.claims.claim(RUN, 0, "a try")

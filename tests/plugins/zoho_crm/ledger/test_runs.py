@@ -148,16 +148,15 @@ def test_status_outside_the_vocabulary_is_refused(ledger: Ledger) -> None:
         ledger.runs.finish(RUN, status="done", detail=None, finished_at=MOMENT)
 
 
-def test_guard_approval_and_organisation_are_noted(ledger: Ledger) -> None:
+def test_guard_and_approval_are_stored(ledger: Ledger) -> None:
     planned(ledger)
 
-    ledger.runs.set_org_id(RUN, "70000002")
     ledger.runs.record_guard(RUN, "waits: 500 links, limit 100")
     ledger.runs.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
 
     stored = ledger.runs.get(RUN)
     assert stored is not None
-    assert (stored.org_id, stored.guard_decision) == ("70000002", "waits: 500 links, limit 100")
+    assert stored.guard_decision == "waits: 500 links, limit 100"
     assert (stored.approval, stored.approved_by, stored.approved_at) == ("approved", "jo", MOMENT)
 
 
@@ -177,7 +176,6 @@ def test_stopped_run_says_why_until_it_is_finished(ledger: Ledger) -> None:
     ("method", "options"),
     [
         ("finish", {"status": "failed", "detail": None, "finished_at": MOMENT}),
-        ("set_org_id", {"org_id": "7"}),
         ("record_guard", {"decision": "go"}),
         ("record_approval", {"approval": "approved", "approved_by": "jo", "approved_at": MOMENT}),
     ],

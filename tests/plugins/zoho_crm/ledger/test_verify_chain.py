@@ -301,6 +301,7 @@ def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa
     other.close()
 
 
+@pytest.mark.integration
 def test_memory_stays_flat(tmp_path: Path) -> None:
     ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
     ledger.ensure_schema()

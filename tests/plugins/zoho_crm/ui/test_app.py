@@ -158,6 +158,7 @@ def test_urls_include_the_path_that_airflow_is_served_at(pages: Pages):
     assert 'href="/team/airflow/dags/zoho_delink__contacts_deals/runs/scheduled__' in text
 
 
+@pytest.mark.integration
 def test_loading_the_plugin_loads_no_web_server():
     code = (
         "import airflow.sdk, sys; from zoho_crm.ui.plugin import ZohoDelinkPlugin; ZohoDelinkPlugin();"

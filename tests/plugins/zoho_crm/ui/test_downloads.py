@@ -75,6 +75,7 @@ def test_csv_has_the_plan_of_an_unfinished_run_and_no_formula(pages: Pages):
     assert file.headers["content-type"] == "text/csv; charset=utf-8"
 
 
+@pytest.mark.integration  # ten thousands of links
 def test_large_file_needs_little_memory_and_no_open_connection(pages: Pages):
     from zoho_crm.ui.downloads import csv_pieces
 
