@@ -121,7 +121,7 @@ RELATIONS: tuple[tuple[str, str, str, tuple[str, ...]], ...] = (
     ("Appointments__s", "Services__s", "Services__s", ("Appointments__s",)),
 )
 
-# Lists a preflight must tell from the usual ones.
+# Lists that a preflight must distinguish from the usual ones.
 SPECIAL_LISTS: dict[str, tuple[dict[str, Any], ...]] = {
     "Contacts": (
         {"api_name": "Emails", "module": "Emails", "href": False},

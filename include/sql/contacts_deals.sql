@@ -1,4 +1,4 @@
--- Links to take out of the CRM: the contact and the deal, each by our own id.
+-- Links to remove from the CRM: the contact and the deal, each by our own ID.
 -- The window is half open: a link marked at its very end belongs to the next one.
 SELECT parent_id  AS external_id,
        related_id AS related_external_id

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 LOOPBACK = "127.0.0.1"
 _TAIL_LINES = 40
 _POLL_S = 0.1
-_USER = "nobody"
+_USER = "nobody"  # codespell:ignore nobody
 
 # Below a folder that only root may enter, such as /root, an unprivileged user needs this one capability to reach its
 # files. Opening the folders to everybody instead would last longer than the process.

@@ -55,7 +55,7 @@ or
 
 
 def job_form() -> dict[str, Param]:
-    """Return the form's fields, made anew for each Dag: Airflow keeps values in them."""
+    """Return the form's fields, created for each Dag: Airflow keeps values in them."""
     return {
         "mode": Param("auto", type="string", enum=list(MODES), title="Mode", description_md=_MODE),
         "reason": Param(None, type=["null", "string"], title="Reason", description_md=_REASON),

@@ -47,14 +47,14 @@ ALL = dict(
 @dag(schedule=None)
 def mapped():
     @task
-    def plan(key, operation, first, mode="apply", told=None):
+    def plan(key, operation, first, mode="apply", reported=None):
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id("zoho_delink_audit")
         ledger.ensure_schema()
         origin = Origin("mapped", key, "manual", "plan")
         target = Target(RELATION, "us", "v7", operation=operation, dry_run=mode == "dry_run")
-        ledger.runs.start(RunStart(key, "mapped", origin, target, mode=mode, params=told or {}))
+        ledger.runs.start(RunStart(key, "mapped", origin, target, mode=mode, params=reported or {}))
         pairs = [(f"c-{number}", f"d-{number}") for number in range(first, first + 6)]
         summary = ledger.plans.create(
             key, RELATION, pairs, chunk_size=2, max_chunks=9, origin=origin, target=target

@@ -208,7 +208,7 @@ def test_a_thousand_links_are_relinked_as_they_were(world: World, live: LiveDags
     assert world.outcomes(removal) == {"removed": 950, "already_absent": 50}
     assert set(before) - set(world.links()) == set(LINKS[50:])
 
-    # Somebody else puts some back, a few with another role: those are theirs now.
+    # Another user relinks some, a few with another role: those are theirs now.
     for contact, deal in BACK_BY_HAND:
         state.link("Contacts", contact, "Deals", deal, before[contact, deal])
     for contact, deal in BACK_OTHERWISE:

@@ -79,7 +79,7 @@ import os, sqlite3
 from airflow.dag_processing.dagbag import DagBag
 
 def run(conf):
-    # Read anew: within one process a mapped task keeps the params of the run before.
+    # Read again: within one process a mapped task keeps the params of the run before.
     dag = DagBag(dag_folder={str(PROJECT / "dags" / "zoho_delink_past_runs.py")!r}).dags[{DAG_ID!r}]
     print("state", dag.test(run_conf=conf).state.value, flush=True)
     with sqlite3.connect(os.environ["AUDIT_DB"]) as connection:

@@ -72,7 +72,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_all_dags_are_read_without_a_connection(dag_bag: DagBag) -> None:
     assert not [name for name in os.environ if name.startswith("AIRFLOW_CONN_")]
     assert dag_bag.import_errors == {}
-    # Whoever follows the README adds a job of their own.
+    # Readers of the README add a job.
     written = {f"zoho_delink__{path.stem}" for path in (PROJECT / "include" / "jobs").glob("*.yaml")}
     assert jobs_of(dag_bag) == written >= {CONTACTS_DEALS, "zoho_delink__campaigns_leads"}
 
@@ -149,7 +149,7 @@ def test_each_dag_has_a_form_of_its_own(dag_bag: DagBag) -> None:
     assert len(fields) == len(set(fields))
 
 
-def test_a_dag_tells_people_about_itself(dag: DAG) -> None:
+def test_a_dag_describes_itself(dag: DAG) -> None:
     assert dag.description == "Take contacts off deals they no longer belong to"
     assert dag.tags == {"zoho", "delink", "crm", "sample"}
     assert "Contacts.External_Contact_ID -> Deals (Deals.External_Deal_ID)" in str(dag.doc_md)
@@ -165,7 +165,7 @@ def test_a_dag_tells_people_about_itself(dag: DAG) -> None:
             "chunk_size: many", "broken.yaml: chunk_size: Input should be a valid integer", id="a field"
         ),
         pytest.param(
-            "shedule: null", "broken.yaml: shedule: Extra inputs are not permitted", id="an unknown key"
+            "scheduled: null", "broken.yaml: scheduled: Extra inputs are not permitted", id="an unknown key"
         ),
         pytest.param(
             "start_date: 2026-13-45",
@@ -216,7 +216,7 @@ def test_a_pool_of_the_job_is_passed_on(jobs: Path) -> None:
     assert read_dags().dags[CONTACTS_DEALS].get_task("delink").partial_kwargs["pool"] == "zoho"
 
 
-TOLD = {
+EXPECTED = {
     "notifier": "airflow.providers.apprise.notifications.apprise.AppriseNotifier",
     "args": {"title": "{{ zoho.job }} {{ zoho.event }}", "body": "{{ zoho.text }}"},
 }
@@ -259,14 +259,14 @@ def test_whole_runs_end_as_they_must(
     """
     Four runs in one process, which costs less than four.
 
-    An empty plan; a breached limit; one about which a person is asked, whose task somebody marks as done without an
+    An empty plan; a breached limit; one that requests an approval, whose task is marked as done without a
     answer; more chunks than fit.
     """
     sample = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
     for name, changes in {
         "nothing": {"source": {"conn_id": "warehouse", "sql_file": "nothing.sql"}},
-        "guarded": {"guards": {"max_links": 5}, "notify": [TOLD]},
-        "asked": {"guards": {"max_links": 5, "on_breach": "approve"}, "retries": 0, "notify": [TOLD]},
+        "guarded": {"guards": {"max_links": 5}, "notify": [EXPECTED]},
+        "asked": {"guards": {"max_links": 5, "on_breach": "approve"}, "retries": 0, "notify": [EXPECTED]},
         "contacts_deals": {"chunk_size": 2},
     }.items():
         (jobs / f"{name}.yaml").write_text(yaml.safe_dump({**sample, **changes}))
@@ -317,7 +317,7 @@ def test_whole_runs_end_as_they_must(
             "SELECT asset.name, asset.uri, event.source_dag_id, event.source_task_id, event.extra "
             "FROM asset_event AS event JOIN asset ON asset.id = event.asset_id ORDER BY event.id"
         ).fetchall()
-    # A run that stopped or failed updates nothing, and says so to nobody.
+    # A run that stopped or failed emits no asset event.
     relation = "zoho://zoho_crm_default/Contacts/Deals"
     assert [event[:4] for event in events] == [
         (relation, relation, f"zoho_delink__{name}", "report") for name in ("nothing", "contacts_deals")
@@ -338,5 +338,5 @@ def test_whole_runs_end_as_they_must(
     assert runs["contacts_deals"] == ("succeeded", 30, 30, 0, 4, "passed: 30 links planned, 10000 allowed")
     assert runs["asked"] == ("stopped", 30, 0, 30, 1, "breached: 30 links planned, 5 allowed")
     assert not_sent == [("asked", "not_attempted", 0, 30), ("guarded", "not_attempted", 0, 30)]
-    # The guards' stop is told by the report; a question at once, and then that nobody has answered it.
+    # The report notifies of the guards' stop; an approval request at once, and later that no one responded.
     assert [message["title"] for message in inbox[1]] == ["guarded breach", "asked breach", "asked stopped"]

@@ -1,5 +1,5 @@
 """
-Take links away with Zoho's own SDK, in a process of its own: it is a global singleton and writes files.
+Remove links with Zoho's own SDK, in a separate process: it is a global singleton and writes files.
 
 Usage: ``python sdk_client.py BASE_URL WORK_DIRECTORY``; prints what each call answered, as one JSON object.
 """
@@ -40,7 +40,7 @@ def start(url: str, work: Path) -> None:
     )
 
 
-def told(response: Any) -> dict[str, Any]:
+def reported(response: Any) -> dict[str, Any]:
     """Say what the SDK made of an response."""
     body = response.get_object()
     entries = body.get_data() if isinstance(body, ActionWrapper) else [body]
@@ -64,7 +64,7 @@ def delete_one(parent: str, related: str) -> dict[str, Any]:
     headers = HeaderMap()
     headers.add(DeleteRelatedRecordUsingExternalIDHeader.x_external, EXTERNAL)
     calls = RelatedRecordsOperations("Deals", "Contacts")
-    return told(calls.delete_related_record_using_external_id(related, parent, headers))
+    return reported(calls.delete_related_record_using_external_id(related, parent, headers))
 
 
 def delete_many(parent: str, ids: str, external: str) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def delete_many(parent: str, ids: str, external: str) -> dict[str, Any]:
     params = ParameterMap()
     params.add(DeleteRelatedRecordsUsingExternalIDParam.ids, ids)
     calls = RelatedRecordsOperations("Deals", "Contacts")
-    return told(calls.delete_related_records_using_external_id(parent, params, headers))
+    return reported(calls.delete_related_records_using_external_id(parent, params, headers))
 
 
 def main(url: str, work: Path, record_id: str) -> None:

@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 DOCS = Path(__file__).parents[3] / "docs" / "monitoring.md"
 RELATION = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
-OUTSIDE = "nightly, of=Ünïcode; and much longer than anybody would call a Dag that is to be found again"
-JOB = "nightly__of__n_code__and_much_longer_than_anybody_"
+OUTSIDE = "nightly, of=Ünïcode; and much longer than the usual name of a Dag that should be found again"
+JOB = "nightly__of__n_code__and_much_longer_than_the_usua"
 
 
 def measure_everything() -> None:
-    """Measure each metric once, for a job that is called as nobody would call one."""
+    """Measure each metric once, for a job with an unusual name."""
     telemetry.count_links(
         {Outcome.REMOVED: 3, Outcome.FAILED: 0},
         job=OUTSIDE,
@@ -45,7 +45,7 @@ def measure_everything() -> None:
 
 ONE = {"connection": "zoho_one"}
 LINKS = {"delink_job": JOB, "relation": "Contacts.Deals", "operation": "delink", "outcome": "removed"}
-TOLD = [
+EXPECTED = [
     Sample("zoho_crm.links", "counter", 3, {**LINKS, "dry_run": "false"}),
     Sample("zoho_crm.request", "timer", 125, {**ONE, "method": "DELETE", "status": "200"}),
     Sample("zoho_crm.throttled", "counter", 1, {**ONE, "kind": "credits"}),
@@ -64,13 +64,13 @@ TOLD = [
 
 def test_every_metric_reaches_statsd_with_its_tags_whatever_a_job_is_called(statsd: StatsdServer) -> None:
     measure_everything()
-    statsd.until(lambda: len(statsd.samples()) == len(TOLD))
-    assert statsd.samples() == TOLD
+    statsd.until(lambda: len(statsd.samples()) == len(EXPECTED))
+    assert statsd.samples() == EXPECTED
 
 
-def test_those_told_are_all_there_are_with_the_kinds_and_tags_of_the_list() -> None:
-    told = {one.name: (one.kind, tuple(one.tags)) for one in TOLD}
-    assert told == {metric.name: (metric.kind.value, metric.tags) for metric in telemetry.METRICS}
+def test_all_metrics_are_emitted_with_the_kinds_and_tags_of_the_list() -> None:
+    reported = {one.name: (one.kind, tuple(one.tags)) for one in EXPECTED}
+    assert reported == {metric.name: (metric.kind.value, metric.tags) for metric in telemetry.METRICS}
 
 
 @pytest.fixture
@@ -94,14 +94,14 @@ def test_every_metric_reaches_opentelemetry_with_the_same_values(otel: InMemoryM
         for metric in scope.metrics
         for point in metric.data.data_points
     }
-    told = {name: getattr(point, "sum", None) or point.value for name, point in points.items()}
-    assert told == {f"airflow.{one.name}": one.value for one in TOLD}
+    reported = {name: getattr(point, "sum", None) or point.value for name, point in points.items()}
+    assert reported == {f"airflow.{one.name}": one.value for one in EXPECTED}
     assert {name: dict(point.attributes) for name, point in points.items()} == {
-        f"airflow.{one.name}": one.tags for one in TOLD
+        f"airflow.{one.name}": one.tags for one in EXPECTED
     }
 
 
-def test_a_backend_that_raises_harms_nobody_and_is_told_of_once(
+def test_a_backend_that_raises_does_no_harm_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Broken:

@@ -115,7 +115,7 @@ def test_examples_of_the_form_can_be_pasted() -> None:
 
 
 def test_the_page_in_docs_is_up_to_date() -> None:
-    """UPDATE_DOCS=1 writes the table anew."""
+    """UPDATE_DOCS=1 rewrites the table."""
     page = PAGE.read_text()
     expected = TABLE.sub(lambda _: _table(), page)
     if os.environ.get("UPDATE_DOCS"):

@@ -154,12 +154,12 @@ def test_a_yes_stands_on_the_run_row_and_lets_it_go_on(
 
 @pytest.fixture
 def skips(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The tasks that Airflow is told to skip."""
-    told: list[str] = []
+    """The tasks that Airflow is asked to skip."""
+    reported: list[str] = []
     monkeypatch.setattr(
-        ApproveOperator, "skip", lambda self, ti, tasks: told.extend(one.task_id for one in tasks)
+        ApproveOperator, "skip", lambda self, ti, tasks: reported.extend(one.task_id for one in tasks)
     )
-    return told
+    return reported
 
 
 def test_a_no_skips_what_would_send_and_stands_on_the_run_row(
@@ -173,7 +173,7 @@ def test_a_no_skips_what_would_send_and_stands_on_the_run_row(
     assert audit.ledger().runs.stop_reason(run["run_key"]) == "the run was rejected"
 
 
-def test_no_answer_in_time_is_a_no_of_nobody(
+def test_no_response_in_time_is_a_rejection_without_an_approver(
     audit: Audit, sql_path: Path, asked: dict[str, Any], skips: list[str]
 ) -> None:
     answer(sql_path, "Reject", responded_by_user=None, timedout=True)

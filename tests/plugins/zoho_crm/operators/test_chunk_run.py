@@ -58,7 +58,7 @@ class MemoryStore:
     failures: deque[Exception | None] = field(default_factory=deque)
     before_write: Callable[[], None] = lambda: None
     others_say: str | None = None
-    told: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
     overlaps: int = 0
     _open: dict[int, PlannedLink] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -88,7 +88,7 @@ class MemoryStore:
         return self.others_say
 
     def stop_run(self, why: str) -> None:
-        self.told.append(why)
+        self.reported.append(why)
 
     @property
     def outcomes(self) -> dict[int, Outcome]:
@@ -124,7 +124,7 @@ class Slots:
 @dataclass
 class FakeDelinker:
     """
-    Settles links as it is told.
+    Settles links with the given outcomes.
 
     :param answer: what comes back for a link; an exception is raised
     :param gate: what a unit waits for before it is settled
@@ -251,15 +251,15 @@ def test_every_link_has_exactly_one_result(
         assert taken == len(links)
         assert sorted(delinker.sent) == list(range(len(links)))
     for seq, outcome in store.outcomes.items():
-        told = outcomes[seq] if seq in delinker.sent else "missing"
-        if told == "raises":
+        reported = outcomes[seq] if seq in delinker.sent else "missing"
+        if reported == "raises":
             assert outcome is Outcome.UNKNOWN
-        elif told == "missing":
+        elif reported == "missing":
             assert outcome is (Outcome.UNKNOWN if seq in ambiguous else Outcome.NOT_ATTEMPTED) or (
                 unit_of(delinker, seq) & {one for one in delinker.sent if outcomes[one] == "raises"}
             )
         else:
-            assert outcome is told or (
+            assert outcome is reported or (
                 unit_of(delinker, seq) & {one for one in delinker.sent if outcomes[one] == "raises"}
             )
 
@@ -421,7 +421,7 @@ async def test_can_be_stopped_while_it_waits_for_a_first_slot(
     async def sleep(seconds: float) -> None:
         if seconds == 1.0:
             if who == "itself":
-                chunk.stop("told to end")
+                chunk.stop("asked to end")
             else:
                 store.others_say = "enough"
         await patient(0)
@@ -429,7 +429,7 @@ async def test_can_be_stopped_while_it_waits_for_a_first_slot(
     monkeypatch.setattr(asyncio, "sleep", sleep)
     async with asyncio.timeout(5):
         report = await chunk.run()
-    assert report.stopped == ("told to end" if who == "itself" else "another task stopped the run: enough")
+    assert report.stopped == ("asked to end" if who == "itself" else "another task stopped the run: enough")
     assert (len(store.links), store.written, delinker.sent) == (3, [], [])
     assert slots.done[-1] == "release"
 
@@ -444,14 +444,14 @@ async def test_stop_waits_for_what_is_in_flight_and_leaves_the_rest_not_attempte
     chunk = ChunkRun(delinker, store, FixedSlots(3), 3)
     running = asyncio.create_task(chunk.run())
     await until(lambda: delinker.in_flight == 3)
-    chunk.stop("told to end")
+    chunk.stop("asked to end")
     chunk.stop("a later reason")
     await settled_down()
     assert not running.done()
     gate.let(3)
     report = await running
     assert delinker.sent == [0, 1, 2]
-    assert report.stopped == "told to end"
+    assert report.stopped == "asked to end"
     assert report.reason is None
     assert store.outcomes == {
         **dict.fromkeys(range(3), Outcome.REMOVED),
@@ -461,7 +461,7 @@ async def test_stop_waits_for_what_is_in_flight_and_leaves_the_rest_not_attempte
     }
     details = {one.detail for one in store.written if one.planned.seq >= 3}
     assert details == {"the run stopped before it was sent"}
-    assert store.told == []
+    assert store.reported == []
 
 
 def refusal(
@@ -477,7 +477,7 @@ async def test_identical_refusals_stop_the_run_for_all_its_tasks() -> None:
     assert delinker.sent == list(range(SAME_REFUSALS))
     assert report.stopped == "Zoho refuses every link with NO_PERMISSION: no"
     assert report.reason is StopReason.REFUSED
-    assert store.told == [report.stopped]
+    assert store.reported == [report.stopped]
     assert Counter(store.outcomes.values())[Outcome.FAILED] == SAME_REFUSALS
 
 
@@ -507,7 +507,7 @@ async def test_refusals_that_differ_or_are_interrupted_do_not_stop() -> None:
     assert report.counts.total() == 40
 
 
-async def test_a_link_that_was_not_attempted_tells_nothing_against_refusals() -> None:
+async def test_a_link_that_was_not_attempted_does_not_reset_refusals() -> None:
     delinker = FakeDelinker(
         lambda link: result(link, Outcome.NOT_ATTEMPTED) if link.seq % 2 else refusal(link)
     )
@@ -535,7 +535,7 @@ async def test_what_waits_for_every_link_alike_stops_at_once(reason: StopReason,
     report = await run(delinker, store, concurrency=1)
     assert delinker.sent == [0, 1, 2, 3]
     assert (report.stopped, report.reason) == (says, reason)
-    assert store.told == []
+    assert store.reported == []
 
 
 @pytest.mark.parametrize("bad", [Outcome.FAILED, Outcome.REJECTED, Outcome.UNKNOWN], ids=str)
@@ -549,7 +549,7 @@ async def test_a_share_of_failures_stops_the_run(bad: Outcome) -> None:
         == "25 of 50 links failed, were refused or are unknown, above the breaker's share of 0.4"
     )
     assert report.reason is StopReason.REFUSED
-    assert store.told == [report.stopped]
+    assert store.reported == [report.stopped]
 
 
 @pytest.mark.parametrize(
@@ -585,7 +585,7 @@ async def test_stops_when_another_task_has_stopped_the_run() -> None:
     report = await running
     assert (report.stopped, report.reason) == ("another task stopped the run: a refusal", StopReason.REFUSED)
     assert len(delinker.sent) == 2
-    assert store.told == []
+    assert store.reported == []
 
 
 async def test_begins_nothing_when_the_run_is_stopped_already() -> None:
@@ -768,8 +768,8 @@ async def test_links_that_go_alone_are_worked_side_by_side_within_the_slots(conc
     assert report.counts.total() == 40
 
 
-async def test_a_worker_is_told_whether_the_run_is_stopped() -> None:
-    told: list[bool] = []
+async def test_a_worker_sees_whether_the_run_is_stopped() -> None:
+    reported: list[bool] = []
     delinker = FakeDelinker(gate=lambda: asyncio.sleep(0))
     runs: list[ChunkRun] = []
 
@@ -779,13 +779,13 @@ async def test_a_worker_is_told_whether_the_run_is_stopped() -> None:
     delinker.watch = watch  # type: ignore[method-assign]
 
     def answer_once(link: PlannedLink) -> Any:
-        told.append(delinker.is_stopped())  # type: ignore[attr-defined]
+        reported.append(delinker.is_stopped())  # type: ignore[attr-defined]
         runs[0].stop("enough")
-        told.append(delinker.is_stopped())  # type: ignore[attr-defined]
+        reported.append(delinker.is_stopped())  # type: ignore[attr-defined]
         return result(link)
 
     delinker.answer = answer_once
     runs.append(ChunkRun(delinker, MemoryStore(deque(map(planned, range(1)))), FixedSlots(1), 1))
     async with asyncio.timeout(10):
         await runs[0].run()
-    assert told == [False, True]
+    assert reported == [False, True]

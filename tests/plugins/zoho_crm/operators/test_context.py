@@ -30,7 +30,7 @@ class RunType(str, Enum):  # noqa: UP042 - as Airflow's own, whose text is not i
         return "anything"
 
 
-def test_tells_where_a_task_stands() -> None:
+def test_shows_where_a_task_runs() -> None:
     made = context("delink", map_index=3, try_number=2, interval=(AMSTERDAM.subtract(days=1), AMSTERDAM))
     made["dag_run"].logical_date = AMSTERDAM
     end = datetime(2026, 11, 22, 1, tzinfo=UTC)

@@ -80,7 +80,7 @@ def test_run_counts_the_calls_of_its_checks_and_of_every_try(
         credits: int = known["credits"]
         return credits
 
-    # One answer is lost, and nobody can ask about the link before the next try.
+    # One response is lost, and the link cannot be verified before the next try.
     zoho.state.faults.add(do="reset", when="after", match={"method": "DELETE", "path": "c-00001"}, times=1)
     silent = zoho.state.faults.add(
         do="status", status=500, match={"method": "GET", "path": "c-00001"}, times=None

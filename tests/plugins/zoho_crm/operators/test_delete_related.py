@@ -194,7 +194,7 @@ def test_takes_exactly_the_given_links_without_a_ledger(zoho: LocalZoho) -> None
             ["c-00001", "d-00001"],
             ("c-00001", "d-00001"),
             ("c-00004", "d-00004"),
-            ("nobody", "d-00000"),
+            ("no-record", "d-00000"),
             ("c-00002", "nothing"),
             ("..", "d-00002"),
             (7, None),
@@ -209,7 +209,7 @@ def test_takes_exactly_the_given_links_without_a_ledger(zoho: LocalZoho) -> None
         ("c-00001", "d-00001"),
         ("c-00002", "nothing"),
         ("c-00004", "d-00004"),
-        ("nobody", "d-00000"),
+        ("no-record", "d-00000"),
     ]
     assert not harms(zoho)
 
@@ -241,7 +241,7 @@ def test_no_links_are_no_work(zoho: LocalZoho, links: Any) -> None:
     ],
 )
 def test_names_the_place_of_what_is_no_link(monkeypatch: pytest.MonkeyPatch, links: Any, place: str) -> None:
-    nobody = {"schema": "http", "host": "127.0.0.1", "port": 1}
+    unreachable = {"schema": "http", "host": "127.0.0.1", "port": 1}
     set_connection(
         monkeypatch,
         ZOHO,
@@ -249,7 +249,7 @@ def test_names_the_place_of_what_is_no_link(monkeypatch: pytest.MonkeyPatch, lin
         login="x",
         password="y",
         extra={"refresh_token": "z"},
-        **nobody,
+        **unreachable,
     )
     with pytest.raises(ZohoConfigError, match=place):
         delink(links=links).execute(context())
@@ -278,7 +278,7 @@ def test_failed_links_without_a_ledger_raise(zoho: LocalZoho, monkeypatch: pytes
 def test_links_with_a_ledger_are_planned_audited_and_summed_up(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(5))
     zoho.state.unlink("Contacts", "c-00004", "Deals", "d-00004")
-    links = [*pairs(5), pairs(1)[0], ("nobody", "d-00000"), ("", "d-00001")]
+    links = [*pairs(5), pairs(1)[0], ("no-record", "d-00000"), ("", "d-00001")]
     summary = delink("take", links=links, audit_conn_id=AUDIT).execute(
         context("take", map_index=2, try_number=3)
     )
@@ -287,7 +287,7 @@ def test_links_with_a_ledger_are_planned_audited_and_summed_up(zoho: LocalZoho, 
     assert audit.latest() == {
         **dict.fromkeys(pairs(4), "removed"),
         ("c-00004", "d-00004"): "already_absent",
-        ("nobody", "d-00000"): "parent_not_found",
+        ("no-record", "d-00000"): "parent_not_found",
         ("", "d-00001"): "invalid",
     }
     run = audit.run()
@@ -618,7 +618,7 @@ def test_a_refusal_for_every_link_stops_the_other_tasks_of_the_run(zoho: LocalZo
     with pytest.raises(RunStoppedError, match="another task stopped the run: Zoho refuses every link"):
         delink(chunk=second, audit_conn_id=AUDIT).execute(context(map_index=1))
     assert len(zoho.state.journal.requests) == requests
-    # Closing the run lifts the stop: a clear after the cause is mended starts anew.
+    # Closing the run lifts the stop: a clear after the cause is fixed starts again.
     audit.ledger().runs.finish(
         "contacts_deals:1", status="stopped", detail=None, finished_at=datetime.now(UTC)
     )
@@ -786,13 +786,13 @@ def test_no_external_id_leads_to_another_address(zoho: LocalZoho, audit: Audit) 
     meant = [(one, f"d-{place}") for place, one in enumerate(sendable)]
     meant += [(f"c-{place}", one) for place, one in enumerate(sendable)]
     hopeless = [(one, "d-0") for one in unsendable] + [("c-0", one) for one in unsendable]
-    nobody = [(one, one) for one in sendable[:50]]
+    absent = [(one, one) for one in sendable[:50]]
 
-    summary = delink(links=[*meant, *hopeless, *nobody], audit_conn_id=AUDIT, task_concurrency=10).execute(
+    summary = delink(links=[*meant, *hopeless, *absent], audit_conn_id=AUDIT, task_concurrency=10).execute(
         context()
     )
 
-    assert summary == outcomes(removed=len(meant), already_absent=len(nobody), invalid=len(hopeless))
+    assert summary == outcomes(removed=len(meant), already_absent=len(absent), invalid=len(hopeless))
     requests = [one for one in zoho.state.journal.requests if one.path.startswith("/crm/")]
     assert {one.method for one in requests} == {"DELETE"}
     assert {one.kind for one in requests} == {"delink"}
@@ -801,11 +801,11 @@ def test_no_external_id_leads_to_another_address(zoho: LocalZoho, audit: Audit) 
         assert len(raw) == 7, one.path
         assert "?" not in one.path
         assert one.query == ""
-    assert sorted(sent(zoho)) == sorted([*meant, *nobody])
+    assert sorted(sent(zoho)) == sorted([*meant, *absent])
     assert linked(zoho) == {(f"kept-{number}", f"kept-{number}") for number in range(20)}
     assert zoho.state.to_json(include_links=False)["records"] == records
     assert not harms(zoho)
-    assert len(audit.links()) == len(meant) + len(hopeless) + len(nobody)
+    assert len(audit.links()) == len(meant) + len(hopeless) + len(absent)
     assert {row["external_id"] for row in audit.events() if row["outcome"] == "removed"} >= set(sendable)
     assert unquote(requests[0].path).startswith("/crm/v7/Contacts/")
 

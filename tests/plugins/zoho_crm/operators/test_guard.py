@@ -66,7 +66,7 @@ def write(sql_path: Path, name: str, sql: str) -> None:
         (11, "passed: 10 links planned, 11 allowed"),
     ],
 )
-def test_a_plan_within_the_limit_passes_and_nobody_is_asked(
+def test_a_plan_within_the_limit_passes_without_an_approval(
     audit: Audit, sql_path: Path, max_links: int | None, decision: str
 ) -> None:
     found = decide(sql_path, {"max_links": max_links}, **APPLY)
@@ -122,7 +122,7 @@ def test_an_override_without_a_reason_is_refused(audit: Audit, sql_path: Path) -
         guard(make_job(), sql_path)
 
 
-def test_a_run_without_a_plan_is_told(audit: Audit, sql_path: Path) -> None:
+def test_a_run_without_a_plan_is_reported(audit: Audit, sql_path: Path) -> None:
     with pytest.raises(PlanError, match="has no plan"):
         guard(make_job(), sql_path)
 
@@ -131,7 +131,7 @@ BASELINE = {"max_share": 0.1, "baseline_sql_file": "known.sql"}
 KNOWN = "SELECT 5 * count(*) FROM pairs WHERE marked_at >= :window_start AND marked_at < :window_end"
 
 
-def test_the_share_is_told_from_the_baseline_within_the_window(audit: Audit, sql_path: Path) -> None:
+def test_the_share_is_of_the_baseline_within_the_window(audit: Audit, sql_path: Path) -> None:
     write(sql_path, "known.sql", KNOWN)
     decision = "breached: 20% of the 50 baseline links planned, 10% allowed; 10 links planned, no limit set"
     with pytest.raises(GuardError) as stopped:
@@ -189,7 +189,7 @@ def test_a_fresh_source_passes_and_its_time_stands_on_the_run_row(audit: Audit, 
         (FRESHNESS, "SELECT 1 WHERE 1 = 0", r"^guards\.freshness_sql_file must yield one row"),
     ],
 )
-def test_sql_that_does_not_yield_what_it_must_is_told_by_its_field(
+def test_sql_that_does_not_yield_what_it_must_is_reported_by_its_field(
     audit: Audit, sql_path: Path, guards: dict[str, Any], sql: str, says: str
 ) -> None:
     write(sql_path, next(str(name) for name in guards.values() if str(name).endswith(".sql")), sql)
@@ -207,7 +207,7 @@ def start_of(run_id: str, **changes: Any) -> RunStart:
     return replace(RunStart(key, "contacts_deals", origin, target, "apply", *window), **changes)
 
 
-def test_a_jump_is_told_from_the_runs_before(audit: Audit, sql_path: Path) -> None:
+def test_a_jump_is_measured_against_earlier_runs(audit: Audit, sql_path: Path) -> None:
     ledger = audit.ledger()
     for number, links in enumerate((2, 2, 4)):
         start = start_of(f"manual__before_{number}")

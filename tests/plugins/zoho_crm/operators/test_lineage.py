@@ -1,4 +1,4 @@
-"""What each task tells OpenLineage, read from what the provider's own listener would send."""
+"""What each task reports to OpenLineage, read from what the provider's listener would send."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _tables(audit: Audit) -> None:
     audit.ledger()
 
 
-def told(operator: Any, *, at_start: bool = False) -> tuple[list[str], dict[str, int | None]]:
+def reported(operator: Any, *, at_start: bool = False) -> tuple[list[str], dict[str, int | None]]:
     """The datasets that an operator reads, and those that it writes with their rows, as the provider sees them."""
     from airflow.providers.openlineage.extractors.base import DefaultExtractor
 
@@ -74,15 +74,15 @@ def test_a_plan_leads_from_the_warehouses_tables_to_the_plans(
     warehouse.add([*pairs(3), ("c-9", "..")])
     plan = task(PlanLinksOperator, sql_path)
     # What it reads is not known before: the form may hold pasted links.
-    assert told(plan, at_start=True) == ([], {of_audit(audit, "zoho_delink_link"): None})
+    assert reported(plan, at_start=True) == ([], {of_audit(audit, "zoho_delink_link"): None})
     plan.execute(context("plan"))
-    assert told(plan) == ([f"sqlite://{warehouse.path} pairs"], {of_audit(audit, "zoho_delink_link"): 4})
+    assert reported(plan) == ([f"sqlite://{warehouse.path} pairs"], {of_audit(audit, "zoho_delink_link"): 4})
 
 
 def test_pasted_links_are_of_no_table(audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
     plan = task(PlanLinksOperator, sql_path)
     plan.execute(context("plan", params={"links": [["c-1", "d-1"]]}))
-    assert told(plan) == ([], {of_audit(audit, "zoho_delink_link"): 1})
+    assert reported(plan) == ([], {of_audit(audit, "zoho_delink_link"): 1})
 
 
 def test_tables_are_named_as_the_hook_of_their_database_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_tables_are_named_as_the_hook_of_their_database_names_them(monkeypatch: 
         WAREHOUSE,
         conn_type="postgres",
         host="no-such-host.invalid",
-        login="somebody",
+        login="someone",
         password="a-secret",
         schema="analytics",
     )
@@ -110,7 +110,7 @@ def test_tables_are_named_as_the_hook_of_their_database_names_them(monkeypatch: 
     [
         ("warehouse", 8_080, "warehouse:8080"),
         ("/data/warehouse.db", None, "/data/warehouse.db"),
-        ("somebody:a-secret@warehouse", 5_432, "warehouse:5432"),
+        ("someone:a-secret@warehouse", 5_432, "warehouse:5432"),
         ("jdbc:other://warehouse:1/crm;password=a-secret", None, "jdbc:other://warehouse:1/crm"),
         ("warehouse?token=a-secret@b", None, "warehouse"),
         (None, None, ""),
@@ -125,7 +125,7 @@ def test_the_place_of_a_database_holds_no_login(host: str | None, port: int | No
 def test_sql_that_cannot_be_read_has_no_tables(warehouse: Warehouse) -> None:
     from zoho_crm.lineage import tables_read
 
-    assert tables_read(WAREHOUSE, "SELEKT everything") == []
+    assert tables_read(WAREHOUSE, "SELECTED everything") == []
 
 
 def test_a_guard_reads_the_plan_and_the_tables_of_its_sql(
@@ -134,7 +134,7 @@ def test_a_guard_reads_the_plan_and_the_tables_of_its_sql(
     (sql_path.parent / "known.sql").write_text("SELECT count(*) FROM baseline_links")
     guard = task(GuardOperator, sql_path, guards={"max_share": 0.5, "baseline_sql_file": "known.sql"})
     inputs = [of_audit(audit, "zoho_delink_link"), f"sqlite://{warehouse.path} baseline_links"]
-    assert told(guard, at_start=True) == (inputs, {of_audit(audit, "zoho_delink_run"): None})
+    assert reported(guard, at_start=True) == (inputs, {of_audit(audit, "zoho_delink_run"): None})
 
 
 def test_links_taken_out_lead_from_the_plan_into_zoho_and_the_audit(
@@ -145,9 +145,9 @@ def test_links_taken_out_lead_from_the_plan_into_zoho_and_the_audit(
     chunk = planned(sql_path)
     operator = delink(chunk=chunk, audit_conn_id=AUDIT)
     plan = [of_audit(audit, "zoho_delink_link")]
-    assert told(operator, at_start=True) == (plan, {of_audit(audit, "zoho_delink_audit"): None})
+    assert reported(operator, at_start=True) == (plan, {of_audit(audit, "zoho_delink_audit"): None})
     operator.execute(context())
-    assert told(operator) == (
+    assert reported(operator) == (
         plan,
         # The fifth has no records.
         {of_audit(audit, "zoho_delink_audit"): 5, "zoho://us/60001234 Contacts.Deals": 4},
@@ -166,7 +166,7 @@ def test_a_dry_run_writes_no_relation(
     warehouse.add(pairs(2))
     operator = delink(chunk=planned(sql_path, mode="dry_run"), audit_conn_id=AUDIT)
     operator.execute(context())
-    assert told(operator)[1] == {of_audit(audit, "zoho_delink_audit"): 2}
+    assert reported(operator)[1] == {of_audit(audit, "zoho_delink_audit"): 2}
 
 
 def test_links_put_back_without_a_ledger_are_of_the_relation_alone(zoho: LocalZoho, audit: Audit) -> None:
@@ -180,13 +180,13 @@ def test_links_put_back_without_a_ledger_are_of_the_relation_alone(zoho: LocalZo
         related_external_field="External_Deal_ID",
         links=pairs(2),
     )
-    assert told(operator, at_start=True) == ([], {})
+    assert reported(operator, at_start=True) == ([], {})
     operator.execute(context())
-    assert told(operator) == ([], {"zoho://us Contacts.Deals": 1})
+    assert reported(operator) == ([], {"zoho://us Contacts.Deals": 1})
 
 
 def test_a_report_leads_from_the_audit_to_the_runs(audit: Audit, sql_path: Path) -> None:
-    assert told(task(ReportOperator, sql_path), at_start=True) == (
+    assert reported(task(ReportOperator, sql_path), at_start=True) == (
         [of_audit(audit, "zoho_delink_audit")],
         {of_audit(audit, "zoho_delink_run"): None},
     )
@@ -194,7 +194,7 @@ def test_a_report_leads_from_the_audit_to_the_runs(audit: Audit, sql_path: Path)
 
 @pytest.fixture
 def provider(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The provider, set to tell something, and the class that it writes a run with."""
+    """The provider, set to emit events, and the class that it writes a run with."""
     from airflow.providers.openlineage import conf
     from airflow.providers.openlineage.utils.utils import DagRunInfo
 
@@ -218,8 +218,8 @@ HIDDEN = dict.fromkeys(("links", "external_id_prefix", "related_external_id_pref
     ("dag_id", "hidden"),
     [
         pytest.param("zoho_delink__contacts_deals", HIDDEN, id="a job"),
-        pytest.param("zoho_delink_relink", HIDDEN, id="putting back"),
-        pytest.param("somebody_elses", {}, id="another Dag"),
+        pytest.param("zoho_delink_relink", HIDDEN, id="relink"),
+        pytest.param("another_teams", {}, id="another Dag"),
     ],
 )
 def test_the_provider_is_kept_from_telling_ids_that_are_typed_into_a_form(
@@ -233,18 +233,18 @@ def test_the_provider_is_kept_from_telling_ids_that_are_typed_into_a_form(
     assert FORM["links"] == [["c-1", "d-1"]]
 
 
-def test_a_provider_that_tells_nothing_is_left_alone(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_emits_nothing_is_left_alone(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow.providers.openlineage.conf.is_disabled", lambda: True)
     ZohoDelinkPlugin.on_load()
     assert "conf" not in provider.casts
 
 
-def test_the_question_of_an_approval_is_not_told() -> None:
+def test_the_text_of_an_approval_request_is_not_emitted() -> None:
     approve = ApproveOperator(task_id="approve", job=make_job(), jobs_folder=Path())
     approve.body = "such as c-00001"
     assert (approve.hitl_summary["subject"], approve.hitl_summary["body"]) == ("May this run go on?", None)
 
 
-def test_a_task_for_any_job_tells_nothing_before_it_knows_its_job(sql_path: Path, audit: Audit) -> None:
+def test_a_task_for_any_job_reports_nothing_before_it_knows_its_job(sql_path: Path, audit: Audit) -> None:
     operator = ReportOperator(task_id="report", job=None, jobs_folder=jobs_folder(sql_path))
     assert operator.get_openlineage_facets_on_start() is None

@@ -57,7 +57,7 @@ def test_keeps_what_each_link_has_before_the_first_is_sent(
     for link in links[:3]:
         zoho.state.link("Contacts", link[0], "Deals", link[1], {"Contact_Role": ROLE})
     zoho.state.link("Contacts", "c-2", "Deals", "d-9")
-    chunk = planned(audit, [*links, ("nobody", "d-1")])
+    chunk = planned(audit, [*links, ("no-record", "d-1")])
     summary = keeping(chunk, strategy=strategy).execute(context())
     assert summary == outcomes(removed=3, already_absent=1, parent_not_found=1)
     with_role, without = json.dumps({"Contact_Role": ROLE}, sort_keys=True, separators=(",", ":")), "{}"
@@ -182,7 +182,7 @@ def test_attributes_have_no_place_without_a_ledger() -> None:
 def test_a_dry_run_that_verifies_says_what_would_happen(zoho: LocalZoho, audit: Audit, by: str) -> None:
     link_all(zoho, pairs(3))
     zoho.state.unlink("Contacts", "c-00002", "Deals", "d-00002")
-    links = [*pairs(3), ("nobody", "d-00000"), ("c-00000", "nothing")]
+    links = [*pairs(3), ("no-record", "d-00000"), ("c-00000", "nothing")]
     if by == "in-memory":
         task = delink(links=links, dry_run=True, verify=True)
     elif by == "params":
@@ -220,7 +220,7 @@ def test_verify_does_not_make_a_run_that_applies_a_dry_one(zoho: LocalZoho, audi
 
 @pytest.mark.usefixtures("impatient")
 @on_sqlite
-def test_what_a_dry_run_cannot_tell_failed_and_can_be_asked_again(zoho: LocalZoho, audit: Audit) -> None:
+def test_what_a_dry_run_cannot_verify_failed_and_can_be_verified_again(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(3))
     chunk = planned(audit, pairs(3), mode="dry_run", params={"verify": True})
     zoho.state.faults.add(do="html", match={"path": "d-00001"}, times=None)

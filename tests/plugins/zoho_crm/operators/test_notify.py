@@ -94,7 +94,7 @@ def inbox(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
 
 
 class Run:
-    """Runs of one job, as far as people are told of them."""
+    """Runs of one job, as notifications see them."""
 
     def __init__(self, audit: Audit, sql_path: Path, **job: Any) -> None:
         self.audit, self.folder = audit, jobs_folder(sql_path)
@@ -161,7 +161,7 @@ def titles(inbox: list[dict[str, Any]]) -> list[str]:
     return [message["title"] for message in inbox]
 
 
-def test_people_are_told_of_changes_alone(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
+def test_only_changes_are_notified(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
     run = Run(audit, sql_path)
     run.go("removed", "removed")
     assert inbox == []
@@ -181,16 +181,14 @@ def test_people_are_told_of_changes_alone(audit: Audit, sql_path: Path, inbox: l
     assert run.state() == "failed"
 
 
-def test_a_report_that_is_repeated_tells_nothing_again(
-    audit: Audit, sql_path: Path, inbox: list[Any]
-) -> None:
+def test_a_repeated_report_notifies_of_nothing(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
     run = Run(audit, sql_path)
     run.go("removed", "failed")
     assert isinstance(run.report("manual__1"), AirflowFailException)
     assert titles(inbox) == ["contacts_deals: failed"]
 
 
-def test_dry_runs_tell_nobody_and_change_no_state(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
+def test_dry_runs_notify_no_one_and_change_no_state(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
     run = Run(audit, sql_path, guards={"max_links": 1, "on_breach": "approve"})
     run.go("failed", mode="dry_run")
     run_id = run.plan("dry_run")
@@ -199,7 +197,7 @@ def test_dry_runs_tell_nobody_and_change_no_state(audit: Audit, sql_path: Path, 
     assert (inbox, run.state()) == ([], None)
 
 
-def test_a_run_that_its_guards_stop_is_told_once(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
+def test_a_run_that_its_guards_stop_is_notified_once(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
     run = Run(audit, sql_path, guards={"max_links": 1})
     for _ in range(2):
         run_id = run.plan()
@@ -210,7 +208,7 @@ def test_a_run_that_its_guards_stop_is_told_once(audit: Audit, sql_path: Path, i
     assert "was stopped before the first link: breached: 2 links planned, 1 allowed" in inbox[0]["message"]
 
 
-def test_a_question_is_told_at_once_and_then_what_came_of_it(
+def test_a_question_is_reported_at_once_and_then_what_came_of_it(
     audit: Audit, sql_path: Path, inbox: list[Any]
 ) -> None:
     run = Run(audit, sql_path, guards={"max_links": 1, "on_breach": "approve"})
@@ -236,7 +234,7 @@ def test_a_question_is_told_at_once_and_then_what_came_of_it(
 
 
 @pytest.mark.parametrize(
-    ("run_type", "params", "told"),
+    ("run_type", "params", "reported"),
     [
         ("scheduled", {}, ["contacts_deals: failed"]),
         ("manual", {"mode": "apply"}, ["contacts_deals: failed"]),
@@ -245,17 +243,17 @@ def test_a_question_is_told_at_once_and_then_what_came_of_it(
         ("scheduled", {"window_start": "nonsense"}, ["contacts_deals: failed"]),
     ],
 )
-def test_a_run_that_never_had_a_plan_is_told_unless_it_was_to_send_nothing(
-    audit: Audit, sql_path: Path, inbox: list[Any], run_type: str, params: dict[str, Any], told: list[str]
+def test_a_run_that_never_had_a_plan_is_notified_unless_it_was_a_dry_run(
+    audit: Audit, sql_path: Path, inbox: list[Any], run_type: str, params: dict[str, Any], reported: list[str]
 ) -> None:
     run = Run(audit, sql_path)
     for _ in range(2):
         failed = run.report("x__1", run_type=run_type, params=params)
         assert isinstance(failed, PlanError)
-    assert titles(inbox) == told
+    assert titles(inbox) == reported
 
 
-def test_without_its_database_the_last_try_of_the_report_tells(
+def test_without_its_database_the_last_try_of_the_report_notifies(
     audit: Audit, sql_path: Path, inbox: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     run = Run(audit, sql_path)
@@ -267,7 +265,7 @@ def test_without_its_database_the_last_try_of_the_report_tells(
     assert "its report as well: OperationalError" in inbox[0]["message"]
 
 
-def test_a_database_that_cannot_be_the_right_one_is_told_at_once(
+def test_a_database_that_cannot_be_the_right_one_is_reported_at_once(
     audit: Audit, sql_path: Path, inbox: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(audit, sql_path)
@@ -285,9 +283,9 @@ def test_each_notifier_hears_of_its_events_alone(
     assert Keeps.kept == []
     run_id = run.plan()
     run.end(run_id, "removed", "removed")
-    (told,) = Keeps.kept
+    (reported,) = Keeps.kept
     (key,) = [row["run_key"] for row in audit.runs() if row["dag_run_id"] == run_id]
-    assert {name: told[name] for name in told if name not in {"text", "window"}} == {
+    assert {name: reported[name] for name in reported if name not in {"text", "window"}} == {
         "job": "contacts_deals",
         "state": "ok",
         "event": "recovered",
@@ -296,7 +294,7 @@ def test_each_notifier_hears_of_its_events_alone(
         "link": f"/dags/zoho_delink__contacts_deals/runs/{run_id}",
         "run_key": key,
     }
-    assert "2026-11-22 02:00:00+00:00" in told["window"]
+    assert "2026-11-22 02:00:00+00:00" in reported["window"]
 
 
 def test_who_wants_to_hear_of_stops_hears_of_those_by_a_guard(
@@ -309,7 +307,7 @@ def test_who_wants_to_hear_of_stops_hears_of_those_by_a_guard(
     with pytest.raises(GuardError):
         run.guard(run_id)
     run.end(run_id)
-    assert [(told["event"], told["status"]) for told in Keeps.kept] == [("breach", "stopped")]
+    assert [(reported["event"], reported["status"]) for reported in Keeps.kept] == [("breach", "stopped")]
 
 
 def test_a_notifier_that_fails_fails_nothing_keeps_its_secret_and_takes_no_other_down(
@@ -388,7 +386,7 @@ def test_mail_reaches_a_real_server(audit: Audit, sql_path: Path, monkeypatch: p
         ({"notifier": APPRISE}, "notify.0.args: .* does not take them: missing a required argument: 'body'"),
     ],
 )
-def test_a_notifier_that_cannot_be_used_is_told_in_a_sentence(
+def test_a_notifier_that_cannot_be_used_is_reported_in_a_sentence(
     audit: Audit, notice: dict[str, Any], says: str | None
 ) -> None:
     faults = notify.notifier_faults(make_job(notify=[notice]))
@@ -416,7 +414,7 @@ def test_a_notifier_that_cannot_be_used_is_told_in_a_sentence(
         ("stopped", "ok", "recovered"),
     ],
 )
-def test_what_people_are_told_follows_from_the_change(
+def test_notification_follows_from_the_change(
     audit: Audit, before: str | None, state: str, event: str | None
 ) -> None:
     assert notify.event_of(before, state) == event

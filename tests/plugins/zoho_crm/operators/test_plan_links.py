@@ -130,7 +130,7 @@ def test_columns_may_be_in_any_case_and_order(audit: Audit, warehouse: Warehouse
         ("DELETE FROM pairs", "yields no rows"),
     ],
 )
-def test_sql_that_yields_no_pairs_is_told(
+def test_sql_that_yields_no_pairs_is_reported(
     audit: Audit, warehouse: Warehouse, sql_path: Path, sql: str, says: str
 ) -> None:
     sql_path.write_text(sql)
@@ -153,15 +153,24 @@ def test_more_links_than_airflow_maps_make_larger_chunks(
     assert [chunk["links"] for chunk in plan(sql_path, make_job(chunk_size=1))] == [4, 4, 2]
 
 
-def test_the_run_row_tells_who_and_why(audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
+def test_the_run_row_has_requester_and_reason(audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
     plan(
         sql_path,
         params={"mode": "apply", "reason": "spring cleaning"},
         preflight={"org_id": "700000001", "data_center": "eu", "api_version": "v8"},
     )
     run = audit.run()
-    told = ("triggered_by", "reason", "mode", "run_type", "org_id", "data_center", "api_version", "status")
-    assert [run[name] for name in told] == [
+    reported = (
+        "triggered_by",
+        "reason",
+        "mode",
+        "run_type",
+        "org_id",
+        "data_center",
+        "api_version",
+        "status",
+    )
+    assert [run[name] for name in reported] == [
         "ada",
         "spring cleaning",
         "apply",

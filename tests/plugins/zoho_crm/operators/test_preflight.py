@@ -34,7 +34,7 @@ def check(job: Job, sql_path: Path, **params: Any) -> dict[str, Any]:
     )
 
 
-def test_tells_the_audit_what_it_learns_and_makes_the_tables(
+def test_creates_the_tables_and_records_what_it_learns(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
     assert check(make_job(), sql_path) == {
@@ -77,7 +77,7 @@ def test_leaves_an_access_token_behind_for_the_tasks(
     ("changes", "says"),
     [
         pytest.param({"password": "wrong"}, "client secret", id="secret"),
-        pytest.param({"login": "nobody"}, "client", id="client"),
+        pytest.param({"login": "no-client"}, "client", id="client"),
         pytest.param({"extra": {"refresh_token": "revoked"}}, "refresh token", id="refresh token"),
         pytest.param(
             {"extra": {"refresh_token": "x", "proxy": "http://evil"}}, "unknown extra 'proxy'", id="extra"
@@ -85,7 +85,7 @@ def test_leaves_an_access_token_behind_for_the_tasks(
         pytest.param({"host": "zoho.evil"}, "for a local Zoho only", id="host"),
     ],
 )
-def test_a_wrong_connection_is_told_in_one_sentence(
+def test_a_wrong_connection_is_reported_in_one_sentence(
     zoho: LocalZoho,
     audit: Audit,
     warehouse: Warehouse,
@@ -119,7 +119,7 @@ def test_a_wrong_connection_is_told_in_one_sentence(
         pytest.param({"related_module": "Leads"}, "Leads", id="module of the list"),
     ],
 )
-def test_a_wrong_relation_is_told(
+def test_a_wrong_relation_is_reported(
     zoho: LocalZoho,
     audit: Audit,
     warehouse: Warehouse,
@@ -133,7 +133,9 @@ def test_a_wrong_relation_is_told(
     assert sent(zoho) == []
 
 
-def test_a_missing_scope_is_told(zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path) -> None:
+def test_a_missing_scope_is_reported(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
     zoho.state.configure(granted_scopes=("ZohoCRM.modules.READ", "ZohoCRM.settings.ALL", "ZohoCRM.org.READ"))
     with pytest.raises(AirflowFailException, match=r"ZohoCRM\.modules\.contacts\.DELETE.*deals\.DELETE"):
         check(make_job(), sql_path)
@@ -143,7 +145,7 @@ def test_a_missing_scope_is_told(zoho: LocalZoho, audit: Audit, warehouse: Wareh
     ("sql", "says"),
     [("", "SQL is empty"), ("SELECT :since", "The job's SQL uses :since; a run has only")],
 )
-def test_sql_that_no_run_can_use_is_told(
+def test_sql_that_no_run_can_use_is_reported(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, sql: str, says: str
 ) -> None:
     sql_path.write_text(sql)
@@ -151,7 +153,7 @@ def test_sql_that_no_run_can_use_is_told(
         check(make_job(), sql_path)
 
 
-def test_a_wrong_field_of_the_form_is_told_before_anything_is_asked(
+def test_a_wrong_field_of_the_form_is_reported_before_anything_is_asked(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path
 ) -> None:
     with pytest.raises(AirflowFailException, match="window_start: 'garbage' is not a time"):
@@ -177,7 +179,7 @@ def test_an_audit_database_that_is_away_may_be_tried_again(
     assert list(zoho.state.journal.requests) == []
 
 
-def test_a_warehouse_that_is_no_database_is_told(
+def test_a_warehouse_that_is_no_database_is_reported(
     zoho: LocalZoho, audit: Audit, sql_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_connection(monkeypatch, WAREHOUSE, conn_type="http", host="127.0.0.1")

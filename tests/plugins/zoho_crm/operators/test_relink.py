@@ -118,7 +118,7 @@ def test_puts_a_chunk_back_with_its_attributes_and_audits_it(zoho: LocalZoho, au
     zoho.state.link("Contacts", *_middle(links[5]), {"Contact_Role": "Purchasing"})
     before = roles(zoho)[links[5]]
     summary = relink(
-        chunk=planned(audit, [*links, ("nobody", "d-00000"), ("c-00000", "nothing")]), audit_conn_id=AUDIT
+        chunk=planned(audit, [*links, ("no-record", "d-00000"), ("c-00000", "nothing")]), audit_conn_id=AUDIT
     ).execute(context("relink"))
     assert summary == outcomes(relinked=5, already_linked=1, parent_not_found=1, related_not_found=1)
     assert roles(zoho) == {**given(links[:5], {"Contact_Role": ROLE}), links[5]: before}
@@ -126,7 +126,7 @@ def test_puts_a_chunk_back_with_its_attributes_and_audits_it(zoho: LocalZoho, au
     assert audit.latest() == {
         **dict.fromkeys(links[:5], "relinked"),
         links[5]: "already_linked",
-        ("nobody", "d-00000"): "parent_not_found",
+        ("no-record", "d-00000"): "parent_not_found",
         ("c-00000", "nothing"): "related_not_found",
     }
     row = next(row for row in audit.events() if row["external_id"] == "c-00000")
@@ -231,7 +231,7 @@ def test_a_dry_run_that_verifies_asks_about_every_link_and_changes_nothing(
 ) -> None:
     add_records(zoho, pairs(3))
     link_all(zoho, pairs(1))
-    links = [*pairs(3), ("nobody", "d-00000"), ("c-00000", "nothing")]
+    links = [*pairs(3), ("no-record", "d-00000"), ("c-00000", "nothing")]
     if by == "in-memory":
         task = relink(links=links, dry_run=True, verify=True)
     elif by == "params":

@@ -113,7 +113,7 @@ def test_a_run_with_final_outcomes_succeeds(audit: Audit, chunk: ChunkRef) -> No
     assert run["finished_at"] is not None
 
 
-def test_links_nobody_took_are_not_attempted(audit: Audit, chunk: ChunkRef) -> None:
+def test_links_that_were_not_taken_are_not_attempted(audit: Audit, chunk: ChunkRef) -> None:
     settle(audit, chunk, ["removed"] * 4)
     with pytest.raises(AirflowFailException, match=r"stopped: {'removed': 4, 'not_attempted': 6}"):
         report()
@@ -156,7 +156,7 @@ def test_why_a_run_was_stopped_stands_on_its_row_and_a_clear_may_go_on(audit: Au
     assert audit.ledger().runs.stop_reason(chunk["run_key"]) is None
 
 
-def test_a_run_without_a_plan_is_told(audit: Audit) -> None:
+def test_a_run_without_a_plan_is_reported(audit: Audit) -> None:
     with pytest.raises(PlanError, match="no plan"):
         report()
 
@@ -173,7 +173,7 @@ def test_a_rejected_run_ends_as_such_and_not_as_a_failure(audit: Audit, chunk: C
     assert len(audit.events()) == 10
 
 
-def test_a_question_that_nobody_has_answered_is_no_rejection(audit: Audit, chunk: ChunkRef) -> None:
+def test_an_approval_request_without_a_response_is_not_a_rejection(audit: Audit, chunk: ChunkRef) -> None:
     audit.ledger().runs.ask_approval(chunk["run_key"])
     with pytest.raises(AirflowFailException, match="stopped"):
         report()

@@ -1,4 +1,4 @@
-"""Plans that take up links of past runs, over a real ledger and the local Zoho."""
+"""Plans that start from links of earlier runs, over a real ledger and the local Zoho."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def past_run(
     finish: bool = True,
 ) -> str:
     """Store a run whose links have ended with these outcomes, and return its key."""
-    told = context(
+    reported = context(
         "plan",
         run_id=run_id,
         params={"mode": mode, "links": [list(pair) for pair in outcomes], **window},
@@ -85,7 +85,7 @@ def past_run(
     )
     job = make_job()
     # Pasted links need neither SQL nor warehouse.
-    (chunk,) = PlanLinksOperator(task_id="plan", job=job, jobs_folder=Path()).execute(told)
+    (chunk,) = PlanLinksOperator(task_id="plan", job=job, jobs_folder=Path()).execute(reported)
     ledger, dry_run = audit.ledger(), mode == "dry_run"
     origin = origin_of(context(run_id=run_id))
     target = Target(job.relation.as_relation(), "us", "v7", org_id=PREFLIGHT["org_id"], dry_run=dry_run)
@@ -111,7 +111,7 @@ def plan(
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Plan as the Dag does; return what is mapped over, and the counts."""
     dag_id = RETRY if operator is PlanRetryOperator else RELINK
-    told = context(
+    reported = context(
         "plan",
         dag_id=dag_id,
         run_id=run_id,
@@ -119,8 +119,8 @@ def plan(
         preflight=preflight,
     )
     counts: dict[str, int] = {}
-    told["ti"].xcom_push = lambda *, key, value: counts.update(value) if key == "counts" else None
-    return operator(task_id="plan", job=None, jobs_folder=jobs).execute(told), counts
+    reported["ti"].xcom_push = lambda *, key, value: counts.update(value) if key == "counts" else None
+    return operator(task_id="plan", job=None, jobs_folder=jobs).execute(reported), counts
 
 
 def planned(audit: Audit, dag_id: str) -> dict[Pair, str | None]:
@@ -162,8 +162,17 @@ def test_retry_plans_what_is_open_by_the_last_outcome(audit: Audit, jobs: Path, 
     assert set(planned(audit, RETRY)) == {B, C, D}
     assert counts == {"runs": 1, "chosen": 3, "failed": 1, "unknown": 1, "not_attempted": 1, "removed": 1}
     run = the_run(audit, RETRY)
-    told = ("job", "operation", "origin_run_key", "mode", "reason", "window_start", "window_end", "planned")
-    assert [run[name] for name in told] == [
+    reported = (
+        "job",
+        "operation",
+        "origin_run_key",
+        "mode",
+        "reason",
+        "window_start",
+        "window_end",
+        "planned",
+    )
+    assert [run[name] for name in reported] == [
         "contacts_deals",
         "delink",
         key,
@@ -355,7 +364,7 @@ def test_snapshots_are_given_after_a_crash_between(
         (RetryPreflightOperator, {}, "^run: missing; give the run whose links are to be retried"),
         (RetryPreflightOperator, {"run": "x", "outcomes": ["removed"]}, "^outcomes: 'removed'"),
         (RetryPreflightOperator, {"run": "x", "mode": "purge"}, "^mode: 'purge'"),
-        (RetryPreflightOperator, {"run": "x", "job": "nobody"}, "^job: there is no job 'nobody'"),
+        (RetryPreflightOperator, {"run": "x", "job": "no-job"}, "^job: there is no job 'no-job'"),
         (RelinkPreflightOperator, {}, "^run: missing; give the run whose links to relink"),
         (RelinkPreflightOperator, {"run": "x", "zoho_code": 5}, "^zoho_code: must be text"),
         (RelinkPreflightOperator, {"run": "x", "max_links": 5}, "^reason: say why"),
@@ -391,7 +400,7 @@ def test_retry_sends_each_open_link_once_and_nothing_else(zoho: LocalZoho, audit
         except UnfinishedLinksError:
             pytest.fail("links are left")
     assert sorted(sent(zoho)) == sorted([B, D, E])
-    # A request of the past run may have reached it: it was asked about, and found gone.
+    # A request of the earlier run may have reached it: it was verified, and is gone.
     assert "GET" in {one.method for one in zoho.state.journal.requests if C[0] in one.path}
     key = the_run(audit, RETRY)["run_key"]
     last = {row["external_id"]: row["outcome"] for row in audit.events() if row["run_key"] == key}

@@ -49,7 +49,7 @@ CHUNK = {
 
 
 class Run:
-    """The tasks of one run, each made when it is executed, as in processes of their own."""
+    """The tasks of one run, each created when it is executed, as in separate processes."""
 
     def __init__(self, sql_path: Path, mode: str) -> None:
         self.about = {"job": make_job(), "jobs_folder": jobs_folder(sql_path)}
@@ -67,14 +67,14 @@ class Run:
         task.execute(context(map_index=0, try_number=try_number))
 
     def report(self) -> list[tuple[Any, dict[str, Any]]]:
-        """Close the run and return the updates of assets that Airflow is told of."""
-        told: list[tuple[Any, dict[str, Any]]] = []
+        """Close the run and return the asset events that it emits."""
+        reported: list[tuple[Any, dict[str, Any]]] = []
         alias = updates_of("a_dag")
-        event = SimpleNamespace(add=lambda asset, extra: told.append((asset, extra)))
+        event = SimpleNamespace(add=lambda asset, extra: reported.append((asset, extra)))
         made = context("report", params=self.params)
         made["outlet_events"] = {alias: event}
         ReportOperator(task_id="report", outlets=[alias], **self.about).execute(made)
-        return told
+        return reported
 
 
 @pytest.fixture
@@ -172,16 +172,14 @@ def test_requests_are_timed_one_by_one_with_what_zoho_answered(
     ]
 
 
-def test_slots_are_told_while_they_are_held_and_when_they_are_given_back(
-    run: Run, statsd: StatsdServer
-) -> None:
+def test_slots_are_measured_while_held_and_when_released(run: Run, statsd: StatsdServer) -> None:
     run.delink(run.plan())
     statsd.until(lambda: [one.value for one in statsd.samples("zoho_crm.in_flight")][-1:] == [0])
     assert max(one.value for one in statsd.samples("zoho_crm.in_flight")) == 2
     assert {one.value for one in statsd.samples("zoho_crm.in_flight_limit")} == {10}
 
 
-def test_credits_are_told_once_zoho_tells_them_and_their_end_is(
+def test_credits_are_measured_once_zoho_reports_them_and_so_is_their_end(
     run: Run, zoho: LocalZoho, statsd: StatsdServer
 ) -> None:
     zoho.state.configure(credit_limit=8)
@@ -189,11 +187,11 @@ def test_credits_are_told_once_zoho_tells_them_and_their_end_is(
         run.delink(run.plan())
     statsd.until(lambda: bool(statsd.samples("zoho_crm.throttled")))
     assert {one.tags["kind"] for one in statsd.samples("zoho_crm.throttled")} == {"credits"}
-    told = statsd.samples("zoho_crm.credits_remaining")
+    reported = statsd.samples("zoho_crm.credits_remaining")
     # Once a second at the most, from half of them on.
-    assert 1 <= len(told) <= 3
-    assert 0 <= told[0].value <= 4
-    assert told[0].tags == {"connection": ZOHO}
+    assert 1 <= len(reported) <= 3
+    assert 0 <= reported[0].value <= 4
+    assert reported[0].tags == {"connection": ZOHO}
 
 
 def test_token_requests_are_counted_by_their_result(run: Run, zoho: LocalZoho, statsd: StatsdServer) -> None:
@@ -275,18 +273,20 @@ def test_spans_lie_below_the_one_that_is_open(opened: InMemorySpanExporter, run:
 def test_each_step_logs_a_line_of_keys_and_values(run: Run, lines: list[Any]) -> None:
     run.delink(run.plan())
     run.report()
-    told = {one["event"]: one for one in lines}
-    key = told["Plan stored"]["run_key"]
-    assert {name: told["Plan stored"][name] for name in ("job", "mode", "planned", "chunks", "invalid")} == {
+    reported = {one["event"]: one for one in lines}
+    key = reported["Plan stored"]["run_key"]
+    assert {
+        name: reported["Plan stored"][name] for name in ("job", "mode", "planned", "chunks", "invalid")
+    } == {
         "job": "contacts_deals",
         "mode": "apply",
         "planned": PLANNED,
         "chunks": 1,
         "invalid": 1,
     }
-    assert told["Guard decided"]["run_key"] == key
-    assert told["Guard decided"]["breaches"] == 0
-    started, ended = told["Chunk started"], told["Chunk ended"]
+    assert reported["Guard decided"]["run_key"] == key
+    assert reported["Guard decided"]["breaches"] == 0
+    started, ended = reported["Chunk started"], reported["Chunk ended"]
     assert started == {
         "event": "Chunk started",
         "log_level": "info",
@@ -296,7 +296,7 @@ def test_each_step_logs_a_line_of_keys_and_values(run: Run, lines: list[Any]) ->
     }
     assert ended.pop("duration_s") > 0
     assert ended == {**started, "event": "Chunk ended", "removed": REMOVED, "already_absent": ABSENT}
-    closed = told["Run closed"]
+    closed = reported["Run closed"]
     assert (closed["run_key"], closed["status"], closed["removed"]) == (key, "succeeded", REMOVED)
     assert [one["event"] for one in lines].count("Chunk ended") == 1
 
@@ -312,7 +312,7 @@ def test_a_chunk_that_stops_says_why_it_ended(run: Run, zoho: LocalZoho, lines: 
 
 
 @pytest.mark.parametrize("lines", [logging.DEBUG], indirect=True)
-def test_batches_are_told_to_whoever_debugs(run: Run, lines: list[Any]) -> None:
+def test_batches_are_logged_at_debug(run: Run, lines: list[Any]) -> None:
     run.delink(run.plan())
     batches = [one for one in lines if one["event"] == "Batch written"]
     assert {one["log_level"] for one in batches} == {"debug"}

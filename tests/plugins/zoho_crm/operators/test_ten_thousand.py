@@ -33,7 +33,7 @@ def test_every_link_of_ten_thousand_has_one_story(
     stale = pairs(LINKS)
     kept = [(f"kept-{number}", f"kept-{number}") for number in range(200)]
     gone = stale[::50]
-    unknown = [(f"nobody-{number}", "d-00000") for number in range(100)]
+    unknown = [(f"no-record-{number}", "d-00000") for number in range(100)]
     link_all(zoho, [*stale, *kept])
     for pair in gone:
         zoho.state.unlink("Contacts", pair[0], "Deals", pair[1])
