@@ -143,7 +143,7 @@ def test_a_missing_scope_is_reported(
 
 @pytest.mark.parametrize(
     ("sql", "says"),
-    [("", "SQL is empty"), ("SELECT :since", "The job's SQL uses :since; a run has only")],
+    [("", "source.sql_file is empty"), ("SELECT :since", "source.sql_file uses :since; a run has only")],
 )
 def test_sql_that_no_run_can_use_is_reported(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, sql: str, says: str
