@@ -197,7 +197,7 @@ lint-types: $(ready)
 	@$(bin)/mypy
 
 lint-words: $(ready)
-	@git ls-files '*.md' Makefile compose.yaml deploy .env.example Dockerfile | xargs $(bin)/codespell
+	@git ls-files -z | xargs -0 $(bin)/codespell
 
 format: $(ready) ## Format the code and apply ruff's automatic fixes
 	@$(bin)/ruff check --fix-only --quiet .
