@@ -31,9 +31,8 @@ from zoho_crm.operators.reprocess_plan import (
     RetryPreflightOperator,
 )
 from zoho_crm.operators.retention_task import RetentionOperator
-from zoho_crm.reprocess_forms import relink_form, retry_form
 from zoho_crm.schedules import schedule_of, schedule_text
-from zoho_crm.trigger_forms import job_form
+from zoho_crm.trigger_forms import job_form, relink_form, retry_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,20 +1,27 @@
 """
-The trigger form of a job's Dag.
+Trigger forms: of a job's Dag, and of the Dags that retry unfinished links and relink removed links.
 
-What decides over harm (mode, reason, limit) stands open at the top; each section below is a fold that Airflow shows
-closed. Airflow checks types and choices when a run is started; the rest is checked in the run's first task, by
+The fields that can do harm (mode, reason, limit) come first; each section below is collapsed in Airflow. Airflow checks
+types and choices when a run is triggered; the first task of the run checks the rest, in
 :mod:`zoho_crm.core.run_request`.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow.sdk import Param
 
 from zoho_crm.core.link_input import MAX_PASTED_LINKS
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES
 from zoho_crm.core.run_request import MAX_REASON_LENGTH, MODES
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 WINDOW = "Window"
 LINKS = "Links"
+FILTERS = "Filters"
 
 _MODE = """\
 **auto**: a scheduled, asset-triggered or backfill run removes links, a manual run is a **dry run**. **dry_run**: plan \
@@ -54,6 +61,47 @@ or
 """
 
 
+_JOB = "Name of the job, which is that of its file. Relation, connections and limits are those of the file."
+
+_RUN = """\
+Origin run: Airflow's run ID, such as `scheduled__2026-11-22T02:00:00+00:00`, or the `run_key` of its row in \
+`zoho_delink_run`. It must be a finished apply run whose IDs were not replaced by hashes."""
+
+_REPROCESS_MODE = "**auto** and **dry_run**: plan and count only. **apply**: {action}."
+
+_REPROCESS_MAX_LINKS = """\
+Overrides the job's `max_links` for this run. Above it, the run stops before anything is sent, or waits for an \
+approval, as the job file says. Requires a *Reason*."""
+
+_OUTCOMES = """\
+Retry links whose **last** outcome over all runs is one of these. Links that a later run removed or relinked are \
+skipped."""
+
+_RETRY_START = """\
+Instead of *Run*: retry all runs of the job whose **own window lies in this one**. A run for everything pending lies \
+in no window: give it in *Run*. Without a time zone it is **UTC**."""
+
+_RETRY_END = (
+    "End of that window: runs whose own window ends later are skipped. Without a time zone it is **UTC**."
+)
+
+_RELINK_LINKS = """\
+Relink **only these** of the links that the run removed: two columns or a JSON list, as in the form of a job."""
+
+_PREFIX = """\
+Relink only links whose {which} begins with this text, exactly as typed: case counts, and `%`, `_` and `\\` have no \
+special meaning."""
+
+_FINISHED_FROM = """\
+Relink only links removed at this time or later. Without a time zone it is **UTC**."""
+
+_FINISHED_TO = """\
+Relink only links removed before this time, itself **not** included. Without a time zone it is **UTC**."""
+
+_ZOHO_CODE = """\
+Relink only links for which Zoho's response to the removal had this code, for example `SUCCESS`."""
+
+
 def job_form() -> dict[str, Param]:
     """Return the form's fields, created for each Dag: Airflow keeps values in them."""
     return {
@@ -69,8 +117,53 @@ def job_form() -> dict[str, Param]:
     }
 
 
+def retry_form(jobs: Sequence[str]) -> dict[str, Param]:
+    """
+    Return the fields of ``zoho_delink_retry``.
+
+    :param jobs: names of the jobs to choose from; if there are none, the field is free text
+    """
+    retryable = sorted(outcome.value for outcome in RETRYABLE_OUTCOMES)
+    return {
+        "job": _job(jobs),
+        "run": Param(None, type=["null", "string"], title="Run", description_md=_RUN),
+        **_run_fields("retry the links; Zoho cannot undo it"),
+        "outcomes": Param(
+            retryable,
+            type="array",
+            items={"type": "string", "enum": retryable},
+            examples=retryable,
+            title="Outcomes",
+            description_md=_OUTCOMES,
+        ),
+        "window_start": instant_field("Window start", _RETRY_START),
+        "window_end": instant_field("Window end", _RETRY_END),
+    }
+
+
+def relink_form(jobs: Sequence[str]) -> dict[str, Param]:
+    """
+    Return the fields of ``zoho_delink_relink``.
+
+    :param jobs: names of the jobs to choose from; if there are none, the field is free text
+    """
+    return {
+        "job": _job(jobs),
+        "run": Param(type="string", minLength=1, title="Run", description_md=_RUN),
+        **_run_fields("relink the links"),
+        "links": links_field(_RELINK_LINKS),
+        "external_id_prefix": _filter_field("External ID prefix", _PREFIX.format(which="external ID")),
+        "related_external_id_prefix": _filter_field(
+            "Related external ID prefix", _PREFIX.format(which="related external ID")
+        ),
+        "finished_from": instant_field("Removed from", _FINISHED_FROM, FILTERS),
+        "finished_to": instant_field("Removed before", _FINISHED_TO, FILTERS),
+        "zoho_code": _filter_field("Zoho code", _ZOHO_CODE),
+    }
+
+
 def links_field(description_md: str) -> Param:
-    """Return a field of many lines; a list is taken as well, as it comes through the REST API."""
+    """Return a multi-line field, which also accepts a list, as the REST API sends it."""
     return Param(
         None,
         type=["null", "array", "string"],
@@ -81,7 +174,7 @@ def links_field(description_md: str) -> Param:
 
 
 def instant_field(title: str, description_md: str, section: str = WINDOW) -> Param:
-    """Return a field for one end of a range of time."""
+    """Return a field for one end of a time range."""
     return Param(
         None,
         type=["null", "string"],
@@ -90,3 +183,35 @@ def instant_field(title: str, description_md: str, section: str = WINDOW) -> Par
         description_md=description_md,
         section=section,
     )
+
+
+def _filter_field(title: str, description_md: str) -> Param:
+    return Param(None, type=["null", "string"], title=title, description_md=description_md, section=FILTERS)
+
+
+def _job(jobs: Sequence[str]) -> Param:
+    known = {"enum": sorted(jobs)} if jobs else {"minLength": 1}
+    return Param(type="string", title="Job", description_md=_JOB, **known)
+
+
+def _run_fields(action: str) -> dict[str, Param]:
+    """Return the fields that every form has: those that can do harm."""
+    form = job_form()
+    return {
+        "mode": Param(
+            "auto",
+            type="string",
+            enum=list(MODES),
+            title="Mode",
+            description_md=_REPROCESS_MODE.format(action=action),
+        ),
+        "reason": form["reason"],
+        "max_links": Param(
+            None,
+            type=["null", "integer"],
+            minimum=0,
+            title="Maximum links",
+            description_md=_REPROCESS_MAX_LINKS,
+        ),
+        "verify": form["verify"],
+    }

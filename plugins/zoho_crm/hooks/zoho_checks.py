@@ -64,7 +64,7 @@ class Metadata(Protocol):
         """Return the related lists of a module."""
 
     def get_org(self) -> Org:
-        """Return the organisation."""
+        """Return the organization."""
 
     def granted_scopes(self) -> frozenset[str]:
         """Return the granted scopes, empty if they are not known."""

@@ -154,9 +154,9 @@ def asset_events_of(context: Context) -> list[AssetEvent]:
 
 def request_of(context: Context) -> RunRequest:
     """
-    Read what the run was asked to do.
+    Parse the trigger form and the run's window.
 
-    :raises ZohoConfigError: a field of the trigger form is wrong, or is no field of it; the message names it
+    :raises ZohoConfigError: a field of the trigger form is invalid or unknown; the message names it
     """
     dag = context.get("dag")
     return parse_run_request(

@@ -120,7 +120,7 @@ class ReprocessPlanOperator(PlanOperator):
         return [{**self.arguments(job), "chunk": chunk} for chunk in plan.chunks]
 
     def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
-        """Return the audit of past runs, and the plan's table."""
+        """Return the audit of earlier runs, and the plan's table."""
         from zoho_crm.lineage import AUDIT_TABLE, PLAN_TABLE, ledger_output, ledger_table
 
         rows = self._planned.planned if self._planned else None
@@ -192,21 +192,21 @@ class PlanRetryOperator(ReprocessPlanOperator):
 
     def select(self, ledger: Ledger, job: Job, context: Context, target: Target) -> Selection:
         """Select the links whose last outcome over all runs is one of the requested ones."""
-        asked = parse_retry_request(context["params"], request_of(context))
-        past = self._past(ledger, job, asked, target)
-        counts = Counter({CHOSEN: 0, "runs": len(past)})
+        request = parse_retry_request(context["params"], request_of(context))
+        origin = self._origin_runs(ledger, job, request, target)
+        counts = Counter({CHOSEN: 0, "runs": len(origin)})
 
         def chosen() -> Iterator[Link]:
-            for one in ledger.reprocess.unfinished_links(past, target.org_id):
+            for one in ledger.reprocess.unfinished_links(origin, target.org_id):
                 # A relink run wanted the link to stay, whatever its outcome was.
                 counts[one.outcome.value if one.operation == DELINK else "relinked"] += 1
-                if one.operation == DELINK and one.outcome in asked.outcomes:
+                if one.operation == DELINK and one.outcome in request.outcomes:
                     counts[CHOSEN] += 1
                     yield one.link
 
-        if asked.window is None:
-            return Selection(chosen(), counts, origin_run_key=past[0].run_key)
-        return Selection(chosen(), counts, window=asked.window)
+        if request.window is None:
+            return Selection(chosen(), counts, origin_run_key=origin[0].run_key)
+        return Selection(chosen(), counts, window=request.window)
 
     def complete(self, ledger: Ledger, key: str) -> None:
         """Mark links in flight that an unanswered request may have reached, so that they are verified first."""
@@ -218,17 +218,19 @@ class PlanRetryOperator(ReprocessPlanOperator):
         """Return the arguments of the delink operator."""
         return delink_arguments(job)
 
-    def _past(self, ledger: Ledger, job: Job, asked: RetryRequest, target: Target) -> list[StoredRun]:
-        if asked.run is not None:
-            run = ledger.runs.find(job.name, asked.run)
-            if fault := _fault(ledger, job, run, target):
-                raise ZohoConfigError(f"run: {run.run_key} {fault}")
+    def _origin_runs(
+        self, ledger: Ledger, job: Job, request: RetryRequest, target: Target
+    ) -> list[StoredRun]:
+        if request.run is not None:
+            run = ledger.runs.find(job.name, request.run)
+            if reason := _ineligibility_reason(ledger, job, run, target):
+                raise ZohoConfigError(f"run: {run.run_key} {reason}")
             return [run]
-        assert asked.window is not None  # noqa: S101 - for the type checker: the form has one of both
+        assert request.window is not None  # noqa: S101 - for the type checker: the form has one of both
         usable = []
-        for run in ledger.runs.in_window(job.name, *asked.window):
-            if fault := _fault(ledger, job, run, target):
-                self.log.warning("Run skipped: %s %s", run.run_key, fault)
+        for run in ledger.runs.in_window(job.name, *request.window):
+            if reason := _ineligibility_reason(ledger, job, run, target):
+                self.log.warning("Run skipped: %s %s", run.run_key, reason)
             else:
                 usable.append(run)
         if not usable:
@@ -248,18 +250,18 @@ class PlanRelinkOperator(ReprocessPlanOperator):
         """Select the links that are gone because of the origin run."""
         from zoho_crm.ledger.reprocess import Since, ineligibility_reason
 
-        asked = parse_relink_request(context["params"], request_of(context))
-        run = ledger.runs.find(job.name, asked.run)
-        if fault := ineligibility_reason(run, job.name, target):
-            raise ZohoConfigError(f"run: {run.run_key} {fault}")
-        keys = _pair_keys(asked, target)
+        request = parse_relink_request(context["params"], request_of(context))
+        run = ledger.runs.find(job.name, request.run)
+        if reason := ineligibility_reason(run, job.name, target):
+            raise ZohoConfigError(f"run: {run.run_key} {reason}")
+        keys = _pair_keys(request, target)
         counts = Counter({CHOSEN: 0, "already_absent": run.already_absent or 0})
         if keys is not None:
             counts["pasted"] = len(keys)
 
         def chosen() -> Iterator[Link]:
             for one in ledger.reprocess.removed_links(
-                run, org_id=target.org_id, wanted=asked.filter, pair_keys=keys
+                run, org_id=target.org_id, wanted=request.filter, pair_keys=keys
             ):
                 counts[one.since.value] += 1
                 if one.since is Since.STILL_REMOVED:
@@ -279,20 +281,20 @@ class PlanRelinkOperator(ReprocessPlanOperator):
         return relink_arguments(job)
 
 
-def _pair_keys(asked: RelinkRequest, target: Target) -> frozenset[str] | None:
-    if asked.links is None:
+def _pair_keys(request: RelinkRequest, target: Target) -> frozenset[str] | None:
+    if request.links is None:
         return None
     keys = PairKeys(target.relation)
-    texts = ((to_external_id(first), to_external_id(second)) for first, second in asked.links)
+    texts = ((to_external_id(first), to_external_id(second)) for first, second in request.links)
     return frozenset(keys.of(str(first), str(second)) for first, second in texts)
 
 
-def _fault(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | None:
+def _ineligibility_reason(ledger: Ledger, job: Job, run: StoredRun, target: Target) -> str | None:
     """Return why the links of a run may not be retried, or None: a retry does not bypass a guard."""
     from zoho_crm.ledger.reprocess import ineligibility_reason
 
-    if fault := ineligibility_reason(run, job.name, target):
-        return fault
+    if reason := ineligibility_reason(run, job.name, target):
+        return reason
     if kept := approval_block_reason(run.approval):
         return f"was not approved: {kept}; start a new run"
     if run.approval is not None or not (run.guard_decision or "").startswith("breached"):
