@@ -1,1 +1,1 @@
-"""How fast the delinking is, what it costs, and beside what: ``make bench``."""
+"""Benchmarks of throughput and cost: ``make bench``."""

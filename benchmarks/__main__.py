@@ -1,4 +1,4 @@
-"""Measure, print tables, and draw the picture: ``python -m benchmarks``, which is what `make bench` does."""
+"""Measure, print tables, and draw the chart: ``python -m benchmarks``, run by `make bench`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PARTS = ("operator", "airflow", "plan")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured."""
+    """Number of links of each benchmark."""
 
     single: int = 10_000
     by_parent: int = 20_000
@@ -45,12 +45,14 @@ TINY = Sizes(single=400, by_parent=1_000, dag=400, per_link=10, sdk=10, plans=(1
 
 
 def main() -> None:
-    """Run the benchmarks that are asked for."""
+    """Run the selected benchmarks."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument(
-        "--tiny", action="store_true", help="try everything with few links; figures mean nothing"
+        "--tiny", action="store_true", help="quick trial with few links; the figures mean nothing"
     )
-    parser.add_argument("--only", choices=PARTS, action="append", help="measure a part; may be repeated")
+    parser.add_argument(
+        "--only", choices=PARTS, action="append", help="measure only this part; may be repeated"
+    )
     parser.add_argument("--picture", type=Path, default=PROJECT / "docs" / "performance.svg")
     options = parser.parse_args()
     parts = tuple(options.only or PARTS)
@@ -71,11 +73,11 @@ def main() -> None:
     save_json(cache / "bench.json", sections)
     if complete:
         save_picture(options.picture, sections, machine)
-    console.print(f"{time.monotonic() - started:.0f} s in all; {describe_load()} at the end")
+    console.print(f"{time.monotonic() - started:.0f} s in total; {describe_load()} at the end")
 
 
 def measure(folder: Path, parts: tuple[str, ...], sizes: Sizes) -> Iterator[Section]:
-    """Yield each section as soon as it is known."""
+    """Yield each section once it is measured."""
     ours: dict[str, float] = {}
     with LocalPostgres(folder / "postgres") as postgres:
         if "operator" in parts:
@@ -104,7 +106,7 @@ def measure(folder: Path, parts: tuple[str, ...], sizes: Sizes) -> Iterator[Sect
 
 
 def describe_machine() -> str:
-    """Say what this is measured on, and how busy it is before."""
+    """Describe the machine and its load."""
     model = "unknown processor"
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -118,7 +120,7 @@ def describe_machine() -> str:
 
 
 def describe_load() -> str:
-    """Say how many processes have wanted a core in the last minute."""
+    """Return the load average of the last minute."""
     return f"load {os.getloadavg()[0]:.1f}"
 
 

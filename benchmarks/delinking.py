@@ -1,4 +1,4 @@
-"""One operator at work on one chunk: links a second, CPU, and what the ledger costs. Runs in a process of its own."""
+"""One operator on one chunk: links per second, CPU, and cost of the ledger. Runs in a separate process."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ AUDIT = "zoho_delink_audit"
 
 
 def measure(*, links: int, per_parent: int, strategy: str) -> dict[str, Any]:
-    """Plan links as one chunk, take them away, and return times, CPU and counts."""
+    """Plan links as one chunk, remove them, and return times, CPU and counts."""
     chunk = _plan(links, per_parent, strategy)
     operator = DeleteRelatedByExternalIdOperator(
         task_id="delink",
@@ -37,7 +37,7 @@ def measure(*, links: int, per_parent: int, strategy: str) -> dict[str, Any]:
     summary = operator.execute(context("delink"))
     wall_s, after = time.perf_counter() - started, os.times()
     if summary["removed"] != links:
-        raise RuntimeError(f"{links} links were to be removed: {summary}")
+        raise RuntimeError(f"expected {links} removed links: {summary}")
     return {
         "wall_s": wall_s,
         "cpu_user_s": after.user - before.user,

@@ -1,4 +1,4 @@
-"""What a benchmark found, and how it is shown."""
+"""The figures of the benchmarks: tables, chart and JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _BAR_CELLS = 56
-# Without the font that a viewer would fetch from elsewhere.
+# Without the external font.
 _SVG_FORMAT = re.sub(
     r"@font-face \{\{.*?\}\}",
     "",
@@ -32,8 +32,8 @@ class Figure:
     """
     One line of a table.
 
-    :param target: what was aimed at, if anything was
-    :param met: whether the target is met; None where there is none
+    :param target: the target, if any
+    :param met: whether the target is met; None without a target
     """
 
     what: str
@@ -44,7 +44,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One bar of the picture."""
+    """One bar of the chart."""
 
     what: str
     links_per_s: float
@@ -52,7 +52,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What one benchmark found."""
+    """The figures of one benchmark."""
 
     title: str
     figures: list[Figure]
@@ -82,7 +82,7 @@ def show(console: Console, section: Section) -> None:
 
 
 def save_picture(path: Path, sections: Iterable[Section], subtitle: str) -> None:
-    """Draw the bars of all sections, fastest first, with a length in proportion to links a second."""
+    """Draw the bars of all sections, fastest first, scaled to links per second."""
     bars = sorted((bar for section in sections for bar in section.bars), key=lambda bar: -bar.links_per_s)
     if not bars:
         return
@@ -95,11 +95,11 @@ def save_picture(path: Path, sections: Iterable[Section], subtitle: str) -> None
         line.append(f" {bar.links_per_s:,.{0 if bar.links_per_s >= 100 else 1}f}/s", style="bold")
         console.print(line, overflow="ignore", no_wrap=True, crop=True)
     path.parent.mkdir(parents=True, exist_ok=True)
-    console.save_svg(str(path), title="Links removed a second", code_format=_SVG_FORMAT, unique_id="bench")
+    console.save_svg(str(path), title="Links removed per second", code_format=_SVG_FORMAT, unique_id="bench")
 
 
 def save_json(path: Path, sections: Sequence[Section]) -> None:
-    """Keep all figures for a script."""
+    """Write all figures as JSON."""
     path.write_text(json.dumps([asdict(section) for section in sections], indent=1))
 
 

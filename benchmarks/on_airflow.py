@@ -1,4 +1,4 @@
-"""Whole Dag runs on a real scheduler: this project's, and one with a mapped task for each link."""
+"""Dag runs on a real scheduler: this project's Dag, and one with a mapped task per link."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ JOB = {
     "start_date": "2026-11-01",
     "relation": RELATION,
     "audit_conn_id": "zoho_delink_audit",
-    # Two tasks at work use up what the org allows, and a third is up and waiting when one of them ends.
+    # Two running tasks use the org's limit; a third waits to replace the first that ends.
     "chunk_size": 2_500,
     "task_concurrency": CONCURRENCY // 2,
     "max_active_chunks": 3,
 }
-"""How a job with many links is best set."""
+"""Recommended settings of a job with many links."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Bench:
     airflow: LocalAirflow
 
     def run(self, dag_id: str, conf: Mapping[str, object] | None = None) -> Run:
-        """Run a Dag to its end, which must be a good one."""
+        """Run a Dag until it succeeds."""
         self.airflow.wait_for_dag(dag_id, 120)
         self.airflow.unpause(dag_id)
         cpu_s = self._cpu_s()
@@ -98,7 +98,7 @@ class Bench:
         return Run(wall.total_seconds(), cpu_s, tasks)
 
     def _wait(self, dag_id: str, run_id: str) -> str:
-        """Return the state a run ends in; the API may not answer for a while when tasks take all the cores."""
+        """Return the final state of a run; the API may time out while tasks use all cores."""
         deadline = time.monotonic() + _RUN_TIMEOUT_S
         while True:
             try:
@@ -108,7 +108,7 @@ class Bench:
                     raise
 
     def _cpu_s(self) -> float:
-        """Return the CPU of all processes of this Airflow, those that have ended included."""
+        """Return the CPU seconds of all processes of this Airflow, ended ones included."""
         total = 0.0
         for pid in self.airflow.processes():
             with suppress(psutil.NoSuchProcess):
@@ -120,9 +120,9 @@ class Bench:
 @contextmanager
 def bench_airflow(folder: Path, zoho: Zoho, jobs: Mapping[str, int], per_link: int) -> Iterator[Bench]:
     """
-    Run an Airflow with a job for each entry of ``jobs``: its name and its number of links.
+    Run an Airflow with jobs, given as number of links by name.
 
-    :param per_link: links of the Dag with a mapped task for each
+    :param per_link: number of links of the Dag with one mapped task per link
     """
     include, dags = folder / "include", folder / "dags"
     for made in (include / "jobs", include / "sql", dags):
@@ -162,7 +162,7 @@ def bench_airflow(folder: Path, zoho: Zoho, jobs: Mapping[str, int], per_link: i
 
 
 def job_links(name: str, links: int) -> list[tuple[str, str]]:
-    """Return the links of a job: no two jobs share one."""
+    """Return the links of a job; jobs share no links."""
     return [(f"{name}-{parent}", f"{name}-{related}") for parent, related in links_of(links)]
 
 

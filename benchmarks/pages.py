@@ -1,8 +1,8 @@
 """
-How long the pages of the Airflow UI take over an audit of a million rows: ``python -m benchmarks.pages``.
+Response times of the UI pages with an audit of a million rows: ``python -m benchmarks.pages``.
 
-Each page is asked for as a browser would, Airflow's own checks left out, over SQLite and over PostgreSQL. The first
-answer and the slowest of the others are told: what is read for the first time comes from disk.
+Requests each page like a browser, without Airflow's authorization, with SQLite and PostgreSQL. The first response is
+shown separately, since it reads from disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import quote
 
 import sqlalchemy as sa
 
-from benchmarks.pages_world import DAG_ID, LARGE_KEY, LARGE_RUN, RELATION, fill
+from benchmarks.pages_data import DAG_ID, LARGE_KEY, LARGE_RUN, RELATION, fill
 from zoho_crm.core.links import pair_key
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.tables import chunks, links, runs
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a line for each page, and return 1 if one takes longer than allowed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pages", description=__doc__)
     parser.add_argument("--links", type=int, default=1_000_000)
-    parser.add_argument("--url", action="append", help="a database that is filled already")
+    parser.add_argument("--url", action="append", help="URL of a filled database; may be repeated")
     options = parser.parse_args(argv)
     slowest = 0.0
     with ExitStack() as stack:
@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _databases(stack: ExitStack, link_count: int) -> list[sa.URL]:
-    """Make both databases."""
+    """Create and fill both databases."""
     from tests.support.postgres import running_postgres
 
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zoho-pages-"))
@@ -69,7 +69,7 @@ def _databases(stack: ExitStack, link_count: int) -> list[sa.URL]:
 
 
 def _measure(url: sa.URL) -> float:
-    """Ask for every page, and return the slowest in milliseconds."""
+    """Request every page, and return the slowest median in milliseconds."""
     from fastapi.testclient import TestClient
 
     from zoho_crm.ui import auth
@@ -79,17 +79,17 @@ def _measure(url: sa.URL) -> float:
     app = create_app(AuditDatabases(_JOBS, lambda _: Ledger(sa.create_engine(url))))
     for dependency in (auth.SIGNED_IN, auth.READ_RUN):
         app.dependency_overrides[dependency] = lambda: None
-    app.dependency_overrides[auth.reader_of] = _Everything
+    app.dependency_overrides[auth.reader_of] = _AdminReader
     client = TestClient(app, headers={"accept": "text/html"})
     client.get("/")
-    # All of Airflow is loaded by now; looking it through for garbage takes longer than any page.
+    # Airflow is loaded; a garbage collection of all its objects takes longer than any page.
     gc.collect()
     gc.freeze()
     slowest = 0.0
     for name, ask in _pages(client).items():
         slowest = max(slowest, _timed(f"{url.get_backend_name()}: {name}", ask))
-    with _going_on(url):
-        slowest = max(slowest, _timed("… while the run goes on, half done", lambda: client.get(_RUN)))
+    with _HalfDone(url):
+        slowest = max(slowest, _timed("… while the run is in progress, half done", lambda: client.get(_RUN)))
         slowest = max(slowest, _timed("… its progress", lambda: client.get(f"{_RUN}/progress")))
     began = time.perf_counter()
     size = len(client.get(f"{_RUN}/links.csv?outcome=already_absent").content)
@@ -108,27 +108,27 @@ def _pages(client: TestClient) -> dict[str, Callable[[], object]]:
         "run": lambda: client.get(_RUN),
         "run, failed links": lambda: client.get(f"{_RUN}?outcome=failed"),
         "run, links after the 900,000th": search(after="900000"),
-        "run, id begins with contact-01": search(external_id="contact-01"),
-        "run, id is contact-0123456": search(external_id="contact-0123456"),
-        "run, id begins with contact-01 and unknown": search(external_id="contact-01", outcome="unknown"),
-        "run, related id": search(related_external_id="deal-00777777"),
-        "run, related id begins with deal-0077": search(related_external_id="deal-0077"),
-        "run, related id begins with deal-00 (all)": search(related_external_id="deal-00"),
+        "run, ID starts with contact-01": search(external_id="contact-01"),
+        "run, ID is contact-0123456": search(external_id="contact-0123456"),
+        "run, ID starts with contact-01 and unknown": search(external_id="contact-01", outcome="unknown"),
+        "run, related ID": search(related_external_id="deal-00777777"),
+        "run, related ID starts with deal-0077": search(related_external_id="deal-0077"),
+        "run, related ID starts with deal-00 (all)": search(related_external_id="deal-00"),
         "… the 50 after the 1,000th": search(related_external_id="deal-00", after="1000"),
         "… and unknown": search(related_external_id="deal-00", outcome="unknown"),
         "… and already absent": search(related_external_id="deal-00", outcome="already_absent"),
         "… and removed": search(related_external_id="deal-00", outcome="removed"),
-        "… and id begins with contact-01": search(related_external_id="deal-00", external_id="contact-01"),
-        "… and id begins with contact-0123": search(
+        "… and ID starts with contact-01": search(related_external_id="deal-00", external_id="contact-01"),
+        "… and ID starts with contact-0123": search(
             related_external_id="deal-00", external_id="contact-0123"
         ),
-        "run, id that is nowhere": search(external_id="zzz"),
+        "run, ID without links": search(external_id="zzz"),
         "link": lambda: client.get(f"/links/{link}"),
     }
 
 
 def _timed(name: str, ask: Callable[[], object]) -> float:
-    """Return how many milliseconds the median of the later answers took."""
+    """Return the median of the later responses in milliseconds."""
     took = []
     for _ in range(_TIMES):
         began = time.perf_counter()
@@ -141,8 +141,8 @@ def _timed(name: str, ask: Callable[[], object]) -> float:
     return later[len(later) // 2]
 
 
-class _going_on:  # noqa: N801 - reads like a function
-    """Make the large run look half done, and finished again."""
+class _HalfDone:
+    """Context in which the large run looks half done."""
 
     def __init__(self, url: sa.URL) -> None:
         self._engine = sa.create_engine(url)
@@ -177,8 +177,8 @@ class _going_on:  # noqa: N801 - reads like a function
         connection.execute(sa.update(runs).where(runs.c.run_key == LARGE_KEY).values(finished_at=finished_at))
 
 
-class _Everything:
-    """A reader who may see all."""
+class _AdminReader:
+    """A reader with all permissions."""
 
     def may_read(self, _dag_id: str, _job: str) -> bool:
         return True

@@ -1,4 +1,4 @@
-"""Planning: rows a second and memory, by size and database."""
+"""Planning: rows per second and memory, by size and database."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SQL = """\
 SELECT external_id, related_external_id FROM links
 WHERE marked_at >= :window_start AND marked_at < :window_end
 """
-# In no order, so that the plan has to sort them: the factor is a prime.
+# Unordered, since the factor is prime, so that the plan has to sort them.
 _ROWS = """\
 INSERT INTO links
 SELECT 'contact-' || cast(n * 7368787 % {links} AS text), 'deal-' || cast(n AS text), {time}
@@ -30,7 +30,7 @@ FROM {numbers} AS numbers(n)
 
 
 def plan_section(folder: Path, postgres: LocalPostgres, sizes: Sequence[int]) -> Section:
-    """Plan each size in each database, its warehouse in the same kind of database."""
+    """Plan each size in each database, with a warehouse in the same kind of database."""
     figures = []
     (folder / "links.sql").write_text(_SQL)
     for database in ("PostgreSQL", "SQLite"):
@@ -52,7 +52,7 @@ def plan_section(folder: Path, postgres: LocalPostgres, sizes: Sequence[int]) ->
 
 
 def _figures(what: str, links: int, found: Mapping[str, float]) -> list[Figure]:
-    seconds = f"{links / found['wall_s']:,.0f} rows a second, in"
+    seconds = f"{links / found['wall_s']:,.0f} rows per second, in"
     timed = (
         at_most(f"{what}: {seconds}", found["wall_s"], 90, " s")
         if links >= 1_000_000
@@ -65,7 +65,7 @@ def _figures(what: str, links: int, found: Mapping[str, float]) -> list[Figure]:
 
 
 def _warehouse(folder: Path, postgres: LocalPostgres, database: str, links: int) -> dict[str, dict[str, Any]]:
-    """Make a warehouse and an audit database, and return their connections."""
+    """Create a warehouse and an audit database, and return their connections."""
     if database == "PostgreSQL":
         name = f"plan_{links}"
         connections = {

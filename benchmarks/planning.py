@@ -1,4 +1,4 @@
-"""One plan task: rows a second and memory. Runs in a process of its own."""
+"""One plan task: rows per second and memory. Runs in a separate process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoho_crm.operators.plan_links import PlanLinksOperator
 
 
 def measure(*, sql_file: str, links: int) -> dict[str, Any]:
-    """Plan what a SQL file yields, and return time and memory."""
+    """Plan the rows of a SQL file, and return time and memory."""
     job = Job.model_validate(
         {
             "name": f"bench_{links}",
@@ -25,7 +25,7 @@ def measure(*, sql_file: str, links: int) -> dict[str, Any]:
             "audit_conn_id": "zoho_delink_audit",
         }
     )
-    # What preflight does before a plan.
+    # Preflight does this before the plan task.
     ledger = Ledger.from_conn_id(job.audit_conn_id)
     ledger.ensure_schema()
     ledger.close()
@@ -36,5 +36,5 @@ def measure(*, sql_file: str, links: int) -> dict[str, Any]:
     )
     wall_s = time.perf_counter() - started
     if sum(chunk["links"] for chunk in chunks) != links:
-        raise RuntimeError(f"{links} links were to be planned: {chunks[:3]} ...")
+        raise RuntimeError(f"expected {links} planned links: {chunks[:3]} ...")
     return {"wall_s": wall_s, "before_mb": before_mb, "peak_mb": peak_memory_mb()}

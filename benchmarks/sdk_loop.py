@@ -1,5 +1,5 @@
 # mypy: disable-error-code="import-untyped"
-"""Take links away with Zoho's own SDK, one after the other: ``python -m benchmarks.sdk_loop URL FOLDER LINKS``."""
+"""Remove links one by one with Zoho's SDK: ``python -m benchmarks.sdk_loop URL FOLDER LINKS``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks.world import X_EXTERNAL, links_of
 
 
 def main(url: str, folder: Path, links: int) -> None:
-    """Remove the links, and print the seconds it took."""
+    """Remove the links, and print the elapsed seconds."""
     Initializer.initialize(
         environment=DataCenter.Environment(url, f"{url}/oauth/v2/token", url),
         token=OAuthToken("local-client", "local-secret", refresh_token="local-refresh-token"),  # noqa: S106 - made up

@@ -1,4 +1,4 @@
-"""How many of a task's request slots were idle, and whether because the ledger was being written."""
+"""Idle request slots of a task, and their share during writes to the ledger."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class SlotMeter:
     """
     Integrates idle slots over time.
 
-    :param slots: requests that may be in flight
-    :param settles: calls that wrote outcomes and took further links
-    :param settle_wall_s: seconds they took, beside the requests
-    :param settle_cpu_s: seconds of CPU of their thread
-    :param idle_s: slot seconds without a link, per slot
-    :param idle_in_settle_s: the part of it while such a call was under way: what the requests had to wait for it
+    :param slots: maximum number of requests in flight
+    :param settles: number of calls that wrote outcomes and took further links
+    :param settle_wall_s: wall seconds of these calls
+    :param settle_cpu_s: CPU seconds of these calls
+    :param idle_s: seconds without a link, per slot
+    :param idle_in_settle_s: the part of ``idle_s`` during these calls
     """
 
     slots: int
@@ -41,7 +41,7 @@ class SlotMeter:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def attach(self) -> None:
-        """Measure every chunk of this process from now on."""
+        """Measure every chunk of this process."""
         self._since = time.perf_counter()
         for delinker in (DelinkClient, ByParentDelinkClient):
             delinker.process_unit = self._measured_unit(delinker.process_unit)  # type: ignore[method-assign]

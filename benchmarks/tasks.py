@@ -1,4 +1,4 @@
-"""Airflow's context of a task, as far as the operators look at it, for measuring them without a scheduler."""
+"""A task context for measuring operators without a scheduler."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 def context(task_id: str, **params: object) -> Any:
     """
-    Return the context of a task in a run of its own.
+    Return the context of a task in a new run.
 
     :param params: values of the trigger form
     """

@@ -1,4 +1,4 @@
-"""What the benchmarks run against: a local Zoho in a process of its own, databases, and connections to them."""
+"""Shared parts of the benchmarks: a local Zoho in a separate process, databases, and connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 CONCURRENCY = 20
 LATENCY_S = 0.1
 LIMIT_PER_S = CONCURRENCY / LATENCY_S
-"""Requests a second that are possible at most: each takes the latency, and no more may be in flight."""
+"""Maximum requests per second: each takes the latency, and the requests in flight are limited."""
 
 Pair = tuple[str, str]
 
@@ -52,20 +52,20 @@ class Zoho:
         for start in range(0, len(pairs), 10_000):
             part = pairs[start : start + 10_000]
             links = [{"module": "Contacts", "related_list": "Deals", "pairs": part}]
-            _ask("POST", f"{self.url}/_local/seed", json={"links": links})
+            _request("POST", f"{self.url}/_local/seed", json={"links": links})
 
     def state(self) -> dict[str, Any]:
-        """Return its counters."""
-        state: dict[str, Any] = _ask("GET", f"{self.url}/_local/state?include_links=false")
+        """Return the counters of the local Zoho."""
+        state: dict[str, Any] = _request("GET", f"{self.url}/_local/state?include_links=false")
         return state
 
     def links(self) -> int:
-        """Return how many links there are."""
-        return len(_ask("GET", f"{self.url}/_local/state")["links"])
+        """Return the number of links."""
+        return len(_request("GET", f"{self.url}/_local/state")["links"])
 
     def token(self) -> str:
         """Return an access token."""
-        answer = _ask(
+        response = _request(
             "POST",
             f"{self.url}/oauth/v2/token",
             data={
@@ -75,7 +75,7 @@ class Zoho:
                 "refresh_token": "local-refresh-token",
             },
         )
-        return str(answer["access_token"])
+        return str(response["access_token"])
 
     def connection(self) -> dict[str, Any]:
         """Return the Airflow connection to it."""
@@ -111,7 +111,7 @@ def local_zoho(folder: Path) -> Iterator[Zoho]:
 
 
 def links_of(count: int, per_parent: int = 1) -> list[Pair]:
-    """Return so many links, ``per_parent`` of them of each contact."""
+    """Return ``count`` links, ``per_parent`` of each contact."""
     return [(f"c-{number // per_parent:07}", f"d-{number:07}") for number in range(count)]
 
 
@@ -122,9 +122,9 @@ def sqlite_connection(path: Path) -> dict[str, Any]:
 
 def postgres_connection(postgres: LocalPostgres, database: str) -> dict[str, Any]:
     """
-    Make a database, and return the Airflow connection to it.
+    Create a database, and return the Airflow connection to it.
 
-    A commit waits for the disk there, as it does by default: the local stack's server would not wait.
+    Its commits wait for the disk, the default of PostgreSQL; the local stack turns that off.
     """
     postgres.create_database(database)
     with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
@@ -141,7 +141,7 @@ def postgres_connection(postgres: LocalPostgres, database: str) -> dict[str, Any
 
 
 def as_environment(connections: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """Return connections in the form that Airflow reads from its environment."""
+    """Return connections as environment variables for Airflow."""
     return {f"AIRFLOW_CONN_{name.upper()}": json.dumps(value) for name, value in connections.items()}
 
 
@@ -149,7 +149,7 @@ def write_links(warehouse: Path, table: str, pairs: Sequence[Pair]) -> None:
     """Write links into a table of a warehouse in SQLite."""
     with closing(sqlite3.connect(warehouse)) as connection, connection:
         connection.execute(f"CREATE TABLE {table} (external_id TEXT, related_external_id TEXT)")
-        connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", pairs)  # noqa: S608 - our own name
+        connection.executemany(f"INSERT INTO {table} VALUES (?, ?)", pairs)  # noqa: S608 - fixed names
 
 
 def run_child(
@@ -161,9 +161,9 @@ def run_child(
     timeout_s: float = 300.0,
 ) -> dict[str, Any]:
     """
-    Measure in a process of its own, and return what it found.
+    Run a measurement in a separate process, and return its result.
 
-    :param module: has a function ``measure`` that takes ``arguments``
+    :param module: module with a function ``measure`` that takes ``arguments``
     """
     result = folder / f"{module}.json"
     result.unlink(missing_ok=True)
@@ -187,9 +187,9 @@ def run_child(
     return found
 
 
-def _ask(method: str, url: str, **content: Any) -> Any:
+def _request(method: str, url: str, **content: Any) -> Any:
     with requests.Session() as session:
         session.trust_env = False
-        answer = session.request(method, url, timeout=60, **content)
-    answer.raise_for_status()
-    return answer.json()
+        response = session.request(method, url, timeout=60, **content)
+    response.raise_for_status()
+    return response.json()

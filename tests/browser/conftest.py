@@ -1,8 +1,8 @@
 """
-A real Chromium on the one Airflow that tests/support/airflow_stack.py runs: what people see and click.
+Tests in a real Chromium on the Airflow that tests/support/airflow_stack.py runs.
 
-Playwright drives the machine's own Chromium (Debian's package, which `make test` installs where it may) and never
-downloads one. `SCREENSHOTS=1`, as `make screenshots` sets it, keeps pictures in docs/images.
+Playwright uses the installed Chromium (`make test-systems` installs Debian's package if it can) and never downloads
+one. `make screenshots` sets `SCREENSHOTS=1`, which stores pictures in docs/images.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _FAILURES = _FOLDER.parents[1] / ".cache" / "browser"
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Keep a picture of the page on which a test failed in .cache/browser."""
+    """Store a picture of the page of a failed test in .cache/browser."""
     report = yield
     page = getattr(item, "funcargs", {}).get("page")
     if report.when == "call" and report.failed and page is not None:
@@ -55,7 +55,7 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """Return the path of a Chromium; without one skip, but in CI fail."""
+    """Return the path of Chromium; without one, skip the test, or fail it in CI."""
     found = next(filter(None, map(shutil.which, _NAMES)), None)
     if found is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(_NONE)
@@ -72,7 +72,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser, world: World) -> Iterator[Page]:
-    """A page of Airflow's, with an admin logged in."""
+    """A page of Airflow with an admin logged in."""
     context = browser.new_context(
         base_url=world.airflow.url,
         viewport={"width": 1200, "height": 900},
@@ -93,11 +93,11 @@ def page(browser: Browser, world: World) -> Iterator[Page]:
 
 @pytest.fixture
 def picture(page: Page) -> Callable[[str], None]:
-    """Return what keeps a picture of the page for docs, if pictures are asked for."""
+    """Return a function that stores a picture of the page for the docs, if requested."""
 
     def keep(name: str) -> None:
         if os.environ.get("SCREENSHOTS"):
-            # What slides or fades is let come to rest.
+            # Wait for animations to end.
             page.wait_for_timeout(700)
             _IMAGES.mkdir(exist_ok=True)
             page.screenshot(path=_IMAGES / f"{name}.png", animations="disabled", scale="css")

@@ -1,4 +1,4 @@
-"""A run that breaches a limit: a person is asked, sees why, and decides by a click."""
+"""A run that exceeds a limit: the approver sees why, and decides with a click."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.airflow_world"]
 
-ASKS = "zoho_delink__asks"  # allows two links, and asks for more
+NEEDS_APPROVAL = "zoho_delink__needs_approval"  # allows two links; more need an approval
 
 
 @pytest.fixture(scope="session")
@@ -25,13 +25,13 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
     return jobs_env
 
 
-def test_links_are_removed_once_a_person_approves(world: World, page: Page, picture: Callable[[str], None]):
+def test_links_are_removed_after_approval(world: World, page: Page, picture: Callable[[str], None]):
     links = linked(world, "approved")
-    before = world.look()
-    run_id = ask(world, links, "they moved on")
+    before = world.snapshot()
+    run_id = start(world, links, "they moved on")
 
     page.goto("/required_actions")
-    page.get_by_role("link", name="Remove 3 links of asks?").click()
+    page.get_by_role("link", name="Remove 3 links of needs_approval?").click()
     page.wait_for_url("**/tasks/approve/**")
     expect(page.get_by_text("3 links planned, 2 allowed").first).to_be_visible()
     for text in (
@@ -42,24 +42,24 @@ def test_links_are_removed_once_a_person_approves(world: World, page: Page, pict
         expect(page.get_by_text(text).first).to_be_visible()
     picture("approval")
     assert world.delinks(before) == []
-    answer(page, "Approve")
+    respond(page, "Approve")
 
-    world.runs.finish(ASKS, run_id)
-    run = world.check_run(ASKS, run_id, dict.fromkeys(links, "removed"), since=before)
+    world.runs.finish(NEEDS_APPROVAL, run_id)
+    run = world.check_run(NEEDS_APPROVAL, run_id, dict.fromkeys(links, "removed"), since=before)
     assert (run["status"], run["approval"], run["approved_by"]) == ("succeeded", "approved", "admin")
 
 
-def test_nothing_is_removed_once_a_person_rejects(world: World, page: Page):
+def test_nothing_is_removed_after_rejection(world: World, page: Page):
     links = linked(world, "rejected")
-    before = world.look()
-    run_id = ask(world, links, "a mistake")
+    before = world.snapshot()
+    run_id = start(world, links, "a mistake")
 
-    page.goto(f"/dags/{ASKS}/runs/{quote(run_id)}/tasks/approve/required_actions")
+    page.goto(f"/dags/{NEEDS_APPROVAL}/runs/{quote(run_id)}/tasks/approve/required_actions")
     expect(page.get_by_text("rejected-0").first).to_be_visible()
-    answer(page, "Reject")
+    respond(page, "Reject")
 
-    world.runs.finish(ASKS, run_id)
-    run = world.audit.run(ASKS, run_id)
+    world.runs.finish(NEEDS_APPROVAL, run_id)
+    run = world.audit.run(NEEDS_APPROVAL, run_id)
     outcomes = {
         (row["external_id"], row["related_external_id"]): row["outcome"]
         for row in world.audit.latest(run["run_key"])
@@ -70,7 +70,7 @@ def test_nothing_is_removed_once_a_person_rejects(world: World, page: Page):
     assert world.delinks(before) == []
 
 
-def answer(page: Page, option: str) -> None:
+def respond(page: Page, option: str) -> None:
     with page.expect_response(
         lambda it: it.request.method == "PATCH" and "hitlDetails" in it.url
     ) as response:
@@ -79,17 +79,18 @@ def answer(page: Page, option: str) -> None:
 
 
 def linked(world: World, name: str) -> list[Pair]:
-    """Link three records of the test's own."""
+    """Link three pairs of records for one test."""
     links = [(f"{name}-{number}", f"deal-{number}") for number in range(3)]
     for parent, related in links:
         world.zoho.state.link("Contacts", parent, "Deals", related)
     return links
 
 
-def ask(world: World, links: list[Pair], reason: str) -> str:
-    """Start a run over the limit, and return its id once it waits for a person."""
-    run_id = world.runs.trigger(ASKS, {"mode": "apply", "reason": reason, "links": links})
+def start(world: World, links: list[Pair], reason: str) -> str:
+    """Start a run over the limit, and return its ID once it waits for approval."""
+    run_id = world.runs.trigger(NEEDS_APPROVAL, {"mode": "apply", "reason": reason, "links": links})
     world.runs.until(
-        lambda: world.runs.states(ASKS, run_id).get("approve") == "awaiting_input", "a question to a person"
+        lambda: world.runs.states(NEEDS_APPROVAL, run_id).get("approve") == "awaiting_input",
+        "an approval request",
     )
     return run_id

@@ -1,4 +1,4 @@
-"""The pages inside Airflow: navigation, search, download, theme, phone, and the form that relinks."""
+"""The pages inside Airflow: navigation, search, download, theme, phone, and the relink form."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.airflow_world"]
 
-BY_HAND = "zoho_delink__by_hand"
+MANUAL = "zoho_delink__manual"
 RELINK = "zoho_delink_relink"
 MARKUP = "<img src=x onerror=document.title='taken'>"
 SEEN: list[Pair] = [(f"pages-{number // 2}", f"pages-deal-{number}") for number in range(6)]
@@ -43,8 +43,8 @@ def run_id(world: World) -> str:
         ("", "blank"),
     ]
     conf = {"mode": "apply", "reason": "they moved on", "links": [list(pair) for pair in SEEN + others]}
-    started = world.runs.trigger(BY_HAND, conf)
-    world.runs.finish(BY_HAND, started)
+    started = world.runs.trigger(MANUAL, conf)
+    world.runs.finish(MANUAL, started)
     return started
 
 
@@ -66,10 +66,10 @@ def frame_of(page: Page) -> FrameLocator:
 
 
 def open_run(page: Page, run_id: str) -> FrameLocator:
-    page.goto(f"/dags/{BY_HAND}/runs/{quote(run_id)}")
+    page.goto(f"/dags/{MANUAL}/runs/{quote(run_id)}")
     page.get_by_role("link", name="Zoho delinks").click()
     frame = frame_of(page)
-    expect(frame.get_by_role("heading", name="by_hand")).to_be_visible()
+    expect(frame.get_by_role("heading", name="manual")).to_be_visible()
     return frame
 
 
@@ -79,7 +79,7 @@ def test_navigation_leads_from_runs_to_the_history_of_a_link(page: Page, run_id:
     page.get_by_role("menuitem", name="Zoho delinks").click()
     frame = frame_of(page)
     expect(frame.get_by_role("heading", name="Zoho delinks")).to_be_visible()
-    frame.get_by_label("Job").select_option("by_hand")
+    frame.get_by_label("Job").select_option("manual")
     frame.get_by_role("button", name="Filter").click()
     expect(frame.get_by_role("link", name="Clear")).to_be_visible()
     expect(frame.locator("canvas[data-chart]")).to_be_visible()
@@ -109,7 +109,7 @@ def test_navigation_leads_from_runs_to_the_history_of_a_link(page: Page, run_id:
     expect(frame.locator("ol.history li")).to_contain_text("started by admin")
 
     frame.get_by_role("link", name="Find a link").click()
-    frame.get_by_label("Job").select_option("by_hand")
+    frame.get_by_label("Job").select_option("manual")
     frame.get_by_label("External ID", exact=True).fill("pages-2")
     frame.get_by_label("Related external ID").fill("pages-deal-5")
     frame.get_by_role("button", name="Find").click()
@@ -146,7 +146,7 @@ def test_pages_fit_a_phone_and_work_with_the_keyboard(
     page: Page, world: World, run_id: str, picture: Callable[[str], None]
 ):
     page.set_viewport_size(PHONE)
-    run = f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id)}"
+    run = f"/zoho-delinks/dags/{MANUAL}/runs/{quote(run_id)}"
     for address in ("/zoho-delinks/", "/zoho-delinks/links", run, f"{run}/start/relink"):
         page.goto(address)
         width = page.evaluate("document.documentElement.scrollWidth")
@@ -166,7 +166,7 @@ def test_pages_fit_a_phone_and_work_with_the_keyboard(
     expect(page.locator("tbody th a[href*='/zoho-delinks/links/']")).to_have_count(2)
 
 
-def test_relink_from_the_page_of_a_run_is_followed_by_the_new_page(
+def test_relink_from_the_page_of_a_run_opens_the_new_run(
     page: Page, world: World, run_id: str, picture: Callable[[str], None]
 ):
     assert not any(world.zoho.state.linked("Contacts", one, "Deals", other) for one, other in SEEN)
@@ -174,14 +174,14 @@ def test_relink_from_the_page_of_a_run_is_followed_by_the_new_page(
     world.runs.switch_off(RELINK)
     frame = open_run(page, run_id)
     frame.get_by_role("link", name="Relink removed links").click()
-    expect(frame.get_by_label("Job")).to_have_value("by_hand")
+    expect(frame.get_by_label("Job")).to_have_value("manual")
     expect(frame.get_by_label("Run", exact=True)).to_have_value(run_id)
     expect(frame.get_by_label("unpause it")).to_be_checked()
     frame.get_by_label("Mode").select_option("apply")
     frame.get_by_label("Reason").fill("it was a mistake")
-    picture("delinks-put-back")
+    picture("delinks-relink")
 
-    frame.get_by_role("button", name="Start").click()
+    frame.get_by_role("button", name="Start run").click()
 
     page.wait_for_url(f"**/dags/{RELINK}/runs/**")
     relink_id = unquote(page.url.partition("/runs/")[2].partition("?")[0].partition("/")[0])

@@ -1,4 +1,4 @@
-"""The trigger form, filled in and sent by a person."""
+"""The trigger form in the browser."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.airflow_world"]
 
-BY_HAND = "zoho_delink__by_hand"  # the sample job without its schedule
+MANUAL = "zoho_delink__manual"  # the sample job without its schedule
 
 
 @pytest.fixture(scope="session")
@@ -30,8 +30,8 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 def test_links_pasted_as_columns_are_planned_and_nothing_is_removed(
     world: World, page: Page, picture: Callable[[str], None]
 ):
-    before = world.look()
-    form = open_form(world, page, BY_HAND)
+    before = world.snapshot()
+    form = open_form(world, page, MANUAL)
     for section in ("Run Parameters", "Window", "Links"):
         expect(form.get_by_role("button", name=section, exact=True)).to_be_visible()
     for field in ("Mode", "Reason", "Maximum links", "Verify each link"):
@@ -50,20 +50,20 @@ def test_links_pasted_as_columns_are_planned_and_nothing_is_removed(
     picture("trigger-form-links")
     run_id = send(page, form)
 
-    world.runs.finish(BY_HAND, run_id)
+    world.runs.finish(MANUAL, run_id)
     expect(page.get_by_text("Success", exact=True).first).to_be_visible()
     planned = dict.fromkeys([("c-0001", "d-0001"), ("c-0002", "d-0002")], "would_remove")
-    run = world.check_run(BY_HAND, run_id, planned, since=before)
+    run = world.check_run(MANUAL, run_id, planned, since=before)
     assert (run["mode"], run["status"], run["triggered_by"]) == ("dry_run", "succeeded", "admin")
     assert "links" not in json.loads(run["params"])
     assert world.delinks(before) == []
 
 
-def test_nonsense_for_a_window_is_refused_by_the_first_task_with_the_name_of_the_field(
+def test_invalid_window_fails_preflight_with_the_name_of_the_field(
     world: World, page: Page, picture: Callable[[str], None]
 ):
-    before = world.look()
-    form = open_form(world, page, BY_HAND)
+    before = world.snapshot()
+    form = open_form(world, page, MANUAL)
     form.get_by_role("button", name="Window", exact=True).click()
     form.get_by_text("Select date and time").first.click()
     page.get_by_placeholder("YYYY/MM/DD").fill("next friday")
@@ -71,18 +71,18 @@ def test_nonsense_for_a_window_is_refused_by_the_first_task_with_the_name_of_the
     expect(page.get_by_text("Invalid date format.")).to_be_visible()
     page.keyboard.press("Escape")
 
-    # The picker lets no nonsense through; the JSON beside it does.
+    # The picker accepts only dates; the JSON editor accepts anything.
     form.get_by_role("button", name="Advanced Options", exact=True).click()
     window = {"window_start": "next friday", "window_end": "2026-11-22T00:00:00Z"}
     others = {"mode": "auto", "reason": None, "max_links": None, "verify": False, "links": None}
     replace_json(page, form, window | others)
     run_id = send(page, form)
 
-    world.runs.finish(BY_HAND, run_id, "failed")
-    states = {task: state for task, state in world.runs.states(BY_HAND, run_id).items() if task != "report"}
+    world.runs.finish(MANUAL, run_id, "failed")
+    states = {task: state for task, state in world.runs.states(MANUAL, run_id).items() if task != "report"}
     assert states.pop("preflight") == "failed"
     assert set(states.values()) == {"upstream_failed"}
-    page.goto(f"/dags/{BY_HAND}/runs/{quote(run_id)}/tasks/preflight")
+    page.goto(f"/dags/{MANUAL}/runs/{quote(run_id)}/tasks/preflight")
     expect(page.get_by_text("window_start: 'next friday' is not a time; write it like").first).to_be_visible()
     picture("wrong-window")
     assert world.delinks(before) == []
@@ -98,14 +98,14 @@ def open_form(world: World, page: Page, dag_id: str) -> Locator:
 
 
 def send(page: Page, form: Locator) -> str:
-    """Press the button and return the id of the run, whose page Airflow shows then."""
+    """Submit the form, and return the ID of the run whose page Airflow shows."""
     form.get_by_test_id("trigger-dag-submit").click()
     page.wait_for_url("**/runs/**")
     return unquote(page.url.partition("/runs/")[2].partition("/")[0].partition("?")[0])
 
 
 def replace_json(page: Page, form: Locator, values: dict[str, object]) -> None:
-    """Put other values into the editor, which adds the last bracket by itself."""
+    """Replace the JSON in the editor, which adds the closing bracket."""
     form.locator(".monaco-editor .view-line").first.click()
     page.keyboard.press("Control+A")
     page.keyboard.press("Delete")

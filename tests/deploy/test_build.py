@@ -1,4 +1,4 @@
-"""What the Dockerfile's first stage does, done in a folder: no container engine need be there."""
+"""The first stage of the Dockerfile, run in a folder without a container engine."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "UV_CACHE_DIR": os.environ.get("UV_CACHE_DIR", str(PROJECT / ".cache" / "uv")),
         "UV_PYTHON_DOWNLOADS": "never",
     }
-    # Byte-compiling is three quarters of the time, and the second stage is the system's own tools.
+    # Skip byte-compiling, which takes three quarters of the time, and the system packages of the second stage.
     for step in instructions("RUN")[:2]:
         command = step.replace("/opt/venv", str(made)).replace("--compile-bytecode", "")
         done = subprocess.run(
@@ -76,7 +76,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_holds_the_product_both_executors_and_every_command(built: Path, tmp_path: Path) -> None:
+def test_image_has_the_package_both_executors_and_every_command(built: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [built / "bin" / "python", "-W", "ignore", "-c", _PROBE, json.dumps(commands()), *_EXECUTORS],
         env={"PATH": f"{built / 'bin'}:/usr/bin:/bin", "AIRFLOW_HOME": str(tmp_path)},
@@ -89,7 +89,7 @@ def test_holds_the_product_both_executors_and_every_command(built: Path, tmp_pat
     assert "zoho_crm.ui.plugin:ZohoDelinkPlugin" in json.loads(done.stdout.splitlines()[-1])
 
 
-def test_the_package_is_a_copy_with_its_pages_and_no_tool_is_left(built: Path) -> None:
+def test_package_is_copied_with_its_pages_and_no_build_tool_is_left(built: Path) -> None:
     (package,) = built.glob("lib/python3.*/site-packages/zoho_crm")
     assert not package.is_symlink()
     assert (package / "ui" / "templates" / "run.html").is_file()

@@ -1,4 +1,4 @@
-"""The dashboard and the exporter's mapping, held against the metrics that there are."""
+"""The dashboard and the exporter's mapping, compared with the metrics of the package."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _LEGEND = re.compile(r"\{\{(\w+)\}\}")
 
 
 def mapping_of(metric: Metric) -> dict[str, Any]:
-    """The first that matches, as the exporter chooses; its `*` is one part of a dotted name."""
+    """Return the first match, like the exporter; `*` matches one part of a dotted name."""
     name = f"airflow.{metric.name}"
     (mapping, *_) = [
         one
@@ -37,7 +37,7 @@ def mapping_of(metric: Metric) -> dict[str, Any]:
 
 
 def exported() -> dict[str, Metric]:
-    """The series that Prometheus has of each metric."""
+    """Return the metric of each Prometheus series."""
     found = {}
     for metric in METRICS:
         name = mapping_of(metric)["name"]
@@ -53,7 +53,7 @@ def test_each_metric_has_one_mapping_of_its_type_and_each_mapping_a_metric() -> 
     assert len({one["name"] for one in MAPPINGS}) == len(MAPPINGS)
 
 
-def test_names_follow_the_rules_of_prometheus() -> None:
+def test_names_follow_the_conventions_of_prometheus() -> None:
     for metric in METRICS:
         mapping = mapping_of(metric)
         assert mapping["name"].endswith("_total") == (metric.kind is Kind.COUNTER)
@@ -65,30 +65,30 @@ def test_names_follow_the_rules_of_prometheus() -> None:
             assert buckets == sorted(set(buckets))
 
 
-def test_panels_show_every_metric_that_is_emitted_and_no_other() -> None:
+def test_panels_show_exactly_the_emitted_metrics() -> None:
     shown = {name for expr in EXPRESSIONS for name, _ in _SERIES.findall(expr)}
     assert shown <= exported().keys()
     assert {exported()[name] for name in shown} == set(METRICS)
 
 
 @pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
-def test_a_panel_asks_for_tags_that_its_metric_has(panel: dict[str, Any]) -> None:
+def test_panel_uses_only_tags_of_its_metric(panel: dict[str, Any]) -> None:
     for target in panel["targets"]:
         expr = target["expr"]
         ((name, matchers),) = _SERIES.findall(expr)
         tags = {*exported()[name].tags, "le"}
-        asked = re.findall(r"(\w+)=", matchers)
+        used_tags = re.findall(r"(\w+)=", matchers)
         for group in _GROUPED.findall(expr):
-            asked += group.split(", ")
-        assert asked
-        assert set(asked) <= tags
+            used_tags += group.split(", ")
+        assert used_tags
+        assert set(used_tags) <= tags
         assert set(_LEGEND.findall(target["legendFormat"])) <= tags
         assert name.endswith(("_total", "_bucket", "_count", "_sum")) == (
             "rate(" in expr or "increase(" in expr
         )
 
 
-def test_the_dashboard_has_what_grafana_needs() -> None:
+def test_dashboard_has_the_fields_grafana_needs() -> None:
     assert (DASHBOARD["uid"], DASHBOARD["id"]) == ("zoho-delinks", None)
     assert DASHBOARD["schemaVersion"] >= 39
     assert len({panel["id"] for panel in PANELS}) == len(PANELS)

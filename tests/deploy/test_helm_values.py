@@ -13,7 +13,7 @@ TEXT = (PROJECT / "deploy" / "helm-values.yaml").read_text()
 
 
 def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Walk over the values that hold no others, each with its keys."""
+    """Yield each leaf value with the path of its keys."""
     if isinstance(value, dict | list):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, inner in pairs:
@@ -22,13 +22,13 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
         yield path, value
 
 
-def test_names_the_versions_that_are_built_and_tested():
+def test_versions_are_those_built_and_tested():
     version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
     assert HELM["defaultAirflowTag"] == version
     assert HELM["airflowVersion"] == pins("requirements-deploy.txt")["apache-airflow"]
 
 
-def test_names_every_secret_and_holds_none():
+def test_every_secret_is_referenced_and_none_is_included():
     assert HELM["data"].keys() == {"metadataSecretName", "brokerUrlSecretName"}
     assert {"fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"} <= HELM.keys()
     for path, value in leaves(HELM):
@@ -38,20 +38,20 @@ def test_names_every_secret_and_holds_none():
     assert '--password "$ADMIN_PASSWORD"' in HELM["createUserJob"]["args"][-1]
 
 
-def test_the_charts_own_database_with_its_known_password_is_off():
+def test_bundled_database_with_its_default_password_is_off():
     assert HELM["postgresql"]["enabled"] is False
 
 
-def test_makes_the_same_pool_as_compose():
+def test_pool_matches_compose():
     (script,) = [line for line in SERVICES["init"]["command"] if "pools set" in line]
     name = re.compile(r"pools set (\S+)")
     assert name.findall(script) == name.findall(HELM["migrateDatabaseJob"]["args"][-1]) == ["zoho_crm"]
 
 
-def test_workers_have_time_to_end_and_bounds():
+def test_workers_have_a_grace_period_and_limits():
     workers = HELM["workers"]
     assert workers["celery"]["terminationGracePeriodSeconds"] >= 600
-    # Longer than the last requests of a task may take, with what verifies them.
+    # Longer than the last requests of a task and their verification can take.
     assert workers["kubernetes"]["terminationGracePeriodSeconds"] >= 2 * (10 + 2 * 60)
     assert not workers["celery"]["safeToEvict"]
     assert not workers["kubernetes"]["safeToEvict"]

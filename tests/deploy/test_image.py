@@ -10,19 +10,19 @@ from tests.support.deployment import OURS, PROJECT, instructions, pins
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
 
 
-def test_both_stages_have_one_base_of_a_named_version():
+def test_both_stages_share_one_versioned_base():
     bases = {line.split()[0] for line in instructions("FROM")}
     (base,) = bases
     assert re.fullmatch(r"python:3\.1[123]\.\d+-slim-[a-z]+", base)
 
 
-def test_runs_as_the_user_that_airflows_chart_expects():
+def test_image_runs_as_the_user_of_the_airflow_chart():
     assert instructions("USER") == ["50000:0"]
     assert "useradd --uid 50000 --gid 0" in instructions("RUN")[-1]
     assert "--owner 50000 --group 0 --mode 0775 /opt/airflow /opt/airflow/logs" in instructions("RUN")[-1]
 
 
-def test_installs_wheels_alone_each_held_against_its_hash():
+def test_only_wheels_with_checked_hashes_are_installed():
     tools, wheel, _ = instructions("RUN")
     steps = [step for step in tools.split("&&") if "install" in step or "sync" in step]
     assert len(steps) == 2
@@ -35,7 +35,7 @@ def test_installs_wheels_alone_each_held_against_its_hash():
     assert copied == ["--from=build /opt/venv /opt/venv"]
 
 
-def test_copies_what_is_there_and_what_is_not_kept_out():
+def test_copied_files_exist_and_are_not_ignored():
     let_in = {line[1:] for line in (PROJECT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
     assert "*" in (PROJECT / ".dockerignore").read_text().splitlines()
     copied = {
@@ -48,11 +48,11 @@ def test_copies_what_is_there_and_what_is_not_kept_out():
     assert all((PROJECT / source).exists() for source in copied)
 
 
-def test_names_of_the_image_say_the_version_of_the_package():
+def test_image_tags_have_the_version_of_the_package():
     assert {service["image"] for service in OURS.values()} == {f"zoho-crm-delink:{VERSION}"}
 
 
-def test_entrypoint_gives_way_to_the_command_with_files_that_the_group_may_write():
+def test_entrypoint_execs_the_command_with_a_group_writable_umask():
     entrypoint = PROJECT / "deploy" / "entrypoint.sh"
     assert os.access(entrypoint, os.X_OK)
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/nowhere", "AIRFLOW_HOME": "/opt/airflow"}
@@ -61,12 +61,12 @@ def test_entrypoint_gives_way_to_the_command_with_files_that_the_group_may_write
     assert done.stdout.splitlines() == ["0002", "/opt/airflow", "it's one two  words"]
 
 
-def test_entrypoint_passes_the_code_of_the_command_on():
+def test_entrypoint_returns_the_exit_code_of_the_command():
     command = [PROJECT / "deploy" / "entrypoint.sh", "sh", "-c", "exit 7"]
     assert subprocess.run(command, env={"AIRFLOW_HOME": "/"}, check=False).returncode == 7
 
 
-def test_requirements_hold_the_extra_and_agree_with_what_is_tested():
+def test_requirements_cover_the_extra_and_match_the_tested_versions():
     extra = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"][
         "deploy"
     ]
@@ -79,9 +79,9 @@ def test_requirements_hold_the_extra_and_agree_with_what_is_tested():
     assert pins("requirements.txt").keys() <= deployed.keys()
 
 
-def test_every_requirement_has_hashes_and_no_address():
+def test_every_requirement_has_hashes_and_no_url():
     text = (PROJECT / "requirements-deploy.txt").read_text()
-    entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
-    assert {re.split(r"[\[=]", entry)[0] for entry in entries} == pins("requirements-deploy.txt").keys()
-    assert all("--hash=sha256:" in entry for entry in entries)
+    pinned = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
+    assert {re.split(r"[\[=]", line)[0] for line in pinned} == pins("requirements-deploy.txt").keys()
+    assert all("--hash=sha256:" in line for line in pinned)
     assert "://" not in text

@@ -1,4 +1,4 @@
-"""What the files tell Airflow is something that this Airflow knows."""
+"""Every setting and command in the deployment files exists in the installed Airflow."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow.configuration import retrieve_configuration_description
 from tests.support.deployment import DOCKERFILE, HELM, OURS
 
 _NAME = re.compile(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)")
-_TOLD = {
+_SETTINGS = {
     *_NAME.findall(DOCKERFILE),
     *(
         option
@@ -34,12 +34,12 @@ def known() -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("section", "key"),
     [
-        pytest.param(*told, marks=[pytest.mark.systems] * told[0].lower().startswith(_OF_PROVIDERS))
-        for told in sorted(_TOLD)
+        pytest.param(*setting, marks=[pytest.mark.systems] * setting[0].lower().startswith(_OF_PROVIDERS))
+        for setting in sorted(_SETTINGS)
     ],
     ids=lambda word: word.lower(),
 )
-def test_every_setting_is_one_of_airflows(known, section, key):
+def test_setting_exists_in_airflow(known, section, key):
     assert key.lower() in known[section.lower()]["options"]
 
 
@@ -49,7 +49,7 @@ def commands() -> list[list[str]]:
     lines += [HELM[job]["args"] for job in ("migrateDatabaseJob", "createUserJob")]
     found = []
     for line in lines:
-        # A script is a list's last word.
+        # A script is the last word of a list.
         for script in [" ".join(line)] if line[:1] == ["airflow"] else line[-1:]:
             for each in re.findall(r"^(?:exec )?airflow (.*)$", script.replace("\\\n", " "), re.MULTILINE):
                 words = re.findall(r"'[^']*'|\"[^\"]*\"|\S+", each)
@@ -57,7 +57,7 @@ def commands() -> list[list[str]]:
     return found
 
 
-def test_finds_the_commands():
+def test_commands_are_found():
     assert {tuple(words[:2]) for words in commands()} >= {
         ("db", "migrate"),
         ("pools", "set"),
@@ -72,5 +72,5 @@ def test_finds_the_commands():
 @pytest.mark.parametrize(
     "words", [words for words in commands() if not words[0].startswith(_OF_PROVIDERS)], ids=" ".join
 )
-def test_every_command_is_one_of_airflows(words):
+def test_command_exists_in_airflow(words):
     get_parser().parse_args(words)

@@ -1,4 +1,4 @@
-"""A job that an asset starts: its window is the one that the asset's update tells."""
+"""A job started by an asset: its window comes from the asset event."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
     return jobs_env
 
 
-def test_update_of_an_asset_removes_the_links_of_the_window_it_tells(world: World):
+def test_asset_event_removes_the_links_of_its_window(world: World):
     end = world.day_ends
     pairs = [(f"v-{n}", f"u-{n}") for n in range(4)]
     moments = [end - DAY - timedelta(microseconds=1), end - DAY, end - timedelta(microseconds=1), end]
     world.mark("by_asset", zip(pairs, moments, strict=True))
-    before = world.look()
+    before = world.snapshot()
 
     run_id = _update(
         world, {"window_start": (end - DAY).isoformat(), "window_end": end.isoformat(), "rows": 2}
@@ -40,8 +40,8 @@ def test_update_of_an_asset_removes_the_links_of_the_window_it_tells(world: Worl
     assert (run["window_start"], run["window_end"]) == (end - DAY, end)
 
 
-def test_wrong_window_of_an_asset_fails_the_first_task_with_its_name(world: World):
-    before = world.look()
+def test_invalid_window_of_an_asset_event_fails_preflight_with_the_field(world: World):
+    before = world.snapshot()
 
     run_id = _update(world, {"window_start": "last night", "window_end": world.day_ends.isoformat()})
     world.runs.finish(BY_ASSET, run_id, "failed")
@@ -55,7 +55,7 @@ def test_wrong_window_of_an_asset_fails_the_first_task_with_its_name(world: Worl
 
 
 def _update(world: World, extra: dict[str, Any]) -> str:
-    """Tell Airflow that the asset was updated, and return the run that it starts for it."""
+    """Create an asset event, and return the ID of the run that it starts."""
     world.runs.switch_on(BY_ASSET)
     known = {run["dag_run_id"] for run in _runs(world)}
     (asset,) = world.airflow.api("GET", f"/api/v2/assets?name_pattern={ASSET}")["assets"]

@@ -1,4 +1,4 @@
-"""A week: backfills over it forwards, backwards and once more, a schedule and a run by hand beside them."""
+"""Backfills of one week, forwards, backwards and repeated, beside scheduled runs and a manual run."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from include.stack import ApiError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.airflow_world import Pair, PresenceCheck, World
+    from tests.support.airflow_world import CrmSnapshot, Pair, World
 
 pytestmark = pytest.mark.systems
 
 pytest_plugins = ["tests.support.airflow_world"]
 
 WEEK = "zoho_delink__week"
-WEEK_AGAIN = "zoho_delink__week_again"  # another job that yields the very same links
+WEEK_COPY = "zoho_delink__week_copy"  # another job with the same links
 DAY = timedelta(days=1)
 MOMENT = timedelta(microseconds=1)
-DAYS = range(-7, 0)  # by the day that begins so many days before the last complete one ends
+DAYS = range(-7, 0)  # start of each day, in days before the end of the last complete one
 
 
 @dataclass(frozen=True)
 class Week:
-    """The links of a week by day, those just outside of it, and the CRM before the first run."""
+    """The links of a week by day, those just outside it, and the CRM before the first run."""
 
     by_day: dict[int, list[Pair]]
     outside: list[Pair]
-    before: PresenceCheck
+    before: CrmSnapshot
 
 
 @pytest.fixture(scope="session")
@@ -58,26 +58,26 @@ def week(world: World) -> Week:
     outside = [("y-before", "z-0"), ("y-after", "z-0")]
     edges = [world.day_ends + DAYS[0] * DAY - MOMENT, world.day_ends]
     world.mark("week", [*rows, *zip(outside, edges, strict=True)])
-    return Week(by_day, outside, world.look())
+    return Week(by_day, outside, world.snapshot())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _switched_off_at_the_end(world: World) -> Iterator[None]:
     yield
-    for dag_id in (WEEK, WEEK_AGAIN):
+    for dag_id in (WEEK, WEEK_COPY):
         world.runs.switch_off(dag_id)
 
 
-def test_runs_of_any_kind_over_one_week_leave_every_link_with_one_story(world: World, week: Week):
+def test_overlapping_runs_remove_each_link_exactly_once(world: World, week: Week):
     first, end = world.day_ends + DAYS[0] * DAY, world.day_ends
-    for dag_id in (WEEK, WEEK_AGAIN):  # the schedule of each starts a run of the last day
+    for dag_id in (WEEK, WEEK_COPY):  # the schedule of each starts a run of the last day
         world.runs.switch_on(dag_id)
         world.runs.until(lambda dag_id=dag_id: bool(_runs(world, dag_id)), f"the scheduled run of {dag_id}")
     forwards = _backfill(world, WEEK, DAYS[0], DAYS[-1])
-    _backfill(world, WEEK_AGAIN, DAYS[0], DAYS[-1], run_backwards=True)
+    _backfill(world, WEEK_COPY, DAYS[0], DAYS[-1], run_backwards=True)
     with pytest.raises(ApiError, match="There is already a running backfill"):
         _backfill(world, WEEK, DAYS[0], DAYS[-1])
-    by_hand = world.airflow.trigger(
+    manual = world.airflow.trigger(
         WEEK, {"mode": "apply", "window_start": first.isoformat(), "window_end": end.isoformat()}
     )
     _finish_all(world)
@@ -90,16 +90,16 @@ def test_runs_of_any_kind_over_one_week_leave_every_link_with_one_story(world: W
         "backfill": 12,
         "manual": 1,
     }
-    _check_stories(rows, links, holders=3)
+    _check_hihistories(rows, links, holders=3)
     planned = {
         (row["dag_id"], row["dag_run_id"], (row["external_id"], row["related_external_id"])) for row in rows
     }
-    assert {pair for _, run_id, pair in planned if run_id == by_hand} == set(links)
+    assert {pair for _, run_id, pair in planned if run_id == manual} == set(links)
     assert not {pair for _, _, pair in planned} & set(week.outside)
 
     again = range(-5, -2)
-    sent = world.look()
-    # All of its runs have ended; Airflow itself notices within half a minute, and then has nothing left to cancel.
+    sent = world.snapshot()
+    # All runs have ended; once Airflow notices, within half a minute, nothing is left to cancel.
     with suppress(ApiError):
         world.airflow.api("PUT", f"/api/v2/backfills/{forwards}/cancel")
     _backfill(world, WEEK, again[0], again[-1], reprocess_behavior="completed")
@@ -116,16 +116,16 @@ def test_runs_of_any_kind_over_one_week_leave_every_link_with_one_story(world: W
     )
     assert world.delinks(sent) == []
     assert _audit(world) == rows
-    assert world.look().links == sent.links
+    assert world.snapshot().links == sent.links
 
 
-def _check_stories(rows: list[dict[str, Any]], links: list[Pair], *, holders: int) -> None:
-    """Each link is removed by one run, which the audit names, and told as already absent by all others."""
-    stories: dict[Pair, Counter[str]] = defaultdict(Counter)
+def _check_hihistories(rows: list[dict[str, Any]], links: list[Pair], *, holders: int) -> None:
+    """Check that one run removed each link, and that all others report it as already absent."""
+    histories: dict[Pair, Counter[str]] = defaultdict(Counter)
     for row in rows:
-        stories[row["external_id"], row["related_external_id"]][row["outcome"]] += 1
-    assert stories == {pair: Counter(removed=1, already_absent=holders - 1) for pair in links}
-    # No run tells two things of a link.
+        histories[row["external_id"], row["related_external_id"]][row["outcome"]] += 1
+    assert histories == {pair: Counter(removed=1, already_absent=holders - 1) for pair in links}
+    # No run has two outcomes for a link.
     assert len({(row["run_key"], row["pair_key"]) for row in rows}) == len(rows)
 
 
@@ -142,7 +142,7 @@ def _backfill(world: World, dag_id: str, first: int, last: int, **options: objec
 
 
 def _finish_all(world: World) -> None:
-    for dag_id in (WEEK, WEEK_AGAIN):
+    for dag_id in (WEEK, WEEK_COPY):
         for dag_run in _runs(world, dag_id):
             world.runs.finish(dag_id, dag_run["dag_run_id"])
 
@@ -153,10 +153,10 @@ def _runs(world: World, dag_id: str) -> list[dict[str, Any]]:
 
 
 def _run_rows(world: World) -> list[dict[str, Any]]:
-    return world.audit.rows("SELECT * FROM zoho_delink_run WHERE job IN ('week', 'week_again')")
+    return world.audit.rows("SELECT * FROM zoho_delink_run WHERE job IN ('week', 'week_copy')")
 
 
 def _audit(world: World) -> list[dict[str, Any]]:
     return world.audit.rows(
-        "SELECT * FROM zoho_delink_audit WHERE job IN ('week', 'week_again') ORDER BY event_id"
+        "SELECT * FROM zoho_delink_audit WHERE job IN ('week', 'week_copy') ORDER BY event_id"
     )

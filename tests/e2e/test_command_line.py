@@ -17,7 +17,7 @@ pytestmark = pytest.mark.systems
 
 pytest_plugins = ["tests.support.airflow_world"]
 
-BY_HAND = "zoho_delink__by_hand"
+MANUAL = "zoho_delink__manual"
 RELINK = "zoho_delink_relink"
 LINKS = [("undone-0", "deal-0"), ("undone-1", "deal-1"), ("undone-'2", "deal-2")]
 
@@ -45,21 +45,21 @@ def zoho_delink(world: World, *args: str) -> dict[str, Any]:
 def test_command_line_shows_a_run_and_its_relink(world: World) -> None:
     for parent, related in LINKS:
         world.zoho.state.link("Contacts", parent, "Deals", related)
-    before = world.look()
-    run_id = world.runs.trigger(BY_HAND, {"mode": "apply", "reason": "a mistake", "links": LINKS})
-    world.runs.finish(BY_HAND, run_id)
-    assert len(before.links - world.look().links) == len(LINKS)
+    before = world.snapshot()
+    run_id = world.runs.trigger(MANUAL, {"mode": "apply", "reason": "a mistake", "links": LINKS})
+    world.runs.finish(MANUAL, run_id)
+    assert len(before.links - world.snapshot().links) == len(LINKS)
 
     # Nothing but Airflow's metadata database knows these connections.
-    assert zoho_delink(world, "check-connection", "--job", "by_hand", "--relink")["ok"] is True
-    run = zoho_delink(world, "audit", "show", run_id, "--job", "by_hand")
+    assert zoho_delink(world, "check-connection", "--job", "manual", "--relink")["ok"] is True
+    run = zoho_delink(world, "audit", "show", run_id, "--job", "manual")
     assert (run["status"], run["outcomes"], run["triggered_by"]) == ("succeeded", {"removed": 3}, "admin")
 
     world.runs.switch_on(RELINK)
-    undo = {"job": "by_hand", "run": run_id, "mode": "apply", "reason": "it was a mistake"}
+    undo = {"job": "manual", "run": run_id, "mode": "apply", "reason": "it was a mistake"}
     world.runs.finish(RELINK, world.runs.trigger(RELINK, undo))
 
-    assert world.look().links == before.links
-    (last,) = zoho_delink(world, "audit", "show", "--link", *LINKS[2], "--job", "by_hand")["history"][-1:]
+    assert world.snapshot().links == before.links
+    (last,) = zoho_delink(world, "audit", "show", "--link", *LINKS[2], "--job", "manual")["history"][-1:]
     assert (last["outcome"], last["reason"]) == ("relinked", "it was a mistake")
-    assert zoho_delink(world, "audit", "verify", run_id, "--job", "by_hand")["ok"] is True
+    assert zoho_delink(world, "audit", "verify", run_id, "--job", "manual")["ok"] is True

@@ -1,4 +1,4 @@
-"""Who gets the pages about delinks from a real API server."""
+"""Access to the delink pages on a real API server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.airflow_world"]
 
-BY_HAND = "zoho_delink__by_hand"
+MANUAL = "zoho_delink__manual"
 LINKS = [["who-may-see", "a-deal"]]
 
 
@@ -24,9 +24,9 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run_address(world: World) -> str:
-    run_id = world.runs.trigger(BY_HAND, {"links": LINKS})
-    world.runs.finish(BY_HAND, run_id)
-    return f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id, safe='')}"
+    run_id = world.runs.trigger(MANUAL, {"links": LINKS})
+    world.runs.finish(MANUAL, run_id)
+    return f"/zoho-delinks/dags/{MANUAL}/runs/{quote(run_id, safe='')}"
 
 
 @pytest.fixture(scope="module")
@@ -57,38 +57,38 @@ def cookie_of(world: World, user: str) -> dict[str, str]:
 def test_requests_without_a_session_are_refused(world: World, addresses: list[str], cookies: dict[str, str]):
     for address in [*addresses, "/zoho-delinks/openapi.json", "/zoho-delinks/docs", "/zoho-delinks/nothing"]:
         for method in ("GET", "POST", "DELETE"):
-            answer = ask(world, method, address, cookies=cookies)
-            assert answer.status_code in {401, 403}, (method, address)
-            assert set(answer.json()) == {"detail"}
-            assert "who-may-see" not in answer.text
-            assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+            response = ask(world, method, address, cookies=cookies)
+            assert response.status_code in {401, 403}, (method, address)
+            assert set(response.json()) == {"detail"}
+            assert "who-may-see" not in response.text
+            assert response.headers["content-security-policy"].startswith("default-src 'none'")
 
 
 def test_viewer_may_read_but_not_start_runs(world: World, addresses: list[str], run_address: str):
     cookies = cookie_of(world, "viewer")
     for address in addresses:
-        answer = ask(world, "GET", address, cookies=cookies)
-        assert answer.status_code == 200, address
+        response = ask(world, "GET", address, cookies=cookies)
+        assert response.status_code == 200, address
     assert "who-may-see" in ask(world, "GET", run_address, cookies=cookies).text
     found = ask(world, "POST", run_address, cookies=cookies, data={"external_id": "who-"})
     assert "who-may-see" in found.text
 
     form = ask(world, "GET", f"{run_address}/start/relink", cookies=cookies)
     assert form.status_code == 403
-    conf = {"logical_date": None, "conf": {"job": "by_hand", "run": "x"}}
+    conf = {"logical_date": None, "conf": {"job": "manual", "run": "x"}}
     started = ask(world, "POST", "/api/v2/dags/zoho_delink_relink/dagRuns", cookies=cookies, json=conf)
     assert started.status_code == 403
 
 
-def test_tasks_that_work_on_the_plan_lead_to_the_page_of_their_run(world: World, run_address: str):
+def test_tasks_link_to_the_page_of_their_run(world: World, run_address: str):
     run_id = run_address.rpartition("/")[2]
-    tab = f"/dags/{BY_HAND}/runs/{run_id}/plugin/zoho-delink-run"
-    tasks = f"/api/v2/dags/{BY_HAND}/dagRuns/{run_id}/taskInstances"
+    tab = f"/dags/{MANUAL}/runs/{run_id}/plugin/zoho-delink-run"
+    tasks = f"/api/v2/dags/{MANUAL}/dagRuns/{run_id}/taskInstances"
     for task, map_index in (("plan", -1), ("guard", -1), ("delink", 0), ("report", -1)):
-        told = world.airflow.api("GET", f"{tasks}/{task}/links?map_index={map_index}")
-        assert told["extra_links"] == {"Zoho delinks": tab}, task
-    told = world.airflow.api("GET", f"{tasks}/preflight/links")
-    assert told["extra_links"] == {}
+        links = world.airflow.api("GET", f"{tasks}/{task}/links?map_index={map_index}")
+        assert links["extra_links"] == {"Zoho delinks": tab}, task
+    links = world.airflow.api("GET", f"{tasks}/preflight/links")
+    assert links["extra_links"] == {}
 
 
 def test_pages_are_in_the_navigation_and_on_runs(world: World):

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["tests.support.airflow_world"]
 
-BY_HAND = "zoho_delink__by_hand"
+MANUAL = "zoho_delink__manual"
 LINKS = [["c-0001", "d-0001"], ["=cmd|' /C calc'!A0", "@SUM(1)"]]
 
 
@@ -25,10 +25,10 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def address(world: World) -> str:
-    """Address of the plan of a dry run."""
-    run_id = world.runs.trigger(BY_HAND, {"links": LINKS})
-    world.runs.finish(BY_HAND, run_id)
-    return f"/zoho-delinks/dags/{BY_HAND}/runs/{quote(run_id, safe='')}/links.csv"
+    """Return the address of the links of a dry run."""
+    run_id = world.runs.trigger(MANUAL, {"links": LINKS})
+    world.runs.finish(MANUAL, run_id)
+    return f"/zoho-delinks/dags/{MANUAL}/runs/{quote(run_id, safe='')}/links.csv"
 
 
 def get(world: World, path: str, token: str | None = None, **cookies: str) -> requests.Response:
@@ -54,9 +54,9 @@ def test_file_is_refused_without_a_valid_session(world: World, address: str):
     )
     assert without.status_code == 401
     assert {wrong.status_code, wrong_cookie.status_code} <= {401, 403}
-    for answer in (without, wrong, wrong_cookie):
-        assert answer.headers["content-type"] == "application/json"
-        assert "c-0001" not in answer.text
+    for response in (without, wrong, wrong_cookie):
+        assert response.headers["content-type"] == "application/json"
+        assert "c-0001" not in response.text
     for page in ("docs", "redoc", "openapi.json", ""):
         assert get(world, f"/zoho-delinks/{page}").status_code == 401
 
@@ -64,11 +64,11 @@ def test_file_is_refused_without_a_valid_session(world: World, address: str):
 @pytest.mark.parametrize("user", ["admin", "viewer"])
 def test_file_is_sent_to_users_who_may_read_the_runs_of_the_dag(world: World, address: str, user: str):
     token = token_of(world, user)
-    for answer in (get(world, address, token), get(world, f"{address}?job=by_hand", _token=token)):
-        assert answer.status_code == 200
-        assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-        assert answer.headers["cache-control"] == "no-store"
-        rows = list(csv.DictReader(answer.text.splitlines()))
+    for response in (get(world, address, token), get(world, f"{address}?job=manual", _token=token)):
+        assert response.status_code == 200
+        assert response.headers["content-type"] == "text/csv; charset=utf-8"
+        assert response.headers["cache-control"] == "no-store"
+        rows = list(csv.DictReader(response.text.splitlines()))
         assert [(row["external_id"], row["related_external_id"], row["outcome"]) for row in rows] == [
             ("'=cmd|' /C calc'!A0", "'@SUM(1)", "would_remove"),
             ("c-0001", "d-0001", "would_remove"),
@@ -79,7 +79,7 @@ def test_missing_run_is_404(world: World, address: str):
     token = token_of(world, "viewer")
     for path in (
         f"{address}?job=daily",
-        address.replace(BY_HAND, "zoho_delink__nobody"),
+        address.replace(MANUAL, "zoho_delink__missing"),
         address.replace("/links.csv", "0/links.csv"),
     ):
         assert get(world, path, token).status_code == 404

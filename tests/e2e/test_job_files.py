@@ -1,4 +1,4 @@
-"""A folder of job files of which one is broken."""
+"""A folder with one invalid job file."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
     return jobs_env
 
 
-def test_broken_job_file_is_told_by_file_field_and_reason_and_takes_no_other_job_down(
-    world: World, delink_home: Home
-):
+def test_invalid_job_file_is_reported_by_field_and_leaves_other_jobs_running(world: World, delink_home: Home):
     def errors() -> list[dict[str, str]]:
         found: list[dict[str, str]] = world.airflow.api("GET", "/api/v2/importErrors")["import_errors"]
         return found
@@ -30,19 +28,19 @@ def test_broken_job_file_is_told_by_file_field_and_reason_and_takes_no_other_job
 
     (error,) = errors()
     assert error["filename"].endswith("zoho_delink_broken_jobs.py")
-    told = error["stack_trace"].splitlines()
+    lines = error["stack_trace"].splitlines()
     assert any(
         line.endswith("broken.yaml: schedule: 'every night' is not a cron expression of five fields")
-        for line in told
+        for line in lines
     )
-    assert "broken.yaml: chunksize: Extra inputs are not permitted" in told
+    assert "broken.yaml: chunksize: Extra inputs are not permitted" in lines
     dags = _dags(world)
     assert dags == {f"zoho_delink__{job}": False for job in jobs}
 
 
 def _dags(world: World) -> dict[str, bool]:
     """Return whether each job's Dag has import errors."""
-    # The pattern's own underscores stand for any character.
+    # Underscores in the pattern match any character.
     found = world.airflow.api("GET", "/api/v2/dags?dag_id_pattern=zoho_delink__%25&limit=50")["dags"]
     return {
         dag["dag_id"]: dag["has_import_errors"] for dag in found if dag["dag_id"].startswith("zoho_delink__")

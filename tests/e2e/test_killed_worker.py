@@ -1,4 +1,4 @@
-"""A worker that is killed in the middle of a chunk, and the try that Airflow makes after it."""
+"""A worker that is killed during a chunk, and the retry by Airflow."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def _slow_zoho(world: World) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_slow_zoho")
-def test_retry_after_a_killed_worker_goes_on_where_it_ended(world: World):
+def test_retry_after_a_killed_worker_resumes_its_chunk(world: World):
     pairs = [(f"i-{n:03}", f"j-{n % 7}") for n in range(LINKS)]
     world.mark("interrupted", [(pair, datetime.now(UTC) - timedelta(hours=1)) for pair in pairs])
     first_chunk = set(pairs[:CHUNK])
-    before = world.look()
+    before = world.snapshot()
 
     run_id = world.runs.trigger(INTERRUPTED, {"mode": "apply"})
     world.runs.until(lambda: bool(world.delinks(before)), "the first link to be sent")
@@ -65,7 +65,7 @@ def test_retry_after_a_killed_worker_goes_on_where_it_ended(world: World):
     run = world.check_run(INTERRUPTED, run_id, dict.fromkeys(pairs, "removed"), since=before)
     assert run["status"] == "succeeded"
     assert [task["try_number"] for task in world.runs.delinks(INTERRUPTED, run_id)] == [2, 1]
-    # What the first try had written down is not sent again; what it had in flight is.
+    # Settled links are not sent again; those in flight are.
     settled_at_once = {
         (row["external_id"], row["related_external_id"])
         for row in world.audit.latest(run["run_key"])

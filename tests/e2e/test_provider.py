@@ -20,7 +20,7 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
     return jobs_env
 
 
-def test_connection_form_has_our_fields_and_hides_secrets(world: World):
+def test_connection_form_has_the_custom_fields_and_hides_secrets(world: World):
     forms = world.airflow.api("GET", "/ui/connections/hook_meta")
 
     (form,) = [form for form in forms if form["connection_type"] == "zoho_crm"]
@@ -33,11 +33,11 @@ def test_connection_form_has_our_fields_and_hides_secrets(world: World):
     assert fields["data_center"]["schema"]["enum"][0] == "us"
 
 
-def test_connection_test_names_the_organisation(world: World):
-    answer = _press_test(world)
+def test_connection_test_names_the_organization(world: World):
+    response = _press_test(world)
 
-    assert answer["status"] is True
-    assert answer["message"].startswith("Connected to Local Zoho (an imitation) (org 700000001, ")
+    assert response["status"] is True
+    assert response["message"].startswith("Connected to Local Zoho (an imitation) (org 700000001, ")
 
 
 @pytest.mark.parametrize(
@@ -55,15 +55,15 @@ def test_connection_test_names_the_organisation(world: World):
     ],
     ids=["client_secret", "refresh_token"],
 )
-def test_connection_test_tells_which_secret_is_wrong_and_shows_none(
+def test_connection_test_names_the_wrong_field_and_shows_no_secret(
     world: World, changes: dict[str, Any], said: str
 ):
-    answer = _press_test(world, **changes)
+    response = _press_test(world, **changes)
 
-    assert answer["status"] is False
-    assert answer["message"].endswith(said)
+    assert response["status"] is False
+    assert response["message"].endswith(said)
     for secret in ("wrong-client-secret", "wrong-refresh-token", "local-secret", "local-refresh-token"):
-        assert secret not in json.dumps(answer)
+        assert secret not in json.dumps(response)
 
 
 def test_provider_is_listed_by_the_command_line(world: World):
@@ -82,7 +82,7 @@ def test_provider_is_listed_by_the_command_line(world: World):
 
 def _press_test(world: World, **changes: Any) -> Any:
     connection = {
-        "connection_id": "zoho_that_is_being_made",
+        "connection_id": "zoho_being_created",
         "conn_type": "zoho_crm",
         "schema": "http",
         "host": "127.0.0.1",

@@ -1,4 +1,4 @@
-"""Runs started by hand: what they remove and tell, what a clear of them does, and what stops them."""
+"""Manual runs: what they remove and report, what clearing them does, and what stops them."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import pytest
 from include.demo.cases import DUPLICATES, stale_links
 
 if TYPE_CHECKING:
-    from tests.support.airflow_world import Pair, PresenceCheck, World
+    from tests.support.airflow_world import CrmSnapshot, Pair, World
 
 pytest_plugins = ["tests.support.airflow_world"]
 
-BY_HAND = "zoho_delink__by_hand"
+MANUAL = "zoho_delink__manual"
 CAMPAIGNS = "zoho_delink__campaigns_leads"
 WRONG_PASSWORD = "zoho_delink__wrong_password"
 OUTCOMES: dict[Pair, str] = {(case.parent_id, case.related_id): case.outcome for case in stale_links()}
@@ -23,8 +23,8 @@ OUTCOMES: dict[Pair, str] = {(case.parent_id, case.related_id): case.outcome for
 @dataclass(frozen=True)
 class Applied:
     run_id: str
-    before: PresenceCheck
-    after: PresenceCheck
+    before: CrmSnapshot
+    after: CrmSnapshot
 
 
 @pytest.fixture(scope="session")
@@ -34,17 +34,15 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def applied(world: World) -> Applied:
-    """Return a run of all the demo's cases that has ended."""
-    before = world.look()
-    run_id = world.runs.trigger(BY_HAND, {"mode": "apply", "reason": "they moved on"})
-    world.runs.finish(BY_HAND, run_id)
-    return Applied(run_id, before, world.look())
+    """Return a finished run of all the cases of the demo."""
+    before = world.snapshot()
+    run_id = world.runs.trigger(MANUAL, {"mode": "apply", "reason": "they moved on"})
+    world.runs.finish(MANUAL, run_id)
+    return Applied(run_id, before, world.snapshot())
 
 
-def test_apply_by_hand_removes_the_planned_links_alone_and_tells_what_zoho_saw_of_each(
-    world: World, applied: Applied
-):
-    run = world.check_run(BY_HAND, applied.run_id, OUTCOMES, since=applied.before, until=applied.after)
+def test_manual_apply_removes_only_the_planned_links_and_audits_each_response(world: World, applied: Applied):
+    run = world.check_run(MANUAL, applied.run_id, OUTCOMES, since=applied.before, until=applied.after)
 
     facts = {name: run[name] for name in ("run_type", "triggered_by", "mode", "status", "reason")}
     assert facts == {
@@ -57,23 +55,23 @@ def test_apply_by_hand_removes_the_planned_links_alone_and_tells_what_zoho_saw_o
     assert run["duplicates"] == DUPLICATES
     assert run["source_rows"] == run["planned"] + DUPLICATES
 
-    told: dict[Pair, list[int]] = {}
+    audited: dict[Pair, list[int]] = {}
     for row in world.audit.latest(run["run_key"]):
         assert row["triggered_by"] == "admin"
         assert row["dry_run"] is False
         if row["outcome"] != "invalid":
             pair = (row["external_id"], row["related_external_id"])
-            told[pair] = [row["http_status"]] * row["attempts"]
+            audited[pair] = [row["http_status"]] * row["attempts"]
     seen: dict[Pair, list[int]] = {}
     for delink in world.delinks(applied.before, applied.after):
         seen.setdefault(delink.pair, []).append(delink.status)
-    assert seen == told
+    assert seen == audited
 
 
-def test_mapped_tasks_are_named_by_place_and_size_and_by_no_id(world: World, applied: Applied):
-    names = [task["rendered_map_index"] for task in world.runs.delinks(BY_HAND, applied.run_id)]
+def test_mapped_tasks_are_named_by_position_and_size_without_ids(world: World, applied: Applied):
+    names = [task["rendered_map_index"] for task in world.runs.delinks(MANUAL, applied.run_id)]
 
-    run = world.audit.run(BY_HAND, applied.run_id)
+    run = world.audit.run(MANUAL, applied.run_id)
     chunks = world.audit.rows(
         "SELECT links FROM zoho_delink_chunk WHERE run_key = %s ORDER BY chunk_no", run["run_key"]
     )
@@ -85,31 +83,31 @@ def test_mapped_tasks_are_named_by_place_and_size_and_by_no_id(world: World, app
 def test_clear_of_a_finished_run_sends_nothing_and_changes_no_outcome(
     world: World, applied: Applied, tasks: list[object]
 ):
-    run = world.audit.run(BY_HAND, applied.run_id)
+    run = world.audit.run(MANUAL, applied.run_id)
     rows = world.audit.rows("SELECT * FROM zoho_delink_audit ORDER BY event_id")
-    tries = [task["try_number"] for task in world.runs.delinks(BY_HAND, applied.run_id)]
-    cleared_at = world.look()
+    tries = [task["try_number"] for task in world.runs.delinks(MANUAL, applied.run_id)]
+    cleared_at = world.snapshot()
 
-    world.runs.clear(BY_HAND, applied.run_id, *tasks)
-    world.runs.finish(BY_HAND, applied.run_id)
+    world.runs.clear(MANUAL, applied.run_id, *tasks)
+    world.runs.finish(MANUAL, applied.run_id)
 
-    again = [task["try_number"] for task in world.runs.delinks(BY_HAND, applied.run_id)]
+    again = [task["try_number"] for task in world.runs.delinks(MANUAL, applied.run_id)]
     assert again == [tries[0] + (not tasks), tries[1] + 1]
     assert world.delinks(cleared_at) == []
     assert world.audit.rows("SELECT * FROM zoho_delink_audit ORDER BY event_id") == rows
-    now = world.audit.run(BY_HAND, applied.run_id)
+    now = world.audit.run(MANUAL, applied.run_id)
     changes = {"finished_at", "credits", "preflight_credits"}
     assert {name: now[name] for name in now.keys() - changes} == {
         name: run[name] for name in run.keys() - changes
     }
-    # A preflight that runs again asks Zoho again; nothing else does.
+    # A preflight that runs again sends its requests again; nothing else does.
     assert now["credits"] - run["credits"] == now["preflight_credits"] - run["preflight_credits"]
     assert (now["preflight_credits"] > run["preflight_credits"]) is (not tasks)
-    assert world.look().links == cleared_at.links
+    assert world.snapshot().links == cleared_at.links
 
 
-def test_run_by_hand_without_a_mode_is_a_dry_run(world: World):
-    before = world.look()
+def test_manual_run_without_a_mode_is_a_dry_run(world: World):
+    before = world.snapshot()
 
     run_id = world.runs.trigger(CAMPAIGNS)
     world.runs.finish(CAMPAIGNS, run_id)
@@ -121,8 +119,8 @@ def test_run_by_hand_without_a_mode_is_a_dry_run(world: World):
     assert world.delinks(before) == []
 
 
-def test_wrong_client_secret_stops_the_run_in_preflight_with_one_sentence(world: World):
-    before = world.look()
+def test_wrong_client_secret_fails_preflight_with_one_message(world: World):
+    before = world.snapshot()
 
     run_id = world.runs.trigger(WRONG_PASSWORD, {"mode": "apply"})
     world.runs.finish(WRONG_PASSWORD, run_id, "failed")
@@ -152,6 +150,6 @@ def test_wrong_client_secret_stops_the_run_in_preflight_with_one_sentence(world:
     tables = world.unused_audit.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
     for name in ("zoho_delink_run", "zoho_delink_link", "zoho_delink_audit"):
         if {"tablename": name} in tables:
-            assert world.unused_audit.rows(f"SELECT * FROM {name}") == []  # noqa: S608 - names of this line
+            assert world.unused_audit.rows(f"SELECT * FROM {name}") == []  # noqa: S608 - fixed names
     assert world.delinks(before) == []
-    assert world.look().links == before.links
+    assert world.snapshot().links == before.links

@@ -1,4 +1,4 @@
-"""A daily job: the run its schedule starts, and a backfill of the days before."""
+"""A daily job: its scheduled run, and a backfill of the days before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.airflow_world import Pair, PresenceCheck, World
+    from tests.support.airflow_world import CrmSnapshot, Pair, World
 
 pytest_plugins = ["tests.support.airflow_world"]
 
@@ -24,8 +24,8 @@ NOON = timedelta(hours=12)
 @dataclass(frozen=True)
 class Scheduled:
     dag_run: dict[str, Any]
-    before: PresenceCheck
-    after: PresenceCheck
+    before: CrmSnapshot
+    after: CrmSnapshot
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def marked(world: World) -> dict[int, list[Pair]]:
-    """Mark links on each of the last days, at the days' very edges too, and return them by day; -1 is the last."""
+    """Mark links on each of the last days, the edges of the days included, and return them by day; -1 is the last."""
     by_day: dict[int, list[Pair]] = {}
     rows = []
     for day in range(-5, 1):
@@ -61,12 +61,12 @@ def _switched_off_at_the_end(world: World) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def scheduled(world: World, marked: dict[int, list[Pair]]) -> Scheduled:
     """Return the run that the schedule starts when it is switched on."""
-    before = world.look()
+    before = world.snapshot()
     world.runs.switch_on(DAILY)
     world.runs.until(lambda: bool(_runs(world, "scheduled")), "a scheduled run")
     (dag_run,) = _runs(world, "scheduled")
     world.runs.finish(DAILY, dag_run["dag_run_id"])
-    return Scheduled(dag_run, before, world.look())
+    return Scheduled(dag_run, before, world.snapshot())
 
 
 def test_scheduled_run_removes_the_links_of_its_interval_and_no_other(
@@ -89,10 +89,8 @@ def test_scheduled_run_removes_the_links_of_its_interval_and_no_other(
 
 @pytest.mark.systems
 @pytest.mark.usefixtures("scheduled")
-def test_backfill_gives_each_day_a_run_of_its_own_one_after_the_other(
-    world: World, marked: dict[int, list[Pair]]
-):
-    before = world.look()
+def test_backfill_runs_each_day_separately_one_after_the_other(world: World, marked: dict[int, list[Pair]]):
+    before = world.snapshot()
     days = (-4, -3, -2)
 
     world.airflow.api(
@@ -118,18 +116,18 @@ def test_backfill_gives_each_day_a_run_of_its_own_one_after_the_other(
         assert (run["window_start"], run["window_end"]) == _interval(dag_run)
         assert ended is None or ended < run["started_at"], "two days at a time"
         ended = run["finished_at"]
-        told = {
+        latest = {
             (row["external_id"], row["related_external_id"]): row["outcome"]
             for row in world.audit.latest(run["run_key"])
         }
-        assert told == dict.fromkeys(marked[day], "removed")
-        everything |= told
+        assert latest == dict.fromkeys(marked[day], "removed")
+        everything |= latest
     world.check_crm(everything, since=before)
-    stories = world.audit.rows(
-        "SELECT external_id, related_external_id, count(*) AS told FROM zoho_delink_audit WHERE job = 'daily' "
+    histories = world.audit.rows(
+        "SELECT external_id, related_external_id, count(*) AS events FROM zoho_delink_audit WHERE job = 'daily' "
         "AND run_type = 'backfill' GROUP BY external_id, related_external_id"
     )
-    assert {(row["external_id"], row["related_external_id"]): row["told"] for row in stories} == (
+    assert {(row["external_id"], row["related_external_id"]): row["events"] for row in histories} == (
         dict.fromkeys(everything, 1)
     )
 

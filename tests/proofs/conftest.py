@@ -29,7 +29,7 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def any_ledger(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ledger]:
-    """An empty ledger in a SQLite file, and in PostgreSQL."""
+    """An empty ledger in a SQLite file or in PostgreSQL."""
     if request.param == "sqlite":
         ledger = sqlite_ledger(tmp_path / "audit.db")
     else:

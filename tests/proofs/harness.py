@@ -1,4 +1,4 @@
-"""What the proofs share: a local Zoho with links, a ledger with a plan, a try at a chunk, and what is true after it."""
+"""Shared parts of the proofs: plans, tries at chunks, and checks of the outcomes against the local Zoho."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ORIGIN = Origin(f"zoho_delink__{JOB}", "manual__1", "manual", "delink", triggere
 REPORT = replace(ORIGIN, task_id="report")
 
 BRIEF = RetryLimits(first_pause_s=0.001, longest_pause_s=0.002)
-"""As patient as the real one, with pauses that cost nothing."""
+"""The real limits, with very short pauses."""
 
 
 def target(strategy: str = "single", *, dry_run: bool = False) -> Target:
@@ -64,7 +64,7 @@ def plan(
     run_key: str = "run",
     strategy: str = "single",
 ) -> PlanSummary:
-    """Start a run and store its plan; the run that is there already stays as it is."""
+    """Start a run and store its plan; an existing run stays unchanged."""
     ledger.runs.start(RunStart(run_key, JOB, ORIGIN, target(strategy), mode="apply"))
     return ledger.plans.create(
         run_key,
@@ -80,7 +80,7 @@ def plan(
 @dataclass
 class Try:
     """
-    One try at one chunk, as the operator makes it, but with pauses and time-outs of the test's choice.
+    One try at one chunk, like the operator's, with pauses and timeouts chosen by the test.
 
     :param limit: the org's slots, of which this try leases up to ``concurrency``
     """
@@ -137,7 +137,7 @@ def rows(ledger: Ledger, table: str, order_by: str) -> list[dict[str, Any]]:
 
 
 def latest(ledger: Ledger, run_key: str = "run") -> dict[Pair, dict[str, Any]]:
-    """The latest audit row of each link that has one; there must be just one."""
+    """Return the latest audit row of each link; check that there is exactly one."""
     found = [row for row in rows(ledger, "zoho_delink_latest", "run_key, seq") if row["run_key"] == run_key]
     by_link = {(row["external_id"], row["related_external_id"]): row for row in found}
     assert len(by_link) == len(found), "a link has two latest outcomes"
@@ -157,7 +157,7 @@ def add_records(zoho: LocalZoho, links: Iterable[Pair]) -> None:
 
 
 def calls(zoho: LocalZoho, method: str) -> list[str]:
-    """Path and query of the API calls of a method."""
+    """Return path and query of each API call with this method."""
     return [
         f"{one.path}?{one.query}" if one.query else one.path
         for one in zoho.state.journal.requests
@@ -165,13 +165,13 @@ def calls(zoho: LocalZoho, method: str) -> list[str]:
     ]
 
 
-def answered(zoho: LocalZoho, status: int) -> int:
+def count_responses(zoho: LocalZoho, status: int) -> int:
     return zoho.state.journal.by_status[status]
 
 
 def check_truth(zoho: LocalZoho, ledger: Ledger, before: set[Pair], planned: Iterable[Pair]) -> Counter[str]:
     """
-    Hold every latest outcome against what is true of the local Zoho.
+    Compare every latest outcome with the links in the local Zoho.
 
     :param before: all links before the run
     :param planned: the links of the plan that can be sent
@@ -183,7 +183,7 @@ def check_truth(zoho: LocalZoho, ledger: Ledger, before: set[Pair], planned: Ite
     for link, outcome in said.items():
         check_outcome(link, outcome, was_linked=link in before, is_linked=link in now)
     assert before - now <= wanted, "a link was removed that is not in the plan"
-    assert now <= before, "a link came into being"
+    assert now <= before, "a link was created"
     check_harmless(zoho)
     return Counter(said.values())
 
@@ -191,11 +191,11 @@ def check_truth(zoho: LocalZoho, ledger: Ledger, before: set[Pair], planned: Ite
 def check_outcome(link: Pair, outcome: str, *, was_linked: bool, is_linked: bool) -> None:
     match Outcome(outcome):
         case Outcome.REMOVED | Outcome.ALREADY_ABSENT:
-            assert not is_linked, f"{link} is said to be gone, and is there"
+            assert not is_linked, f"{link} is reported as gone, but is still linked"
         case Outcome.PARENT_NOT_FOUND | Outcome.RELATED_NOT_FOUND:
-            assert not was_linked, f"{link} was there, and its records are said not to be"
+            assert not was_linked, f"{link} was linked, but its records are reported as missing"
         case Outcome.FAILED | Outcome.NOT_ATTEMPTED | Outcome.REJECTED:
-            assert is_linked is was_linked, f"{link} is said not to have been removed, and is gone"
+            assert is_linked is was_linked, f"{link} is reported as not removed, but is gone"
         case Outcome.UNKNOWN:
             pass
         case _:
@@ -203,7 +203,7 @@ def check_outcome(link: Pair, outcome: str, *, was_linked: bool, is_linked: bool
 
 
 def check_harmless(zoho: LocalZoho) -> None:
-    """No record was deleted, no child, no value was taken for another, no secret was in an address."""
+    """Check that no record was deleted, no ID mixed up, and no secret sent in a URL."""
     assert list(zoho.state.journal.harms) == []
     for one in zoho.state.journal.requests:
         if one.method != "DELETE":
@@ -218,9 +218,9 @@ def check_harmless(zoho: LocalZoho) -> None:
 
 
 async def until(condition: Callable[[], bool], *, seconds: float = 60.0) -> None:
-    """Wait until something is true of a server in another thread, which no event tells of."""
+    """Poll until a condition holds for a server in another thread."""
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 - as said
+        while not condition():  # noqa: ASYNC110 - no event to wait for
             await asyncio.sleep(0.005)
 
 
@@ -229,7 +229,7 @@ def spread(counts: Counter[Outcome]) -> dict[str, int]:
 
 
 def pairs(parents: int, each: int, start: int = 0) -> list[Pair]:
-    """Links of some parents, so many each, in the order a plan puts them in."""
+    """Return links of several parents, ``each`` per parent, in plan order."""
     return [
         (f"c-{parent:04}", f"d-{parent:04}-{number:03}")
         for parent in range(start, start + parents)

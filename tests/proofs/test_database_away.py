@@ -1,4 +1,4 @@
-"""The audit database goes away in the middle of a run: nothing that is known is lost, and nothing is sent unmarked."""
+"""The audit database becomes unreachable during a run: no outcome is lost, and no unmarked link is sent."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 SOCKET = ".s.PGSQL.5432"
 LINKS = 200
 AHEAD = 20
-"""Links that a try of five requests has in flight or about to be, at the most."""
+"""Maximum number of links that a try with five concurrent requests has claimed ahead."""
 
 
-class Wire:
+class CuttableSocket:
     """
-    A socket between the ledger and PostgreSQL that can be cut.
+    A socket between the ledger and PostgreSQL that a test can cut.
 
     :param folder: where it listens
     :param server: the folder of PostgreSQL's own socket
@@ -46,11 +46,11 @@ class Wire:
         self._server = f"{server}/{SOCKET}"
         self._ends: list[socket.socket] = []
         self._listener: socket.socket | None = None
-        self.swallows_answer_to_commit = False
+        self.drops_response_to_commit = False
         self.cut_done = threading.Event()
-        self.mend()
+        self.restore()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(self._address)
         listener.listen(64)
@@ -58,7 +58,7 @@ class Wire:
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def cut(self) -> None:
-        """End all connections and refuse further ones."""
+        """Close all connections and refuse new ones."""
         with suppress(FileNotFoundError):
             Path(self._address).unlink()
         listener, self._listener = self._listener, None
@@ -84,9 +84,9 @@ class Wire:
     def _carry(self, source: socket.socket, sink: socket.socket, to_server: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if to_server and self.swallows_answer_to_commit and b"COMMIT" in data:
-                    self.swallows_answer_to_commit = False
-                    # PostgreSQL does it, and whoever asked is told nothing.
+                if to_server and self.drops_response_to_commit and b"COMMIT" in data:
+                    self.drops_response_to_commit = False
+                    # PostgreSQL commits, but the client gets no response.
                     with suppress(OSError):
                         source.shutdown(socket.SHUT_RDWR)
                 sink.sendall(data)
@@ -96,16 +96,18 @@ class Wire:
 
 
 @pytest.fixture
-def wire(request: pytest.FixtureRequest, postgres_url: sa.URL, tmp_path_factory: Any) -> Iterator[Wire]:
+def wire(
+    request: pytest.FixtureRequest, postgres_url: sa.URL, tmp_path_factory: Any
+) -> Iterator[CuttableSocket]:
     folder: Path = tmp_path_factory.mktemp("w")
     server = str(postgres_url.query["host"])
-    wire = Wire(folder, server)
+    wire = CuttableSocket(folder, server)
     yield wire
     wire.cut()
 
 
 @pytest.fixture
-def away_ledger(wire: Wire, postgres_url: sa.URL) -> Iterator[Ledger]:
+def away_ledger(wire: CuttableSocket, postgres_url: sa.URL) -> Iterator[Ledger]:
     url = postgres_url.update_query_dict({"host": str(Path(wire._address).parent)})
     ledger = Ledger(sa.create_engine(url))
     ledger.ensure_schema()
@@ -122,27 +124,27 @@ def chunk(zoho: LocalZoho, away_ledger: Ledger) -> ChunkRef:
 
 
 def at_write(ledger: Ledger, number: int, do: Callable[[], None]) -> None:
-    """Do something as a certain write of outcomes begins."""
+    """Call ``do`` when the given write of outcomes begins."""
     seen = Counter[str]()
 
-    def look(*event: Any) -> None:
+    def count_writes(*event: Any) -> None:
         if str(event[2]).startswith("UPDATE zoho_delink_chunk"):
             seen["writes"] += 1
             if seen["writes"] == number:
                 do()
 
-    sa.event.listen(ledger.engine, "before_cursor_execute", look)
+    sa.event.listen(ledger.engine, "before_cursor_execute", count_writes)
 
 
 def confirmed(zoho: LocalZoho) -> Counter[str]:
-    """How often Zoho has removed each link."""
+    """Count how often Zoho has removed each link."""
     return Counter(
         one.path for one in zoho.state.journal.requests if (one.method, one.status) == ("DELETE", 200)
     )
 
 
-async def test_outcomes_are_kept_in_memory_until_it_is_back(
-    zoho: LocalZoho, away_ledger: Ledger, wire: Wire, chunk: ChunkRef
+async def test_outcomes_stay_in_memory_until_the_database_is_back(
+    zoho: LocalZoho, away_ledger: Ledger, wire: CuttableSocket, chunk: ChunkRef
 ) -> None:
     before = linked(zoho)
     gone_when_cut: list[int] = []
@@ -155,24 +157,28 @@ async def test_outcomes_are_kept_in_memory_until_it_is_back(
     running = asyncio.create_task(Try(away_ledger, chunk, renew_every_s=0.2)())
     await asyncio.to_thread(wire.cut_done.wait, 60)
     await asyncio.sleep(1.0)
-    # Only what was marked before is sent, and then nothing.
+    # Only links marked before the cut are sent.
     sent = LINKS - len(linked(zoho))
     assert gone_when_cut[0] <= sent <= gone_when_cut[0] + AHEAD < LINKS
     await asyncio.sleep(0.2)
     assert LINKS - len(linked(zoho)) == sent
-    wire.mend()
+    wire.restore()
     report = await running
 
     assert (report.stopped, report.counts.total()) == (None, LINKS)
     assert check_truth(zoho, away_ledger, before, pairs(20, 10)) == {"removed": LINKS}
-    # Nothing had to be asked or sent again.
+    # Nothing is verified or sent again.
     assert set(confirmed(zoho).values()) == {1}
     assert {row["detail"] for row in latest(away_ledger).values()} == {None}
     assert len(rows(away_ledger, "zoho_delink_audit", "event_id")) == LINKS
 
 
-async def test_a_retry_settles_what_was_in_flight_when_it_does_not_come_back(
-    zoho: LocalZoho, away_ledger: Ledger, wire: Wire, chunk: ChunkRef, monkeypatch: pytest.MonkeyPatch
+async def test_retry_settles_links_in_flight_when_the_database_stays_away(
+    zoho: LocalZoho,
+    away_ledger: Ledger,
+    wire: CuttableSocket,
+    chunk: ChunkRef,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(chunk_store, "DATABASE_PATIENCE_S", 1.0)
     before = linked(zoho)
@@ -182,7 +188,7 @@ async def test_a_retry_settles_what_was_in_flight_when_it_does_not_come_back(
         await Try(away_ledger, chunk, renew_every_s=0.2)()
 
     gone = before - linked(zoho)
-    wire.mend()
+    wire.restore()
     written = set(latest(away_ledger))
     assert 0 < len(written) < len(gone) < LINKS
     assert written <= gone
@@ -194,13 +200,13 @@ async def test_a_retry_settles_what_was_in_flight_when_it_does_not_come_back(
     assert len(rows(away_ledger, "zoho_delink_audit", "event_id")) == LINKS
 
 
-async def test_a_write_whose_answer_is_lost_is_not_done_twice(
-    zoho: LocalZoho, away_ledger: Ledger, wire: Wire, chunk: ChunkRef
+async def test_write_with_a_lost_response_is_not_repeated(
+    zoho: LocalZoho, away_ledger: Ledger, wire: CuttableSocket, chunk: ChunkRef
 ) -> None:
     before = linked(zoho)
-    at_write(away_ledger, 4, lambda: setattr(wire, "swallows_answer_to_commit", True))
+    at_write(away_ledger, 4, lambda: setattr(wire, "drops_response_to_commit", True))
 
-    # It cannot know that its write was done; that a newer try goes on is the safe thing to believe.
+    # The try cannot know that its write was committed; assuming a newer claim is the safe choice.
     with pytest.raises(ClaimLostError):
         await Try(away_ledger, chunk, renew_every_s=60.0)()
 
@@ -212,7 +218,7 @@ async def test_a_write_whose_answer_is_lost_is_not_done_twice(
 
 
 def check_found_gone(ledger: Ledger, links: set[Pair]) -> None:
-    """Links whose answers were lost with the task are found gone by the next one."""
+    """Check that links whose responses were lost with the task are found gone by the next try."""
     said = latest(ledger)
     assert links
     for link in links:

@@ -1,7 +1,7 @@
 """
-Every fault, before and after Zoho has done its work, once, twice and for ever: the outcome is true of Zoho's state.
+Every fault, before and after Zoho processes the request, once, twice and always: the outcome matches Zoho's state.
 
-All cases are driven at once against one local Zoho, each on links of its own; a test then looks at each.
+All cases run concurrently against one local Zoho, each on separate links; each test then checks one case.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.async_client import AsyncZohoClient
 
 BYSTANDER = ("bystander", "bystander")
-"""A link that a followed redirect would remove."""
+"""A link that a client following redirects would remove."""
 
 PASSING = (
     '{"code":"TOO_MANY_REQUESTS","details":{},"message":"Many requests fired in concurrent","status":"error"}'
@@ -51,7 +51,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "200-cut": {"do": "truncate"},
     "200-empty": {"do": "status", "status": 200, "body": ""},
     "200-object": {"do": "status", "status": 200, "body": "{}"},
-    "200-no-entry": {"do": "status", "status": 200, "body": '{"data":[]}'},
+    "200-no-item": {"do": "status", "status": 200, "body": '{"data":[]}'},
     "204": {"do": "status", "status": 204, "body": ""},
     "closed-in-the-middle": {"do": "close_mid_body"},
     "301": {"do": "redirect", "status": 301},
@@ -62,7 +62,7 @@ FAULTS: dict[str, dict[str, Any]] = {
     "401": {"do": "status", "status": 401, "body": TOKEN},
 }
 NEVER_APPLIED = ("429", "429-retry-after", "401")
-"""Zoho says so before it looks at the request: there is no such answer after its work."""
+"""Zoho sends these before it processes the request, never after."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class Case:
     """
     One fault on the requests of one link, or of one parent.
 
-    :param times: how many requests of it go wrong; None for all
-    :param linked: whether the link is there before
-    :param deletes_only: whether the reading calls go well
+    :param times: number of requests that fail; None for all
+    :param linked: whether the link exists before the run
+    :param deletes_only: whether reading calls succeed
     """
 
     number: int
@@ -88,7 +88,7 @@ class Case:
 
     @property
     def parent(self) -> list[Pair]:
-        """Three links of one parent, of which the last is not there."""
+        """Three links of one parent; the last one does not exist."""
         return [(f"p-{self.number:04}", f"d-{self.number:04}-{number}") for number in range(3)]
 
     @property
@@ -103,10 +103,10 @@ class Case:
 
 def cases(*dimensions: tuple[Any, ...]) -> list[Case]:
     """
-    All combinations that can be.
+    Return all possible combinations.
 
-    There is no answer after its work that says the work was not done. And 204 to a reading call is no fault but what
-    Zoho answers where there is nothing: nobody could tell a false one.
+    Zoho does not refuse a request after processing it. A 204 to a reading call is Zoho's normal response when nothing
+    is found, so a false one is indistinguishable.
     """
     combined = [Case(0, *values) for values in product(FAULTS, ("before", "after"), *dimensions)]
     possible = [
@@ -122,8 +122,8 @@ BY_PARENT = cases((1, None))
 
 
 @dataclass
-class Seen:
-    """What came out of all cases."""
+class Results:
+    """The results of all cases."""
 
     single: dict[Case, tuple[LinkResult, StopReason | None]]
     by_parent: dict[Case, list[tuple[LinkResult, StopReason | None]]]
@@ -132,7 +132,7 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def matrix() -> Iterator[Seen]:
+def matrix() -> Iterator[Results]:
     settings = {
         "concurrency_limit": 1_000,
         "tokens_per_window": 100_000,
@@ -144,9 +144,9 @@ def matrix() -> Iterator[Seen]:
         patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
         prepare(zoho)
         before = linked(zoho)
-        seen = asyncio.run(drive())
+        results = asyncio.run(run_cases())
         check_harmless(zoho)
-        yield Seen(*seen, before, linked(zoho))
+        yield Results(*results, before, linked(zoho))
 
 
 def prepare(zoho: LocalZoho) -> None:
@@ -175,8 +175,8 @@ def add_fault(zoho: LocalZoho, case: Case, match: dict[str, Any], location: str)
     zoho.state.faults.add(**fault)
 
 
-async def drive() -> tuple[dict[Case, Any], dict[Case, Any]]:
-    """Drive all cases at once; only those that hang have a short time-out."""
+async def run_cases() -> tuple[dict[Case, Any], dict[Case, Any]]:
+    """Run all cases concurrently; only those that hang get a short timeout."""
     single: dict[Case, Any] = {}
     by_parent: dict[Case, Any] = {}
     hanging, others = ZohoCRMHook(read_timeout_s=0.5), ZohoCRMHook(read_timeout_s=20.0)
@@ -199,12 +199,12 @@ async def drive() -> tuple[dict[Case, Any], dict[Case, Any]]:
 
 
 @pytest.mark.parametrize("case", SINGLE, ids=str)
-def test_outcome_of_one_link_is_true(matrix: Seen, case: Case) -> None:
+def test_outcome_of_one_link_matches_zoho(matrix: Results, case: Case) -> None:
     result, why = matrix.single[case]
     is_linked = case.pair in matrix.after
     check_outcome(case.pair, result.outcome, was_linked=case.linked, is_linked=is_linked)
     if result.ambiguous and not case.may_be_applied:
-        # Only a connection that the machine has lost makes such a request ambiguous: another fault than the case's.
+        # Only a really lost connection makes such a request ambiguous, which is not the fault under test.
         return
     assert result.outcome is expected_outcome(case)
     assert is_linked is (case.linked and case.times is None and case.when == "before")
@@ -216,15 +216,15 @@ def test_outcome_of_one_link_is_true(matrix: Seen, case: Case) -> None:
     }
     assert why is (stops.get(case.fault) if case.times is None else None)
     if result.outcome is Outcome.REMOVED and not case.linked:
-        # The one thing that cannot be known: the detail says so.
+        # Which request removed the link cannot be known; the detail says so.
         assert GONE_AFTER_AMBIGUITY in (result.detail or "")
 
 
 def expected_outcome(case: Case) -> Outcome:
-    """Say what comes out: the most that can be known."""
+    """Return the most precise outcome that can be known."""
     if not case.may_be_applied:
         if case.times is None:
-            # A 429 without end waits for every link: the run stops, and this one was not tried.
+            # A permanent 429 affects every link: the run stops, and this link is not attempted.
             return Outcome.NOT_ATTEMPTED if case.fault.startswith("429") else Outcome.FAILED
         return Outcome.REMOVED if case.linked else Outcome.ALREADY_ABSENT
     if case.times is None and not case.deletes_only:
@@ -235,7 +235,7 @@ def expected_outcome(case: Case) -> Outcome:
 
 
 @pytest.mark.parametrize("case", BY_PARENT, ids=str)
-def test_outcomes_of_links_sent_together_are_true(matrix: Seen, case: Case) -> None:
+def test_outcomes_of_links_sent_together_match_zoho(matrix: Results, case: Case) -> None:
     by_seq = {result.planned.seq: result for result, _ in matrix.by_parent[case]}
     assert sorted(by_seq) == [0, 1, 2]
     assert len(matrix.by_parent[case]) == 3
@@ -243,7 +243,7 @@ def test_outcomes_of_links_sent_together_are_true(matrix: Seen, case: Case) -> N
     for seq, pair in enumerate(case.parent):
         result = by_seq[seq]
         check_outcome(pair, result.outcome, was_linked=seq < 2, is_linked=pair in matrix.after)
-        # A call for one link settles what the call for several did not.
+        # Single calls settle what the call for several links did not.
         assert pair not in matrix.after
         assert result.attempts >= 1
         assert result.sent_at is not None
@@ -256,7 +256,7 @@ def test_outcomes_of_links_sent_together_are_true(matrix: Seen, case: Case) -> N
             assert result.outcome is Outcome.ALREADY_ABSENT
 
 
-def test_no_other_link_is_touched(matrix: Seen) -> None:
+def test_no_other_link_is_touched(matrix: Results) -> None:
     planned = {case.pair for case in SINGLE} | {pair for case in BY_PARENT for pair in case.parent}
     assert matrix.before - matrix.after <= planned
     assert matrix.after <= matrix.before

@@ -1,4 +1,4 @@
-"""A real process is killed again and again, and the run comes to the end that it has when nobody disturbs it."""
+"""A process that is killed repeatedly ends its run with the same outcomes as an undisturbed one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.proofs import victim
+from tests.proofs import killed_process
 from tests.proofs.harness import (
     REPORT,
     Try,
@@ -46,14 +46,14 @@ LONG_S = 120.0
 
 @pytest.fixture(scope="module")
 def processes() -> multiprocessing.context.BaseContext:
-    # Processes are forked off a small one that has imported all they need, and has no threads.
+    # Processes fork from a small server process that has imported everything and has no threads.
     processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([victim.__name__])
+    processes.set_forkserver_preload([killed_process.__name__])
     return processes
 
 
 class World:
-    """300 planned links, of which 200 are there, and links of the same records that nobody planned."""
+    """300 planned links, 200 of them existing, and unplanned links of the same records."""
 
     def __init__(self) -> None:
         self.planned = pairs(30, 10)
@@ -70,8 +70,8 @@ class World:
         zoho.state.configure(latency_s=LATENCY_S, tokens_per_window=10_000, max_alive_tokens=10_000)
         link_all(zoho, self.kinds["there"] + self.kinds["locked"])
         add_records(zoho, self.kinds["absent"])
-        add_records(zoho, [(parent, "d-nobody") for parent, _ in self.kinds["related"]])
-        add_records(zoho, [("c-nobody", related) for _, related in self.kinds["parent"]])
+        add_records(zoho, [(parent, "d-other") for parent, _ in self.kinds["related"]])
+        add_records(zoho, [("c-other", related) for _, related in self.kinds["parent"]])
         link_all(zoho, [(parent, f"stays-{parent}") for parent, _ in self.kinds["there"]])
         for _, related in self.kinds["locked"]:
             zoho.state.lock("Deals", related)
@@ -88,7 +88,7 @@ def database_of(ledger: Ledger) -> str:
 
 
 def undisturbed(zoho: LocalZoho, world: World, path: Path, strategy: str) -> dict[Pair, str]:
-    """What comes out when nobody disturbs."""
+    """Return the outcomes of an undisturbed run."""
     before = world.build(zoho)
     ledger = sqlite_ledger(path)
     (chunk,) = plan(ledger, world.planned, strategy=strategy).chunks
@@ -104,7 +104,7 @@ def requests(zoho: LocalZoho) -> int:
 
 
 def kill_at(zoho: LocalZoho, process: Any, moment: int, extra_s: float) -> bool:
-    """Kill a process when Zoho has seen so many requests, and a little later; False if it ended before."""
+    """Kill a process shortly after a number of requests; return False if it ended before."""
     deadline = time.monotonic() + LONG_S
     while requests(zoho) < moment and process.is_alive():
         assert time.monotonic() < deadline
@@ -125,7 +125,7 @@ def kill_at(zoho: LocalZoho, process: Any, moment: int, extra_s: float) -> bool:
         pytest.param("sqlite", "by_parent", 3, 6, id="sqlite-by_parent"),
     ],
 )
-def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
+def test_run_killed_repeatedly_ends_like_an_undisturbed_one(
     zoho: LocalZoho,
     world: World,
     processes: multiprocessing.context.BaseContext,
@@ -140,14 +140,14 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     before = world.build(zoho)
     ledger = ledger_in(database, request, tmp_path)
     (chunk,) = plan(ledger, world.planned, strategy=strategy).chunks
-    # Not for secrets: the same moments each time.
+    # Not for secrets: a fixed seed repeats the same moments.
     chance = random.Random(seed)  # noqa: S311
     killed = tries = 0
     while True:
         tries += 1
         assert tries < 60
         process = processes.Process(  # type: ignore[attr-defined]
-            target=victim.drive,
+            target=killed_process.run_chunk,
             args=(database_of(ledger), zoho_connection(zoho), chunk, strategy, tries),
         )
         process.start()
@@ -165,16 +165,16 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
     said = latest(ledger)
     for link, row in said.items():
         if row["outcome"] != expected[link]:
-            # The one difference: whether it was this run that took it away cannot be known, and the detail says so.
+            # The only difference: which request removed the link cannot be known, and the detail says so.
             assert (expected[link], row["outcome"]) == ("already_absent", "removed")
             assert GONE_AFTER_AMBIGUITY in row["detail"]
     assert counts["removed"] >= len(world.kinds["there"])
-    # One row a link: what was in flight when a try was killed has no outcome of that try.
+    # One row per link: a killed try writes no outcome for links in flight.
     assert len(rows(ledger, "zoho_delink_audit", "event_id")) == LINKS
     assert ledger.runs.pending("run") == 0
     assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
     if strategy == "single":
-        # A link that Zoho has removed is not sent again, whoever died without the answer.
+        # A removed link is not sent again, even when the response was lost with the process.
         confirmed = Counter(
             one.path for one in zoho.state.journal.requests if (one.method, one.status) == ("DELETE", 200)
         )
@@ -186,13 +186,13 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(
 def ledger_in(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> Ledger:
     if database == "sqlite":
         return sqlite_ledger(tmp_path / "audit.db")
-    ledger = victim.Ledger(sa.create_engine(request.getfixturevalue("postgres_url")))
+    ledger = killed_process.Ledger(sa.create_engine(request.getfixturevalue("postgres_url")))
     ledger.ensure_schema()
     return ledger
 
 
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
-def test_a_task_that_is_told_to_end_writes_what_it_knows(
+def test_terminated_task_writes_known_outcomes(
     zoho: LocalZoho,
     world: World,
     processes: multiprocessing.context.BaseContext,
@@ -203,7 +203,7 @@ def test_a_task_that_is_told_to_end_writes_what_it_knows(
     (chunk,) = plan(ledger, world.planned, strategy=strategy).chunks
     arguments = (connection_to(ledger.engine.url), zoho_connection(zoho), chunk, strategy)
 
-    process = processes.Process(target=victim.execute, args=arguments)  # type: ignore[attr-defined]
+    process = processes.Process(target=killed_process.execute, args=arguments)  # type: ignore[attr-defined]
     process.start()
     deadline = time.monotonic() + LONG_S
     while requests(zoho) < 20:
@@ -212,17 +212,17 @@ def test_a_task_that_is_told_to_end_writes_what_it_knows(
     os.kill(process.pid, signal.SIGTERM)
     process.join(LONG_S)
 
-    assert process.exitcode == victim.LEFT
+    assert process.exitcode == killed_process.UNFINISHED_EXIT_CODE
     said = Counter(outcomes(ledger).values())
     assert set(said) & {"unknown", "failed"} == set()
     assert ledger.runs.pending("run") > 0
-    # Nothing is in flight, no slot is held: what is left was not sent.
+    # Nothing is in flight and no slot is held: the remaining links were not sent.
     states = Counter(row["state"] for row in rows(ledger, "zoho_delink_link", "seq"))
     assert set(states) == {"planned", "settled"}
     assert all(row["holder"] is None for row in rows(ledger, "zoho_delink_slot", "slot"))
     assert said["removed"] == len(before - linked(zoho))
 
-    process = processes.Process(target=victim.execute, args=arguments)  # type: ignore[attr-defined]
+    process = processes.Process(target=killed_process.execute, args=arguments)  # type: ignore[attr-defined]
     process.start()
     process.join(LONG_S)
     assert process.exitcode == 0

@@ -1,4 +1,4 @@
-"""The limits of the org: requests in flight, API credits and access tokens, shared by all who use them."""
+"""The limits of the organization: requests in flight, API credits and access tokens, shared by all tasks."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests.proofs.harness import (
     ORIGIN,
     REPORT,
     Try,
-    answered,
     calls,
     check_truth,
+    count_responses,
     outcomes,
     pairs,
     plan,
@@ -58,7 +58,7 @@ AUDIT = "audit"
 def operator(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., DeleteRelatedByExternalIdOperator]:
-    """Make operators that use the database of the fixture ``ledger``."""
+    """Return a factory of operators that use the database of the fixture ``ledger``."""
     set_connection(monkeypatch, AUDIT, conn_type="sqlite", host=str(tmp_path / "audit.db"))
 
     def make(chunk: ChunkRef, **changes: Any) -> DeleteRelatedByExternalIdOperator:
@@ -75,7 +75,7 @@ def hook_with_lock(ledger: Ledger) -> ZohoCRMHook:
 
 
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
-async def test_chunks_at_once_stay_in_the_limit_of_the_org(
+async def test_concurrent_chunks_stay_within_the_limit_of_the_org(
     zoho: LocalZoho, any_ledger: Ledger, strategy: str
 ) -> None:
     zoho.state.configure(concurrency_limit=5, latency_s=0.01, jitter_s=0.02)
@@ -88,10 +88,10 @@ async def test_chunks_at_once_stay_in_the_limit_of_the_org(
     await asyncio.gather(*(one() for one in tries))
     assert check_truth(zoho, any_ledger, before, links) == {"removed": 240}
     assert zoho.state.limits.max_in_flight <= 5
-    assert zoho.state.limits.refused == answered(zoho, 429) == 0
+    assert zoho.state.limits.refused == count_responses(zoho, 429) == 0
 
 
-def test_operators_at_once_stay_in_the_limit_of_the_org(
+def test_concurrent_operators_stay_within_the_limit_of_the_org(
     zoho: LocalZoho, ledger: Ledger, operator: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     zoho.state.configure(concurrency_limit=5, latency_s=0.01, jitter_s=0.02)
@@ -113,10 +113,10 @@ def test_operators_at_once_stay_in_the_limit_of_the_org(
     assert zoho.state.limits.refused == 0
 
 
-async def test_gives_way_to_another_client_and_takes_back_what_it_leaves(
+async def test_concurrency_shrinks_for_another_client_and_recovers(
     zoho: LocalZoho, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # All times are a tenth of the real ones.
+    # All times are a tenth of the real values.
     monkeypatch.setattr(breaker, "CUT_PAUSE_S", 0.1)
     zoho.state.configure(concurrency_limit=10, latency_s=0.03)
     links = pairs(60, 10)
@@ -126,7 +126,7 @@ async def test_gives_way_to_another_client_and_takes_back_what_it_leaves(
     one = Try(
         ledger, chunk, concurrency=10, limit=10, patience=RetryLimits(first_pause_s=0.05, longest_pause_s=1.0)
     )
-    # What another client holds is not there for this one.
+    # Another client uses half of the limit.
     zoho.state.configure(concurrency_limit=5)
     running = asyncio.create_task(one())
     await until(lambda: hasattr(one, "run") and one.run._pace.allowed <= 5)
@@ -137,13 +137,13 @@ async def test_gives_way_to_another_client_and_takes_back_what_it_leaves(
     assert spread(report.counts) == {"removed": 600}
     check_truth(zoho, ledger, before, links)
     assert one.run._pace.allowed == 10
-    log.info("429 of about %s requests while another client holds half: %s", 300 + refused, refused)
-    # While it lasts, less than every third request is refused; not one after it.
+    log.info("429 of about %s requests while another client uses half: %s", 300 + refused, refused)
+    # Meanwhile less than every third request is refused; afterwards hardly any.
     assert 0 < refused < 150
     assert zoho.state.limits.refused - refused <= 5
 
 
-async def test_stays_away_as_long_as_zoho_asks(zoho: LocalZoho, ledger: Ledger) -> None:
+async def test_retry_after_is_respected(zoho: LocalZoho, ledger: Ledger) -> None:
     zoho.state.configure(concurrency_limit=0, retry_after_s=1)
     links = pairs(1, 1)
     link_all(zoho, links)
@@ -153,14 +153,14 @@ async def test_stays_away_as_long_as_zoho_asks(zoho: LocalZoho, ledger: Ledger) 
     zoho.state.configure(concurrency_limit=5)
     report = await running
     assert spread(report.counts) == {"removed": 1}
-    refused, answered_at = (one.time for one in zoho.state.journal.requests if one.method == "DELETE")
-    assert 0.95 <= answered_at - refused < 5.0
+    refused, retried_at = (one.time for one in zoho.state.journal.requests if one.method == "DELETE")
+    assert 0.95 <= retried_at - refused < 5.0
 
 
 # -- credits
 
 
-def test_waits_outside_of_a_worker_for_credits_and_goes_on(
+def test_task_defers_without_credits_and_resumes(
     zoho: LocalZoho, ledger: Ledger, operator: Callable[..., Any]
 ) -> None:
     zoho.state.configure(credit_limit=40)
@@ -179,11 +179,11 @@ def test_waits_outside_of_a_worker_for_credits_and_goes_on(
     counts = check_truth(zoho, ledger, before, links) if len(outcomes(ledger)) == 100 else None
     assert len(before - linked(zoho)) == 40
     assert counts is None or counts["removed"] == 40
-    # No more than what was in flight met the refusal.
-    assert answered(zoho, 429) <= 5
+    # Only requests in flight were refused.
+    assert count_responses(zoho, 429) <= 5
     assert ledger.runs.stop_reason("run") is None
 
-    # Still none: the wait goes on, with the same beginning.
+    # Still no credits: the task defers again and keeps the start of its wait.
     with pytest.raises(TaskDeferred) as deferred:
         operator(chunk).execute_after_wait(context(), waiting_since=since.isoformat())
     assert deferred.value.kwargs == {"waiting_since": since.isoformat()}
@@ -191,11 +191,11 @@ def test_waits_outside_of_a_worker_for_credits_and_goes_on(
     zoho.state.configure(credit_limit=1_000)
     operator(chunk).execute_after_wait(context(), waiting_since=since.isoformat())
     assert check_truth(zoho, ledger, before, links) == {"removed": 100}
-    assert len(calls(zoho, "DELETE")) == 100 + answered(zoho, 429)
+    assert len(calls(zoho, "DELETE")) == 100 + count_responses(zoho, 429)
 
 
 @pytest.mark.parametrize("daily_body", ["envelope", "legacy"])
-def test_stops_when_patience_is_over_and_can_be_cleared(
+def test_run_without_credits_stops_after_its_wait_and_can_be_cleared(
     zoho: LocalZoho, ledger: Ledger, operator: Callable[..., Any], daily_body: str
 ) -> None:
     zoho.state.configure(credit_limit=40, daily_body=daily_body)
@@ -223,7 +223,7 @@ def test_stops_when_patience_is_over_and_can_be_cleared(
     check_truth(zoho, ledger, before, links)
 
 
-async def test_leaves_the_reserve_of_credits_alone(zoho: LocalZoho, ledger: Ledger) -> None:
+async def test_reserved_credits_are_not_used(zoho: LocalZoho, ledger: Ledger) -> None:
     zoho.state.configure(credit_limit=200)
     links = pairs(30, 10)
     link_all(zoho, links)
@@ -233,9 +233,9 @@ async def test_leaves_the_reserve_of_credits_alone(zoho: LocalZoho, ledger: Ledg
     assert report.reason is StopReason.CREDITS
     assert "50 are reserved" in (report.stopped or "")
     left = 200 - zoho.state.limits.credits_used
-    # The answer that tells comes when others are in flight.
+    # Other requests are in flight when the response with the remaining credits arrives.
     assert 50 - 5 - 1 <= left < 50
-    assert answered(zoho, 429) == 0
+    assert count_responses(zoho, 429) == 0
     close_run(ledger, "run", origin=REPORT, tolerance=0.0)
     assert set(check_truth(zoho, ledger, before, links)) == {"removed", "not_attempted"}
 
@@ -281,12 +281,12 @@ async def test_a_token_revoked_in_the_middle_is_replaced_once(zoho: LocalZoho, a
     zoho.state.tokens.revoke_all()
     await running
     assert zoho.state.tokens.issued - issued == 1
-    assert 0 < answered(zoho, 401) <= 15
+    assert 0 < count_responses(zoho, 401) <= 15
     assert check_truth(zoho, any_ledger, before, links) == {"removed": 360}
 
 
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
-def test_waits_outside_of_a_worker_while_zoho_gives_no_token(
+def test_task_defers_while_the_token_endpoint_throttles(
     zoho: LocalZoho, ledger: Ledger, operator: Callable[..., Any], variables: dict[str, str], strategy: str
 ) -> None:
     links = pairs(4, 5)
@@ -294,7 +294,7 @@ def test_waits_outside_of_a_worker_while_zoho_gives_no_token(
     before = linked(zoho)
     (chunk,) = plan(ledger, links, strategy=strategy).chunks
     hook_with_lock(ledger).token_source.get()
-    # Killed by others, and the ten of ten minutes are used up.
+    # The tokens are revoked, and all tokens of the ten-minute window are used up.
     zoho.state.tokens.revoke_all()
     zoho.state.configure(tokens_per_window=1)
 
@@ -306,7 +306,7 @@ def test_waits_outside_of_a_worker_while_zoho_gives_no_token(
     assert zoho.state.tokens.throttled == 1
     assert linked(zoho) == before
 
-    # A worker that starts meanwhile waits as well, and asks nobody.
+    # A worker that starts meanwhile also defers, without a request.
     with pytest.raises(TaskDeferred) as deferred:
         operator(chunk, strategy=strategy).execute_after_wait(context(), **since)
     assert deferred.value.kwargs == since
@@ -321,7 +321,7 @@ def test_waits_outside_of_a_worker_while_zoho_gives_no_token(
     assert check_truth(zoho, ledger, before, links) == {"removed": 20}
 
 
-def test_credentials_that_are_refused_fail_the_task_at_once(
+def test_refused_credentials_stop_the_run_at_once(
     zoho: LocalZoho, ledger: Ledger, operator: Callable[..., Any]
 ) -> None:
     links = pairs(2, 5)

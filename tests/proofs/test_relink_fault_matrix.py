@@ -1,7 +1,7 @@
 """
-Every fault on putting a link back, before and after Zoho has done its work: the outcome is true of Zoho's state.
+Every fault while relinking, before and after Zoho processes the request: the outcome matches Zoho's state.
 
-All cases are driven at once against one local Zoho, each on a link of its own; a test then looks at each.
+All cases run concurrently against one local Zoho, each on a separate link; each test then checks one case.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class Case:
     """
     One fault on the requests of one link.
 
-    :param times: how many requests of it go wrong; None for all
-    :param linked: whether the link is there before
-    :param repeated: whether an earlier try may have put it back
-    :param puts_only: whether the reading calls go well
+    :param times: number of requests that fail; None for all
+    :param linked: whether the link exists before the run
+    :param repeated: whether an earlier try may have relinked it
+    :param puts_only: whether reading calls succeed
     """
 
     number: int
@@ -76,10 +76,10 @@ class Case:
 
 def cases() -> list[Case]:
     """
-    All combinations that can be.
+    Return all possible combinations.
 
-    A link that is there is not put back, so that a fault of PUT alone never comes up; 204 to a reading call is no fault
-    but what Zoho answers where there is nothing.
+    An existing link is not relinked, so a fault on PUT alone never occurs for it. A 204 to a reading call is Zoho's
+    normal response when nothing is found.
     """
     dimensions = ((1, 2, None), (True, False), (True, False), (True, False))
     combined = [Case(0, *values) for values in product(FAULTS, ("before", "after"), *dimensions)]
@@ -97,8 +97,8 @@ CASES = cases()
 
 
 @dataclass
-class Seen:
-    """What came out of all cases."""
+class Results:
+    """The results of all cases."""
 
     results: dict[Case, tuple[LinkResult, StopReason | None]]
     before: set[Pair]
@@ -108,7 +108,7 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def matrix() -> Iterator[Seen]:
+def matrix() -> Iterator[Results]:
     settings = {"concurrency_limit": 1_000, "tokens_per_window": 100_000, "max_alive_tokens": 100_000}
     with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
         patch.setattr(access_token, "_in_process", {})
@@ -116,9 +116,9 @@ def matrix() -> Iterator[Seen]:
         patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
         prepare(zoho)
         before = linked(zoho)
-        results = asyncio.run(drive())
+        results = asyncio.run(run_cases())
         check_harmless(zoho)
-        yield Seen(results, before, linked(zoho), roles_of(zoho), puts_of(zoho))
+        yield Results(results, before, linked(zoho), roles_of(zoho), puts_of(zoho))
 
 
 def prepare(zoho: LocalZoho) -> None:
@@ -146,7 +146,7 @@ def roles_of(zoho: LocalZoho) -> dict[Pair, Any]:
 
 
 def puts_of(zoho: LocalZoho) -> dict[Pair, int]:
-    """How many PUTs each parent saw; each must be one of a list of links."""
+    """Count the PUTs of each parent; check that each carries a list of links."""
     counts = {case.pair: 0 for case in CASES}
     for one in zoho.state.journal.requests:
         if one.method != "GET" and one.path.startswith("/crm/"):
@@ -158,8 +158,8 @@ def puts_of(zoho: LocalZoho) -> dict[Pair, int]:
     return counts
 
 
-async def drive() -> dict[Case, tuple[LinkResult, StopReason | None]]:
-    """Drive all cases at once; only those that hang have a short time-out."""
+async def run_cases() -> dict[Case, tuple[LinkResult, StopReason | None]]:
+    """Run all cases concurrently; only those that hang get a short timeout."""
     results: dict[Case, tuple[LinkResult, StopReason | None]] = {}
     hanging, others = ZohoCRMHook(read_timeout_s=0.5), ZohoCRMHook(read_timeout_s=20.0)
     async with hanging.async_client(30) as short, others.async_client(30) as long:
@@ -178,12 +178,12 @@ async def drive() -> dict[Case, tuple[LinkResult, StopReason | None]]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_outcome_is_true(matrix: Seen, case: Case) -> None:
+def test_outcome_matches_zoho(matrix: Results, case: Case) -> None:
     result, why = matrix.results[case]
     is_linked = case.pair in matrix.after
     check_outcome(case, result, is_linked=is_linked)
     if result.ambiguous and not case.may_be_applied and not case.repeated:
-        # Only a connection that the machine has lost makes such a request ambiguous: another fault than the case's.
+        # Only a really lost connection makes such a request ambiguous, which is not the fault under test.
         return
     assert result.outcome is expected_outcome(case)
     stops = {
@@ -191,13 +191,13 @@ def test_outcome_is_true(matrix: Seen, case: Case) -> None:
         "429": StopReason.OVERLOADED,
         "429-retry-after": StopReason.OVERLOADED,
     }
-    # A look that follows an unanswered request does not stop the run: it leaves the link to the next try.
+    # A failed verification after a request without a response does not stop the run: the next try handles the link.
     blind_repeat = case.repeated and not case.puts_only
     assert why is (stops.get(case.fault) if case.times is None and not blind_repeat else None)
-    # A request that meets a kept connection just as the server closes it counts as sent, and is never seen.
+    # A request on a kept-alive connection that the server is closing counts as sent, but never arrives.
     assert result.attempts - 1 <= matrix.puts[case.pair] <= result.attempts
     if result.outcome is Outcome.RELINKED and case.linked:
-        # The one thing that cannot be known: the detail says so.
+        # Which request created the link cannot be known; the detail says so.
         assert case.repeated
         assert LINKED_AFTER_AMBIGUITY in (result.detail or "")
 
@@ -207,7 +207,7 @@ def check_outcome(case: Case, result: LinkResult, *, is_linked: bool) -> None:
         case Outcome.RELINKED | Outcome.ALREADY_LINKED:
             assert is_linked
         case Outcome.FAILED | Outcome.NOT_ATTEMPTED:
-            assert is_linked is case.linked, f"{case} is said not to have been applied, and was"
+            assert is_linked is case.linked, f"{case} is reported as not applied, but was"
         case Outcome.UNKNOWN:
             assert result.ambiguous
         case _:
@@ -216,9 +216,9 @@ def check_outcome(case: Case, result: LinkResult, *, is_linked: bool) -> None:
 
 
 def expected_outcome(case: Case) -> Outcome:
-    """Say what comes out: the most that can be known."""
+    """Return the most precise outcome that can be known."""
     if case.times is None and not case.puts_only:
-        # Nothing can be read, so that nothing is sent; but 204 has no body that could be spoilt.
+        # Nothing can be read, so nothing is sent; a 204 has no body that could be damaged.
         whole_204 = (
             case.fault in {"200-cut", "closed-in-the-middle"} and case.when == "after" and not case.linked
         )
@@ -235,12 +235,12 @@ def expected_outcome(case: Case) -> Outcome:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.linked], ids=str)
-def test_attributes_come_back_with_the_link(matrix: Seen, case: Case) -> None:
+def test_attributes_are_restored_with_the_link(matrix: Results, case: Case) -> None:
     if case.pair in matrix.after:
         assert matrix.roles[case.pair] == ROLE
 
 
-def test_nothing_else_is_touched(matrix: Seen) -> None:
+def test_no_other_link_is_touched(matrix: Results) -> None:
     absent = {case.pair for case in CASES if not case.linked}
     assert matrix.before <= matrix.after <= matrix.before | absent
     assert all(matrix.roles[case.pair] == OTHER for case in CASES if case.linked)

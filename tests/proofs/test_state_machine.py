@@ -1,8 +1,8 @@
 """
-Tries that are planned, claimed, killed, overtaken, cleared and closed in any order: the rules hold at every step.
+Tries are planned, claimed, killed, fenced, cleared and closed in any order: the rules hold at every step.
 
-The machine drives the real ledger (a SQLite file) and the real course of a link, over a Zoho in memory that loses
-requests and answers. A try is what a task does, cut into its steps, so that it can end between any two.
+The machine runs the real ledger (a SQLite file) and the real link clients over an in-memory Zoho that loses requests
+and responses. A try is one task run, split into steps, so that it can end between any two.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 ALL = [(f"c-{parent}", f"d-{number}") for parent in range(1, 5) for number in range(1, 4)]
 PLANNED = ALL[:9]
-"""The links of the first three parents; nobody has planned those of the fourth."""
+"""The links of the first three parents; those of the fourth are not planned."""
 CHUNKS = 3
 
 newest_first = st.integers(0, 2)
@@ -48,8 +48,8 @@ mishaps = st.lists(st.sampled_from(MISHAPS), min_size=1, max_size=4)
 
 
 @dataclass(eq=False)
-class ATry:
-    """A try that lives: what it has taken, and what it has not written yet."""
+class LiveTry:
+    """A live try: the links it has taken, and the results it has not written yet."""
 
     claim: Claim
     open: list[PlannedLink] = field(default_factory=list)
@@ -65,17 +65,17 @@ class Machine(RuleBasedStateMachine):
         self.path = Path(tempfile.mkdtemp(dir=self.folder)) / "audit.db"
         shutil.copy(self.empty, self.path)
         self.ledger = Ledger(sa.create_engine(f"sqlite:///{self.path}"))
-        self.tries: list[ATry] = []
+        self.tries: list[LiveTry] = []
         self.plans = self.closes = 0
         self.claims = dict.fromkeys(range(CHUNKS), 0)
-        self.sending: ATry | None = None
+        self.sending: LiveTry | None = None
         self.events: dict[str, Any] = {}
         self.final: dict[Pair, str] = {}
-        # Read beside the code under test, and much faster.
+        # Reads past the code under test, and much faster.
         self.reader = sqlite3.connect(self.path)
         self.reader.row_factory = sqlite3.Row
 
-    # -- what can happen
+    # -- rules
 
     @initialize(absent=st.sets(st.sampled_from(PLANNED), max_size=4))
     def begin(self, absent: set[Pair]) -> None:
@@ -93,45 +93,45 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: sum(bool(one.open or one.results) for one in self.tries) < 4)
     @rule(chunk_no=st.integers(0, CHUNKS - 1), count=st.integers(2, 3))
     def start(self, chunk_no: int, count: int) -> None:
-        """A first try, a retry, or a clear; whoever drives the chunk does not notice."""
+        """Start a first try, a retry or a clear; the code under test sees no difference."""
         one = self.claim(chunk_no)
         one.open = self.ledger.claims.take(one.claim, count)
 
     @precondition(lambda self: any(one.open for one in self.tries))
     @rule(which=newest_first, mishaps=mishaps)
     def send_one(self, which: int, mishaps: list[str]) -> None:
-        """Send what a try has taken; one that has been overtaken does not know it yet."""
+        """Send one link of a try; a fenced try does not know about its newer claim yet."""
         one = self.pick(which, [one for one in self.tries if one.open])
-        self.drive(one, [one.open.pop(0)], mishaps)
+        self.process(one, [one.open.pop(0)], mishaps)
 
     @precondition(lambda self: any(one.open for one in self.tries))
     @rule(which=newest_first, mishaps=mishaps)
     def send_all(self, which: int, mishaps: list[str]) -> None:
-        """Send all that a try has taken: those of one parent together."""
+        """Send all links that a try has taken, those of one parent together."""
         one = self.pick(which, [one for one in self.tries if one.open])
         unit, one.open = one.open, []
-        self.drive(one, unit, mishaps)
+        self.process(one, unit, mishaps)
 
     @precondition(lambda self: self.tries)
     @rule(which=newest_first)
     def die(self, which: int) -> None:
-        """Before anything is sent, between two, or with results in memory."""
+        """End a try before, between or after requests, possibly with results in memory."""
         self.tries.remove(self.pick(which, self.tries))
 
     @precondition(lambda self: any(one.results for one in self.tries))
-    @rule(which=newest_first, take=st.integers(0, 2), answer_is_lost=st.booleans())
-    def write(self, which: int, take: int, answer_is_lost: bool) -> None:
+    @rule(which=newest_first, take=st.integers(0, 2), response_is_lost=st.booleans())
+    def write(self, which: int, take: int, response_is_lost: bool) -> None:
         one = self.pick(which, [one for one in self.tries if one.results])
         before = copy.deepcopy(one.claim)
         try:
             taken = self.settle(one.claim, one.results, take)
         except ClaimLostError:
-            assert not self.is_current(one), "a try was told that it is overtaken, and is not"
+            assert not self.is_current(one), "the current try was rejected as fenced"
             self.tries.remove(one)
             return
         assert self.is_current(one)
-        if answer_is_lost:
-            # The same write again: it must not be done twice, and the try cannot know that it was done.
+        if response_is_lost:
+            # Repeat the write: it must not be applied twice, and the try cannot know that it was applied.
             with pytest.raises(ClaimLostError):
                 self.settle(before, one.results, take)
             self.tries.remove(one)
@@ -142,23 +142,23 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.tries and self.closes < 2)
     @rule()
     def close(self) -> None:
-        """The report of the run; a clear may follow."""
+        """Report the run; a clear may follow."""
         self.closes += 1
         close_run(self.ledger, "run", origin=REPORT, tolerance=0.0)
         self.claims = dict(map(tuple, self.read("SELECT chunk_no, claim_no FROM zoho_delink_chunk")))
         assert len(latest(self.ledger)) == len(PLANNED)
 
-    # -- what must be true at every step
+    # -- invariants
 
     def check_delete(self, links: list[Pair]) -> None:
-        """No DELETE of a link outside the plan, nor of one that is not in flight in the database."""
+        """Check that each DELETE is for planned links that are in flight in the database."""
         assert self.sending is not None
         assert set(links) <= set(PLANNED)
         states = self.states()
         if self.is_current(self.sending):
             assert {states[link] for link in links} == {"in_flight"}
         else:
-            # An overtaken try sends what it has taken; the newer one may have settled that meanwhile.
+            # A fenced try sends what it has taken; the newer try may have settled it meanwhile.
             assert {states[link] for link in links} <= {"in_flight", "settled"}
 
     @invariant()
@@ -169,12 +169,12 @@ class Machine(RuleBasedStateMachine):
             self.check_audit()
 
     def check_links(self) -> None:
-        """No link but the planned ones is gone."""
+        """Check that only planned links are gone."""
         assert self.before - self.zoho.linked <= set(PLANNED)
         assert self.zoho.linked <= self.before
 
     def check_plan(self) -> None:
-        """The plan stays as it is, and what is settled stays settled, is final, and true."""
+        """Check that the plan is unchanged, and that settled links stay settled with a true final outcome."""
         found = self.read("SELECT * FROM zoho_delink_link ORDER BY seq")
         assert [(row["external_id"], row["related_external_id"]) for row in found] == PLANNED
         for link, row in zip(PLANNED, found, strict=True):
@@ -186,7 +186,7 @@ class Machine(RuleBasedStateMachine):
                 assert link not in self.final
 
     def check_audit(self) -> None:
-        """Rows are only added; a link has one latest outcome at the most, and that of a settled one is its own."""
+        """Check that rows are only added, and that the latest outcome of a settled link is its final one."""
         events = {
             row["event_id"]: tuple(row)
             for row in self.read("SELECT * FROM zoho_delink_audit ORDER BY event_id")
@@ -199,7 +199,7 @@ class Machine(RuleBasedStateMachine):
         assert {link: said.get(link) for link in self.final} == self.final
 
     def teardown(self) -> None:
-        """Whatever happened: tries without mishaps end the run, and a further one sends nothing."""
+        """Check that tries without mishaps finish the run, and that a further one sends nothing."""
         if not hasattr(self, "zoho"):
             return
         self.tries.clear()
@@ -216,7 +216,7 @@ class Machine(RuleBasedStateMachine):
             one = self.claim(chunk_no)
             taken = self.ledger.claims.take(one.claim, 2)
             while taken:
-                self.drive(one, taken, [])
+                self.process(one, taken, [])
                 taken = self.settle(one.claim, one.results, 2)
                 one.results = []
         status, counts = close_run(self.ledger, "run", origin=REPORT, tolerance=0.0)
@@ -226,14 +226,14 @@ class Machine(RuleBasedStateMachine):
             if link in self.before:
                 assert row["outcome"] == "removed"
             elif row["outcome"] != "already_absent":
-                # The one thing that cannot be known, and the detail says so.
+                # Which request removed the link cannot be known, and the detail says so.
                 assert (row["outcome"], GONE_AFTER_AMBIGUITY in row["detail"]) == ("removed", True)
         assert counts == self.ledger.runs.counts("run")
         self.rules_hold()
 
-    # -- how it is done
+    # -- helpers
 
-    def drive(self, one: ATry, unit: list[PlannedLink], mishaps: list[str]) -> None:
+    def process(self, one: LiveTry, unit: list[PlannedLink], mishaps: list[str]) -> None:
         async def no_pause(_: float) -> None:
             return
 
@@ -258,33 +258,33 @@ class Machine(RuleBasedStateMachine):
         found = self.read("SELECT external_id, related_external_id, state FROM zoho_delink_link")
         return {(row["external_id"], row["related_external_id"]): row["state"] for row in found}
 
-    def is_current(self, one: ATry) -> bool:
+    def is_current(self, one: LiveTry) -> bool:
         return one.claim.claim_no == self.claims[one.claim.chunk_no]
 
-    def claim(self, chunk_no: int) -> ATry:
+    def claim(self, chunk_no: int) -> LiveTry:
         claim = self.ledger.claims.claim("run", chunk_no, "a try")
         self.claims[chunk_no] = claim.claim_no
-        self.tries.append(ATry(claim))
+        self.tries.append(LiveTry(claim))
         return self.tries[-1]
 
     @staticmethod
-    def pick(which: int, tries: list[ATry]) -> ATry:
+    def pick(which: int, tries: list[LiveTry]) -> LiveTry:
         return tries[-1 - which % len(tries)]
 
 
-def test_the_rules_hold_whatever_happens(tmp_path: Path) -> None:
+def test_rules_hold_in_any_order_of_steps(tmp_path: Path) -> None:
     empty = tmp_path / "empty.db"
     sqlite_ledger(empty).close()
 
-    class HereMachine(Machine):
+    class LocalMachine(Machine):
         pass
 
-    HereMachine.empty, HereMachine.folder = empty, tmp_path
-    HereMachine.TestCase.settings = settings(
+    LocalMachine.empty, LocalMachine.folder = empty, tmp_path
+    LocalMachine.TestCase.settings = settings(
         max_examples=40,
         stateful_step_count=30,
         deadline=None,
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    HereMachine.TestCase("runTest").runTest()
+    LocalMachine.TestCase("runTest").runTest()

@@ -1,4 +1,4 @@
-"""Stopping early: an answer that waits for every link stops the run after a handful, and a clear goes on with it."""
+"""Stopping early: a refusal that affects every link stops the run after a few requests; a clear resumes it."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def chunks_of(zoho: LocalZoho, ledger: Ledger, parents: int, each: int, chunk_si
 
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
 @pytest.mark.parametrize("kind", REFUSALS)
-async def test_stops_after_a_handful_and_goes_on_when_cleared(
+async def test_repeated_refusals_stop_the_run_and_a_clear_resumes_it(
     zoho: LocalZoho, ledger: Ledger, kind: str, strategy: str
 ) -> None:
     zoho.state.configure(latency_s=0.002)
-    # Sent by page, a hundred links get one refusal together: there must be more pages than refusals that stop.
+    # A page of a hundred links gets one refusal: more pages are needed than refusals that stop the run.
     size = 300 if strategy == "single" else 1_000
     first, second = chunks_of(zoho, ledger, 2 * size // 10, 10, size)
     before = linked(zoho)
@@ -68,7 +68,7 @@ async def test_stops_after_a_handful_and_goes_on_when_cleared(
 
     assert report.reason is StopReason.REFUSED
     assert json.loads(REFUSALS[kind][1])["code"] in (report.stopped or "")
-    # Five answers, and what was in flight with the fifth; together: one call for several links and one alone, each.
+    # Five refusals plus the requests in flight with the fifth; by_parent sends each as two calls.
     most = (SAME_REFUSALS + CONCURRENCY - 1) * (2 if strategy == "by_parent" else 1)
     assert SAME_REFUSALS <= len(calls(zoho, "DELETE")) <= most
     assert set(report.counts) <= {"failed", "not_attempted"}
@@ -94,17 +94,17 @@ async def test_stops_after_a_handful_and_goes_on_when_cleared(
     assert check_truth(zoho, ledger, before, before) == {"removed": 2 * size}
 
 
-async def test_the_scope_that_the_token_really_lacks(zoho: LocalZoho, ledger: Ledger) -> None:
+async def test_missing_scope_of_the_token_stops_the_run(zoho: LocalZoho, ledger: Ledger) -> None:
     zoho.state.configure(granted_scopes=["ZohoCRM.modules.READ"])
     (chunk,) = chunks_of(zoho, ledger, 20, 5, 100)
     report = await Try(ledger, chunk)()
     assert "OAUTH_SCOPE_MISMATCH" in (report.stopped or "")
     assert len(calls(zoho, "DELETE")) < 2 * SAME_REFUSALS
-    # No other token would have it: none was asked for.
+    # A new token would have the same scopes: none is requested.
     assert zoho.state.tokens.issued == 1
 
 
-async def test_other_tasks_stop_while_they_send(zoho: LocalZoho, ledger: Ledger) -> None:
+async def test_stop_reaches_other_tasks_while_they_send(zoho: LocalZoho, ledger: Ledger) -> None:
     zoho.state.configure(latency_s=0.02)
     refused, healthy = chunks_of(zoho, ledger, 100, 10, 500)
     before = linked(zoho)
@@ -122,14 +122,14 @@ async def test_other_tasks_stop_while_they_send(zoho: LocalZoho, ledger: Ledger)
     check_truth(zoho, ledger, before, before)
 
 
-async def test_a_task_that_waits_for_a_slot_hears_of_the_stop(zoho: LocalZoho, ledger: Ledger) -> None:
+async def test_stop_reaches_a_task_that_waits_for_a_slot(zoho: LocalZoho, ledger: Ledger) -> None:
     (chunk,) = chunks_of(zoho, ledger, 10, 10, 100)
-    ledger.slots.lease("zoho_crm_default", "somebody", wanted=10, limit=10, lease_s=60)
+    ledger.slots.lease("zoho_crm_default", "another task", wanted=10, limit=10, lease_s=60)
     waiting = asyncio.create_task(Try(ledger, chunk, renew_every_s=60.0)())
     await asyncio.sleep(0.2)
     ledger.runs.stop("run", "a reason")
     await asyncio.sleep(0.2)
-    ledger.slots.release("zoho_crm_default", "somebody")
+    ledger.slots.release("zoho_crm_default", "another task")
     report = await waiting
     assert "a reason" in (report.stopped or "")
     assert calls(zoho, "DELETE") == []
@@ -141,7 +141,7 @@ async def test_a_task_that_waits_for_a_slot_hears_of_the_stop(zoho: LocalZoho, l
     [(0.6, 0.5, True), (0.3, 0.5, False), (0.3, 0.1, True), (1.0, 1.0, False)],
     ids=["60-of-50", "30-of-50", "30-of-10", "all-of-all"],
 )
-async def test_breaker_stops_the_run_when_too_many_go_wrong(
+async def test_breaker_stops_the_run_when_too_many_links_fail(
     zoho: LocalZoho, ledger: Ledger, locked: float, share: float, stops: bool, strategy: str
 ) -> None:
     first, second = chunks_of(zoho, ledger, 100, 10, 500)
@@ -157,7 +157,7 @@ async def test_breaker_stops_the_run_when_too_many_go_wrong(
         assert spread(report.counts).get("rejected") == round(500 * locked)
         return
     assert "breaker" in (report.stopped or "")
-    # By page a hundred are settled at once.
+    # by_parent settles up to a hundred links at once.
     done = report.counts.total() - report.counts[Outcome.NOT_ATTEMPTED]
     assert BREAKER_AFTER <= done <= (BREAKER_AFTER + 20 if strategy == "single" else 300)
     assert "breaker" in ((await Try(ledger, second, strategy, breaker_share=share)()).stopped or "")
@@ -168,6 +168,6 @@ async def test_breaker_stops_the_run_when_too_many_go_wrong(
     for chunk in (first, second):
         await Try(ledger, chunk, strategy, try_number=2)()
     assert set(outcomes(ledger).values()) == {"removed", "rejected"}
-    # What is final stays: a link that Zoho has refused is not sent again.
+    # Rejected links are final and are not sent again.
     assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
     check_truth(zoho, ledger, before, before)

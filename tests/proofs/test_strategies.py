@@ -1,4 +1,4 @@
-"""The strategies by_parent and single come to the same end, and by_parent for fewer API credits."""
+"""The strategies by_parent and single have the same outcomes; by_parent uses fewer API credits."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 class World:
-    """A few hundred links of every kind, seeded: to be removed, gone, unknown on either side, locked, alike by case."""
+    """A few hundred links from a seed: removable, absent, without records, locked, or differing in case."""
 
     def __init__(self, seed: int) -> None:
-        # Not for secrets: the same world for each strategy.
+        # Not for secrets: a fixed seed gives each strategy the same links.
         chance = random.Random(seed)  # noqa: S311
         self.there: list[Pair] = []
         self.absent: list[Pair] = []
@@ -49,7 +49,7 @@ class World:
                 kind = self.no_parent if parent % 8 == 7 else chance.choice(kinds)
                 kind.append((name, related))
             self.others += [(name, f"other-{parent}"), (name.upper(), f"d-{parent:02}00x")]
-        # Pairs that differ in case alone: one is linked and planned, the other linked and not planned.
+        # Links that differ only in case: one is linked and planned, the other linked and not planned.
         self.there += [("case", "a"), ("case", "b"), ("CASE", "a")]
         self.others += [("case", "A"), ("Case", "a"), ("CASE", "B")]
 
@@ -62,14 +62,14 @@ class World:
         link_all(zoho, self.there + self.locked)
         link_all(zoho, [pair for pair in self.others if pair[0] not in known])
         add_records(zoho, self.absent)
-        add_records(zoho, [(pair[0], "d-of-nobody") for pair in self.no_related])
+        add_records(zoho, [(pair[0], "d-unrelated") for pair in self.no_related])
         for _, related in self.no_parent:
-            add_records(zoho, [("c-of-nobody", related)])
+            add_records(zoho, [("c-unrelated", related)])
         for _, related in self.locked:
             zoho.state.lock("Deals", related)
 
 
-async def drive(
+async def run_plan(
     zoho: LocalZoho, path: Path, world: World, **options: Any
 ) -> tuple[dict[Pair, dict[str, Any]], int]:
     """Run the world's plan on a new Zoho; return the latest audit rows and the credits used."""
@@ -88,18 +88,15 @@ async def drive(
     return found, used
 
 
-SAID = ("outcome", "http_status", "zoho_code", "zoho_message", "detail", "attempts")
-
-
 @pytest.mark.parametrize("partial_status", [207, 200], ids=["207", "200"])
-async def test_the_same_world_comes_to_the_same_end(
+async def test_strategies_have_the_same_outcomes(
     zoho: LocalZoho, tmp_path: Path, partial_status: int
 ) -> None:
     world = World(partial_status)
-    single, single_credits = await drive(zoho, tmp_path / "single.db", world)
+    single, single_credits = await run_plan(zoho, tmp_path / "single.db", world)
     zoho.state._settings["partial_status"] = partial_status
     try:
-        together, credits_used = await drive(zoho, tmp_path / "together.db", world, strategy="by_parent")
+        together, credits_used = await run_plan(zoho, tmp_path / "together.db", world, strategy="by_parent")
     finally:
         del zoho.state._settings["partial_status"]
 
@@ -125,7 +122,7 @@ async def test_the_same_world_comes_to_the_same_end(
 @pytest.mark.parametrize(
     ("strategy", "most"), [("single", 500), ("by_parent", 20)], ids=["single", "by_parent"]
 )
-async def test_credits_for_fifty_links_a_parent(
+async def test_credits_for_fifty_links_per_parent(
     zoho: LocalZoho,
     tmp_path: Path,
     strategy: str,

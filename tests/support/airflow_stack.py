@@ -1,7 +1,7 @@
 """
-One running Airflow for all tests of a session that need one, started by the first that asks.
+One running Airflow for all tests of a session that need one, started on first use.
 
-A pytest plugin of the test modules that use it, in whatever folder they lie. They belong to one group of
+A pytest plugin of the test modules that use it. They belong to one group of
 `--dist loadgroup` (see conftest.py), so that there is one Airflow.
 """
 
@@ -24,7 +24,7 @@ _KEPT = Path(__file__).parents[2] / ".cache"
 
 @pytest.fixture(scope="session")
 def stack_env() -> dict[str, str]:
-    """Return further environment of Airflow's processes, such as connections; override it to add some."""
+    """Return additional environment variables of Airflow's processes; override it to add some."""
     return {}
 
 

@@ -1,8 +1,8 @@
 """
-The world of the tests here: one Airflow, a local Zoho, a warehouse, and an audit database on PostgreSQL.
+The world of the e2e tests: one Airflow, a local Zoho, a warehouse, and an audit database on PostgreSQL.
 
-A pytest plugin of the test modules that use it. Each of them overrides `stack_env` with `jobs_env`: that is how the one
-Airflow of the session comes to read the jobs below.
+A pytest plugin of the test modules that use it. Each of them overrides `stack_env` with `jobs_env`, so that the one
+Airflow of the session reads the jobs below.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ pytest_plugins = ["tests.support.airflow_stack"]
 
 _INCLUDE = Path(__file__).parents[2] / "include"
 _DAYS_BACK = 5
-# Which rows of the warehouse a job takes, where it does not take those of its own name.
-_RELATIONS = {"by_hand": "contacts_deals", "week_again": "week"}
+# The rows of the warehouse that a job uses, unless they are named after the job.
+_RELATIONS = {"manual": "contacts_deals", "week_copy": "week"}
+
+AUDIT = "zoho_delink_audit"
+UNUSED_AUDIT = "zoho_delink_unused"
 
 Pair = tuple[str, str]
 
 BROKEN_JOB = """\
-description: a job that nobody can run
+description: a job with invalid fields
 schedule: every night
 start_date: 2026-11-01
 source: {conn_id: warehouse, sql_file: contacts_deals.sql}
@@ -59,7 +62,7 @@ chunksize: 5
 
 @dataclass(frozen=True, slots=True)
 class Home:
-    """What stands before Airflow starts: the local Zoho, the warehouse, and a folder of job files."""
+    """The parts that exist before Airflow starts: the local Zoho, the warehouse, and a folder of job files."""
 
     demo: DemoWorld
     jobs: Path
@@ -67,8 +70,8 @@ class Home:
 
 
 @dataclass(frozen=True, slots=True)
-class PresenceCheck:
-    """The CRM at one moment: its links and numbers of records, and how many requests it had seen."""
+class CrmSnapshot:
+    """The CRM at one moment: its links, its number of records, and the requests received so far."""
 
     links: frozenset[tuple[str, str, str, str]]
     records: dict[str, int]
@@ -86,7 +89,7 @@ class Delink:
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """The audit database, read as its users would: by SQL, past the code under test."""
+    """The audit database, read with SQL, past the code under test."""
 
     url: str
 
@@ -107,7 +110,7 @@ class Audit:
 @dataclass(frozen=True, slots=True)
 class World:
     """
-    Everything a test touches.
+    Everything that a test uses.
 
     :param day_ends: end of the last complete day of the job `daily`, whose days begin half a day away from now
     """
@@ -120,17 +123,17 @@ class World:
     unused_audit: Audit
     day_ends: datetime
 
-    def look(self) -> PresenceCheck:
+    def snapshot(self) -> CrmSnapshot:
         state = self.zoho.state
         links = frozenset(
             (link["module"], link["external_id"], link["related_list"], link["related_external_id"])
             for link in state.crm.to_json()
         )
         records = {module: state.crm.count(module) for module in state.crm.modules}
-        return PresenceCheck(links, records, len(state.journal.requests))
+        return CrmSnapshot(links, records, len(state.journal.requests))
 
-    def delinks(self, since: PresenceCheck, until: PresenceCheck | None = None) -> list[Delink]:
-        """Return the DELETE requests seen between two sights, or until now, whatever they were for."""
+    def delinks(self, since: CrmSnapshot, until: CrmSnapshot | None = None) -> list[Delink]:
+        """Return the DELETE requests between two snapshots, or until now."""
         seen = []
         end = until.requests if until else None
         for request in list(self.zoho.state.journal.requests)[since.requests : end]:
@@ -156,23 +159,23 @@ class World:
         run_id: str,
         planned: dict[Pair, str],
         *,
-        since: PresenceCheck,
-        until: PresenceCheck | None = None,
+        since: CrmSnapshot,
+        until: CrmSnapshot | None = None,
     ) -> dict[str, Any]:
         """
-        Compare what a finished run says of each link with what the local Zoho saw, and return the run's row.
+        Compare the outcomes of a finished run with the local Zoho, and return the run's row.
 
-        :param planned: the outcome that each link must have; ids that cannot be sent are compared by number only
+        :param planned: the outcome that each link must have; invalid links are compared by count only
         :param since: the CRM before the run
-        :param until: the CRM after it, where it is not the one of now
+        :param until: the CRM after the run; by default its current state
         """
         run = self.audit.run(dag_id, run_id)
         latest = self.audit.latest(run["run_key"])
         outcomes = Counter(planned.values())
         assert Counter(row["outcome"] for row in latest) == outcomes
-        told = {(row["external_id"], row["related_external_id"]): row["outcome"] for row in latest}
-        assert len(told) == len(latest), "a link has two latest outcomes"
-        assert _sendable(told) == _sendable(planned)
+        actual = {(row["external_id"], row["related_external_id"]): row["outcome"] for row in latest}
+        assert len(actual) == len(latest), "a link has two latest outcomes"
+        assert _sendable(actual) == _sendable(planned)
         assert {name: run[name] for name in outcomes} == outcomes
         assert run["planned"] == len(latest)
         assert run["finished_at"] is not None
@@ -186,10 +189,10 @@ class World:
         return run
 
     def check_crm(
-        self, planned: dict[Pair, str], *, since: PresenceCheck, until: PresenceCheck | None = None
+        self, planned: dict[Pair, str], *, since: CrmSnapshot, until: CrmSnapshot | None = None
     ) -> None:
-        """Hold the CRM against what had to happen to it: exactly those links are gone, and nothing else is."""
-        now = until or self.look()
+        """Check that exactly the removed links are gone from the CRM, and that nothing else changed."""
+        now = until or self.snapshot()
         removed = {pair for pair, outcome in planned.items() if outcome == "removed"}
         assert since.links - now.links == {("Contacts", one, "Deals", other) for one, other in removed}
         assert now.links <= since.links
@@ -207,7 +210,7 @@ def _sendable(outcomes: dict[Pair, str]) -> dict[Pair, str]:
 @pytest.fixture(scope="session")
 def delink_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
     folder = tmp_path_factory.mktemp("delink")
-    # Half a day away from now: the schedule is due at once when it is switched on, and not again while tests run.
+    # Half a day away from now: the schedule is due once when it is switched on, and not again during the tests.
     day_ends = (datetime.now(UTC) - timedelta(hours=12)).replace(second=0, microsecond=0)
     with start_demo_world(folder / "demo") as demo:
         _write_jobs(folder / "include", day_ends)
@@ -223,33 +226,41 @@ def jobs_env(delink_home: Home) -> dict[str, str]:
 def world(airflow_stack: LocalAirflow, delink_home: Home) -> World:
     folder = airflow_stack.environment().get("ZOHO_CRM_JOBS_FOLDER")
     assert folder == str(delink_home.jobs), (
-        "a module that was first does not override stack_env with jobs_env"
+        "a test module that ran earlier does not override stack_env with jobs_env"
     )
     zoho_env = delink_home.demo.env
     stored = {name.removeprefix("AIRFLOW_CONN_").lower(): json.loads(zoho_env[name]) for name in zoho_env}
     stored["zoho_wrong_password"] = {**stored["zoho_crm_default"], "password": "not-the-secret"}
-    audits = {}
-    for name in ("zoho_delink_audit", "zoho_delink_unused"):
-        airflow_stack.postgres.create_database(name)
-        audits[name] = Audit(airflow_stack.postgres.url(name))
-        stored[name] = postgres_connection(audits[name].url)
     for conn_id, connection in stored.items():
         body = {"connection_id": conn_id, **connection, "extra": json.dumps(connection.get("extra", {}))}
         airflow_stack.api("POST", "/api/v2/connections", body)
+    return build_world(airflow_stack, delink_home.demo, delink_home.day_ends)
+
+
+def build_world(airflow: LocalAirflow, demo: DemoWorld, day_ends: datetime) -> World:
+    """Create the audit databases with their connections, and return the world around a healthy Airflow."""
     return World(
-        airflow=airflow_stack,
-        runs=Runs(airflow_stack),
-        zoho=delink_home.demo.zoho,
-        warehouse=delink_home.demo.warehouse,
-        audit=audits["zoho_delink_audit"],
-        unused_audit=audits["zoho_delink_unused"],
-        day_ends=delink_home.day_ends,
+        airflow=airflow,
+        runs=Runs(airflow),
+        zoho=demo.zoho,
+        warehouse=demo.warehouse,
+        audit=_create_audit(airflow, AUDIT),
+        unused_audit=_create_audit(airflow, UNUSED_AUDIT),
+        day_ends=day_ends,
     )
 
 
-def postgres_connection(url: str) -> dict[str, Any]:
+def without_audit(env: dict[str, str]) -> dict[str, str]:
+    """Return the environment of the demo without its audit connection, which :func:`build_world` creates."""
+    return {name: value for name, value in env.items() if not name.endswith(AUDIT.upper())}
+
+
+def _create_audit(airflow: LocalAirflow, name: str) -> Audit:
+    airflow.postgres.create_database(name)
+    url = airflow.postgres.url(name)
     parts = sa.make_url(url)
-    return {
+    connection = {
+        "connection_id": name,
         "conn_type": "postgres",
         "host": parts.host,
         "port": parts.port,
@@ -257,6 +268,8 @@ def postgres_connection(url: str) -> dict[str, Any]:
         "password": parts.password,
         "schema": parts.database,
     }
+    airflow.api("POST", "/api/v2/connections", connection)
+    return Audit(url)
 
 
 def _write_jobs(include: Path, day_ends: datetime) -> None:
@@ -277,7 +290,7 @@ def _write_jobs(include: Path, day_ends: datetime) -> None:
 
 
 def _jobs(sample: dict[str, Any], day_ends: datetime) -> dict[str, dict[str, Any]]:
-    by_hand = {**sample, "schedule": None}
+    manual = {**sample, "schedule": None}
     daily = {
         **sample,
         "schedule": f"{day_ends.minute} {day_ends.hour} * * *",
@@ -285,18 +298,18 @@ def _jobs(sample: dict[str, Any], day_ends: datetime) -> dict[str, dict[str, Any
     }
     week = {**daily, "start_date": (day_ends - timedelta(days=10)).date()}
     return {
-        "by_hand": by_hand,
-        "interrupted": {**by_hand, "chunk_size": 100, "retry_delay_seconds": 2},
+        "manual": manual,
+        "interrupted": {**manual, "chunk_size": 100, "retry_delay_seconds": 2},
         "wrong_password": {
-            **by_hand,
+            **manual,
             "zoho_conn_id": "zoho_wrong_password",
-            "audit_conn_id": "zoho_delink_unused",
+            "audit_conn_id": UNUSED_AUDIT,
         },
         "daily": daily,
         "week": week,
-        "week_again": week.copy(),
-        "asks": {
-            **by_hand,
+        "week_copy": week.copy(),
+        "needs_approval": {
+            **manual,
             "guards": {"max_links": 2, "on_breach": "approve"},
             "retry_delay_seconds": 2,
         },

@@ -22,7 +22,7 @@ _START_TIMEOUT_S = 15.0
 
 class CeleryAirflow(LocalAirflow):
     """
-    Run :class:`LocalAirflow` with CeleryExecutor, Redis, and several workers, each like a machine of its own.
+    Run :class:`LocalAirflow` with CeleryExecutor, Redis, and several workers, each like a separate machine.
 
     :param home: folder for all files; created if missing
     :param workers: how many workers; they are named ``worker-1`` and so on

@@ -1,4 +1,4 @@
-"""Start runs through the REST API, wait for them, and tell what their tasks logged when they end otherwise."""
+"""Start Dag runs through the REST API, wait for them, and show the logs of failed tasks."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Runs:
         return self._airflow.trigger(dag_id, conf)
 
     def finish(self, dag_id: str, run_id: str, expected: str = "success") -> None:
-        """Wait for a run to end, and fail with its tasks' last lines when it does not end as it must."""
+        """Wait for a run to end, and fail with the last log lines when it ends in another state."""
         state = self._airflow.wait_for_run(dag_id, run_id, RUN_TIMEOUT_S)
         assert state == expected, self._story(dag_id, run_id, state)
 
@@ -83,8 +83,8 @@ class Runs:
         """Return what a try of a task logged, a line for each event with its error."""
         run_id = quote(task["dag_run_id"], safe="")
         path = f"/dagRuns/{run_id}/taskInstances/{task['task_id']}/logs/{try_number or task['try_number']}"
-        answer = self.get(task["dag_id"], path, map_index=task["map_index"], full_content="true")
-        return [_line(entry) for entry in answer["content"]]
+        response = self.get(task["dag_id"], path, map_index=task["map_index"], full_content="true")
+        return [_line(line) for line in response["content"]]
 
     def _story(self, dag_id: str, run_id: str, state: str) -> str:
         lines = [f"the run {run_id} of {dag_id} ended as {state}"]
@@ -104,8 +104,8 @@ class Runs:
         return True
 
 
-def _line(entry: Any) -> str:
-    if isinstance(entry, str):
-        return entry
-    errors = [f"{error['exc_type']}: {error['exc_value']}" for error in entry.get("error_detail") or ()]
-    return " | ".join([f"{entry.get('level') or ''} {entry['event']}".strip(), *errors])
+def _line(event: Any) -> str:
+    if isinstance(event, str):
+        return event
+    errors = [f"{error['exc_type']}: {error['exc_value']}" for error in event.get("error_detail") or ()]
+    return " | ".join([f"{event.get('level') or ''} {event['event']}".strip(), *errors])

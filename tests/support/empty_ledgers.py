@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session", autouse=True)
 def sqlite_synchronous() -> Iterator[str]:
     """Let SQLite write without waiting for the disk, and yield the setting that it has outside of tests."""
-    # No test survives a power cut, and every test commits a lot.
+    # The data need not survive a power failure, and every test commits a lot.
     from zoho_crm.ledger import engine
 
     with pytest.MonkeyPatch.context() as patch:
@@ -34,7 +34,7 @@ def sqlite_synchronous() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def empty_sqlite_ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file to copy."""
+    """Return an empty ledger in a SQLite file, to be copied."""
     path = tmp_path_factory.mktemp("ledger") / "empty.db"
     engine = sa.create_engine(f"sqlite:///{path}")
     _create_tables(engine)

@@ -1,4 +1,4 @@
-"""One Zoho in memory: it takes the place of the HTTP client of the link clients, and a test scripts its failures."""
+"""An in-memory Zoho that replaces the HTTP client of the link clients; tests script its failures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Reply = ZohoResponse | Exception | Callable[["FakeZoho", list[str]], "ZohoRespon
 
 
 def record_id(external_id: str) -> str:
-    """Every external ID like c-7 or d-7 leads to a record like 17 or 27."""
+    """Return the record ID of an external ID: 17 for c-7, 27 for d-7."""
     return {"c": "1", "d": "2"}.get(external_id[0], external_id) + external_id[2:]
 
 

@@ -1,4 +1,4 @@
-"""What the ledger's tests are about: one relation, one run, and short ways to drive it."""
+"""Helpers of the ledger tests: one relation, one run, and shortcuts to plan and settle it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def run_start(run_key: str = RUN, **changes: Any) -> RunStart:
 
 
 def pairs(count: int) -> list[tuple[str, str]]:
-    """Links in the order a plan puts them in."""
+    """Return links in plan order."""
     return [(f"c-{number // 3:05}", f"d-{number:06}") for number in range(count)]
 
 

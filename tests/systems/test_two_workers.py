@@ -1,4 +1,4 @@
-"""One run on two machines: Celery workers that share Redis, PostgreSQL, a token and Zoho's limit. One of them fails."""
+"""One run on two Celery workers that share Redis, PostgreSQL, a token and Zoho's limit; one worker is killed."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ import yaml
 from include.demo.world import start_demo_world
 from include.stack.processes import Supervisor
 from tests.support.airflow_stack import logs_kept
-from tests.support.airflow_world import Audit, World, postgres_connection
+from tests.support.airflow_world import AUDIT, build_world, without_audit
 from tests.support.celery_airflow import REDIS_MISSING, CeleryAirflow, LocalRedis
-from tests.support.dag_runs import Runs
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tests.support.airflow_world import PresenceCheck
+    from tests.support.airflow_world import CrmSnapshot, World
 
 # The same group as tests/e2e: no two Airflows at a time.
 pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]
@@ -38,7 +37,6 @@ pytest.importorskip("airflow.providers.celery", reason="needs the extra `systems
 
 JOB = "two_workers"
 DAG_ID = f"zoho_delink__{JOB}"
-AUDIT = "zoho_delink_audit"
 POOL = "zoho_crm"
 LINKS = 20_000
 CHUNK = 500
@@ -50,19 +48,21 @@ HEARTBEAT_TIMEOUT_S = 20
 KILL_AT = 0.4 * LINKS
 
 SETTINGS = {
-    # A task that is silent for that long is given to another worker; by default it takes five minutes.
+    # A task without a heartbeat for that long goes to another worker; the default is five minutes.
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": str(HEARTBEAT_TIMEOUT_S),
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
     "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
-    # The same for a task that a worker had taken from Redis, and not yet begun.
+    # The same for a task that a worker has received but not started.
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "20",
     "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "2",
-    # No file changes meanwhile.
+    # The Dag files do not change.
     "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
 }
 
 # A worker's log, at the start of each task.
-_TAKEN = re.compile(r"Executing workload in Celery: .*task_id='delink'.*?try_number=(\d+).*?map_index=(\d+)")
+_STARTED = re.compile(
+    r"Executing workload in Celery: .*task_id='delink'.*?try_number=(\d+).*?map_index=(\d+)"
+)
 
 Try = tuple[int, int]
 """Number of a chunk, and of the try at it."""
@@ -71,11 +71,11 @@ Try = tuple[int, int]
 @dataclass(frozen=True, slots=True)
 class Lost:
     """
-    What a worker left behind that was killed.
+    The state of the run when a worker was killed.
 
-    :param at: when
-    :param chunks: the chunks that it was at work on, and how many of their links were in flight
-    :param done: how many links of the run had an outcome
+    :param at: time of the kill
+    :param chunks: the chunks of the worker, and the number of links in flight of each
+    :param done: number of links of the run with an outcome
     """
 
     worker: str
@@ -92,39 +92,30 @@ def world(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[World]:
     _write_job(tmp_path / "include")
     with start_demo_world(tmp_path / "demo") as demo, logs_kept(home, "two-workers-logs", request.session):
         demo.zoho.state.configure(latency_s=LATENCY_S, concurrency_limit=ORG_LIMIT)
-        connections = {name: value for name, value in demo.env.items() if not name.endswith(AUDIT.upper())}
-        env = {**connections, **SETTINGS, "ZOHO_CRM_JOBS_FOLDER": str(tmp_path / "include" / "jobs")}
+        env = {
+            **without_audit(demo.env),
+            **SETTINGS,
+            "ZOHO_CRM_JOBS_FOLDER": str(tmp_path / "include" / "jobs"),
+        }
         with CeleryAirflow(home, workers=WORKERS, worker_concurrency=TASKS_EACH, env=env) as airflow:
             airflow.wait_until_healthy()
             airflow.wait_for_workers()
-            airflow.postgres.create_database(AUDIT)
-            audit = Audit(airflow.postgres.url(AUDIT))
-            stored = {"connection_id": AUDIT, **postgres_connection(audit.url)}
-            airflow.api("POST", "/api/v2/connections", stored)
             pool = {"name": POOL, "slots": WORKERS * TASKS_EACH, "include_deferred": False}
             airflow.api("POST", "/api/v2/pools", pool)
-            yield World(
-                airflow=airflow,
-                runs=Runs(airflow),
-                zoho=demo.zoho,
-                warehouse=demo.warehouse,
-                audit=audit,
-                unused_audit=audit,
-                day_ends=datetime.now(UTC),
-            )
+            yield build_world(airflow, demo, datetime.now(UTC))
 
 
-def test_run_ends_on_the_other_worker_when_one_is_killed(world: World) -> None:
+def test_run_finishes_on_the_other_worker_when_one_is_killed(world: World) -> None:
     pairs = [(f"t-{n:05}", f"u-{n % 997:03}") for n in range(LINKS)]
     world.mark(JOB, [(pair, datetime.now(UTC) - timedelta(hours=1)) for pair in pairs])
-    before = world.look()
+    before = world.snapshot()
 
     run_id = world.runs.trigger(DAG_ID, {"mode": "apply"})
     world.runs.until(lambda: bool(world.delinks(before)), "the first link to be sent")
     began = time.monotonic()
     lost = kill_a_worker(world, run_id)
     world.runs.finish(DAG_ID, run_id)
-    tell(world, run_id, lost, time.monotonic() - began)
+    print_figures(world, run_id, lost, time.monotonic() - began)
 
     run = world.check_run(DAG_ID, run_id, dict.fromkeys(pairs, "removed"), since=before)
     assert run["status"] == "succeeded"
@@ -151,8 +142,8 @@ def test_redis_requires_its_password(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / "redis" / "redis.conf").stat().st_mode) == 0o600
 
 
-def check_requests(world: World, before: PresenceCheck, lost: Lost) -> None:
-    """Check that a link was sent twice only if the killed worker had not written down what came of it."""
+def check_requests(world: World, before: CrmSnapshot, lost: Lost) -> None:
+    """Check that a link was sent twice only if it was in flight on the killed worker."""
     sent = Counter(delink.pair for delink in world.delinks(before))
     again = {pair for pair, times in sent.items() if times > 1}
     assert set(sent.values()) <= {1, 2}
@@ -161,25 +152,25 @@ def check_requests(world: World, before: PresenceCheck, lost: Lost) -> None:
 
 
 def check_tasks(world: World, lost: Lost) -> None:
-    """Check that both workers were at work, and that the other one took up what was lost, and nothing else, again."""
-    taken = {worker: taken_by(world, worker) for worker in world.airflow.workers}
-    (survivor,) = taken.keys() - {lost.worker}
-    chunks = {worker: Counter(chunk for chunk, _ in tries) for worker, tries in taken.items()}
+    """Check that both workers ran chunks, and that only the lost chunks ran again, on the other worker."""
+    started = {worker: started_by(world, worker) for worker in world.airflow.workers}
+    (survivor,) = started.keys() - {lost.worker}
+    chunks = {worker: Counter(chunk for chunk, _ in tries) for worker, tries in started.items()}
     assert all(each.total() > TASKS_EACH for each in chunks.values())
     assert chunks[lost.worker].keys() & chunks[survivor].keys() == lost.chunks.keys()
     assert chunks[lost.worker].keys() | chunks[survivor].keys() == set(range(LINKS // CHUNK))
     assert {times for each in chunks.values() for times in each.values()} == {1}
-    # A task that was killed before Airflow knew that it ran is given out again as the same try.
-    assert {number for chunk, number in taken[survivor] if chunk in lost.chunks} <= {1, 2}
+    # A task killed before Airflow knew that it ran is queued again as the same try.
+    assert {number for chunk, number in started[survivor] if chunk in lost.chunks} <= {1, 2}
 
 
 def kill_a_worker(world: World, run_id: str) -> Lost:
-    """Kill a worker that is amid as many chunks as it can be, once both have ended some."""
+    """Kill a worker with all its slots busy, once both workers have finished some chunks."""
     run_key = world.audit.run(DAG_ID, run_id)["run_key"]
     victim = world.airflow.workers[-1]
 
-    def open_chunks() -> dict[int, Counter[str]]:
-        """Count the links by state of each chunk that is in the middle."""
+    def unfinished_chunks() -> dict[int, Counter[str]]:
+        """Count the links by state of each unfinished chunk."""
         rows = world.audit.rows(
             "SELECT chunk_no, state, count(*) AS links FROM zoho_delink_link WHERE run_key = %s "
             "GROUP BY chunk_no, state",
@@ -190,42 +181,42 @@ def kill_a_worker(world: World, run_id: str) -> Lost:
             found.setdefault(row["chunk_no"], Counter())[row["state"]] = row["links"]
         return {chunk: states for chunk, states in found.items() if states["settled"] < CHUNK}
 
-    def amid() -> bool:
-        left = open_chunks()
+    def both_busy() -> bool:
+        left = unfinished_chunks()
         settled = LINKS - sum(states.total() - states["settled"] for states in left.values())
-        at_work = [chunk for chunk, _ in sorted(taken_by(world, victim))[-TASKS_EACH:]]
+        at_work = [chunk for chunk, _ in sorted(started_by(world, victim))[-TASKS_EACH:]]
         return settled >= KILL_AT and all(left.get(chunk, Counter())["settled"] > 0 for chunk in at_work)
 
-    world.runs.until(amid, "the middle of the run", poll_s=0.1)
+    world.runs.until(both_busy, "the middle of the run", poll_s=0.1)
     world.airflow.kill_worker(victim)
     at = datetime.now(UTC)
-    left = open_chunks()
-    mine = {chunk for chunk, _ in taken_by(world, victim)} & left.keys()
+    left = unfinished_chunks()
+    mine = {chunk for chunk, _ in started_by(world, victim)} & left.keys()
     assert mine, "the worker was killed between two chunks"
     done = LINKS - sum(states.total() - states["settled"] for states in left.values())
     return Lost(victim, at, {chunk: left[chunk]["in_flight"] for chunk in mine}, done)
 
 
-def taken_by(world: World, worker: str) -> set[Try]:
-    """Return the chunks that a worker has begun, as its own log tells."""
+def started_by(world: World, worker: str) -> set[Try]:
+    """Return the chunks that a worker has started, from its log."""
     log = (world.airflow.home / "logs" / f"{worker}.log").read_text(errors="replace")
-    return {(int(chunk), int(try_number)) for try_number, chunk in _TAKEN.findall(log)}
+    return {(int(chunk), int(try_number)) for try_number, chunk in _STARTED.findall(log)}
 
 
-def tell(world: World, run_id: str, lost: Lost, seconds: float) -> None:
-    """Print what came of it, for docs/performance.md."""
+def print_figures(world: World, run_id: str, lost: Lost, seconds: float) -> None:
+    """Print the figures for docs/performance.md."""
     tasks = world.runs.delinks(DAG_ID, run_id)
     starts = [datetime.fromisoformat(task["start_date"]) for task in tasks if task["try_number"] == 2]
     waits = sorted((start - lost.at).total_seconds() for start in starts)
     figures = {
         "links": LINKS,
         "seconds from the first to the last link": round(seconds, 1),
-        "links a second": round(LINKS / seconds, 1),
+        "links per second": round(LINKS / seconds, 1),
         "links with an outcome when the worker was killed": lost.done,
-        "chunks that it left, and links in flight in each": lost.chunks,
-        "seconds until they were taken up": [round(wait, 1) for wait in waits],
-        "tasks of each worker": {each: len(taken_by(world, each)) for each in world.airflow.workers},
-        "requests in flight at most": world.zoho.state.limits.max_in_flight,
+        "unfinished chunks of that worker, and links in flight in each": lost.chunks,
+        "seconds until their retries started": [round(wait, 1) for wait in waits],
+        "tasks of each worker": {each: len(started_by(world, each)) for each in world.airflow.workers},
+        "maximum requests in flight": world.zoho.state.limits.max_in_flight,
         "tokens": world.zoho.state.tokens.issued,
     }
     print(json.dumps(figures, indent=2))  # noqa: T201 - shown by pytest -s
@@ -241,7 +232,7 @@ def _write_job(include: Path) -> None:
         "schedule": None,
         "source": {"conn_id": "warehouse", "sql_file": f"{JOB}.sql"},
         "chunk_size": CHUNK,
-        # Each of the four tasks gets a part of the org's slots, as the last gets what the others leave.
+        # Each of the four tasks gets slots: the last one gets what the others leave.
         "task_concurrency": 3,
         "max_active_chunks": WORKERS * TASKS_EACH,
         "pool": POOL,

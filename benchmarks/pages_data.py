@@ -1,4 +1,4 @@
-"""An audit database of a large deployment, made in a minute: one run of a million links, and thousands of others."""
+"""The audit data of a large deployment: one run of a million links, and thousands of others."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOMENT = datetime(2026, 11, 20, 2, 0, tzinfo=UTC)
 
 _TARGET = Target(RELATION, data_center="eu", api_version="v7", org_id="700000001")
 _SHARES = (
-    # Of a thousand links, up to which number (not including it) which outcome, with Zoho's code and message.
+    # Per thousand links: exclusive upper bound, outcome, Zoho code and message.
     (1, Outcome.UNKNOWN, None, None),
     (3, Outcome.REJECTED, "RECORD_LOCKED", "record is locked"),
     (5, Outcome.FAILED, "INTERNAL_ERROR", "Internal Server Error"),
@@ -38,7 +38,7 @@ _SHARES = (
 
 
 def fill(ledger: Ledger, link_count: int, *, other_runs: int = 3_000) -> None:
-    """Make the plan as Airflow's task would, then write the audit of it in the database itself."""
+    """Create the plan like the plan task, then write its audit with SQL."""
     ledger.ensure_schema()
     origin = Origin(DAG_ID, LARGE_RUN, "scheduled", "plan", logical_date=MOMENT, triggered_by="timetable")
     ledger.runs.start(RunStart(LARGE_KEY, JOB, origin, _TARGET, mode="apply", window_end=MOMENT))
@@ -63,7 +63,7 @@ def fill(ledger: Ledger, link_count: int, *, other_runs: int = 3_000) -> None:
 
 
 def _pairs(count: int) -> Iterator[tuple[str, str]]:
-    # In no order: the factor is a prime. Three deals to a contact.
+    # Unordered, since the factor is prime. Three deals per contact.
     for number in range(count):
         place = number * 7_368_787 % count
         yield f"contact-{place // 3:07}", f"deal-{place:08}"

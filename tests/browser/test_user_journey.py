@@ -1,4 +1,4 @@
-"""The way of a new user through the UI: dry run, apply, progress, downloads, relink, history of a link."""
+"""The first steps of a new user in the UI: dry run, apply, progress, downloads, relink, history of a link."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
 
 @pytest.fixture
 def stale(world: World) -> Iterator[set[Pair]]:
-    """The stale links of the demo, all of them linked in a Zoho that responds slowly."""
+    """The stale links of the demo, linked in a local Zoho that responds slowly."""
     pairs = {(case.parent_id, case.related_id) for case in stale_links() if case.outcome == "removed"}
     for parent, related in pairs:
         world.zoho.state.link("Contacts", parent, "Deals", related)
@@ -50,7 +50,7 @@ def stale(world: World) -> Iterator[set[Pair]]:
     state.configure(**before)
 
 
-def test_dry_run_apply_and_relink_with_clicks_only(
+def test_dry_run_apply_and_relink_in_the_browser(
     page: Page, world: World, stale: set[Pair], picture: Callable[[str], None]
 ):
     world.runs.wait_for_dag(DAG)
@@ -85,7 +85,7 @@ def test_dry_run_apply_and_relink_with_clicks_only(
     frame.get_by_role("link", name="Relink removed links").click()
     expect(frame.get_by_label("Run", exact=True)).to_have_value(applied)
     frame.get_by_label("Mode").select_option("apply")
-    frame.get_by_role("button", name="Start").click()
+    frame.get_by_role("button", name="Start run").click()
     page.wait_for_url(f"**/dags/{RELINK}/runs/**")
     relink_id = run_id_of(page)
     frame = tab(page)
@@ -121,16 +121,16 @@ def test_dry_run_apply_and_relink_with_clicks_only(
 def test_task_links_to_the_page_and_the_page_to_the_record(page: Page, world: World):
     links = [["c-0001", "d-0001"]]
     world.zoho.state.link("Contacts", "c-0001", "Deals", "d-0001")
-    run_id = world.runs.trigger("zoho_delink__by_hand", {"mode": "apply", "links": links})
-    world.runs.finish("zoho_delink__by_hand", run_id)
-    # Pretend that it was production: the local Zoho has no pages of records.
-    key = world.audit.run("zoho_delink__by_hand", run_id)["run_key"]
+    run_id = world.runs.trigger("zoho_delink__manual", {"mode": "apply", "links": links})
+    world.runs.finish("zoho_delink__manual", run_id)
+    # Record links need a production environment; the local Zoho has no record pages.
+    key = world.audit.run("zoho_delink__manual", run_id)["run_key"]
     world.audit.rows(
         "UPDATE zoho_delink_run SET environment = 'production' WHERE run_key = %s RETURNING run_key", key
     )
     page.context.route(f"{RECORDS}**", lambda route: route.fulfill(body="a record"))
 
-    page.goto(f"/dags/zoho_delink__by_hand/runs/{run_id}/tasks/delink/mapped/0")
+    page.goto(f"/dags/zoho_delink__manual/runs/{run_id}/tasks/delink/mapped/0")
     page.get_by_role("tab", name="Details").or_(page.get_by_role("link", name="Details")).first.click()
     page.get_by_role("link", name="Zoho delinks", exact=True).click()
     page.wait_for_url("**/plugin/zoho-delink-run")
@@ -185,7 +185,7 @@ def searched(frame: FrameLocator, external_id: str) -> None:
 
 
 def watched(frame: FrameLocator, half_way: Callable[[], None] | None = None) -> list[int]:
-    """Watch the page until it shows that the run has finished; return the numbers of links it showed as done."""
+    """Watch the page until the run has finished; return the numbers of processed links that it showed."""
     seen: list[int] = []
     ended = frame.locator(".status.succeeded")
     for _ in range(1_200):
