@@ -28,7 +28,7 @@ os.environ.update(
 )
 
 # Say that this thread has no event loop. Unsaid, Python 3.11 makes one for the first who asks (Airflow does, before
-# each async operator), nobody closes it, and whichever test runs when it is collected fails for it.
+# each async operator), nothing closes it, and the test that runs when it is collected fails.
 asyncio.set_event_loop(None)
 
 # What several folders of tests share; each server is started once in a session, by the first test that needs it.

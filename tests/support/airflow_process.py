@@ -1,4 +1,4 @@
-"""Programs that run Dags with an Airflow of their own, on SQLite. A pytest plugin."""
+"""Programs that run Dags with a separate Airflow on SQLite. A pytest plugin."""
 
 from __future__ import annotations
 
