@@ -121,6 +121,9 @@ def _audit_rows(origin: Origin) -> sa.Insert:
     columns |= {name: links.c[name] for name in ("external_id", "related_external_id")}
     columns["event_id"] = sa.func.substr(links.c.pair_key, 1, 36)
     columns["map_index"] = links.c.chunk_no
+    columns["chain_no"] = sa.func.row_number().over(partition_by=links.c.chunk_no, order_by=links.c.seq)
+    # No real chain: the pages do not verify it.
+    columns["row_hash"] = links.c.pair_key
     columns["zoho_code"] = _by_share(2, links.c.seq)
     columns["zoho_message"] = _by_share(3, links.c.seq)
     source = sa.select(*columns.values()).where(links.c.run_key == LARGE_KEY)

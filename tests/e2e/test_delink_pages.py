@@ -48,11 +48,6 @@ def ask(world: World, method: str, address: str, **options: object) -> requests.
         )
 
 
-def cookie_of(world: World, user: str) -> dict[str, str]:
-    login = {"username": user, "password": world.airflow.passwords[user]}
-    return {"_token": world.airflow.api("POST", "/auth/token", login, user=None)["access_token"]}
-
-
 @pytest.mark.parametrize("cookies", [{}, {"_token": "nonsense"}], ids=["no session", "a made-up one"])
 def test_requests_without_a_session_are_refused(world: World, addresses: list[str], cookies: dict[str, str]):
     for address in [*addresses, "/zoho-delinks/openapi.json", "/zoho-delinks/docs", "/zoho-delinks/nothing"]:
@@ -65,7 +60,7 @@ def test_requests_without_a_session_are_refused(world: World, addresses: list[st
 
 
 def test_viewer_may_read_but_not_start_runs(world: World, addresses: list[str], run_address: str):
-    cookies = cookie_of(world, "viewer")
+    cookies = {"_token": world.token_of("viewer")}
     for address in addresses:
         response = ask(world, "GET", address, cookies=cookies)
         assert response.status_code == 200, address

@@ -40,12 +40,6 @@ def get(world: World, path: str, token: str | None = None, **cookies: str) -> re
         )
 
 
-def token_of(world: World, user: str) -> str:
-    login = {"username": user, "password": world.airflow.passwords[user]}
-    token: str = world.airflow.api("POST", "/auth/token", login, user=None)["access_token"]
-    return token
-
-
 def test_file_is_refused_without_a_valid_session(world: World, address: str):
     without, wrong, wrong_cookie = (
         get(world, address),
@@ -63,7 +57,7 @@ def test_file_is_refused_without_a_valid_session(world: World, address: str):
 
 @pytest.mark.parametrize("user", ["admin", "viewer"])
 def test_file_is_sent_to_users_who_may_read_the_runs_of_the_dag(world: World, address: str, user: str):
-    token = token_of(world, user)
+    token = world.token_of(user)
     for response in (get(world, address, token), get(world, f"{address}?job=manual", _token=token)):
         assert response.status_code == 200
         assert response.headers["content-type"] == "text/csv; charset=utf-8"
@@ -76,7 +70,7 @@ def test_file_is_sent_to_users_who_may_read_the_runs_of_the_dag(world: World, ad
 
 
 def test_missing_run_is_404(world: World, address: str):
-    token = token_of(world, "viewer")
+    token = world.token_of("viewer")
     for path in (
         f"{address}?job=daily",
         address.replace(MANUAL, "zoho_delink__missing"),

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import uuid
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import sqlalchemy as sa
 
+from include.local_zoho import LocalZoho
 from tests.support.links import RELATION, X_EXTERNAL, Pair
-from tests.support.local_zoho import ZOHO, linked
+from tests.support.local_zoho import ZOHO, linked, zoho_connection
 from zoho_crm.core.models import Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.hooks import access_token
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
 from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
@@ -25,10 +30,9 @@ from zoho_crm.operators.chunk_store import ChunkStore, CreditUsage
 from zoho_crm.operators.slot_keeper import LeasedSlots
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef, PlanSummary
 
 JOB = "contacts_deals"
@@ -128,6 +132,17 @@ class Try:
                 credit_reserve=self.credit_reserve,
             )
             return await self.run.run()
+
+
+@contextmanager
+def unlimited_zoho() -> Iterator[LocalZoho]:
+    """Run a local Zoho without practical limits, with the Airflow connection to it and no cached token."""
+    settings = {"concurrency_limit": 1_000, "tokens_per_window": 100_000, "max_alive_tokens": 100_000}
+    with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
+        patch.setattr(access_token, "_in_process", {})
+        patch.setattr(access_token, "_logged_keys", set())
+        patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
+        yield zoho
 
 
 def rows(ledger: Ledger, table: str, order_by: str) -> list[dict[str, Any]]:

@@ -7,22 +7,19 @@ All cases run concurrently against one local Zoho, each on separate links; each 
 from __future__ import annotations
 
 import asyncio
-import json
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.local_zoho import LocalZoho
-from tests.proofs.harness import BRIEF, add_records, check_harmless, check_outcome
+from tests.proofs.harness import BRIEF, add_records, check_harmless, check_outcome, unlimited_zoho
 from tests.support.links import RELATION, Pair
-from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
+from tests.support.local_zoho import link_all, linked
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
-from zoho_crm.hooks import access_token
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
 from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -30,6 +27,7 @@ from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from include.local_zoho import LocalZoho
     from zoho_crm.hooks.async_client import AsyncZohoClient
 
 BYSTANDER = ("bystander", "bystander")
@@ -133,15 +131,7 @@ class Results:
 
 @pytest.fixture(scope="module")
 def matrix() -> Iterator[Results]:
-    settings = {
-        "concurrency_limit": 1_000,
-        "tokens_per_window": 100_000,
-        "max_alive_tokens": 100_000,
-    }
-    with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
-        patch.setattr(access_token, "_in_process", {})
-        patch.setattr(access_token, "_logged_keys", set())
-        patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
+    with unlimited_zoho() as zoho:
         prepare(zoho)
         before = linked(zoho)
         results = asyncio.run(run_cases())

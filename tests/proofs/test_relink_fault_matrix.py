@@ -14,23 +14,22 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from include.local_zoho import LocalZoho
-from tests.proofs.harness import BRIEF, add_records, check_harmless
+from tests.proofs.harness import BRIEF, add_records, check_harmless, unlimited_zoho
 from tests.proofs.test_fault_matrix import FAULTS, NEVER_APPLIED
 from tests.support.links import RELATION, X_EXTERNAL, Pair
-from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
+from tests.support.local_zoho import link_all, linked
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.hooks import access_token
 from zoho_crm.hooks.link_operation import RelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from include.local_zoho import LocalZoho
     from zoho_crm.hooks.async_client import AsyncZohoClient
 
 ROLE = {"name": "Purchasing", "id": "4876876000000006875"}
@@ -109,11 +108,7 @@ class Results:
 
 @pytest.fixture(scope="module")
 def matrix() -> Iterator[Results]:
-    settings = {"concurrency_limit": 1_000, "tokens_per_window": 100_000, "max_alive_tokens": 100_000}
-    with pytest.MonkeyPatch.context() as patch, LocalZoho(**settings) as zoho:
-        patch.setattr(access_token, "_in_process", {})
-        patch.setattr(access_token, "_logged_keys", set())
-        patch.setenv(f"AIRFLOW_CONN_{ZOHO.upper()}", json.dumps(zoho_connection(zoho)))
+    with unlimited_zoho() as zoho:
         prepare(zoho)
         before = linked(zoho)
         results = asyncio.run(run_cases())

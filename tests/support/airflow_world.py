@@ -132,6 +132,12 @@ class World:
         records = {module: state.crm.count(module) for module in state.crm.modules}
         return CrmSnapshot(links, records, len(state.journal.requests))
 
+    def token_of(self, user: str) -> str:
+        """Return an access token for Airflow's API and pages."""
+        login = {"username": user, "password": self.airflow.passwords[user]}
+        token: str = self.airflow.api("POST", "/auth/token", login, user=None)["access_token"]
+        return token
+
     def delinks(self, since: CrmSnapshot, until: CrmSnapshot | None = None) -> list[Delink]:
         """Return the DELETE requests between two snapshots, or until now."""
         seen = []
@@ -228,7 +234,7 @@ def world(airflow_stack: LocalAirflow, delink_home: Home) -> World:
     assert folder == str(delink_home.jobs), (
         "a test module that ran earlier does not override stack_env with jobs_env"
     )
-    zoho_env = delink_home.demo.env
+    zoho_env = without_audit(delink_home.demo.env)
     stored = {name.removeprefix("AIRFLOW_CONN_").lower(): json.loads(zoho_env[name]) for name in zoho_env}
     stored["zoho_wrong_password"] = {**stored["zoho_crm_default"], "password": "not-the-secret"}
     for conn_id, connection in stored.items():
