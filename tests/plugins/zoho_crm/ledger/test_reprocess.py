@@ -125,7 +125,7 @@ def test_a_run_of_another_job_counts_and_one_of_another_relation_does_not(ledger
     assert still_open(ledger, first) == {pair(0): "delink removed", pair(1): "delink failed"}
 
 
-def test_rows_of_another_organisation_do_not_count(ledger: Ledger) -> None:
+def test_rows_of_another_organization_do_not_count(ledger: Ledger) -> None:
     first = run(ledger, "first", {pair(0): Outcome.FAILED, pair(1): Outcome.REMOVED})
     run(ledger, "sandbox", {pair(0): Outcome.REMOVED, pair(1): Outcome.REMOVED}, target={"org_id": "42"})
     assert still_open(ledger, first, org_id=TARGET.org_id) == {pair(0): "delink failed"}
@@ -400,8 +400,8 @@ def test_runs_in_a_window_are_those_whose_own_window_lies_in_it(ledger: Ledger) 
         pytest.param(
             {"pseudonymized_at": NOW}, "was pseudonymized at 2026-11-23 00:00 UTC", id="pseudonymized"
         ),
-        pytest.param({"org_id": "42"}, r"was for the organization 42 \(eu\)", id="another organisation"),
-        pytest.param({"org_id": None}, None, id="organisation not known"),
+        pytest.param({"org_id": "42"}, r"was for the organization 42 \(eu\)", id="another organization"),
+        pytest.param({"org_id": None}, None, id="organization not known"),
     ],
 )
 def test_ineligible_runs_have_a_reason(ledger: Ledger, changes: dict[str, Any], says: str | None) -> None:

@@ -276,7 +276,7 @@ def test_retry_is_no_way_past_a_guard(
     [
         pytest.param({"mode": "dry_run"}, "was a dry run", id="dry run"),
         pytest.param({"finished_at": None}, "is not finished", id="unfinished"),
-        pytest.param({"org_id": "42"}, "was for the organization 42", id="organisation"),
+        pytest.param({"org_id": "42"}, "was for the organization 42", id="organization"),
         pytest.param({"related_list": "Accounts"}, "was for Contacts", id="relation"),
         pytest.param({"job": "another"}, "is a run of another", id="job"),
     ],
