@@ -242,7 +242,7 @@ def test_a_provider_that_emits_nothing_is_left_alone(provider: Any, monkeypatch:
 def test_the_text_of_an_approval_request_is_not_emitted() -> None:
     approve = ApproveOperator(task_id="approve", job=make_job(), jobs_folder=Path())
     approve.body = "such as c-00001"
-    assert (approve.hitl_summary["subject"], approve.hitl_summary["body"]) == ("May this run go on?", None)
+    assert (approve.hitl_summary["subject"], approve.hitl_summary["body"]) == ("May this run continue?", None)
 
 
 def test_a_task_for_any_job_reports_nothing_before_it_knows_its_job(sql_path: Path, audit: Audit) -> None:
