@@ -180,7 +180,7 @@ programs:
 	@$(functions); find_programs
 
 screenshots: $(ready)-systems programs ## Update the screenshots in docs/images
-	@SCREENSHOTS=1 $(run_tests) tests/browser
+	@export SCREENSHOTS=1; $(run_tests) tests/browser
 
 bench: $(ready) ## Measure throughput and cost, 9 minutes; BENCH_ARGS="--tiny" is a quick trial
 	@$(bin)/python -m benchmarks $(BENCH_ARGS)
