@@ -178,28 +178,17 @@ def retry_dag(folder: str | Path) -> DAG:
 
     :param folder: folder of the job files
     """
-    with DAG(
-        dag_id=RETRY_DAG_ID,
+    return _reprocess_dag(
+        RETRY_DAG_ID,
+        folder,
         description="Retry unfinished links",
         doc_md=_RETRY_DOC,
-        schedule=None,
-        catchup=False,
-        max_active_runs=1,
         params=retry_form(_job_names(folder)),
-        tags={"zoho", "delink", "past runs"},
-        default_args=task_defaults(),
-    ) as dag:
-        _add_tasks(
-            None,
-            Path(folder),
-            preflight=RetryPreflightOperator,
-            plan=PlanRetryOperator,
-            map_over=lambda plan: DeleteRelatedByExternalIdOperator.partial(
-                task_id="delink", **_UNBOUND_MAPPING
-            ).expand_kwargs(plan.output),
-            updates=RETRY_DAG_ID,
-        )
-    return dag
+        preflight=RetryPreflightOperator,
+        plan=PlanRetryOperator,
+        task_id="delink",
+        operator=DeleteRelatedByExternalIdOperator,
+    )
 
 
 def relink_dag(folder: str | Path) -> DAG:
@@ -208,28 +197,17 @@ def relink_dag(folder: str | Path) -> DAG:
 
     :param folder: folder of the job files
     """
-    with DAG(
-        dag_id=RELINK_DAG_ID,
+    return _reprocess_dag(
+        RELINK_DAG_ID,
+        folder,
         description="Relink removed links",
         doc_md=_RELINK_DOC,
-        schedule=None,
-        catchup=False,
-        max_active_runs=1,
         params=relink_form(_job_names(folder)),
-        tags={"zoho", "delink", "past runs"},
-        default_args=task_defaults(),
-    ) as dag:
-        _add_tasks(
-            None,
-            Path(folder),
-            preflight=RelinkPreflightOperator,
-            plan=PlanRelinkOperator,
-            map_over=lambda plan: RelinkByExternalIdOperator.partial(
-                task_id="relink", **_UNBOUND_MAPPING
-            ).expand_kwargs(plan.output),
-            updates=RELINK_DAG_ID,
-        )
-    return dag
+        preflight=RelinkPreflightOperator,
+        plan=PlanRelinkOperator,
+        task_id="relink",
+        operator=RelinkByExternalIdOperator,
+    )
 
 
 def retention_dag(folder: str | Path) -> DAG:
@@ -282,6 +260,48 @@ def task_defaults(
 
 _UNBOUND_MAPPING: dict[str, Any] = {"max_active_tis_per_dagrun": 2, "map_index_template": CHUNK_NAME}
 """Arguments of a mapped task whose job is known at run time only."""
+
+
+def _reprocess_dag(
+    dag_id: str,
+    folder: str | Path,
+    *,
+    description: str,
+    doc_md: str,
+    params: dict[str, Param],
+    preflight: type[PreflightOperator],
+    plan: type[PlanRetryOperator | PlanRelinkOperator],
+    task_id: str,
+    operator: type[DeleteRelatedByExternalIdOperator | RelinkByExternalIdOperator],
+) -> DAG:
+    """
+    Return a Dag on earlier runs of any job, which the trigger form names.
+
+    :param task_id: ID of the mapped task
+    :param operator: operator of the mapped task; the plan yields its arguments
+    """
+    with DAG(
+        dag_id=dag_id,
+        description=description,
+        doc_md=doc_md,
+        schedule=None,
+        catchup=False,
+        max_active_runs=1,
+        params=params,
+        tags={"zoho", "delink", "past runs"},
+        default_args=task_defaults(),
+    ) as dag:
+        _add_tasks(
+            None,
+            Path(folder),
+            preflight=preflight,
+            plan=plan,
+            map_over=lambda planned: operator.partial(task_id=task_id, **_UNBOUND_MAPPING).expand_kwargs(
+                planned.output
+            ),
+            updates=dag_id,
+        )
+    return dag
 
 
 def _job_dag(job: Job, folder: Path) -> DAG:
