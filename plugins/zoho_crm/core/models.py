@@ -212,6 +212,7 @@ class StoredRun:
     duplicates: int | None
     chunks: int | None
     removed: int | None
+    presumed_removed: int | None
     already_absent: int | None
     parent_not_found: int | None
     related_not_found: int | None
@@ -222,6 +223,7 @@ class StoredRun:
     not_attempted: int | None
     would_remove: int | None
     relinked: int | None
+    presumed_relinked: int | None
     already_linked: int | None
     would_relink: int | None
     credits: int | None

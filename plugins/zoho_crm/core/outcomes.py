@@ -9,11 +9,13 @@ class Outcome(StrEnum):
     """
     The outcome of one planned link. Every planned link ends with exactly one latest outcome.
 
-    The last three are of relink runs.
+    The last four are of relink runs.
     """
 
     REMOVED = "removed"
-    """Zoho confirmed it, or the link was found gone after a request without a response (``detail`` says so)."""
+    """Zoho confirmed it, or this run saw the link before its request and found it gone after it."""
+    PRESUMED_REMOVED = "presumed_removed"
+    """Gone after a request that may or may not have reached Zoho: it may have been gone before."""
     ALREADY_ABSENT = "already_absent"
     """Both records exist, the link does not."""
     PARENT_NOT_FOUND = "parent_not_found"
@@ -33,7 +35,9 @@ class Outcome(StrEnum):
     WOULD_REMOVE = "would_remove"
     """A dry run: nothing was sent."""
     RELINKED = "relinked"
-    """Zoho confirmed it, or the link was found linked after a request without a response (``detail`` says so)."""
+    """Zoho confirmed it, or this run saw the link missing before its request and found it linked after it."""
+    PRESUMED_RELINKED = "presumed_relinked"
+    """Linked after a request that may or may not have reached Zoho: it may have been linked before."""
     ALREADY_LINKED = "already_linked"
     """The link exists already; nothing was sent."""
     WOULD_RELINK = "would_relink"
@@ -48,8 +52,16 @@ class Outcome(StrEnum):
 RETRYABLE_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED})
 """Outcomes after which a retry, a clear or a new run sends the link again."""
 
-_RELINK_ONLY = (Outcome.RELINKED, Outcome.ALREADY_LINKED, Outcome.WOULD_RELINK)
-_DELINK_ONLY = (Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.WOULD_REMOVE)
+REMOVAL_OUTCOMES = (Outcome.REMOVED, Outcome.PRESUMED_REMOVED)
+"""Outcomes of a link that is gone, and that a request of the run removed or may have removed."""
+
+_RELINK_ONLY = (
+    Outcome.RELINKED,
+    Outcome.PRESUMED_RELINKED,
+    Outcome.ALREADY_LINKED,
+    Outcome.WOULD_RELINK,
+)
+_DELINK_ONLY = (*REMOVAL_OUTCOMES, Outcome.ALREADY_ABSENT, Outcome.WOULD_REMOVE)
 
 DELINK_OUTCOMES = tuple(outcome for outcome in Outcome if outcome not in _RELINK_ONLY)
 """Outcomes of a delink."""

@@ -6,6 +6,7 @@ from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 
 FINAL = {
     "removed": True,
+    "presumed_removed": True,
     "already_absent": True,
     "parent_not_found": True,
     "related_not_found": True,
@@ -16,6 +17,7 @@ FINAL = {
     "not_attempted": False,
     "would_remove": True,
     "relinked": True,
+    "presumed_relinked": True,
     "already_linked": True,
     "would_relink": True,
 }
@@ -26,6 +28,6 @@ def test_outcomes_are_the_closed_list_that_others_store() -> None:
 
 
 @pytest.mark.parametrize(("name", "final"), FINAL.items(), ids=list(FINAL))
-def test_outcome_is_final_unless_it_is_driven_again(name: str, final: bool) -> None:
+def test_outcome_is_final_unless_a_retry_selects_it(name: str, final: bool) -> None:
     assert Outcome(name).is_final is final
     assert (Outcome(name) in RETRYABLE_OUTCOMES) is not final
