@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 SOCKET = ".s.PGSQL.5432"
 LINKS = 200
-AHEAD = 20
-"""Maximum number of links that a try with five concurrent requests has claimed ahead."""
+AHEAD = 10
+"""Maximum number of links that a try with five concurrent requests has marked in flight."""
 
 
 class CuttableSocket:

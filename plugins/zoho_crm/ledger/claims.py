@@ -25,7 +25,7 @@ from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.tables import chunks, fitted, links, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 _IN_LIST = 500
 """Values in one ``IN``: far below what any database takes."""
@@ -120,6 +120,7 @@ class ChunkClaims(Store):
         target: Target,
         job: str,
         take: int = 0,
+        select: Callable[[Sequence[PlannedLink]], int] = len,
         in_flight: bool = True,
         credits_used: int = 0,
     ) -> list[PlannedLink]:
@@ -128,6 +129,7 @@ class ChunkClaims(Store):
 
         :param results: one for each link at most; links without one stay as they are
         :param take: how many links to take at most
+        :param select: returns how many of the next links, which are no more than ``take``, to take
         :param in_flight: False for a dry run, as in :meth:`take`
         :param credits_used: API credits since the last write under this claim
         :raises ClaimLostError: a newer claim exists, and nothing was written
@@ -139,7 +141,7 @@ class ChunkClaims(Store):
             fence(connection, claim, rows.end, credits_used)
             _write_states(connection, claim, results, in_flight=in_flight)
             audit.append(connection, rows)
-            taken = _take(connection, claim, take, in_flight=in_flight)
+            taken = _take(connection, claim, take, select, in_flight=in_flight)
         _advance(claim, results, taken, rows.end)
         return taken
 
@@ -153,7 +155,7 @@ class ChunkClaims(Store):
         """
         with self._engine.begin() as connection:
             fence(connection, claim)
-            taken = _take(connection, claim, limit, in_flight=in_flight)
+            taken = _take(connection, claim, limit, len, in_flight=in_flight)
         _advance(claim, (), taken, claim.chain)
         return taken
 
@@ -315,7 +317,14 @@ def _state_after(result: LinkResult) -> LinkState:
     return LinkState.PLANNED
 
 
-def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: bool) -> list[PlannedLink]:
+def _take(
+    connection: sa.Connection,
+    claim: Claim,
+    limit: int,
+    select: Callable[[Sequence[PlannedLink]], int],
+    *,
+    in_flight: bool,
+) -> list[PlannedLink]:
     if limit < 1:
         return []
     statement = (
@@ -336,7 +345,7 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
         .order_by(links.c.seq)
         .limit(limit)
     )
-    taken = [
+    upcoming = [
         PlannedLink(
             row.seq,
             Link(row.external_id, row.related_external_id),
@@ -346,12 +355,13 @@ def _take(connection: sa.Connection, claim: Claim, limit: int, *, in_flight: boo
         )
         for row in connection.execute(statement)
     ]
+    taken = upcoming[: select(upcoming)]
     if not in_flight and any(planned.ambiguous_before for planned in taken):
         raise PlanError(
             f"run {claim.run_key!r} has sent requests whose responses are not known, so it cannot continue as a dry run"
         )
     if in_flight and taken:
-        # Exactly the rows just read: no other transaction writes to this chunk while its row is locked.
+        # Exactly the rows selected: no other transaction writes to this chunk while its row is locked.
         connection.execute(
             sa.update(links)
             .where(

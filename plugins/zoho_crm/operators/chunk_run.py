@@ -2,31 +2,31 @@
 Process one chunk: some links in flight at any time, their outcomes written in batches.
 
 A link goes to a worker only after the store has durably marked it *in flight*. Marking the next links and writing the
-outcomes of the last ones is one transaction, so that a crash leaves at most the links in flight unsettled.
+outcomes of the last ones is one transaction. What is marked at once is bounded: see ``look_ahead``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter, deque
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from zoho_crm.core.models import LinkResult, PlannedLink
+from zoho_crm.core.models import LinkResult
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.operators.breaker import AdaptiveConcurrency, Breaker, Stop
+from zoho_crm.operators.look_ahead import LookAhead, Room, UnitSizes
 from zoho_crm.operators.slot_keeper import SlotKeeper, wait_uncancelled
 from zoho_crm.telemetry import span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from zoho_crm.core.models import PlannedLink
     from zoho_crm.hooks.zoho_response import ZohoResponse
     from zoho_crm.operators.slot_keeper import Slots
 
@@ -35,6 +35,9 @@ events = structlog.get_logger(__name__)
 
 _TICK_S = 0.5
 
+Select = Callable[[Sequence["PlannedLink"]], int]
+"""Returns how many of the next links of a chunk to take."""
+
 UnitResults = list[tuple[LinkResult, StopReason | None]]
 """Outcomes of a unit, each with a reason to stop if the response concerns every link."""
 
@@ -42,8 +45,13 @@ UnitResults = list[tuple[LinkResult, StopReason | None]]
 class Store(Protocol):
     """Where links come from and outcomes go. The methods block and are called in a thread, one at a time."""
 
-    def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
-        """Write outcomes, mark up to ``take`` further links in flight, and return those; [] at the end."""
+    def settle(self, results: Sequence[LinkResult], take: int, select: Select = len) -> list[PlannedLink]:
+        """
+        Write outcomes, mark further links in flight, and return those; [] at the end.
+
+        :param take: maximum number of further links
+        :param select: returns how many of the next links to mark; all by default
+        """
 
     def stop_reason(self) -> str | None:
         """Return why another task has stopped the run, None if none has."""
@@ -52,18 +60,11 @@ class Store(Protocol):
         """Keep the other tasks of the run from sending."""
 
 
-class LinkProcessor(Protocol):
+class LinkProcessor(UnitSizes, Protocol):
     """Finds out the outcome of units of links: removes, restores or verifies them."""
-
-    @property
-    def unit_size(self) -> int:
-        """Links of a unit at most."""
 
     def watch(self, observe: Callable[[ZohoResponse], None], is_stopped: Callable[[], bool]) -> None:
         """Pass every response to ``observe``, and check between two calls whether the run is stopped."""
-
-    def unit_length(self, links: Sequence[PlannedLink]) -> int:
-        """Return how many of the next links are one unit, from 1; ``links`` are no more than ``unit_size``."""
 
     async def process_unit(self, unit: Sequence[PlannedLink]) -> UnitResults:
         """Return the outcome of each link; links may be missing after a reason to stop."""
@@ -112,10 +113,8 @@ class ChunkRun:
         self._store = store
         self._slots = SlotKeeper(slots, self._is_stopped)
         self._concurrency = concurrency
-        self._ahead = max(20, (4 if processor.unit_size == 1 else 1) * concurrency * processor.unit_size)
-        self._todo: deque[PlannedLink] = deque()
+        self._marked = LookAhead(processor)
         self._done: list[LinkResult] = []
-        self._busy = 0
         self._exhausted = False
         self._stopped: Stop | None = None
         self._stop_is_shared = False
@@ -169,23 +168,24 @@ class ChunkRun:
         due = True
         while True:
             closing = self._stopped is not None
-            room = 0 if closing or self._exhausted else self._ahead - len(self._todo)
+            room = self._marked.room(0 if closing or self._exhausted else self._allowed())
             if closing:
-                self._done += [self._not_attempted(planned) for planned in self._todo]
-                self._todo.clear()
+                self._done += [self._not_attempted(planned) for planned in self._marked.clear()]
                 await self._share_stop()
-            if (due or closing) and (self._done or room > 0):
+            if (due or closing) and (self._done or room.most):
                 await self._write_batch(room)
                 due = False
-            elif (closing or self._exhausted) and not (self._todo or self._busy or self._done):
+            elif (closing or self._exhausted) and not (
+                self._marked.waiting or self._marked.busy or self._done
+            ):
                 return
             else:
                 await self._wait_for_change()
                 due = True
 
-    async def _write_batch(self, room: int) -> None:
+    async def _write_batch(self, room: Room) -> None:
         results, self._done = self._done, []
-        write = asyncio.ensure_future(asyncio.to_thread(self._store.settle, results, room))
+        write = asyncio.ensure_future(asyncio.to_thread(self._store.settle, results, room.most, room.count))
         try:
             await wait_uncancelled(write)
         finally:
@@ -193,14 +193,14 @@ class ChunkRun:
             if write.done() and not write.exception():
                 taken = write.result()
                 self._counts.update(result.outcome for result in results)
-                self._exhausted |= room > 0 and not taken
-                self._todo.extend(taken)
+                self._exhausted |= room.most > 0 and not taken
+                self._marked.add(taken)
                 events.debug(
                     "Batch written",
                     settled=len(results),
                     taken=len(taken),
-                    waiting=len(self._todo),
-                    in_flight=self._busy,
+                    waiting=self._marked.waiting,
+                    in_flight=self._marked.busy,
                     allowed=self._allowed(),
                 )
             else:
@@ -219,25 +219,25 @@ class ChunkRun:
     async def _work(self) -> None:
         while True:
             async with self._more:
-                await self._more.wait_for(
-                    lambda: self._todo and self._busy < self._allowed() and not self._stopped
-                )
-                unit = self._next_unit()
-                self._busy += 1
+                await self._more.wait_for(self._may_start)
+                unit = self._marked.start()
             try:
                 settled = await self._process(unit)
             finally:
-                self._busy -= 1
+                self._marked.finish(unit)
             for result, stop_reason in settled:
                 self._done.append(result)
                 if stop := self._breaker.check(result, stop_reason):
                     self.stop(*stop)
-            if not self._todo or not self._busy or len(self._done) >= self._ahead // 2:
+            if self._is_write_due():
                 self._changed.set()
 
-    def _next_unit(self) -> list[PlannedLink]:
-        ahead = list(islice(self._todo, self._processor.unit_size))
-        return [self._todo.popleft() for _ in range(self._processor.unit_length(ahead))]
+    def _may_start(self) -> bool:
+        return bool(self._marked.waiting) and self._marked.busy < self._allowed() and not self._stopped
+
+    def _is_write_due(self) -> bool:
+        """Return whether to write now: enough for a batch, while the waiting links still occupy the workers."""
+        return not self._marked.waiting or not self._marked.busy or 2 * len(self._done) >= self._allowed()
 
     async def _process(self, unit: list[PlannedLink]) -> UnitResults:
         """Process a unit; every link of it gets an outcome, whatever happens."""
@@ -278,10 +278,9 @@ class ChunkRun:
         Links that were taken and not sent are settled as such: the next try need not verify them.
         """
         try:
-            results = self._done + [self._not_attempted(planned) for planned in self._todo]
+            results = self._done + [self._not_attempted(planned) for planned in self._marked.clear()]
             if results:
                 self._done = []
-                self._todo.clear()
                 self._store.settle(results, 0)
                 self._counts.update(result.outcome for result in results)
         finally:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.zoho_response import ZohoResponse
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.operators.chunk_run import LinkProcessor
+    from zoho_crm.operators.chunk_run import LinkProcessor, Select
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class ChunkStore:
     credit_usage: CreditUsage
     in_flight: bool = True
 
-    def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
+    def settle(self, results: Sequence[LinkResult], take: int, select: Select = len) -> list[PlannedLink]:
         """
         Write outcomes and take further links in one transaction; wait while the database is unreachable.
 
@@ -89,6 +89,7 @@ class ChunkStore:
                     target=self.target,
                     job=self.job,
                     take=take,
+                    select=select,
                     in_flight=self.in_flight,
                     credits_used=credits_used,
                 )
@@ -113,9 +114,11 @@ class SnapshotStore:
     claim: Claim
     credit_usage: CreditUsage
 
-    def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
+    def settle(self, results: Sequence[LinkResult], take: int, select: Select = len) -> list[PlannedLink]:
         """
         Store the snapshots that were read and hand out further links; wait while the database is unreachable.
+
+        Nothing is marked in flight, so ``select`` does not matter.
 
         :raises ClaimLostError: a newer try has taken over the chunk
         """

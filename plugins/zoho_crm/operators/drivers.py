@@ -8,6 +8,7 @@ import uuid
 from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from zoho_crm.airflow_compat import TaskDeferred
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.models import ChunkRef, Origin, StoredRun, Target
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
     from zoho_crm.ledger.ledger import Ledger
-    from zoho_crm.operators.chunk_run import Store
+    from zoho_crm.operators.chunk_run import Select, Store
     from zoho_crm.operators.link_operator import LinkOperator
 
 WAITS = {
@@ -220,10 +221,10 @@ class MemoryStore:
     job: str
     target: Target
 
-    def settle(self, results: Sequence[LinkResult], take: int) -> list[PlannedLink]:
+    def settle(self, results: Sequence[LinkResult], take: int, select: Select = len) -> list[PlannedLink]:
         """Count outcomes and hand out further links."""
         count_results(results, self.job, self.target)
-        return [self.links.popleft() for _ in range(min(take, len(self.links)))]
+        return [self.links.popleft() for _ in range(select(list(islice(self.links, take))))]
 
     def stop_reason(self) -> str | None:
         """Return None: the run has no other tasks."""
