@@ -1,5 +1,5 @@
 """
-What both HTTP clients take from the environment of the worker, and nothing else.
+HTTP sessions, and what they take from the environment of the worker, and nothing else.
 
 Decided here for all requests of the package:
 
@@ -20,17 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
+import aiohttp
 import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, get_environ_proxies, select_proxy
-from urllib3.exceptions import (
-    ClosedPoolError,
-    ConnectTimeoutError,
-    EmptyPoolError,
-    MaxRetryError,
-    NewConnectionError,
-    ProxyError,
-)
 
 from zoho_crm import __version__
 from zoho_crm.errors import (
@@ -46,9 +39,12 @@ if TYPE_CHECKING:
 
 USER_AGENT = f"zoho-crm-delink/{__version__}"
 
-_CHUNK_BYTES = 64 * 1024
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
-_NEVER_CONNECTED = (ClosedPoolError, ConnectTimeoutError, EmptyPoolError, NewConnectionError, ProxyError)
+_NEVER_CONNECTED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    aiohttp.ClientHttpProxyError,
+)
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,34 @@ class Network:
         bundle = next((os.environ[name] for name in _CA_VARIABLES if os.environ.get(name)), None)
         return cls(proxy, bundle or DEFAULT_CA_BUNDLE_PATH)
 
-    def open_session(self) -> requests.Session:
-        """Return a session that sends each request once, with no settings from the environment but these."""
+    def client_session(
+        self,
+        url: str,
+        *,
+        timeout: aiohttp.ClientTimeout,
+        max_connections: int = 1,
+        request_class: type[aiohttp.ClientRequest] = aiohttp.ClientRequest,
+    ) -> aiohttp.ClientSession:
+        """
+        Return a session with no settings from the environment but these. Call it on the loop that sends.
+
+        :param url: the address it is for
+        :param timeout: time limits of each request
+        :param max_connections: connections at most
+        """
+        tls = self.tls_context() if url.startswith("https:") else True
+        return aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=max_connections, ssl=tls),
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"User-Agent": USER_AGENT},
+            proxy=self.proxy,
+            trust_env=False,
+            request_class=request_class,
+        )
+
+    def requests_session(self) -> requests.Session:
+        """Return a session of requests with the same settings, for :meth:`ZohoCRMHook.get_conn` alone."""
         session = _Session()
         session.trust_env = False
         session.proxies = {"https": self.proxy} if self.proxy else {}
@@ -101,7 +123,7 @@ class Network:
         return session
 
     def tls_context(self) -> ssl.SSLContext:
-        """Return a TLS context with the same certificates, for aiohttp."""
+        """Return a TLS context that trusts these certificates."""
         if Path(self.ca_bundle).is_dir():
             return ssl.create_default_context(capath=self.ca_bundle)
         return ssl.create_default_context(cafile=self.ca_bundle)
@@ -118,55 +140,45 @@ class _Session(requests.Session):
         return None
 
 
-def bounded_body(response: requests.Response, limit: int) -> bytes | None:
-    """
-    Return the whole body of a streamed response, decompressed; None if it is longer than ``limit`` bytes.
-
-    :raises requests.RequestException: it ends early or cannot be decompressed
-    """
-    body = bytearray()
-    for chunk in response.iter_content(_CHUNK_BYTES):
-        body += chunk
+async def bounded_body(response: aiohttp.ClientResponse, limit: int) -> bytes | None:
+    """Return the whole body, decompressed; None if it is longer than ``limit`` bytes."""
+    content = response.content
+    body = bytearray(await content.readany())
+    while not content.at_eof():
+        body += await content.readany()
         if len(body) > limit:
+            response.close()
             return None
-    return bytes(body)
+    return bytes(body) if len(body) <= limit else None
 
 
-def failure_of(exc: Exception, *, what: str, path: str | None = None) -> ZohoError:
+def not_answered(
+    exc: Exception,
+    limits: aiohttp.ClientTimeout,
+    *,
+    what: str,
+    path: str | None = None,
+    may_be_sent: bool = True,
+) -> ZohoError:
     """
-    Return the error for a request that requests could not finish: it says whether the request was sent.
+    Return the error for a request that aiohttp could not finish: it says whether the request was sent.
 
-    In doubt it counts as sent. The text of the exception is left out, and so must be the exception itself: it holds
+    In doubt it counts as sent. The text of the exception is left out, and so must be the exception itself: it may hold
     the request, and that holds secrets. Raise the result outside of the ``except`` clause.
 
+    :param limits: the time limits of the request
     :param what: the request, for the message
+    :param may_be_sent: False while the request was still being prepared
     """
-    kind = _kind(exc)
-    if isinstance(exc, requests.exceptions.ConnectTimeout) or _never_connected(exc):
-        return ZohoNotSentError(f"{what}: no connection ({kind}); nothing was sent", path=path)
-    if isinstance(exc, requests.exceptions.InvalidURL | requests.exceptions.InvalidHeader | UnicodeError):
-        return UnsafeRequestError(
-            f"{what}: requests refuses to send it ({kind}); nothing was sent", path=path
-        )
-    return ZohoUnansweredError(f"{what}: sent, but without a complete response ({kind})", path=path)
-
-
-def _never_connected(exc: Exception) -> bool:
-    cause = _cause(exc)
-    return isinstance(cause, _NEVER_CONNECTED) or isinstance(_root(cause), ssl.SSLCertVerificationError)
-
-
-def _cause(exc: Exception) -> object:
-    """Return what urllib3 raised, which requests keeps as the first argument."""
-    inner = exc.args[0] if exc.args else exc
-    return inner.reason if isinstance(inner, MaxRetryError) else inner
-
-
-def _root(cause: object) -> object:
-    """Return what lies under urllib3's SSLError."""
-    return cause.args[0] if isinstance(cause, Exception) and cause.args else cause
-
-
-def _kind(exc: Exception) -> str:
-    cause = _cause(exc)
-    return type(cause if isinstance(cause, Exception) else exc).__name__
+    kind = type(exc).__name__
+    if isinstance(exc, _NEVER_CONNECTED):
+        within = f" within {limits.connect:g} s" if isinstance(exc, aiohttp.ConnectionTimeoutError) else ""
+        return ZohoNotSentError(f"{what}: no connection{within} ({kind}); nothing was sent", path=path)
+    if not may_be_sent and isinstance(exc, aiohttp.InvalidURL | UnicodeError):
+        return UnsafeRequestError(f"{what}: aiohttp refuses to send it ({kind}); nothing was sent", path=path)
+    within = ""
+    if isinstance(exc, aiohttp.SocketTimeoutError):
+        within = f", no data for {limits.sock_read:g} s"
+    elif isinstance(exc, TimeoutError):
+        within = f" within {limits.total:g} s"
+    return ZohoUnansweredError(f"{what}: sent, but without a complete response{within} ({kind})", path=path)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import requests
+import aiohttp
 import tenacity
 
 from zoho_crm.errors import (
@@ -19,7 +19,8 @@ from zoho_crm.errors import (
     ZohoResponseError,
     ZohoTokenThrottledError,
 )
-from zoho_crm.hooks.network import Network, bounded_body, failure_of
+from zoho_crm.hooks.loop_thread import loop_thread
+from zoho_crm.hooks.network import Network, bounded_body, not_answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,6 +33,9 @@ LAST_USE_S = 60.0
 """Seconds before its expiry from which a token is not used; fewer for one with a lifetime of minutes."""
 THROTTLE_S = 600.0
 """Seconds to wait once Zoho refuses to issue tokens: its window of 10 tokens in 10 minutes."""
+
+FETCH_S = 60.0
+"""Seconds within which a token is fetched, all tries together."""
 
 _ATTEMPTS = 4
 _MAX_BODY_BYTES = 64 * 1024
@@ -82,14 +86,14 @@ def fetch_token(
     sleep: Callable[[float], None] = time.sleep,
 ) -> Token:
     """
-    Fetch a new access token for the refresh token. Temporary failures are retried.
+    Fetch a new access token for the refresh token. Temporary failures are retried, for :data:`FETCH_S` seconds at most.
 
     The secrets travel in the form body, never in the address. The body of the response decides, not its status: Zoho
     refuses with 200 too.
 
     Source: https://www.zoho.com/accounts/protocol/oauth/web-apps/access-token-expiry.html
 
-    :param timeout_s: for connecting and for reading
+    :param timeout_s: for connecting, and without a byte of the response; one try takes no more than both together
     :param clock: seconds since the epoch
     :raises ZohoAuthError: the credentials are refused
     :raises ZohoTokenThrottledError: Zoho issues no tokens for now
@@ -97,14 +101,15 @@ def fetch_token(
     :raises ZohoNotSentError: the accounts server cannot be reached, or does not respond
     :raises ZohoResponseError: its responses cannot be read
     """
+    ends_at = time.monotonic() + FETCH_S
     retrying = tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        stop=tenacity.stop_after_attempt(_ATTEMPTS) | tenacity.stop_before_delay(FETCH_S),
         wait=tenacity.wait_exponential(multiplier=1, max=15) + tenacity.wait_random(0, 1),
         retry=tenacity.retry_if_exception(_is_temporary),
         sleep=sleep,
         reraise=True,
     )
-    return retrying(_fetch_once, connection, network, timeout_s, clock)
+    return retrying(_fetch_once, connection, network, timeout_s, ends_at, clock)
 
 
 def _is_temporary(error: BaseException) -> bool:
@@ -112,10 +117,17 @@ def _is_temporary(error: BaseException) -> bool:
 
 
 def _fetch_once(
-    connection: ZohoConnection, network: Network, timeout_s: tuple[float, float], clock: Callable[[], float]
+    connection: ZohoConnection,
+    network: Network,
+    timeout_s: tuple[float, float],
+    ends_at: float,
+    clock: Callable[[], float],
 ) -> Token:
     requested_at = clock()
-    status, body = _post(connection, network, timeout_s)
+    connect_s, read_s = timeout_s
+    total_s = min(connect_s + read_s, max(1.0, ends_at - time.monotonic()))
+    limits = aiohttp.ClientTimeout(total=total_s, connect=connect_s, sock_read=read_s)
+    status, body = loop_thread().run(_post(connection, network, limits))
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
@@ -125,26 +137,23 @@ def _fetch_once(
     raise _refusal(connection, status, content if isinstance(content, dict) else None)
 
 
-def _post(connection: ZohoConnection, network: Network, timeout_s: tuple[float, float]) -> tuple[int, bytes]:
+async def _post(
+    connection: ZohoConnection, network: Network, limits: aiohttp.ClientTimeout
+) -> tuple[int, bytes]:
     form = {
         "grant_type": "refresh_token",
         "client_id": connection.client_id,
         "client_secret": connection.client_secret.get_secret_value(),
         "refresh_token": connection.refresh_token.get_secret_value(),
     }
+    url = f"{connection.accounts_url}/oauth/v2/token"
     failure: ZohoError
-    with network.open_session() as session:
+    async with network.client_session(url, timeout=limits) as session:
         try:
-            with session.post(
-                f"{connection.accounts_url}/oauth/v2/token",
-                data=form,
-                allow_redirects=False,
-                timeout=timeout_s,
-                stream=True,
-            ) as response:
-                return response.status_code, bounded_body(response, _MAX_BODY_BYTES) or b""
-        except (requests.RequestException, OSError) as exc:
-            failure = failure_of(exc, what=f"Token request to {connection.accounts_url}")
+            async with session.post(url, data=form, allow_redirects=False) as response:
+                return response.status, await bounded_body(response, _MAX_BODY_BYTES) or b""
+        except (aiohttp.ClientError, OSError, TimeoutError) as exc:
+            failure = not_answered(exc, limits, what=f"Token request to {connection.accounts_url}")
     # For the caller these are the same: the request that needs the token has not been sent.
     raise ZohoNotSentError(f"{failure}; no request was sent to Zoho CRM")
 

@@ -1,25 +1,23 @@
-"""Send single requests over one session of requests: prepare, compare, send, read."""
+"""Send single requests from synchronous code: each once, or a GET up to four times."""
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, cast
+import weakref
+from typing import TYPE_CHECKING
 
-import requests
 import tenacity
 
-from zoho_crm.core.request_guard import check_prepared_request
 from zoho_crm.core.response import ResponseKind
-from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.network import Network, bounded_body, failure_of
+from zoho_crm.errors import ZohoNotSentError, ZohoUnansweredError
+from zoho_crm.hooks.loop_thread import LoopThread, loop_thread
 from zoho_crm.hooks.zoho_response import MAX_BODY_BYTES, ZohoResponse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from zoho_crm.core.request import ZohoRequest
-    from zoho_crm.hooks.connection import ZohoConnection
-    from zoho_crm.hooks.meter import Meter
+    from zoho_crm.hooks.http_transport import HttpTransport
     from zoho_crm.hooks.oauth import Token
 
 _READ_ATTEMPTS = 4
@@ -29,27 +27,18 @@ _RETRYABLE_KINDS = frozenset({ResponseKind.OVERLOADED, ResponseKind.SERVER_ERROR
 
 class SyncTransport:
     """
-    Sends single requests over one session of requests.
+    Sends single requests over one session, which belongs to the loop thread of the process.
 
-    :param meter: measures every request
-    :param timeout_s: for connecting and for reading
+    :param make_transport: makes the transport that sends them
     :param sleep: waits between the tries of a GET
     """
 
     def __init__(
-        self,
-        connection: ZohoConnection,
-        network: Network,
-        meter: Meter,
-        *,
-        timeout_s: tuple[float, float],
-        sleep: Callable[[float], None] = time.sleep,
+        self, make_transport: Callable[[], HttpTransport], *, sleep: Callable[[float], None] = time.sleep
     ) -> None:
-        self.session = network.open_session()
-        self._base_url = connection.base_url
-        self._meter = meter
-        self._timeout_s = timeout_s
+        self._make_transport = make_transport
         self._sleep = sleep
+        self._opened: tuple[LoopThread, HttpTransport] | None = None
 
     def send(
         self, request: ZohoRequest, token: Token, *, max_body_bytes: int = MAX_BODY_BYTES
@@ -58,9 +47,7 @@ class SyncTransport:
         Send a request with this token: a GET up to four times, any other once.
 
         :param max_body_bytes: a longer response counts as unreadable
-        :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
-        :raises ZohoNotSentError: there was no connection
-        :raises ZohoUnansweredError: sent, but there is no readable response
+        :raises ZohoError: see :meth:`zoho_crm.hooks.http_transport.HttpTransport.exchange`
         """
         if request.method != "GET":
             return self._send_once(request, token, max_body_bytes)
@@ -75,63 +62,18 @@ class SyncTransport:
         return retrying(self._send_once, request, token, max_body_bytes)
 
     def _send_once(self, request: ZohoRequest, token: Token, max_body_bytes: int) -> ZohoResponse:
-        what = f"{request.method} to {self._base_url}"
-        failure: ZohoError
-        started = time.perf_counter()
-        try:
-            prepared = self._prepare(request, token)
-            with self.session.send(
-                prepared,
-                allow_redirects=False,
-                timeout=self._timeout_s,
-                stream=True,
-            ) as response:
-                body = bounded_body(response, max_body_bytes)
-                if body is not None:
-                    result = ZohoResponse(
-                        response.status_code,
-                        response.headers,
-                        body,
-                        time.perf_counter() - started,
-                        token.access_token,
-                    )
-                    self._meter.answered(request.method, result)
-                    return result
-                failure = ZohoUnansweredError(
-                    f"{what}: the response is longer than {max_body_bytes} bytes",
-                    http_status=response.status_code,
-                    path=request.path,
-                )
-        except (requests.RequestException, OSError, UnicodeError) as exc:
-            failure = failure_of(exc, what=what, path=request.path)
-        self._meter.failed(request.method, failure, time.perf_counter() - started)
-        raise failure
+        thread, transport = self._open()
+        return thread.run(transport.exchange(request, token, max_body_bytes=max_body_bytes))
 
-    def _prepare(self, request: ZohoRequest, token: Token) -> requests.PreparedRequest:
-        """
-        Prepare a request, and compare it with the one that was built.
-
-        :raises UnsafeRequestError: they differ
-        """
-        prepared = self.session.prepare_request(
-            requests.Request(
-                request.method,
-                self._base_url + request.target,
-                headers={**request.headers, "Authorization": f"Zoho-oauthtoken {token.access_token}"},
-                data=request.body,
-            )
-        )
-        if token.api_domain != self._base_url:
-            raise UnsafeRequestError("The access token is for another address. Nothing was sent.")
-        check_prepared_request(
-            request,
-            self._base_url,
-            method=prepared.method or "",
-            url=prepared.url or "",
-            headers=cast("dict[str, str]", prepared.headers),
-            body=prepared.body,
-        )
-        return prepared
+    def _open(self) -> tuple[LoopThread, HttpTransport]:
+        """Return the open transport; a new one for the first request, and for the first after a fork."""
+        thread = loop_thread()
+        if self._opened is None or self._opened[0] is not thread:
+            transport = self._make_transport()
+            thread.run(transport.open())
+            self._opened = thread, transport
+            weakref.finalize(self, thread.close, transport.close)
+        return self._opened
 
 
 def _is_retryable(response: ZohoResponse) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.http.hooks.http import HttpHook
@@ -27,6 +27,7 @@ from zoho_crm.errors import (
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource, VariableTokenStore
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
+from zoho_crm.hooks.http_transport import HttpTransport
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
 from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network
@@ -298,7 +299,7 @@ class ZohoCRMHook(HttpHook):
         self, headers: dict[Any, Any] | None = None, extra_options: dict[str, Any] | None = None
     ) -> Any:
         """
-        Return the one session of this hook. It carries no access token: use :meth:`send`.
+        Return a session of requests without an access token; :meth:`send` sends over another client.
 
         :param headers: must be empty
         :param extra_options: must be empty
@@ -306,7 +307,7 @@ class ZohoCRMHook(HttpHook):
         """
         if headers or extra_options:
             self._refuse_generic_call()
-        return self._transport.session
+        return self.network.requests_session()
 
     def run(self, *args: Any, **kwargs: Any) -> NoReturn:
         """
@@ -340,13 +341,17 @@ class ZohoCRMHook(HttpHook):
 
     @cached_property
     def _transport(self) -> SyncTransport:
-        return SyncTransport(
+        make_transport = partial(
+            HttpTransport,
             self.connection,
             self.network,
             self.meter,
-            timeout_s=(self.connect_timeout_s, self.read_timeout_s),
-            sleep=self.sleep,
+            max_connections=1,
+            connect_timeout_s=self.connect_timeout_s,
+            read_timeout_s=self.read_timeout_s,
+            repeats_reads=False,
         )
+        return SyncTransport(make_transport, sleep=self.sleep)
 
     @property
     def _version(self) -> str:

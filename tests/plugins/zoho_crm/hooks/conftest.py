@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,11 +18,16 @@ from zoho_crm.core.links import Link, Relation
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+
+    from zoho_crm.hooks.zoho_response import ZohoResponse
 
 CLIENT_SECRET = "client-secret-5f1c"
 REFRESH_TOKEN = "refresh-token-77ab"
 SCOPES = "ZohoCRM.modules.ALL ZohoCRM.settings.ALL ZohoCRM.org.READ"
+
+
+Answer = bytes | str | Callable[[socket.socket], None]
 
 
 @dataclass
@@ -52,12 +59,12 @@ class ScriptedServer:
     Answers API calls from a script, in order, and token calls by itself unless they are scripted too.
 
     An answer is bytes to send, or a name: ``drop`` closes without an answer, ``reset`` sends RST, ``hang`` says nothing
-    until the server stops.
+    until the server stops. A function is called with the socket, and closes it by returning.
     """
 
-    script: list[bytes | str] = field(default_factory=list)
-    token_script: list[bytes | str] = field(default_factory=list)
-    default: bytes | str = ""
+    script: list[Answer] = field(default_factory=list)
+    token_script: list[Answer] = field(default_factory=list)
+    default: Answer = ""
     seen: list[Seen] = field(default_factory=list)
     token_calls: list[Seen] = field(default_factory=list)
     drop_after_answer: bool = False
@@ -175,6 +182,8 @@ class ScriptedServer:
         if isinstance(answer, bytes):
             connection.sendall(answer)
             return b"HTTP/1.1" in answer and not self.drop_after_answer
+        if callable(answer):
+            answer(connection)
         if answer == "hang":
             self.stopping.wait(20)
         if answer == "reset":
@@ -220,6 +229,27 @@ def connect(zoho: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> Callable[.
 @pytest.fixture
 def hook(connect: Callable[..., ZohoCRMHook]) -> ZohoCRMHook:
     return connect()
+
+
+@pytest.fixture
+def time_limits() -> dict[str, float]:
+    return {}
+
+
+@pytest.fixture(params=["hook", "async-client"])
+def send(
+    request: pytest.FixtureRequest, connect: Callable[..., ZohoCRMHook], time_limits: dict[str, float]
+) -> Iterator[Callable[[Any], ZohoResponse]]:
+    """Send a request by the hook, or by its async client, with the time limits of the fixture ``time_limits``."""
+    hook = connect(**time_limits)
+    if request.param == "hook":
+        yield hook.send
+        return
+    client = hook.async_client(max_connections=1)
+    with asyncio.Runner() as runner:
+        runner.run(client.__aenter__())
+        yield lambda one: runner.run(client.send(one))
+        runner.run(client.__aexit__(None, None, None))
 
 
 @pytest.fixture

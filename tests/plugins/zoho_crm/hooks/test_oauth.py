@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -17,6 +18,7 @@ from zoho_crm.hooks.network import Network
 from zoho_crm.hooks.oauth import Token, fetch_token
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
 ACCESS_DENIED = {
@@ -167,7 +169,7 @@ def test_a_throttle_is_not_hammered(
         (["hang"], ZohoNotSentError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 999\r\n\r\n{"], ZohoNotSentError),
         ([b"HTTP/1.1 500 X\r\nContent-Length: 0\r\n\r\n"], ZohoResponseError),
-        ([b'HTTP/1.1 503 X\r\nContent-Length: 18\r\n\r\n{"error":"general"}'], ZohoResponseError),
+        ([b'HTTP/1.1 503 X\r\nContent-Length: 19\r\n\r\n{"error":"general"}'], ZohoResponseError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 6\r\n\r\n<html>"], ZohoResponseError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 2\r\n\r\n[]"], ZohoResponseError),
         ([b"HTTP/1.1 200 X\r\nContent-Length: 70000\r\n\r\n" + b"x" * 70000], ZohoResponseError),
@@ -189,6 +191,26 @@ def test_a_temporary_failure_is_retried_then_raised(
     assert "5f1c" not in repr(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(("fetch_s", "tries"), [(60.0, 4), (0.5, 1)], ids=["tries-used-up", "time-used-up"])
+def test_a_response_that_does_not_end_is_given_up(
+    zoho: Any, connection: ZohoConnection, monkeypatch: pytest.MonkeyPatch, fetch_s: float, tries: int
+) -> None:
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 ")
+        while not zoho.stopping.wait(0.02):
+            connection.sendall(b"H")
+
+    monkeypatch.setattr("zoho_crm.hooks.oauth.FETCH_S", fetch_s)
+    zoho.token_script = [drip] * 4
+    started = time.monotonic()
+    with pytest.raises(ZohoNotSentError, match=r"without a complete response within 0\.3 s"):
+        fetch_token(
+            connection, Network.from_environment(connection), timeout_s=(0.2, 0.1), sleep=lambda _: None
+        )
+    assert time.monotonic() - started < 5
+    assert len(zoho.token_calls) == tries
 
 
 def test_passing_trouble_ends_well(zoho: Any, fetch: Callable[[], Token]) -> None:

@@ -14,7 +14,6 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import ZohoRequest, delete_related, get_setting
 from zoho_crm.core.verdict import Action
 from zoho_crm.errors import (
-    UnsafeRequestError,
     ZohoAuthError,
     ZohoConfigError,
     ZohoNotSentError,
@@ -71,7 +70,6 @@ def test_sends_exactly_the_delink(zoho: Any, hook: ZohoCRMHook, relation: Relati
         "User-Agent": "zoho-crm-delink/0.1.0",
         "Accept-Encoding": seen.header("Accept-Encoding"),
         "Accept": "*/*",
-        "Connection": "keep-alive",
         "X-EXTERNAL": "Contacts.External_Contact_ID,Deals.External_Deal_ID",
         "Authorization": "Zoho-oauthtoken access-token-1",
         "Content-Length": "0",
@@ -109,7 +107,6 @@ def test_no_accepted_extra_reaches_a_request(
         "user-agent",
         "accept-encoding",
         "accept",
-        "connection",
         "x-external",
         "authorization",
         "content-length",
@@ -291,27 +288,6 @@ def test_a_read_does_not_wait_for_an_hour(zoho: Any, hook: ZohoCRMHook) -> None:
     assert hook.slept == []
 
 
-@pytest.mark.parametrize("change", ["url", "method", "header", "two-headers"])
-def test_a_request_that_was_changed_on_the_way_never_leaves(
-    zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest, change: str
-) -> None:
-    def spoil(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-        if change == "url":
-            prepared.url = str(prepared.url).removesuffix("/Deals/d-1")
-        elif change == "method":
-            prepared.method = "POST"
-        elif change == "header":
-            del prepared.headers["X-EXTERNAL"]
-        else:
-            prepared.headers["X-External"] = "Contacts.Other"
-        return prepared
-
-    hook.get_conn().auth = spoil
-    with pytest.raises(UnsafeRequestError):
-        hook.send(delete)
-    assert zoho.seen == []
-
-
 def test_takes_no_free_form_request(zoho: Any, hook: ZohoCRMHook) -> None:
     calls: list[Callable[[], Any]] = [
         lambda: hook.run("crm/v7/Contacts/1", headers={"x": "y"}),
@@ -326,7 +302,7 @@ def test_takes_no_free_form_request(zoho: Any, hook: ZohoCRMHook) -> None:
     assert (zoho.seen, zoho.token_calls) == ([], [])
 
 
-def test_a_free_session_carries_no_token(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
+def test_the_session_of_get_conn_carries_no_token(zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest) -> None:
     hook.send(delete)
     hook.get_conn().get(f"{zoho.url}/x", timeout=5)
     assert zoho.seen[1].header("Authorization") is None
@@ -367,7 +343,7 @@ def test_nothing_secret_is_logged(
     with pytest.raises(ZohoUnansweredError):
         hook.send(delete)
     hook.test_connection()
-    assert any(record.name.startswith("urllib3") for record in caplog.records)
+    assert any(record.getMessage().startswith("Access token renewed") for record in caplog.records)
     for record in caplog.records:
         text = f"{record.getMessage()} {record.args} {record.exc_text} {record.__dict__}"
         assert not any(secret in text for secret in secrets), text
