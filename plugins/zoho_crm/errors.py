@@ -38,6 +38,9 @@ class ZohoError(Exception):
     :param details: Zoho's ``details``, as they came
     """
 
+    sends = 0
+    """Requests that were sent before the error, each with an access token that Zoho rejected."""
+
     def __init__(
         self,
         message: str,

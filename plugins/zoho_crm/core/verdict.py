@@ -38,6 +38,7 @@ https://www.zoho.com/crm/developer/docs/api/v7/delink.html, and Zoho's OpenAPI f
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -112,15 +113,21 @@ class Verdict:
 
 GONE_AFTER_AMBIGUITY = "found gone after a request without a clear response"
 
+_TRACE_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 _GONE_MESSAGES = ("relation not found", "contact role not deleted")
 _LINK_CODES = frozenset(
     {
         "ALREADY_USED",
+        "AMBIGUITY_DURING_PROCESSING",
         "BAD_REQUEST",
         "CANNOT_BE_UPDATED",
+        "DUPLICATE_DATA",
+        "EXPECTED_FIELD_MISSING",
         "INVALID_URL_PATTERN",
+        "LIMIT_EXCEEDED",
         "LIMIT_REACHED",
         "MANDATORY_NOT_FOUND",
+        "MULTIPLE_OR_MULTI_ERRORS",
         "NOT_ALLOWED",
         "NOT_APPROVED",
         "RECORD_LOCKED",
@@ -237,7 +244,7 @@ def parse_clear_item(response: ClassifiedResponse) -> ResponseItem | Verdict:
     status, item, wait_s = response.status, response.item, response.retry_after_s
     match response.kind:
         case ResponseKind.OUT_OF_CREDITS:
-            return stop(status, item, StopReason.CREDITS, wait_s)
+            return replace(stop(status, item, StopReason.CREDITS, wait_s), detail=_trace(item))
         case ResponseKind.OVERLOADED:
             return _judge_overloaded(response)
         case ResponseKind.SERVER_ERROR | ResponseKind.UNEXPECTED:
@@ -359,8 +366,17 @@ def _judge_overloaded(response: ClassifiedResponse) -> Verdict:
         outcome=Outcome.FAILED,
         code=item.code if item else "TOO_MANY_REQUESTS",
         message=item.message if item else None,
+        detail=_trace(item),
         retry_after_s=response.retry_after_s,
     )
+
+
+def _trace(item: ResponseItem | None) -> str | None:
+    """Return what Zoho's support needs to find a throttled request; None if the response does not name it."""
+    trace_id = item.details.get("trace_id") if item is not None else None
+    if isinstance(trace_id, str) and _TRACE_ID.fullmatch(trace_id):
+        return f"Zoho's trace_id is {trace_id}"
+    return None
 
 
 def _judge_token_rejected(response: ClassifiedResponse) -> Verdict:

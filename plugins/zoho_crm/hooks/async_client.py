@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from zoho_crm.errors import ZohoError
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS
 from zoho_crm.hooks.http_transport import HttpTransport
 
@@ -87,17 +88,24 @@ class AsyncZohoClient:
         :raises ZohoNotSentError: there was no connection
         :raises ZohoUnansweredError: sent, but there is no readable response
         :raises ZohoError: there is no access token, see :func:`zoho_crm.hooks.oauth.fetch_token`; nothing was applied
+
+        Each error says how many requests were sent before it, with tokens that Zoho rejected.
         """
-        sends = 1
-        while True:
-            if self._clock() >= self._token.use_until:
-                await self._renew()
-            async with self._turns:
-                response = await self._transport.exchange(request, self._token)
-            if sends > TOKEN_RENEWALS or not response.token_rejected:
-                return response if sends == 1 else replace(response, sends=sends)
-            await self._replace_token(response.token_used)
-            sends += 1
+        rejected = 0
+        try:
+            while True:
+                if self._clock() >= self._token.use_until:
+                    await self._renew()
+                async with self._turns:
+                    response = await self._transport.exchange(request, self._token)
+                if rejected == TOKEN_RENEWALS or not response.token_rejected:
+                    return replace(response, sends=rejected + 1) if rejected else response
+                rejected += 1
+                await self._replace_token(response.token_used)
+        except ZohoError as error:
+            # Always, as several requests may get the same error.
+            error.sends = rejected
+            raise
 
     async def _replace_token(self, rejected: str) -> None:
         """

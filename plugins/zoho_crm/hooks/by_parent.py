@@ -228,7 +228,7 @@ class _PageOperation:
         except ZohoError as error:
             # Without a connection the next call may find one; without an access token it does not.
             self._is_refused |= not isinstance(error, ZohoNotSentError)
-            self._send_alone(call, None, ambiguous=False)
+            self._send_alone(call, sent_at if error.sends else None, ambiguous=False)
             return
         verdicts = judge_each(response.status, response.body, relation=self._single.relation)
         if verdicts is not None:

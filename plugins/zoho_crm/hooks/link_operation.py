@@ -143,17 +143,22 @@ class LinkOperation(ABC):
         try:
             response = await self._client.client.send(request)
         except ZohoNotSentError as error:
+            self._count_sent(started_at, error.sends)
             return judge_no_answer(sent=False, why=str(error))
         except ZohoUnansweredError as error:
-            self._count_sent(started_at)
+            self._count_sent(started_at, error.sends + 1)
             return judge_no_answer(sent=True, why=str(error))
+        except ZohoError as error:
+            self._count_sent(started_at, error.sends)
+            raise
         self._count_sent(started_at, response.sends)
         self._client.observe(response)
         return self._judge(response)
 
-    def _count_sent(self, at: datetime, sends: int = 1) -> None:
-        self._attempts += sends
-        self._sent_at = self._sent_at or at
+    def _count_sent(self, at: datetime, sends: int) -> None:
+        if sends:
+            self._attempts += sends
+            self._sent_at = self._sent_at or at
 
     def _retries_used_up(self, last: Verdict) -> Verdict:
         """Return the verdict after the last request: its verification has shown that the link did not change."""

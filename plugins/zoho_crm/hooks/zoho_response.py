@@ -82,7 +82,7 @@ def unclear(request: ZohoRequest, response: ZohoResponse) -> ZohoError:
     if 300 <= response.status < 400:
         message = "Zoho's API does not redirect; the response is from another server, such as a proxy"
     error = ZohoAuthError if response.status in {401, 403} or code in PERMISSION_CODES else ZohoResponseError
-    advice = _ADVICE.get(code, "")
+    advice = _ADVICE_BY_KIND.get(response.classified.kind) or _ADVICE.get(code, "")
     return error(
         f"{request.method} {_place(request)}: {response.status} {code} {message}".rstrip() + advice,
         http_status=response.status,
@@ -92,6 +92,10 @@ def unclear(request: ZohoRequest, response: ZohoResponse) -> ZohoError:
     )
 
 
+_ADVICE_BY_KIND = {
+    ResponseKind.OVERLOADED: "; too many requests are in flight: retry later, or lower max_concurrency",
+    ResponseKind.OUT_OF_CREDITS: "; the org's API credits of 24 hours are used up: retry once credits return",
+}
 _ADVICE = {
     "OAUTH_SCOPE_MISMATCH": "; generate a refresh token that includes the scope for this call",
     "NO_PERMISSION": "; allow it in the profile of the Zoho user who generated the refresh token",

@@ -252,6 +252,7 @@ _ADVICE_BY_CODE = {
     "NOT_APPROVED": "The record is waiting for approval in Zoho: approve or reject it there, then start a new run.",
     "NOT_ALLOWED": "A layout rule or approval process in Zoho prevents the change: fix it there, then start a new run.",
     "CANNOT_BE_UPDATED": "Zoho does not allow changes to this record: see its message.",
+    "DUPLICATE_DATA": "Several records share an external ID: correct them in Zoho, then start a new run.",
     "MANDATORY_NOT_FOUND": "A mandatory field of the record is empty: fill it in Zoho, then start a new run.",
     "LIMIT_REACHED": "Zoho's limit of calls is reached: wait until credits are available, then retry.",
     "TOO_MANY_REQUESTS": "Too many requests in flight: lower max_concurrency of the connection, then retry.",

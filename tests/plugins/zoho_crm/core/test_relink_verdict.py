@@ -145,14 +145,25 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     **{
         code: (entry(code), "settle:rejected")
-        for code in ("RECORD_LOCKED", "NOT_ALLOWED", "LIMIT_REACHED", "ALREADY_USED", "CANNOT_BE_UPDATED")
+        for code in (
+            "ALREADY_USED",
+            "AMBIGUITY_DURING_PROCESSING",
+            "CANNOT_BE_UPDATED",
+            "DUPLICATE_DATA",
+            "EXPECTED_FIELD_MISSING",
+            "LIMIT_EXCEEDED",
+            "LIMIT_REACHED",
+            "MULTIPLE_OR_MULTI_ERRORS",
+            "NOT_ALLOWED",
+            "RECORD_LOCKED",
+        )
     },
     **{
         code: (entry(code), "stop:refused")
         for code in ("OAUTH_SCOPE_MISMATCH", "NO_PERMISSION", "AUTHORIZATION_FAILED", "INVALID_MODULE")
     },
     "INTERNAL_ERROR": (entry("INTERNAL_ERROR"), "verify:unknown"),
-    "unknown code": (entry("DUPLICATE_DATA"), "verify:unknown"),
+    "unknown code": (entry("NEVER_HEARD_OF"), "verify:unknown"),
 }
 
 

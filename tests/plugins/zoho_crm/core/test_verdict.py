@@ -168,11 +168,16 @@ ERRORS: dict[str, tuple[dict[str, Any], str]] = {
         code: (entry(code), "settle:rejected")
         for code in (
             "ALREADY_USED",
+            "AMBIGUITY_DURING_PROCESSING",
             "BAD_REQUEST",
             "CANNOT_BE_UPDATED",
+            "DUPLICATE_DATA",
+            "EXPECTED_FIELD_MISSING",
             "INVALID_URL_PATTERN",
+            "LIMIT_EXCEEDED",
             "LIMIT_REACHED",
             "MANDATORY_NOT_FOUND",
+            "MULTIPLE_OR_MULTI_ERRORS",
             "NOT_ALLOWED",
             "NOT_APPROVED",
             "RECORD_LOCKED",
@@ -240,6 +245,22 @@ def test_only_a_link_found_gone_is_judged_otherwise_after_an_ambiguous_try(
             assert (short(verdict), verdict.detail) == ("settle:removed", GONE_AFTER_AMBIGUITY)
         else:
             assert verdict == ask(400, make(error))
+
+
+@pytest.mark.parametrize(
+    ("trace_id", "detail"),
+    [
+        ("0af7-65.x:1_2", "Zoho's trace_id is 0af7-65.x:1_2"),
+        ("x" * 101, None),
+        ("two\nlines", None),
+        (7, None),
+        (None, None),
+    ],
+)
+@pytest.mark.parametrize("message", ["Many requests fired in concurrent", "for the past 24 hours"])
+def test_a_throttled_response_names_its_trace(message: str, trace_id: object, detail: str | None) -> None:
+    verdict = ask(429, body(entry("TOO_MANY_REQUESTS", message, {"trace_id": trace_id})))
+    assert verdict.detail == detail
 
 
 WHOLE: dict[str, tuple[int, bytes, Verdict]] = {

@@ -267,8 +267,20 @@ async def test_many_rejections_without_a_new_token_ask_for_one_once(
     async with hook.async_client(max_connections=20) as client:
         zoho.token_script = [zoho.answer(200, {"error": "invalid_code"})] * 20
         failures = await asyncio.gather(*(client.send(delete) for _ in range(20)), return_exceptions=True)
-    assert {type(failure) for failure in failures} == {ZohoAuthError}
+    assert {(type(failure), failure.sends) for failure in failures} == {(ZohoAuthError, 1)}
     assert len(zoho.token_calls) == 2
+
+
+async def test_an_error_says_how_many_requests_were_rejected_before_it(
+    zoho: Any, hook: ZohoCRMHook, delete: ZohoRequest
+) -> None:
+    zoho.script = [zoho.bad_token(), zoho.bad_token(), "drop", "drop"]
+    async with hook.async_client() as client:
+        for sends in (2, 0):
+            with pytest.raises(ZohoUnansweredError) as caught:
+                await client.send(delete)
+            assert caught.value.sends == sends
+    assert len(zoho.seen) == 4
 
 
 async def test_a_token_that_runs_out_is_renewed_once_and_off_the_loop(

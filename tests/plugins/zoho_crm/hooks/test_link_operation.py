@@ -35,8 +35,10 @@ from zoho_crm.errors import (
     UnsafeRequestError,
     ZohoAuthError,
     ZohoError,
+    ZohoNotSentError,
     ZohoResponseError,
     ZohoTokenThrottledError,
+    ZohoUnansweredError,
 )
 from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
@@ -84,6 +86,10 @@ class World(ScriptedLink):
             id="related",
         ),
         pytest.param(LOCKED, Outcome.REJECTED, "RECORD_LOCKED", "record is locked", "77", id="locked"),
+        *(
+            pytest.param(refusal(400, code, "no", data=True), Outcome.REJECTED, code, "no", None, id=code)
+            for code in ("DUPLICATE_DATA", "LIMIT_EXCEEDED", "MULTIPLE_OR_MULTI_ERRORS")
+        ),
     ],
 )
 async def test_a_clear_response_settles_with_one_request(
@@ -328,6 +334,24 @@ async def test_requests_with_a_rejected_token_count_as_attempts() -> None:
     result = await world.delink()
     assert (result.outcome, result.attempts) == (Outcome.REMOVED, 2)
     assert world.slept == []
+
+
+@pytest.mark.parametrize(
+    ("error", "attempts"),
+    [
+        (ZohoAuthError("invalid_code"), 1),
+        (ZohoTokenThrottledError("wait", retry_after_s=600), 1),
+        (ZohoNotSentError("no connection"), 1),
+        (ZohoUnansweredError("sent, not answered"), 2),
+    ],
+    ids=["refused", "throttled", "not-sent", "unanswered"],
+)
+async def test_a_rejected_request_counts_although_none_follows(error: ZohoError, attempts: int) -> None:
+    error.sends = 1
+    verification = [BROKEN] if isinstance(error, ZohoUnansweredError) else []
+    world = World([error, *verification], RetryLimits(sends=1, waits=0, verifications=1))
+    result = await world.delink()
+    assert (result.attempts, result.sent_at) == (attempts, START + timedelta(seconds=1))
 
 
 async def test_a_token_rejected_after_all_renewals_stops_the_run() -> None:

@@ -390,7 +390,12 @@ def test_reads_one_record(zoho: Any, hook: ZohoCRMHook, answer: Any, exists: boo
         (
             (429, {"code": 429, "error": "TOO_MANY_REQUESTS", "error_info": "24 hours"}),
             ZohoResponseError,
-            "TOO_MANY",
+            "TOO_MANY_REQUESTS 24 hours; the org's API credits of 24 hours are used up",
+        ),
+        (
+            (429, {**error("TOO_MANY_REQUESTS", "concurrent"), "details": {"retry_after": 99}}),
+            ZohoResponseError,
+            "concurrent; too many requests are in flight",
         ),
         ((500, b"<html>"), ZohoResponseError, "cannot be read"),
         ((302, None), ZohoResponseError, "redirect"),
@@ -406,7 +411,8 @@ def test_reads_one_record(zoho: Any, hook: ZohoCRMHook, answer: Any, exists: boo
         "authorization",
         "data",
         "url",
-        "429",
+        "credits",
+        "overloaded",
         "500",
         "302",
         "html",
