@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         AirflowException,
         AirflowFailException,
         AirflowNotFoundException,
+        TaskAwaitingInput,
         TaskDeferred,
     )
     from airflow.sdk.observability import stats
@@ -52,6 +53,7 @@ __all__ = [
     "ResourceMethod",
     "RetryAction",
     "RetryRule",
+    "TaskAwaitingInput",
     "TaskDeferred",
     "TimeRestriction",
     "base_url",
@@ -66,11 +68,12 @@ __all__ = [
 ]
 
 _NAMES = {
-    # Exceptions of the Task SDK; TaskDeferred is not part of its public names.
+    # Exceptions of the Task SDK; the last two are not part of its public names.
     "AirflowException": "airflow.sdk.exceptions.AirflowException",
     "AirflowFailException": "airflow.sdk.exceptions.AirflowFailException",
     "AirflowNotFoundException": "airflow.sdk.exceptions.AirflowNotFoundException",
     "TaskDeferred": "airflow.sdk.exceptions.TaskDeferred",
+    "TaskAwaitingInput": "airflow.sdk.exceptions.TaskAwaitingInput",
     # New in Airflow 3.2 (async operators) and 3.3 (retry policies).
     "BaseAsyncOperator": "airflow.sdk.BaseAsyncOperator",
     "ExceptionRetryPolicy": "airflow.sdk.ExceptionRetryPolicy",

@@ -258,6 +258,13 @@ def task_defaults(
     }
 
 
+_APPROVE_RETRIES: dict[str, Any] = {
+    "retries": 20,
+    "retry_delay": timedelta(seconds=3),
+    "retry_exponential_backoff": 1.0,
+}
+"""Soon and often: an early response may cost the task a try, and the next one uses it."""
+
 _UNBOUND_MAPPING: dict[str, Any] = {"max_active_tis_per_dagrun": 2, "map_index_template": CHUNK_NAME}
 """Arguments of a mapped task whose job is known at run time only."""
 
@@ -376,7 +383,7 @@ def _add_tasks(
     checked = preflight(task_id="preflight", **common)
     planned = plan(task_id="plan", preflight_task_id=checked.task_id, **common)
     guarded = GuardOperator(task_id="guard", **common)
-    approved = ApproveOperator(task_id="approve", guard_task_id=guarded.task_id, **common)
+    approved = ApproveOperator(task_id="approve", guard_task_id=guarded.task_id, **_APPROVE_RETRIES, **common)
     # The report runs whatever the other tasks ended as.
     report = ReportOperator(
         task_id="report", trigger_rule="all_done", retries=1, outlets=[updates_of(updates)], **common

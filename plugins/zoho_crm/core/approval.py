@@ -7,9 +7,11 @@ other systems and are shown literally, never read as Markdown.
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -102,6 +104,16 @@ class Question:
                 "**Approve** sends the plan. **Reject**, or no decision in time, ends the run: nothing is sent.",
             ]
         )
+
+
+def question_digest(subject: str, body: str | None, approvers: Iterable[str], tries: int) -> str:
+    """
+    Return the SHA-256 of a question, in hexadecimal digits.
+
+    :param approvers: who may respond
+    :param tries: up to which try of the task the question, and a response to it, counts
+    """
+    return sha256(json.dumps([subject, body, sorted(approvers), tries]).encode()).hexdigest()
 
 
 def approval_block_reason(approval: str | None) -> str | None:

@@ -234,6 +234,7 @@ class StoredRun:
     approval: str | None
     approved_by: str | None
     approved_at: datetime | None
+    question: str | None
     started_at: datetime
     planned_at: datetime | None
     finished_at: datetime | None

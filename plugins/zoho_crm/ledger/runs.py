@@ -164,11 +164,17 @@ class RunStore(Store):
 
     def record_guard(self, run_key: str, decision: str) -> None:
         """Record the decision of the guards; an approval of an earlier decision no longer counts."""
-        self._set(run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None)
+        self._set(
+            run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None, question=None
+        )
 
-    def ask_approval(self, run_key: str) -> None:
-        """Record that an approval is requested: nothing is sent before :meth:`record_approval` records it."""
-        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None)
+    def ask_approval(self, run_key: str, question: str | None = None) -> None:
+        """
+        Record that an approval is requested: nothing is sent before :meth:`record_approval` records it.
+
+        :param question: SHA-256 of the question, once people are shown it
+        """
+        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None, question=question)
 
     def record_approval(
         self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime

@@ -164,6 +164,7 @@ runs = sa.Table(
     sa.Column("approval", sa.String(MESSAGE_LENGTH)),
     sa.Column("approved_by", sa.String(NAME_LENGTH)),
     sa.Column("approved_at", UtcDateTime),
+    sa.Column("question", sa.String(64), comment="SHA-256 of what approvers are asked"),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("planned_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.triggers.hitl import HITLTrigger
 
-from zoho_crm.airflow_compat import base_url, register_question
-from zoho_crm.core.approval import APPROVED, REJECTED, Question, plan_url
+from zoho_crm.airflow_compat import TaskAwaitingInput, base_url, register_question
+from zoho_crm.core.approval import APPROVED, REJECTED, Question, plan_url, question_digest
 from zoho_crm.core.formatting import format_duration
 from zoho_crm.core.guard_rules import Facts, Override, judge
 from zoho_crm.core.job_files import SOURCE_SQL, read_sql
@@ -20,11 +22,12 @@ from zoho_crm.operators.job_operator import JobOperator
 from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
     from uuid import UUID
 
     from airflow.sdk import Context
+    from airflow.triggers.base import TriggerEvent
 
     from zoho_crm.core.guard_rules import Decision
     from zoho_crm.core.job import Job
@@ -158,6 +161,9 @@ class ApproveOperator(JobOperator, ApprovalOperator):
     It holds no worker while it waits. No response within the job's ``approval_timeout`` rejects the run. A rejection
     skips the next task and is not a failure. Clearing the task asks again.
 
+    If Airflow's scheduler sees a response before it sees that the task waits, it takes that for a crash and runs the
+    task again. That try keeps the question, and so the response that Airflow has stored for it.
+
     :param guard_task_id: ID of the task whose result contains the question, with the group's prefix
     :return: ``approval``, ``by`` and ``at`` as on the run row; None if no approval is required
     :raises PlanError: the guard task has no result
@@ -188,13 +194,34 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         self.subject, self.body = asked["subject"], asked["body"]
         self.response_timeout = job.guards.approval_timeout
         self.assigned_users = [{"id": user, "name": user} for user in job.guards.approvers] or None
+        ti, key = context["ti"], self.run_key_of(context)
+        # A clear raises the number of tries; a retry does not.
+        question = question_digest(self.subject, self.body, job.guards.approvers, ti.max_tries)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            ledger.runs.ask_approval(self.run_key_of(context))
+            if ledger.runs.existing(key).question == question:
+                self.log.info("The question of an earlier try stays; a response to it counts")
+                self._wait_for_earlier_question(ti.id)
+            ledger.runs.ask_approval(key)
+            self._check_question(ti.id)
+            ledger.runs.ask_approval(key, question)
         finally:
             ledger.close()
-        self._check_question(context["ti"].id)
-        return super().execute(context)
+        # Not execute() of the base class: it registers the question again, which discards a response.
+        raise TaskAwaitingInput(method_name="execute_complete", timeout=self.response_timeout)
+
+    def _wait_for_earlier_question(self, task_instance_id: UUID) -> NoReturn:
+        """Wait for, or use, the response to a question that an earlier try registered."""
+        self.defer(
+            trigger=LateResponseTrigger(
+                ti_id=task_instance_id,
+                options=self.options,
+                params={},
+                defaults=self.defaults,
+                timeout_datetime=datetime.now(UTC) + self.response_timeout,
+            ),
+            method_name="execute_complete",
+        )
 
     def _check_question(self, task_instance_id: UUID) -> None:
         """
@@ -234,6 +261,23 @@ class ApproveOperator(JobOperator, ApprovalOperator):
             ledger.close()
         super().execute_complete(context, event)
         return {"approval": approval, "by": by, "at": at.isoformat()}
+
+
+class LateResponseTrigger(HITLTrigger):
+    """Look for the response to a question after a pause, in which the scheduler sees that the task waits."""
+
+    def __init__(self, *, poke_interval: float = 10.0, **kwargs: Any) -> None:
+        super().__init__(poke_interval=poke_interval, **kwargs)
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the path of the class, and its arguments."""
+        return f"{__name__}.{type(self).__name__}", super().serialize()[1]
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Pause, then look until there is a response or the time is over."""
+        await asyncio.sleep(self.poke_interval)
+        async for event in super().run():
+            yield event
 
 
 def build_facts(ledger: Ledger, run: StoredRun, *, planned: int, now: datetime, source: SourceFacts) -> Facts:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from datetime import UTC, datetime, timedelta
+from pkgutil import resolve_name
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
+from airflow.providers.standard.triggers import hitl
 from airflow.sdk import DAG, BaseOperator
-from airflow.sdk.exceptions import TaskAwaitingInput
+from airflow.sdk.exceptions import TaskAwaitingInput, TaskDeferred
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
 from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.errors import PlanError
-from zoho_crm.operators.guard import ApproveOperator, GuardOperator
+from zoho_crm.operators.guard import ApproveOperator, GuardOperator, LateResponseTrigger
 from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
@@ -74,11 +80,16 @@ def task(sql_path: Path) -> ApproveOperator:
     return made
 
 
-def ask(sql_path: Path, guard: dict[str, Any] | None) -> Any:
-    made = context("approve", guard=guard)
+def ask(sql_path: Path, guard: dict[str, Any] | None, max_tries: int = 1) -> Any:
+    made = context("approve", guard=guard, max_tries=max_tries)
     made["task_instance"] = made["ti"]
     made["ti"].id = "018f0000-0000-7000-8000-000000000000"
     return task(sql_path).execute(made)
+
+
+def wait(sql_path: Path, guard: dict[str, Any] | None, max_tries: int = 1) -> None:
+    with pytest.raises(TaskAwaitingInput):
+        ask(sql_path, guard, max_tries)
 
 
 def answer(sql_path: Path, option: str, **changes: Any) -> tuple[Any, list[Any]]:
@@ -187,11 +198,69 @@ def test_a_clear_asks_again_and_takes_the_answer_back(
     audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
 ) -> None:
     answer(sql_path, "Approve")
-    with pytest.raises(TaskAwaitingInput):
-        ask(sql_path, asked)
+    wait(sql_path, asked, max_tries=2)
     run = audit.run()
     assert (run["approval"], run["approved_by"], run["approved_at"]) == ("asked", None, None)
     assert "waits for an approval" in str(audit.ledger().runs.stop_reason(run["run_key"]))
+
+
+def test_a_retry_keeps_the_question_and_a_clear_asks_again(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
+) -> None:
+    """Airflow discards a stored response when a question is registered, and resumes a task with it otherwise."""
+    wait(sql_path, asked)
+    with pytest.raises(TaskDeferred):
+        ask(sql_path, asked)
+    answer(sql_path, "Approve")
+    # The response is on the run row, and its task was lost before it ended.
+    with pytest.raises(TaskDeferred) as waits:
+        ask(sql_path, asked)
+    assert waits.value.method_name == "execute_complete"
+    assert len(comms.sent) == 1
+    assert audit.run()["approval"] == "approved"
+    wait(sql_path, asked, max_tries=21)
+    assert len(comms.sent) == 2
+    assert audit.run()["approval"] == "asked"
+
+
+def test_a_retry_looks_for_a_stored_response_after_a_pause(
+    audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = SimpleNamespace(id="ada", name="ada")
+    stored = SimpleNamespace(
+        response_received=True,
+        chosen_options=["Approve"],
+        params_input={},
+        responded_at=ANSWERED,
+        responded_by_user=user,
+    )
+    monkeypatch.setattr(hitl, "get_hitl_detail_content_detail", lambda ti_id: stored)
+    path, arguments = LateResponseTrigger(
+        ti_id=UUID(int=1),
+        options=["Approve", "Reject"],
+        params={},
+        defaults=["Reject"],
+        timeout_datetime=datetime.now(UTC) + timedelta(hours=1),
+        poke_interval=0.2,
+    ).serialize()
+    trigger = resolve_name(path)(**arguments)
+
+    async def events() -> list[Any]:
+        return [event async for event in trigger.run()]
+
+    before = time.monotonic()
+    (event,) = asyncio.run(events())
+    assert time.monotonic() - before >= 0.2
+    assert (event.payload["chosen_options"], event.payload["responded_by_user"]["id"]) == (["Approve"], "ada")
+
+
+def test_a_new_decision_of_the_guards_asks_again(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
+) -> None:
+    wait(sql_path, asked)
+    audit.ledger().runs.record_guard(audit.run()["run_key"], asked["decision"])
+    wait(sql_path, asked)
+    assert len(comms.sent) == 2
 
 
 @pytest.mark.parametrize(
@@ -200,8 +269,7 @@ def test_a_clear_asks_again_and_takes_the_answer_back(
 def test_a_first_question_that_is_no_longer_true_is_not_asked_again(
     audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms, changed: dict[str, str]
 ) -> None:
-    with pytest.raises(TaskAwaitingInput):
-        ask(sql_path, asked)
+    wait(sql_path, asked)
     with pytest.raises(PlanError, match="first question of this run, and it is no longer true"):
         ask(sql_path, {**asked, **changed})
     assert audit.ledger().runs.stop_reason(audit.run()["run_key"]) is not None
@@ -210,8 +278,7 @@ def test_a_first_question_that_is_no_longer_true_is_not_asked_again(
 def test_people_who_may_no_longer_decide_are_not_asked_again(
     audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(TaskAwaitingInput):
-        ask(sql_path, asked)
+    wait(sql_path, asked)
     monkeypatch.setitem(ASKING, "approvers", ["ada"])
     with pytest.raises(PlanError, match="approvers"):
         ask(sql_path, asked)

@@ -22,7 +22,9 @@ LINKS = 10_000
 
 
 @pytest.mark.parametrize(
-    "audit", ["sqlite", "postgres", pytest.param("mariadb", marks=pytest.mark.systems)], indirect=True
+    "audit",
+    ["sqlite", *(pytest.param(name, marks=pytest.mark.systems) for name in ("postgres", "mariadb"))],
+    indirect=True,
 )
 def test_every_link_of_ten_thousand_has_one_story(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
