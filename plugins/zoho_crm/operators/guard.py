@@ -201,7 +201,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         try:
             if ledger.runs.existing(key).question == question:
                 self.log.info("The question of an earlier try stays; a response to it counts")
-                self._wait_for_earlier_question(ti.id)
+                self._wait_for_earlier_question(ti.id, datetime.now(UTC) + job.guards.approval_timeout)
             ledger.runs.ask_approval(key)
             self._check_question(ti.id)
             ledger.runs.ask_approval(key, question)
@@ -210,7 +210,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         # Not execute() of the base class: it registers the question again, which discards a response.
         raise TaskAwaitingInput(method_name="execute_complete", timeout=self.response_timeout)
 
-    def _wait_for_earlier_question(self, task_instance_id: UUID) -> NoReturn:
+    def _wait_for_earlier_question(self, task_instance_id: UUID, until: datetime) -> NoReturn:
         """Wait for, or use, the response to a question that an earlier try registered."""
         self.defer(
             trigger=LateResponseTrigger(
@@ -218,7 +218,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
                 options=self.options,
                 params={},
                 defaults=self.defaults,
-                timeout_datetime=datetime.now(UTC) + self.response_timeout,
+                timeout_datetime=until,
             ),
             method_name="execute_complete",
         )
