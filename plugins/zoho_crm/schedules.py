@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
@@ -14,13 +15,14 @@ from zoho_crm.core.job_files import JobFileError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
 
     from zoho_crm.airflow_compat import CoreCronTimetable, DataInterval
     from zoho_crm.core.job import Job
 
 _HOUR = timedelta(hours=1)
 _NEAR = 2 * _HOUR
+_YEARS = 28
+"""After so many years, each date falls on the same day of the week again."""
 
 
 def schedule_of(job: Job) -> CronDataIntervalTimetable | list[Asset] | None:
@@ -82,7 +84,7 @@ def _check_changes_of_clocks(job: Job, cron: str) -> None:
     """
     if croniter(cron).expanded[1] == ["*"]:
         return
-    for change in _changes(job):
+    for change in _distinct_changes(job, cron):
         if any(end != start for end, start in _seams(job, cron, change)):
             raise JobFileError(
                 f"{job.name}.yaml: schedule: {cron!r} leaves out a stretch of time when the clocks of "
@@ -90,18 +92,50 @@ def _check_changes_of_clocks(job: Job, cron: str) -> None:
             )
 
 
-def _changes(job: Job) -> Iterator[datetime]:
-    """Yield the instants at which the clocks change in the first year of a job, to the hour."""
+def _distinct_changes(job: Job, cron: str) -> Iterator[datetime]:
+    """
+    Yield the instants at which the clocks change, one of each kind.
+
+    The kind is how the clocks change, at which time of the day, and whether the schedule is due on the days around:
+    the date of the change moves from year to year, and a schedule may be due on some dates only.
+    """
     zone = ZoneInfo(job.timezone)
-    start = job.start.astimezone(ZoneInfo("UTC")).replace(minute=0, second=0, microsecond=0)
-    for day in range(366):
-        first = start + timedelta(days=day)
-        if first.astimezone(zone).utcoffset() != (first + 24 * _HOUR).astimezone(zone).utcoffset():
-            yield next(
-                first + hour * _HOUR
-                for hour in range(1, 25)
-                if (first + hour * _HOUR).astimezone(zone).utcoffset() != first.astimezone(zone).utcoffset()
-            )
+    kinds = set()
+    for change in _changes(job.timezone, job.start.date()):
+        before, after = (change - _HOUR).astimezone(zone), change.astimezone(zone)
+        days = [before.date() + timedelta(days=day) for day in (-1, 0, 1)]
+        kind = (
+            before.time(),
+            before.utcoffset(),
+            after.utcoffset(),
+            *(_is_due_on(cron, day) for day in days),
+        )
+        if kind not in kinds:
+            kinds.add(kind)
+            yield change
+
+
+def _is_due_on(cron: str, day: date) -> bool:
+    midnight = datetime(day.year, day.month, day.day)
+    due: datetime = croniter(cron, midnight - timedelta(seconds=1)).get_next(datetime)
+    return due.date() == day
+
+
+@cache
+def _changes(timezone: str, start: date) -> list[datetime]:
+    """Return the instants at which the clocks change in the years after a date, to the hour."""
+    zone = ZoneInfo(timezone)
+    midnight = datetime(start.year, start.month, start.day, tzinfo=UTC)
+    changes = []
+    offset = midnight.astimezone(zone).utcoffset()
+    for day in range(_YEARS * 366):
+        first = midnight + timedelta(days=day)
+        if (first + 24 * _HOUR).astimezone(zone).utcoffset() == offset:
+            continue
+        hours = (first + hour * _HOUR for hour in range(1, 25))
+        changes.append(next(hour for hour in hours if hour.astimezone(zone).utcoffset() != offset))
+        offset = (first + 24 * _HOUR).astimezone(zone).utcoffset()
+    return changes
 
 
 def _seams(job: Job, cron: str, change: datetime) -> Iterator[tuple[datetime, datetime]]:

@@ -144,6 +144,27 @@ def test_a_schedule_that_airflow_leaves_a_gap_in_is_refused(cron: str, timezone:
     assert any(before[1] < after[0] for before, after in pairwise(islice(found, 60)))
 
 
+@pytest.mark.parametrize(
+    ("cron", "near"),
+    [("*/20 2 27-28 3 *", "2027-03-28"), ("*/20 2 26 3 *", "2028-03-26"), ("*/20 2 31 3 *", "2030-03-31")],
+)
+def test_a_schedule_that_is_due_on_a_change_of_the_clocks_in_a_later_year_is_refused(
+    cron: str, near: str
+) -> None:
+    with pytest.raises(JobFileError, match=f"near {near} 01:00 UTC"):
+        schedule_of(make_job(schedule=cron, timezone="Europe/Berlin", start_date="2026-04-01"))
+
+
+def test_a_schedule_that_is_never_due_on_a_change_of_the_clocks_can_be_used() -> None:
+    schedule_of(make_job(schedule="*/20 2 20-24 3 *", timezone="Europe/Berlin", start_date="2026-04-01"))
+
+
+def test_a_schedule_of_many_times_a_night_is_checked_quickly() -> None:
+    started = time.process_time()
+    schedule_of(make_job(schedule="0 0-23/2 * * *", timezone="Africa/Casablanca"))
+    assert time.process_time() - started < 1.0
+
+
 def test_a_schedule_of_every_minute_is_checked_quickly() -> None:
     started = time.process_time()
     schedule_of(make_job(schedule="* * * * *", timezone="Europe/Berlin"))
