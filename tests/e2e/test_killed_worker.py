@@ -62,7 +62,16 @@ def test_retry_after_a_killed_worker_resumes_its_chunk(world: World):
     assert min(left["settled"], left["in_flight"]) > 0
     world.runs.finish(INTERRUPTED, run_id)
 
-    run = world.check_run(INTERRUPTED, run_id, dict.fromkeys(pairs, "removed"), since=before)
+    # A link whose request died with the worker is found gone, without evidence that the run removed it.
+    presumed = {
+        (row["external_id"], row["related_external_id"])
+        for row in world.audit.latest(run_key)
+        if row["outcome"] == "presumed_removed"
+    }
+    assert presumed <= first_chunk
+    assert len(presumed) <= left["in_flight"]
+    expected = {pair: "presumed_removed" if pair in presumed else "removed" for pair in pairs}
+    run = world.check_run(INTERRUPTED, run_id, expected, since=before)
     assert run["status"] == "succeeded"
     assert [task["try_number"] for task in world.runs.delinks(INTERRUPTED, run_id)] == [2, 1]
     # Settled links are not sent again; those in flight are.

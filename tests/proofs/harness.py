@@ -205,7 +205,13 @@ def check_truth(zoho: LocalZoho, ledger: Ledger, before: set[Pair], planned: Ite
 
 def check_outcome(link: Pair, outcome: str, *, was_linked: bool, is_linked: bool) -> None:
     match Outcome(outcome):
-        case Outcome.REMOVED | Outcome.ALREADY_ABSENT:
+        case Outcome.REMOVED:
+            assert was_linked, f"{link} is reported as removed, but was not linked"
+            assert not is_linked, f"{link} is reported as removed, but is still linked"
+        case Outcome.PRESUMED_REMOVED:
+            assert not is_linked, f"{link} is reported as gone, but is still linked"
+        case Outcome.ALREADY_ABSENT:
+            assert not was_linked, f"{link} is reported as absent, but the run removed it"
             assert not is_linked, f"{link} is reported as gone, but is still linked"
         case Outcome.PARENT_NOT_FOUND | Outcome.RELATED_NOT_FOUND:
             assert not was_linked, f"{link} was linked, but its records are reported as missing"

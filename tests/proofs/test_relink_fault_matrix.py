@@ -21,7 +21,7 @@ from tests.support.local_zoho import link_all, linked
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
+from zoho_crm.core.relink_verdict import LINKED_AND_NOT_SEEN_GONE
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.hooks.link_operation import RelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -191,15 +191,21 @@ def test_outcome_matches_zoho(matrix: Results, case: Case) -> None:
     assert why is (stops.get(case.fault) if case.times is None and not blind_repeat else None)
     # A request on a kept-alive connection that the server is closing counts as sent, but never arrives.
     assert result.attempts - 1 <= matrix.puts[case.pair] <= result.attempts
-    if result.outcome is Outcome.RELINKED and case.linked:
-        # Which request created the link cannot be known; the detail says so.
+    if result.outcome is Outcome.PRESUMED_RELINKED:
+        # Whether a request created the link cannot be known; the detail says so.
         assert case.repeated
-        assert LINKED_AFTER_AMBIGUITY in (result.detail or "")
+        assert LINKED_AND_NOT_SEEN_GONE in (result.detail or "")
 
 
 def check_outcome(case: Case, result: LinkResult, *, is_linked: bool) -> None:
     match result.outcome:
-        case Outcome.RELINKED | Outcome.ALREADY_LINKED:
+        case Outcome.RELINKED:
+            assert is_linked
+            assert not case.linked, f"{case} is reported as relinked, but was linked"
+        case Outcome.PRESUMED_RELINKED:
+            assert is_linked
+        case Outcome.ALREADY_LINKED:
+            assert case.linked
             assert is_linked
         case Outcome.FAILED | Outcome.NOT_ATTEMPTED:
             assert is_linked is case.linked, f"{case} is reported as not applied, but was"
@@ -221,11 +227,11 @@ def expected_outcome(case: Case) -> Outcome:
             return Outcome.UNKNOWN
         return Outcome.NOT_ATTEMPTED if case.fault.startswith("429") else Outcome.FAILED
     if case.linked:
-        return Outcome.RELINKED if case.repeated else Outcome.ALREADY_LINKED
+        return Outcome.PRESUMED_RELINKED if case.repeated else Outcome.ALREADY_LINKED
     if case.times is None and (case.when == "before" or not case.may_be_applied):
-        if case.fault.startswith("429") and not case.repeated:
-            return Outcome.NOT_ATTEMPTED
-        return Outcome.FAILED
+        if case.repeated or case.may_be_applied:
+            return Outcome.UNKNOWN
+        return Outcome.NOT_ATTEMPTED if case.fault.startswith("429") else Outcome.FAILED
     return Outcome.RELINKED
 
 

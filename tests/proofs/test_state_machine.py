@@ -26,7 +26,7 @@ from tests.proofs.harness import JOB, ORIGIN, REPORT, latest, plan, sqlite_ledge
 from tests.support.fake_zoho import MISHAPS, FakeZoho
 from tests.support.links import RELATION, Pair
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
-from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY
+from zoho_crm.core.verdict import GONE_AND_NOT_SEEN_LINKED
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
 from zoho_crm.hooks.link_operation import DelinkClient
@@ -182,6 +182,9 @@ class Machine(RuleBasedStateMachine):
                 assert self.final.setdefault(link, row["outcome"]) == row["outcome"]
                 assert Outcome(row["outcome"]) not in RETRYABLE_OUTCOMES
                 assert link not in self.zoho.linked
+                was_removed = row["outcome"] == "removed" or link in self.before
+                assert was_removed is (link in self.before), "removed without a removal by the run"
+                assert row["outcome"] != "already_absent" or link not in self.before
             else:
                 assert link not in self.final
 
@@ -223,11 +226,11 @@ class Machine(RuleBasedStateMachine):
         assert (status, counts.total()) == ("succeeded", len(PLANNED))
         assert self.zoho.linked == self.before - set(PLANNED)
         for link, row in latest(self.ledger).items():
-            if link in self.before:
-                assert row["outcome"] == "removed"
-            elif row["outcome"] != "already_absent":
-                # Which request removed the link cannot be known, and the detail says so.
-                assert (row["outcome"], GONE_AFTER_AMBIGUITY in row["detail"]) == ("removed", True)
+            if row["outcome"] == "presumed_removed":
+                # Whether a request removed the link cannot be known, and the detail says so.
+                assert GONE_AND_NOT_SEEN_LINKED in row["detail"]
+            else:
+                assert row["outcome"] == ("removed" if link in self.before else "already_absent")
         assert counts == self.ledger.runs.counts("run")
         self.rules_hold()
 

@@ -52,7 +52,8 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Link, Relation
     from zoho_crm.core.response import ClassifiedResponse, ResponseItem
 
-LINKED_AFTER_AMBIGUITY = "found linked after a request without a clear response"
+SEEN_GONE_THEN_LINKED = "this run saw it not linked; linked after a request that may have been applied"
+LINKED_AND_NOT_SEEN_GONE = "linked; this run did not see it not linked, so it may have been linked before"
 
 
 def judge_relink(
@@ -75,6 +76,21 @@ def judge_relink(
     if named is not None and named != link.related_external_id:
         return verify(status, item, "success for another link", wait_s)
     return settle(status, item, Outcome.RELINKED)
+
+
+def judge_linked(*, ambiguous: bool, seen_gone: bool) -> tuple[Outcome, str]:
+    """
+    Judge a link that exists.
+
+    :param ambiguous: whether a request for this link may have been applied
+    :param seen_gone: whether this run has verified before its last request that the link did not exist
+    :return: the outcome, and the detail that says what is known
+    """
+    if not ambiguous:
+        return Outcome.ALREADY_LINKED, "exists already"
+    if seen_gone:
+        return Outcome.RELINKED, SEEN_GONE_THEN_LINKED
+    return Outcome.PRESUMED_RELINKED, LINKED_AND_NOT_SEEN_GONE
 
 
 def _judge_error(

@@ -4,7 +4,7 @@ What a response to a delink means. This is the one place that decides it.
 What does not depend on the call is shared with :mod:`zoho_crm.core.relink_verdict`.
 
 Every row below is a row of the test's table. "Ambiguous before" means that an earlier request for the same link was
-sent and had no clear response.
+sent and had no clear response; "seen linked", that this run verified before such a request that the link existed.
 
 =========================  ==========================================  =======================================
 status                     body                                        verdict
@@ -14,7 +14,8 @@ item in ``data[]``
 any of those               success and error at once, several or no    verify
                            items, no ``data[]``, not JSON, empty
 2xx, 207, 4xx              "relation not found", "contact role not     ``already_absent``; ambiguous before:
-                           deleted"                                    ``removed``
+                           deleted"                                    ``presumed_removed``, and if the link was
+                                                                       seen linked ``removed``
 2xx, 207, 4xx              INVALID_DATA naming the parent's field      ``parent_not_found``
 2xx, 207, 4xx              INVALID_DATA naming the related field       ``related_not_found``
 2xx, 207, 4xx              INVALID_DATA about module or list           stop the run
@@ -111,7 +112,8 @@ class Verdict:
     retry_after_s: float | None = None
 
 
-GONE_AFTER_AMBIGUITY = "found gone after a request without a clear response"
+SEEN_LINKED_THEN_GONE = "this run saw it linked; gone after a request that may have been applied"
+GONE_AND_NOT_SEEN_LINKED = "gone; this run did not see it linked, so it may have been gone before"
 
 _TRACE_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 _GONE_MESSAGES = ("relation not found", "contact role not deleted")
@@ -141,6 +143,7 @@ def judge(
     *,
     relation: Relation,
     ambiguous_before: bool,
+    seen_linked: bool = False,
     record_id: str | None = None,
 ) -> Verdict:
     """
@@ -148,6 +151,7 @@ def judge(
 
     :param relation: the relation of the link; its field names identify the id that an error is about
     :param ambiguous_before: whether an earlier request for this link may have been applied
+    :param seen_linked: whether this run has verified that the link existed, as :func:`judge_gone` needs it
     :param record_id: Zoho's id of the related record, where it is known: a success for another one is verified
     """
     item = parse_clear_item(response)
@@ -157,7 +161,25 @@ def judge(
         if record_id is not None and item.record_id not in {None, record_id}:
             return verify(response.status, item, "success for another record", response.retry_after_s)
         return settle(response.status, item, Outcome.REMOVED)
-    return _judge_error(response.status, item, relation, ambiguous_before, response.retry_after_s)
+    if _says_gone(item):
+        outcome, detail = judge_gone(ambiguous=ambiguous_before, seen_linked=seen_linked)
+        return settle(response.status, item, outcome, detail=detail)
+    return _judge_error(response.status, item, relation, response.retry_after_s)
+
+
+def judge_gone(*, ambiguous: bool, seen_linked: bool) -> tuple[Outcome, str | None]:
+    """
+    Judge a link that does not exist, while both records do.
+
+    :param ambiguous: whether a request for this link may have been applied
+    :param seen_linked: whether this run has seen the link: in its snapshot, or by GET before its last request
+    :return: the outcome, and the detail that says what is known
+    """
+    if not ambiguous:
+        return Outcome.ALREADY_ABSENT, None
+    if seen_linked:
+        return Outcome.REMOVED, SEEN_LINKED_THEN_GONE
+    return Outcome.PRESUMED_REMOVED, GONE_AND_NOT_SEEN_LINKED
 
 
 def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict] | None:
@@ -177,7 +199,11 @@ def judge_each(status: int, body: bytes, *, relation: Relation) -> list[Verdict]
         if item.says_success and status != 400:
             verdicts.append(settle(status, item, Outcome.REMOVED))
         elif item.says_error:
-            verdicts.append(_judge_error(status, item, relation, ambiguous_before=False, wait_s=None))
+            verdicts.append(
+                settle(status, item, Outcome.ALREADY_ABSENT)
+                if _says_gone(item)
+                else _judge_error(status, item, relation, wait_s=None)
+            )
         else:
             return None
     return verdicts
@@ -326,13 +352,7 @@ def named_fields(details: Mapping[str, Any]) -> set[str]:
     return names | {api_name} if isinstance(api_name, str) else names
 
 
-def _judge_error(
-    status: int, item: ResponseItem, relation: Relation, ambiguous_before: bool, wait_s: float | None
-) -> Verdict:
-    if _says_gone(item):
-        if ambiguous_before:
-            return settle(status, item, Outcome.REMOVED, detail=GONE_AFTER_AMBIGUITY)
-        return settle(status, item, Outcome.ALREADY_ABSENT)
+def _judge_error(status: int, item: ResponseItem, relation: Relation, wait_s: float | None) -> Verdict:
     if item.code == "MANDATORY_NOT_FOUND" and item.details.get("param_name") == "ids":
         # Zoho received one part of the path less than was sent: no further link may be sent.
         return stop(status, item)

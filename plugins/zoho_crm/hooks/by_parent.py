@@ -20,7 +20,7 @@ from zoho_crm.core.request import delete_related_many, find_records, id_lists
 from zoho_crm.core.response import json_object, parse_response_items
 from zoho_crm.core.verdict import Action, judge, judge_each
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.link_operation import DelinkOperation
+from zoho_crm.hooks.link_operation import EARLIER_TRY, DelinkOperation
 from zoho_crm.hooks.presence import link_result
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ Settled = list[tuple[LinkResult, "StopReason | None"]]
 PAGE_LINKS = 100
 """Links of a page: as many as one call that reads record ids takes."""
 
+TOGETHER = "sent together with others, without a clear response"
 UNMATCHED = "sent together with others, and the response does not say what happened to it"
 REFUSED_TOGETHER = "refused together with others, and the run stopped before it was sent alone"
 
@@ -155,7 +156,10 @@ class _PageOperation:
             sent_at = self._sent_at.get(planned.seq)
             if stop_reason is None and not self._is_stopped():
                 record_id = self._related_ids.get(planned.link.related_external_id)
-                result, stop_reason = await DelinkOperation(self._single, planned, record_id).run()
+                doubt = EARLIER_TRY if sent_at is None else TOGETHER
+                result, stop_reason = await DelinkOperation(
+                    self._single, planned, record_id, doubt=doubt
+                ).run()
                 if sent_at is not None:
                     result = replace(result, attempts=result.attempts + 1, sent_at=sent_at)
                 self._settled.append((replace(result, planned=given[planned.seq]), stop_reason))

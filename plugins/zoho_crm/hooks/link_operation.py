@@ -12,16 +12,16 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoho_crm.core.links import sendable_attributes
-from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY, judge_relink
+from zoho_crm.core.links import NO_ATTRIBUTES, sendable_attributes
+from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
+from zoho_crm.core.relink_verdict import judge_linked, judge_relink
 from zoho_crm.core.request import delete_related, put_related
 from zoho_crm.core.verdict import (
-    GONE_AFTER_AMBIGUITY,
     Action,
     StopReason,
     Verdict,
     judge,
+    judge_gone,
     judge_no_answer,
     overloaded,
     rejected_with_new_token,
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from zoho_crm.core.models import LinkResult, PlannedLink
     from zoho_crm.core.request import ZohoRequest
     from zoho_crm.hooks.zoho_response import ZohoResponse
+
+
+EARLIER_TRY = "an earlier try may have sent it, without a recorded response"
 
 
 class DelinkClient(LinkClient):
@@ -63,15 +66,20 @@ class LinkOperation(ABC):
     The request/verify/retry state machine of one link.
 
     :param client: sends the requests, and knows the retry limits
+    :param doubt: where ``ambiguous_before`` is set, why, for the detail of the result
     """
 
     unchanged: ClassVar[str]
     """How the detail of a result describes a link that was sent and did not change."""
+    sent_from: ClassVar[Presence]
+    """What a link is when it is sent. Seeing it so before a request is evidence that the request changed it."""
 
-    def __init__(self, client: LinkClient, planned: PlannedLink) -> None:
+    def __init__(self, client: LinkClient, planned: PlannedLink, *, doubt: str = EARLIER_TRY) -> None:
         self._client = client
+        self._doubt = doubt
         self._planned = planned
         self._ambiguous = planned.ambiguous_before
+        self._is_evident = False
         self._attempts = 0
         self._sends = 0
         self._waits = 0
@@ -87,29 +95,25 @@ class LinkOperation(ABC):
         """Judge the response to that request."""
 
     @abstractmethod
-    def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
-        """Return the verdict on a link that is LINKED or GONE; None if it is still to be sent."""
+    def _judge_changed(self) -> tuple[Outcome, str]:
+        """Return the outcome of a link that is as the request would leave it, and what is known about that."""
 
     async def _check_first(self) -> Verdict | None:
         """Return the verdict on a link that need not be sent; None if it must be."""
         return None
 
     async def run(self) -> tuple[LinkResult, StopReason | None]:
-        """Find out the outcome; a link that an earlier try may have sent is verified before anything is sent."""
+        """Find out the outcome; a link that may have been sent before is verified before anything is sent."""
         try:
             if self._ambiguous:
-                earlier = Verdict(
-                    Action.VERIFY,
-                    outcome=Outcome.UNKNOWN,
-                    detail="may have been sent by an earlier try, without a recorded response",
+                verdict = await self._verify(
+                    Verdict(Action.VERIFY, outcome=Outcome.UNKNOWN, detail=self._doubt)
                 )
-                verdict = await self._verify(earlier)
             else:
                 verdict = await self._check_first()
             verdict = verdict or await self._send_until_known()
         except ZohoError as error:
-            # It kept this request from leaving. An earlier one may have been applied.
-            verdict = judge_error(error, Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED)
+            verdict = judge_error(error)
         return self._result(verdict), verdict.stop_reason
 
     async def _send_until_known(self) -> Verdict:
@@ -161,7 +165,7 @@ class LinkOperation(ABC):
             self._sent_at = self._sent_at or at
 
     def _retries_used_up(self, last: Verdict) -> Verdict:
-        """Return the verdict after the last request: its verification has shown that the link did not change."""
+        """Return the verdict after the last request: its verification has shown that the link did not change yet."""
         detail = f"{self.unchanged} after {self._attempts} requests; the last: {last.detail}"
         return replace(last, outcome=Outcome.FAILED, detail=detail)
 
@@ -180,6 +184,13 @@ class LinkOperation(ABC):
         outcome = Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED
         return self._verified(unclear, outcome, "could not be verified")
 
+    def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
+        """Return the verdict on a link that is LINKED or GONE; None if it is still to be sent."""
+        if presence is self.sent_from:
+            self._is_evident = True
+            return None
+        return self._verified(unclear, *self._judge_changed())
+
     @staticmethod
     def _verified(unclear: Verdict, outcome: Outcome, how: str = "verified") -> Verdict:
         detail = f"{unclear.detail}; {how}" if unclear.detail else how
@@ -190,13 +201,9 @@ class LinkOperation(ABC):
         await self._client.pause(self._pauses, verdict.retry_after_s)
 
     def _result(self, verdict: Verdict) -> LinkResult:
-        if verdict.outcome is Outcome.NOT_ATTEMPTED and self._ambiguous:
-            # It was sent, and verified since: a link is not sent again before Zoho says that it did not change.
-            detail = (
-                f"{self.unchanged} after a request without a clear response; "
-                "Zoho throttled all requests since"
-            )
-            verdict = replace(verdict, outcome=Outcome.FAILED, detail=detail)
+        if self._ambiguous and verdict.outcome in RETRYABLE_OUTCOMES - {Outcome.UNKNOWN}:
+            # Zoho may apply a request after its time-out. What happened to later requests does not change that.
+            verdict = replace(verdict, outcome=Outcome.UNKNOWN, detail=self._explain_unknown(verdict))
         result = link_result(
             self._planned,
             verdict,
@@ -205,6 +212,11 @@ class LinkOperation(ABC):
             finished_at=self._client.now(),
         )
         return replace(result, ambiguous=True) if self._ambiguous else result
+
+    def _explain_unknown(self, verdict: Verdict) -> str:
+        if verdict.outcome is Outcome.NOT_ATTEMPTED:
+            return f"{self.unchanged} after a request that may be applied late; Zoho throttled all requests since"
+        return "; ".join(filter(None, (verdict.detail, "an earlier request may be applied late")))
 
 
 class DelinkOperation(LinkOperation):
@@ -215,10 +227,19 @@ class DelinkOperation(LinkOperation):
     """
 
     unchanged = "still linked"
+    sent_from = Presence.LINKED
 
-    def __init__(self, client: LinkClient, planned: PlannedLink, record_id: str | None = None) -> None:
-        super().__init__(client, planned)
+    def __init__(
+        self,
+        client: LinkClient,
+        planned: PlannedLink,
+        record_id: str | None = None,
+        *,
+        doubt: str = EARLIER_TRY,
+    ) -> None:
+        super().__init__(client, planned, doubt=doubt)
         self._record_id = record_id
+        self._is_evident = planned.snapshot not in {None, NO_ATTRIBUTES}
 
     def _request(self) -> ZohoRequest:
         return delete_related(self._client.api_version, self._client.relation, self._planned.link)
@@ -228,17 +249,13 @@ class DelinkOperation(LinkOperation):
             response.classified,
             relation=self._client.relation,
             ambiguous_before=self._ambiguous,
+            seen_linked=self._is_evident,
             record_id=self._record_id,
         )
 
-    def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
-        if presence is Presence.LINKED:
-            return None
-        if self._ambiguous:
-            return self._verified(unclear, Outcome.REMOVED, GONE_AFTER_AMBIGUITY)
-        return self._verified(
-            unclear, Outcome.ALREADY_ABSENT, "verified: both records exist, the link does not"
-        )
+    def _judge_changed(self) -> tuple[Outcome, str]:
+        outcome, detail = judge_gone(ambiguous=self._ambiguous, seen_linked=self._is_evident)
+        return outcome, detail or "verified: both records exist, the link does not"
 
 
 _NOT_SENT = Verdict(Action.SETTLE)
@@ -248,6 +265,7 @@ class RelinkOperation(LinkOperation):
     """The restoration of one link, verified first: an existing link is not sent."""
 
     unchanged = "still not linked"
+    sent_from = Presence.GONE
 
     @cached_property
     def _attributes(self) -> dict[str, Any]:
@@ -257,10 +275,8 @@ class RelinkOperation(LinkOperation):
         # The response to the PUT says whether both records exist, for one call less.
         check = await self._client.check_presence_until_clear(self._planned.link, check_records=False)
         match check.presence:
-            case Presence.GONE:
-                return None
-            case Presence.LINKED:
-                return self._judge_presence(Presence.LINKED, _NOT_SENT)
+            case Presence.LINKED | Presence.GONE:
+                return self._judge_presence(check.presence, _NOT_SENT)
             case Presence.PARENT_UNKNOWN:
                 return self._verified(_NOT_SENT, Outcome.PARENT_NOT_FOUND)
             case Presence.RELATED_UNKNOWN:
@@ -279,9 +295,6 @@ class RelinkOperation(LinkOperation):
             attributes=self._attributes.keys(),
         )
 
-    def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
-        if presence is Presence.GONE:
-            return None
-        if self._ambiguous:
-            return self._verified(unclear, Outcome.RELINKED, LINKED_AFTER_AMBIGUITY)
-        return self._verified(unclear, Outcome.ALREADY_LINKED, "exists already; nothing was sent")
+    def _judge_changed(self) -> tuple[Outcome, str]:
+        outcome, detail = judge_linked(ambiguous=self._ambiguous, seen_gone=self._is_evident)
+        return outcome, detail if self._attempts or self._ambiguous else f"{detail}; nothing was sent"

@@ -287,12 +287,8 @@ class PresenceClient(LinkClient):
         return replace(planned, snapshot=snapshot_of(check.record, self.fields)), verdict
 
 
-def judge_error(error: ZohoError, outcome: Outcome = Outcome.FAILED) -> Verdict:
-    """
-    Judge an error that kept a request from leaving.
-
-    :param outcome: of the link, for which an earlier request may have left
-    """
+def judge_error(error: ZohoError) -> Verdict:
+    """Judge an error that kept a request from leaving."""
     reason: StopReason | None = None
     if isinstance(error, ZohoTokenThrottledError):
         reason = StopReason.THROTTLED
@@ -300,7 +296,7 @@ def judge_error(error: ZohoError, outcome: Outcome = Outcome.FAILED) -> Verdict:
         reason = StopReason.NO_TOKEN
     # Any other may be temporary, such as an accounts server that cannot be reached.
     action = Action.SETTLE if reason is None else Action.STOP
-    return Verdict(action, outcome=outcome, detail=str(error), stop_reason=reason)
+    return Verdict(action, outcome=Outcome.FAILED, detail=str(error), stop_reason=reason)
 
 
 def link_result(

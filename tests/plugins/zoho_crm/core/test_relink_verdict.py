@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from zoho_crm.core.links import Link, Relation
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.relink_verdict import judge_relink
+from zoho_crm.core.relink_verdict import judge_linked, judge_relink
 from zoho_crm.core.response import classify_response
 from zoho_crm.core.verdict import Action, StopReason, Verdict
 
@@ -215,6 +215,31 @@ def test_token_load_and_credits_are_as_for_a_delink(
     assert (verdict.action, verdict.stop_reason, verdict.outcome) == (action, reason, outcome)
     assert not verdict.ambiguous
     assert verdict.retry_after_s == (7.0 if status == 429 else None)
+
+
+@pytest.mark.parametrize(
+    ("ambiguous", "seen_gone", "outcome", "detail"),
+    [
+        (False, False, "already_linked", "exists already"),
+        (False, True, "already_linked", "exists already"),
+        (
+            True,
+            True,
+            "relinked",
+            "this run saw it not linked; linked after a request that may have been applied",
+        ),
+        (
+            True,
+            False,
+            "presumed_relinked",
+            "linked; this run did not see it not linked, so it may have been linked before",
+        ),
+    ],
+)
+def test_an_existing_link_is_relinked_only_with_evidence(
+    ambiguous: bool, seen_gone: bool, outcome: str, detail: str
+) -> None:
+    assert judge_linked(ambiguous=ambiguous, seen_gone=seen_gone) == (outcome, detail)
 
 
 @given(

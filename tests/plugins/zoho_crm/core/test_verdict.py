@@ -22,7 +22,8 @@ from zoho_crm.core.response import (
     judge_lookup,
 )
 from zoho_crm.core.verdict import (
-    GONE_AFTER_AMBIGUITY,
+    GONE_AND_NOT_SEEN_LINKED,
+    SEEN_LINKED_THEN_GONE,
     Action,
     StopReason,
     Verdict,
@@ -69,9 +70,10 @@ def ask(
     headers: dict[str, str] | None = None,
     relation: Relation = RELATION,
     ambiguous_before: bool = False,
+    seen_linked: bool = False,
 ) -> Verdict:
     response = classify_response(status, headers or {}, answer)
-    return judge(response, relation=relation, ambiguous_before=ambiguous_before)
+    return judge(response, relation=relation, ambiguous_before=ambiguous_before, seen_linked=seen_linked)
 
 
 def short(verdict: Verdict) -> str:
@@ -241,10 +243,14 @@ def test_only_a_link_found_gone_is_judged_otherwise_after_an_ambiguous_try(
 ) -> None:
     for make in SHAPES.values():
         verdict = ask(400, make(error), ambiguous_before=True)
+        seen = ask(400, make(error), ambiguous_before=True, seen_linked=True)
         if expected == "settle:already_absent":
-            assert (short(verdict), verdict.detail) == ("settle:removed", GONE_AFTER_AMBIGUITY)
+            assert (short(verdict), verdict.detail) == ("settle:presumed_removed", GONE_AND_NOT_SEEN_LINKED)
+            assert (short(seen), seen.detail) == ("settle:removed", SEEN_LINKED_THEN_GONE)
         else:
-            assert verdict == ask(400, make(error))
+            assert verdict == seen == ask(400, make(error))
+        # Its first request found it gone, whatever this run had seen.
+        assert ask(400, make(error), seen_linked=True) == ask(400, make(error))
 
 
 @pytest.mark.parametrize(
@@ -503,11 +509,11 @@ def test_a_link_gone_after_an_ambiguous_try_says_how_it_is_known() -> None:
     assert ask(400, answer, ambiguous_before=True) == Verdict(
         Action.SETTLE,
         http_status=400,
-        outcome=Outcome.REMOVED,
+        outcome=Outcome.PRESUMED_REMOVED,
         code="INVALID_DATA",
         message="relation not found",
         record_id=ID,
-        detail="found gone after a request without a clear response",
+        detail="gone; this run did not see it linked, so it may have been gone before",
     )
 
 
@@ -1029,6 +1035,7 @@ def test_no_response_at_all_is_misjudged(
     assert verdict.outcome is not None
     assert verdict.outcome in {
         Outcome.REMOVED,
+        Outcome.PRESUMED_REMOVED,
         Outcome.ALREADY_ABSENT,
         Outcome.PARENT_NOT_FOUND,
         Outcome.RELATED_NOT_FOUND,
@@ -1046,12 +1053,11 @@ def test_no_response_at_all_is_misjudged(
     assert not verdict.ambiguous or verdict.action is Action.VERIFY
 
     if verdict.outcome is Outcome.REMOVED:
-        if verdict.detail == GONE_AFTER_AMBIGUITY:
-            assert ambiguous_before
-            assert _says_gone(answer)
-        else:
-            assert 200 <= status < 300
-            assert _says_success(answer)
+        assert 200 <= status < 300
+        assert _says_success(answer)
+    if verdict.outcome is Outcome.PRESUMED_REMOVED:
+        assert ambiguous_before
+        assert _says_gone(answer)
     if verdict.outcome is Outcome.ALREADY_ABSENT:
         assert not ambiguous_before
         assert _says_gone(answer)

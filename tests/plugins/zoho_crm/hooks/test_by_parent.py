@@ -16,7 +16,7 @@ from tests.support.zoho_responses import gone, item, removed, response
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
+from zoho_crm.core.verdict import GONE_AND_NOT_SEEN_LINKED, StopReason
 from zoho_crm.errors import (
     UnsafeRequestError,
     ZohoAuthError,
@@ -37,7 +37,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 MOMENT = datetime(2026, 7, 1, tzinfo=UTC)
-R, A = Outcome.REMOVED, Outcome.ALREADY_ABSENT
+R, P, A = Outcome.REMOVED, Outcome.PRESUMED_REMOVED, Outcome.ALREADY_ABSENT
 
 
 def page(*pairs: tuple[str, str], ambiguous: tuple[int, ...] = ()) -> list[PlannedLink]:
@@ -177,7 +177,7 @@ async def test_no_delete_names_a_record_as_such() -> None:
         pytest.param([("21", "D-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="another-case"),
         pytest.param([("21", "d-1 "), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="with-a-blank"),
         pytest.param([("21", "d-1"), ("22", "d-2"), ("23", "d-3"), ("29", "d-9")], [], id="one-not-asked-for"),
-        pytest.param([("21", "d-1"), ("21", "d-2"), ("22", "d-3"), ("23", "x")], ["d-1", "d-2", "d-3"],
+        pytest.param([("21", "d-1"), ("21", "d-2"), ("23", "d-3"), ("24", "x")], ["d-1", "d-2", "d-3"],
                      id="two-ids-one-record"),
         pytest.param([("21", "d-1"), ("29", "d-1"), ("22", "d-2"), ("23", "d-3")], ["d-1"], id="one-id-two-records"),
         pytest.param([("21", "d-1"), ("21", "d-1"), ("22", "d-2"), ("23", "d-3")], [], id="said-twice"),
@@ -236,9 +236,12 @@ async def test_links_that_an_earlier_try_may_have_sent_are_verified_alone() -> N
     links = [*TWO, ("c-1", "d-3")]
     fake = FakeZoho(set(links) - {("c-1", "d-3")})
     settled = await run(fake, page(*links, ambiguous=(2,)))
-    assert outcomes(settled) == {"d-1": R, "d-2": R, "d-3": R}
+    assert outcomes(settled) == {"d-1": R, "d-2": R, "d-3": P}
     assert settled["d-3"][0].attempts == 0
-    assert GONE_AFTER_AMBIGUITY in (settled["d-3"][0].detail or "")
+    assert (
+        settled["d-3"][0].detail
+        == f"an earlier try may have sent it, without a recorded response; {GONE_AND_NOT_SEEN_LINKED}"
+    )
     assert len(fake.delete_lines()) == 1
 
 
@@ -331,7 +334,8 @@ async def test_a_response_that_says_nothing_clear_is_verified_link_by_link(
 
     fake = FakeZoho(set(TWO), delink_many=[plural])
     settled = await run(fake, page(*TWO))
-    assert outcomes(settled) == {"d-1": R, "d-2": R}
+    expected = P if applied else R
+    assert outcomes(settled) == {"d-1": expected, "d-2": expected}
     assert fake.linked == set()
     assert next(line for line in fake.seen[3:] if "?fields=id" in line) == LOOK_1
     assert (ALONE_1 in fake.seen, ALONE_2 in fake.seen) == (not applied, not applied)
@@ -340,7 +344,11 @@ async def test_a_response_that_says_nothing_clear_is_verified_link_by_link(
         # The call for both counts, and is the first that was sent.
         assert result.attempts == (1 if applied else 2)
         assert result.sent_at == MOMENT
-        assert (GONE_AFTER_AMBIGUITY in (result.detail or "")) is applied
+        assert result.detail == (
+            f"sent together with others, without a clear response; {GONE_AND_NOT_SEEN_LINKED}"
+            if applied
+            else None
+        )
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import find_records
-from zoho_crm.core.verdict import GONE_AFTER_AMBIGUITY, StopReason
+from zoho_crm.core.verdict import GONE_AND_NOT_SEEN_LINKED, SEEN_LINKED_THEN_GONE, StopReason
 from zoho_crm.errors import (
     UnsafeRequestError,
     ZohoAuthError,
@@ -54,8 +54,8 @@ class World(ScriptedLink):
         super().__post_init__()
         self.delinker: DelinkClient = self.client(DelinkClient)
 
-    async def delink(self, *, ambiguous: bool = False) -> Any:
-        planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous)
+    async def delink(self, *, ambiguous: bool = False, snapshot: str | None = None) -> Any:
+        planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous, snapshot=snapshot)
         result = await self.process(self.delinker, planned)
         assert result.planned is planned
         return result
@@ -180,15 +180,50 @@ async def test_an_unclear_request_that_did_nothing_is_repeated(unclear: ZohoResp
 
 
 @pytest.mark.parametrize("unclear", AMBIGUOUS)
-async def test_an_unclear_request_after_which_the_link_is_gone_has_removed_it(
+async def test_a_link_gone_after_an_unclear_request_is_presumed_removed(
     unclear: ZohoResponse | ZohoError,
 ) -> None:
     world = World([unclear, MISSING, FOUND, FOUND])
     result = await world.delink()
     assert world.seen == [DELETE, "pause", LINKED, PARENT, RELATED]
-    assert (result.outcome, result.attempts) == (Outcome.REMOVED, 1)
-    assert result.detail.endswith(GONE_AFTER_AMBIGUITY)
-    assert len(result.detail) > len(GONE_AFTER_AMBIGUITY) + 2
+    assert (result.outcome, result.attempts) == (Outcome.PRESUMED_REMOVED, 1)
+    assert result.detail.endswith(f"; {GONE_AND_NOT_SEEN_LINKED}")
+    assert len(result.detail) > len(GONE_AND_NOT_SEEN_LINKED) + 2
+
+
+@pytest.mark.parametrize("unclear", AMBIGUOUS)
+async def test_a_link_seen_linked_and_gone_after_an_unclear_request_is_removed(
+    unclear: ZohoResponse | ZohoError,
+) -> None:
+    world = World([unclear, FOUND, UNANSWERED, MISSING, FOUND, FOUND])
+    result = await world.delink()
+    assert world.seen == [DELETE, "pause", LINKED, DELETE, "pause", LINKED, PARENT, RELATED]
+    assert (result.outcome, result.attempts) == (Outcome.REMOVED, 2)
+    assert result.detail == f"sent, not answered; {SEEN_LINKED_THEN_GONE}"
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "outcome"),
+    [
+        pytest.param('{"Contact_Role":null}', Outcome.REMOVED, id="linked-without-attributes"),
+        pytest.param('{"Contact_Role":"7"}', Outcome.REMOVED, id="linked"),
+        pytest.param("{}", Outcome.PRESUMED_REMOVED, id="not-linked"),
+        pytest.param(None, Outcome.PRESUMED_REMOVED, id="not-read"),
+    ],
+)
+@pytest.mark.parametrize("ambiguous", [False, True], ids=["this-try", "earlier-try"])
+async def test_a_snapshot_of_an_existing_link_is_evidence(
+    snapshot: str | None, outcome: Outcome, ambiguous: bool
+) -> None:
+    sent: list[Any] = [] if ambiguous else [UNANSWERED]
+    world = World([*sent, MISSING, FOUND, FOUND])
+    assert (await world.delink(ambiguous=ambiguous, snapshot=snapshot)).outcome is outcome
+
+
+async def test_a_link_of_the_snapshot_that_the_first_request_finds_gone_is_absent() -> None:
+    world = World([GONE])
+    result = await world.delink(snapshot='{"Contact_Role":"7"}')
+    assert (result.outcome, result.detail) == (Outcome.ALREADY_ABSENT, None)
 
 
 @pytest.mark.parametrize(
@@ -282,14 +317,14 @@ async def test_an_error_without_a_name_is_settled_by_what_is_there(
         pytest.param([UNSAID, FOUND], Outcome.ALREADY_ABSENT, id="refused-before"),
     ],
 )
-async def test_relation_not_found_means_removed_only_after_an_unclear_request(
+async def test_relation_not_found_means_removed_only_when_seen_linked_after_an_unclear_request(
     before: list[Any], outcome: Outcome
 ) -> None:
     world = World([*before, GONE])
     result = await world.delink()
     assert world.seen[-1] == DELETE
     assert result.outcome is outcome
-    assert result.detail == (GONE_AFTER_AMBIGUITY if outcome is Outcome.REMOVED else None)
+    assert result.detail == (SEEN_LINKED_THEN_GONE if outcome is Outcome.REMOVED else None)
 
 
 # -- a link that an earlier try may have sent
@@ -299,10 +334,10 @@ async def test_a_link_of_an_earlier_try_is_verified_before_anything_is_sent() ->
     world = World([MISSING, FOUND, FOUND])
     result = await world.delink(ambiguous=True)
     assert world.seen == [LINKED, PARENT, RELATED]
-    assert (result.outcome, result.attempts, result.sent_at) == (Outcome.REMOVED, 0, None)
+    assert (result.outcome, result.attempts, result.sent_at) == (Outcome.PRESUMED_REMOVED, 0, None)
     assert (
         result.detail
-        == f"may have been sent by an earlier try, without a recorded response; {GONE_AFTER_AMBIGUITY}"
+        == f"an earlier try may have sent it, without a recorded response; {GONE_AND_NOT_SEEN_LINKED}"
     )
 
 
@@ -311,6 +346,14 @@ async def test_a_link_of_an_earlier_try_that_is_still_there_is_sent() -> None:
     result = await world.delink(ambiguous=True)
     assert world.seen == [LINKED, DELETE]
     assert (result.outcome, result.attempts, result.detail) == (Outcome.REMOVED, 1, None)
+
+
+async def test_a_link_of_an_earlier_try_that_is_seen_linked_first_can_be_removed_by_evidence() -> None:
+    world = World([FOUND, UNANSWERED, MISSING, FOUND, FOUND])
+    result = await world.delink(ambiguous=True)
+    assert world.seen == [LINKED, DELETE, "pause", LINKED, PARENT, RELATED]
+    assert (result.outcome, result.attempts) == (Outcome.REMOVED, 1)
+    assert result.detail == f"sent, not answered; {SEEN_LINKED_THEN_GONE}"
 
 
 async def test_a_link_of_an_earlier_try_that_cannot_be_verified_is_not_sent() -> None:
@@ -382,7 +425,8 @@ async def test_a_link_ends_when_there_is_no_access_token(
     result = await world.delink()
     assert world.seen[-1] == DELETE
     assert result.outcome is (Outcome.UNKNOWN if ambiguous else Outcome.FAILED)
-    assert (world.stop_reason, result.detail) == (reason, str(error))
+    late = "; an earlier request may be applied late" if ambiguous else ""
+    assert (world.stop_reason, result.detail) == (reason, f"{error}{late}")
 
 
 async def test_a_token_rejected_after_all_renewals_leaves_a_verification_unclear() -> None:
@@ -446,17 +490,43 @@ async def test_overload_to_the_end_of_the_retries_stops_the_run_as_overloaded() 
         pytest.param([OUT_OF_CREDITS], StopReason.CREDITS, id="credits"),
     ],
 )
-async def test_an_without_response_request_is_not_forgotten_when_the_next_ones_are_throttled(
+async def test_a_link_whose_later_requests_are_throttled_after_an_unclear_one_is_unknown(
     refusals: list[ZohoResponse], reason: StopReason
 ) -> None:
     world = World([UNANSWERED, FOUND, *refusals])
     result = await world.delink()
-    assert (result.outcome, result.ambiguous) == (Outcome.FAILED, True)
+    assert (result.outcome, result.ambiguous) == (Outcome.UNKNOWN, True)
     assert (
         result.detail
-        == "still linked after a request without a clear response; Zoho throttled all requests since"
+        == "still linked after a request that may be applied late; Zoho throttled all requests since"
     )
     assert world.stop_reason is reason
+
+
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        pytest.param([SCOPE], StopReason.REFUSED, id="refused"),
+        pytest.param([replace(BAD_TOKEN, sends=3)], StopReason.REFUSED, id="token"),
+        pytest.param([NOT_SENT] * 9, None, id="no-connection"),
+        pytest.param([UNSAID, BROKEN, BROKEN, BROKEN, BROKEN], None, id="refused-and-not-verified"),
+        pytest.param([UNSAID, FOUND] * 3, None, id="refused-to-the-end"),
+    ],
+)
+@pytest.mark.parametrize("ambiguous", [False, True], ids=["this-try", "earlier-try"])
+async def test_a_link_with_an_unclear_request_never_fails(
+    refusal: list[Any], reason: StopReason | None, ambiguous: bool
+) -> None:
+    before: list[Any] = [FOUND] if ambiguous else [UNANSWERED, FOUND]
+    world = World([*before, *refusal], RetryLimits(sends=3 if ambiguous else 4))
+    result = await world.delink(ambiguous=ambiguous)
+    assert (result.outcome, result.ambiguous, world.stop_reason) == (Outcome.UNKNOWN, True, reason)
+    assert result.detail
+
+
+async def test_a_link_that_zoho_refuses_after_an_unclear_request_is_rejected() -> None:
+    world = World([UNANSWERED, FOUND, LOCKED])
+    assert (await world.delink()).outcome is Outcome.REJECTED
 
 
 async def test_a_request_that_was_never_sent_does_not_count() -> None:
@@ -477,13 +547,21 @@ async def test_the_first_request_that_was_sent_counts_as_the_time_of_sending() -
 # -- giving up
 
 
-async def test_a_link_that_stays_linked_after_all_requests_has_failed() -> None:
+async def test_a_link_that_stays_linked_after_unclear_requests_is_unknown() -> None:
     world = World([UNANSWERED, FOUND] * 4)
     result = await world.delink()
     assert world.seen == [DELETE, "pause", LINKED] * 4
-    assert (result.outcome, result.attempts) == (Outcome.FAILED, 4)
-    assert result.detail == "still linked after 4 requests; the last: sent, not answered"
+    assert (result.outcome, result.attempts) == (Outcome.UNKNOWN, 4)
+    assert result.detail == (
+        "still linked after 4 requests; the last: sent, not answered; an earlier request may be applied late"
+    )
     assert result.ambiguous
+
+
+async def test_a_link_that_stays_linked_after_refused_requests_has_failed() -> None:
+    world = World([UNSAID, FOUND] * 4)
+    result = await world.delink()
+    assert (result.outcome, result.attempts, result.ambiguous) == (Outcome.FAILED, 4, False)
 
 
 async def test_a_link_whose_last_request_cannot_be_verified_is_unknown() -> None:
@@ -498,7 +576,8 @@ async def test_a_request_that_would_be_another_is_never_sent(ambiguous: bool) ->
     world = World([*script, UnsafeRequestError("another address")])
     result = await world.delink(ambiguous=ambiguous)
     assert (result.outcome, result.attempts) == (Outcome.UNKNOWN if ambiguous else Outcome.FAILED, 0)
-    assert (result.detail, world.stop_reason) == ("another address", None)
+    late = "; an earlier request may be applied late" if ambiguous else ""
+    assert (result.detail, world.stop_reason) == (f"another address{late}", None)
 
 
 @pytest.mark.parametrize(

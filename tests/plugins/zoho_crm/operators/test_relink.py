@@ -17,7 +17,7 @@ from tests.support.local_zoho import harms, link_all, linked
 from tests.support.operators import context, delink, pairs
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.outcomes import RELINK_OUTCOMES
-from zoho_crm.core.relink_verdict import LINKED_AFTER_AMBIGUITY
+from zoho_crm.core.relink_verdict import LINKED_AND_NOT_SEEN_GONE
 from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.ledger import tables
@@ -194,10 +194,10 @@ def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try(zoho: LocalZoh
     assert audit.latest()[pairs(2)[1]] == "unknown"
     zoho.state.faults.clear()
     sent_before = puts(zoho)
-    assert task.execute(context("relink", try_number=2)) == outcomes(relinked=1)
+    assert task.execute(context("relink", try_number=2)) == outcomes(presumed_relinked=1)
     assert puts(zoho) == sent_before
     last = [row for row in audit.events() if row["external_id"] == "c-00001"][-1]
-    assert LINKED_AFTER_AMBIGUITY in last["detail"]
+    assert LINKED_AND_NOT_SEEN_GONE in last["detail"]
     assert roles(zoho) == given(pairs(2), {"Contact_Role": ROLE})
 
 
@@ -210,10 +210,12 @@ def test_after_a_crash_what_was_in_flight_is_asked_for_before_anything_is_sent(
     with audit.engine.begin() as connection:
         connection.execute(sa.update(tables.links).where(tables.links.c.seq < 2).values(state="in_flight"))
     zoho.state.link("Contacts", *_middle(pairs(4)[0]), {"Contact_Role": ROLE})
-    assert relink(chunk=chunk, audit_conn_id=AUDIT).execute(context("relink")) == outcomes(relinked=4)
+    assert relink(chunk=chunk, audit_conn_id=AUDIT).execute(context("relink")) == outcomes(
+        relinked=3, presumed_relinked=1
+    )
     assert roles(zoho) == given(pairs(4), {"Contact_Role": ROLE})
     assert puts(zoho) == 3
-    assert [LINKED_AFTER_AMBIGUITY in (row["detail"] or "") for row in audit.events()].count(True) == 1
+    assert [LINKED_AND_NOT_SEEN_GONE in (row["detail"] or "") for row in audit.events()].count(True) == 1
 
 
 @on_sqlite
