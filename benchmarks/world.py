@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import psycopg
 import requests
 
 from include.stack.processes import StackError, Supervisor, tail
@@ -121,14 +120,8 @@ def sqlite_connection(path: Path) -> dict[str, Any]:
 
 
 def postgres_connection(postgres: LocalPostgres, database: str) -> dict[str, Any]:
-    """
-    Create a database, and return the Airflow connection to it.
-
-    Its commits wait for the disk, the default of PostgreSQL; the local stack turns that off.
-    """
+    """Create a database, whose commits wait for the disk, and return the Airflow connection to it."""
     postgres.create_database(database)
-    with psycopg.connect(postgres.url("postgres"), autocommit=True) as connection:
-        connection.execute(f'ALTER DATABASE "{database}" SET synchronous_commit = on')
     parts = urlsplit(postgres.url(database))
     return {
         "conn_type": "postgres",

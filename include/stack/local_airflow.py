@@ -212,7 +212,7 @@ class LocalAirflow:
     def _start_services(self) -> None:
         self.postgres = LocalPostgres(self.home / "postgres", self.supervisor)
         self.postgres.start()
-        self.postgres.create_database("airflow")
+        self.postgres.create_database("airflow", durable=False)
 
     def _executor(self) -> dict[str, str]:
         return {"AIRFLOW__CORE__EXECUTOR": "LocalExecutor"}

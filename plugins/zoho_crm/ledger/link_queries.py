@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Relation, pair_key
-from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.engine import reading_for_people
 from zoho_crm.ledger.tables import audit, latest, links, runs
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class LinkQueries:
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._engine = reading(engine)
+        self._engine = reading_for_people(engine)
 
     def page(self, run: StoredRun, wanted: LinkFilter, *, after: int = -1, limit: int = 50) -> list[LinkRow]:
         """

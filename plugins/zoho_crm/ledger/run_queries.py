@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from zoho_crm.core.models import DELINK, RELINK, StoredRun
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.engine import reading_for_people
 from zoho_crm.ledger.runs import RunStore
 from zoho_crm.ledger.tables import audit, chunks, links, runs
 
@@ -139,7 +139,7 @@ class RunQueries:
     """
 
     def __init__(self, engine: sa.Engine) -> None:
-        self._engine = reading(engine)
+        self._engine = reading_for_people(engine)
 
     def get(self, run_key: str) -> StoredRun | None:
         """Return a run by its key, or None."""

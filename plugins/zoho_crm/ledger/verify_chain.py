@@ -22,7 +22,7 @@ from zoho_crm.ledger.chain import (
     SealedEnd,
     digest,
 )
-from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.engine import Store, reading, reading_snapshot
 from zoho_crm.ledger.finalize import seal_head
 from zoho_crm.ledger.tables import audit, chunks, runs, seals
 
@@ -65,7 +65,7 @@ class AuditChain(Store):
             return sorted(connection.execute(every).scalars())
 
     def _check_run(self, run_key: str) -> Iterator[Finding]:
-        with self._snapshot().begin() as connection:
+        with reading_snapshot(self._engine).begin() as connection:
             run = connection.execute(
                 sa.select(runs.c.planned, runs.c.planned_at, runs.c.finished_at).where(
                     runs.c.run_key == run_key
@@ -94,12 +94,6 @@ class AuditChain(Store):
                     None,
                     f"{unsealed} rows were written after the last seal of the run, or it has none",
                 )
-
-    def _snapshot(self) -> sa.Engine:
-        """Return the engine for a check, which must see all tables at the same moment."""
-        if self._engine.dialect.name == "postgresql":
-            return reading(self._engine).execution_options(isolation_level="REPEATABLE READ")
-        return reading(self._engine)
 
 
 def _seals_missing(seal: sa.Row[Any], last_no: int) -> Finding:

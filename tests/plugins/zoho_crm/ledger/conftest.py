@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_plan", "test_schema"}
+DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_isolation", "test_plan", "test_schema"}
 """Where much is written at once, or by several at once; elsewhere one driver of PostgreSQL speaks for both."""
 
 
