@@ -19,7 +19,7 @@ from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import ApproveOperator, GuardOperator
-from zoho_crm.operators.job_operator import delink_arguments
+from zoho_crm.operators.job_operator import JobOperator, delink_arguments
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
@@ -40,6 +40,19 @@ if TYPE_CHECKING:
     from zoho_crm.core.job import Job
 
 RETENTION_DAG_ID = "zoho_delink_retention"
+
+TIME_LIMITS = {
+    "preflight": timedelta(minutes=30),
+    "plan": timedelta(hours=6),
+    "guard": timedelta(hours=2),
+    "approve": timedelta(minutes=15),
+    "report": timedelta(hours=2),
+    "pseudonymize": timedelta(hours=6),
+}
+"""Execution timeouts, far above what the tasks take; that of the sending task is a field of the job.
+
+A task that ends so leaves the links as a killed one does. The wait for an approval does not count.
+"""
 
 # Airflow stores exceptions that are named by their path with the Dag, without importing them.
 RETRY_POLICY = ExceptionRetryPolicy(
@@ -238,6 +251,7 @@ def retention_dag(folder: str | Path) -> DAG:
         RetentionOperator.partial(
             task_id="pseudonymize",
             jobs_folder=Path(folder),
+            execution_timeout=TIME_LIMITS["pseudonymize"],
             max_active_tis_per_dagrun=1,
             map_index_template="{{ task.job_name }}",
         ).expand(job_name=jobs)
@@ -380,14 +394,16 @@ def _add_tasks(
     :param updates: name of the asset alias that the report updates
     """
     common: dict[str, Any] = {"job": job, "jobs_folder": folder}
-    checked = preflight(task_id="preflight", **common)
-    planned = plan(task_id="plan", preflight_task_id=checked.task_id, **common)
-    guarded = GuardOperator(task_id="guard", **common)
-    approved = ApproveOperator(task_id="approve", guard_task_id=guarded.task_id, **_APPROVE_RETRIES, **common)
+
+    def add(operator: type[JobOperator], task_id: str, **arguments: Any) -> Any:
+        return operator(task_id=task_id, execution_timeout=TIME_LIMITS[task_id], **common, **arguments)
+
+    checked = add(preflight, "preflight")
+    planned = add(plan, "plan", preflight_task_id=checked.task_id)
+    guarded = add(GuardOperator, "guard")
+    approved = add(ApproveOperator, "approve", guard_task_id=guarded.task_id)
     # The report runs whatever the other tasks ended as.
-    report = ReportOperator(
-        task_id="report", trigger_rule="all_done", retries=1, outlets=[updates_of(updates)], **common
-    )
+    report = add(ReportOperator, "report", trigger_rule="all_done", retries=1, outlets=[updates_of(updates)])
     checked >> planned >> guarded >> approved >> map_over(planned) >> report
 
 

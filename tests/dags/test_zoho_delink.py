@@ -21,7 +21,7 @@ from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections, fill_crm
 from include.local_zoho import LocalZoho
-from zoho_crm.dags import CHUNK_NAME
+from zoho_crm.dags import CHUNK_NAME, TIME_LIMITS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +105,20 @@ def test_tasks_follow_each_other(dag: DAG) -> None:
 def test_report_runs_whatever_happened_before(dag: DAG) -> None:
     assert dag.get_task("report").trigger_rule == "all_done"
     assert {dag.get_task(task_id).trigger_rule for task_id in ("plan", "guard", "delink")} == {"all_success"}
+
+
+def test_every_task_has_a_time_limit(dag_bag: DagBag) -> None:
+    # The plans of these Dags yield the arguments of their mapped tasks, with the time limit of the job.
+    by_plan = {("zoho_delink_retry", "delink"), ("zoho_delink_relink", "relink")}
+    for dag_id, dag in dag_bag.dags.items():
+        for task in dag.tasks:
+            if (dag_id, task.task_id) not in by_plan:
+                limit = timedelta(hours=2) if task.task_id == "delink" else TIME_LIMITS[task.task_id]
+                assert task.execution_timeout == limit, (dag_id, task.task_id)
+
+
+def test_the_wait_for_an_approval_has_its_own_limit(dag: DAG) -> None:
+    assert dag.get_task("approve").response_timeout is None
 
 
 def test_a_scheduled_job_has_data_intervals(dag: DAG) -> None:

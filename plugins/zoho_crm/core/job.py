@@ -246,7 +246,8 @@ class Job(_Model):
     :param wait_patience_hours: how long a task waits, outside of a worker, for credits or an access token
     :param retries: retries of each task
     :param retry_delay_seconds: delay of the first retry; each further delay is twice as long
-    :param task_timeout_minutes: timeout of a mapped task; outcomes stored before stay
+    :param task_timeout_minutes: timeout of a mapped task; outcomes stored before stay. By default 120, or a minute for
+        20 links of ``chunk_size`` if that is more
     :param guards: limits that are checked between planning and sending
     :param failure_tolerance: share (0 to 1) of planned links that may fail without failing the run
     :param snapshot: read the attributes of each link (such as ``Contact_Role``) before it is removed, to relink it with
@@ -278,7 +279,7 @@ class Job(_Model):
     wait_patience_hours: float = Field(default=24.0, ge=0.0, le=24.0 * 7)
     retries: int = Field(default=3, ge=0, le=20)
     retry_delay_seconds: int = Field(default=30, ge=1, le=3600)
-    task_timeout_minutes: int = Field(default=120, ge=1)
+    task_timeout_minutes: int | None = Field(default=None, ge=1)
     guards: Guards = Guards()
     failure_tolerance: float = Field(default=0.0, ge=0.0, le=1.0)
     snapshot: bool = False
@@ -406,5 +407,5 @@ class Job(_Model):
 
     @property
     def task_timeout(self) -> timedelta:
-        """``task_timeout_minutes`` as a duration."""
-        return timedelta(minutes=self.task_timeout_minutes)
+        """``task_timeout_minutes`` as a duration, or its default."""
+        return timedelta(minutes=self.task_timeout_minutes or max(120, self.chunk_size / 20))

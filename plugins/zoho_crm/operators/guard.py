@@ -23,6 +23,7 @@ from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from datetime import timedelta
     from pathlib import Path
     from uuid import UUID
 
@@ -169,9 +170,13 @@ class ApproveOperator(JobOperator, ApprovalOperator):
     :raises PlanError: the guard task has no result
     """
 
-    def __init__(self, *, guard_task_id: str = "guard", **kwargs: Any) -> None:
+    def __init__(
+        self, *, guard_task_id: str = "guard", execution_timeout: timedelta | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(subject="May this run continue?", defaults=ApprovalOperator.REJECT, **kwargs)
         self.guard_task_id = guard_task_id
+        # Airflow's operator would take it for the time that a response may take.
+        self.execution_timeout = execution_timeout
 
     @property
     def hitl_summary(self) -> dict[str, Any]:

@@ -50,6 +50,12 @@ class JobOperator(BaseOperator):
         origin = origin_of(context)
         return run_key(self.job_of(context).name, origin.dag_id, origin.dag_run_id)
 
+    def on_kill(self) -> None:
+        """Log why the task ends; Airflow calls it when the task is killed, and at its execution timeout."""
+        self.log.error(
+            "Task killed, or its execution_timeout reached: execution_timeout=%s", self.execution_timeout
+        )
+
     def lineage(self, job: Job) -> tuple[list[Any], list[Any]]:
         """Return the OpenLineage datasets that the task reads and writes."""
         return [], []

@@ -54,6 +54,17 @@ def test_a_short_job_file_takes_its_defaults(jobs: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("chunk_size", "minutes", "timeout_minutes"),
+    [(500, None, 120), (2400, None, 120), (100_000, None, 5000), (100_000, 30, 30)],
+)
+def test_a_mapped_task_has_time_for_its_chunk(
+    jobs: Path, chunk_size: int, minutes: int | None, timeout_minutes: int
+) -> None:
+    job = load_job(write(jobs, chunk_size=chunk_size, task_timeout_minutes=minutes))
+    assert job.task_timeout == timedelta(minutes=timeout_minutes)
+
+
+@pytest.mark.parametrize(
     ("task_concurrency", "max_active_chunks", "active"),
     [(5, None, 2), (3, None, 4), (10, None, 2), (25, None, 2), (5, 7, 7)],
 )
