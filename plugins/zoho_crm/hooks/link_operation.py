@@ -127,8 +127,7 @@ class LinkOperation(ABC):
                 case Action.REFRESH:
                     return rejected_with_new_token(verdict)
                 case Action.LATER:
-                    self._waits += 1
-                    if self._waits > limits.waits:
+                    if not self._may_wait():
                         return overloaded(verdict)
                     self._sends -= 1
                     await self._pause(verdict)
@@ -171,18 +170,35 @@ class LinkOperation(ABC):
 
     async def _verify(self, unclear: Verdict) -> Verdict | None:
         """Verify the link; None if it did not change and may be sent again."""
-        for _ in range(self._client.limits.verifications):
-            presence = (await self._client.check_presence(self._planned.link)).presence
-            match presence:
+        rounds = 0
+        while rounds < self._client.limits.verifications:
+            check = await self._client.check_presence(self._planned.link)
+            match check.presence:
                 case Presence.LINKED | Presence.GONE:
-                    return self._judge_presence(presence, unclear)
+                    return self._judge_presence(check.presence, unclear)
                 case Presence.PARENT_UNKNOWN:
                     return self._verified(unclear, Outcome.PARENT_NOT_FOUND)
                 case Presence.RELATED_UNKNOWN:
                     return self._verified(unclear, Outcome.RELATED_NOT_FOUND)
-            await self._pause(unclear)
-        outcome = Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED
-        return self._verified(unclear, outcome, "could not be verified")
+            why = check.why or unclear
+            is_throttled = why.action is Action.LATER
+            if is_throttled and not self._may_wait():
+                why = overloaded(why)
+            if why.stop_reason in {StopReason.CREDITS, StopReason.OVERLOADED}:
+                stopped = self._verified(unclear, self._unverified, "Zoho throttled its verification")
+                return replace(why, outcome=stopped.outcome, detail=stopped.detail)
+            rounds += not is_throttled
+            await self._pause(why if is_throttled else unclear)
+        return self._verified(unclear, self._unverified, "could not be verified")
+
+    @property
+    def _unverified(self) -> Outcome:
+        return Outcome.UNKNOWN if self._ambiguous else Outcome.FAILED
+
+    def _may_wait(self) -> bool:
+        """Count a wait while Zoho is overloaded; return whether the link may still wait."""
+        self._waits += 1
+        return self._waits <= self._client.limits.waits
 
     def _judge_presence(self, presence: Presence, unclear: Verdict) -> Verdict | None:
         """Return the verdict on a link that is LINKED or GONE; None if it is still to be sent."""

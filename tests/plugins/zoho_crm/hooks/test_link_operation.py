@@ -435,6 +435,36 @@ async def test_a_token_rejected_after_all_renewals_leaves_a_verification_unclear
     assert world.seen == [DELETE, "pause", LINKED, "pause"]
 
 
+@pytest.mark.parametrize(
+    ("replies", "reason", "sent"),
+    [
+        pytest.param([OUT_OF_CREDITS], StopReason.CREDITS, [LINKED], id="credits"),
+        pytest.param(
+            [BUSY] * 3,
+            StopReason.OVERLOADED,
+            [LINKED, "pause", LINKED, "pause", LINKED],
+            id="overloaded",
+        ),
+    ],
+)
+async def test_a_verification_that_zoho_throttles_stops_the_run(
+    replies: list[ZohoResponse], reason: StopReason, sent: list[str]
+) -> None:
+    world = World([UNANSWERED, *replies], RetryLimits(waits=2, verifications=1))
+    result = await world.delink()
+    assert world.seen == [DELETE, "pause", *sent]
+    assert (result.outcome, world.stop_reason, result.attempts) == (Outcome.UNKNOWN, reason, 1)
+    assert result.detail == "sent, not answered; Zoho throttled its verification"
+    assert (result.http_status, result.zoho_code) == (429, "TOO_MANY_REQUESTS")
+
+
+async def test_an_overload_uses_up_no_verification() -> None:
+    world = World([UNANSWERED, BUSY, BUSY, MISSING, FOUND, FOUND], RetryLimits(verifications=1))
+    result = await world.delink()
+    assert world.seen.count(LINKED) == 3
+    assert result.outcome is Outcome.PRESUMED_REMOVED
+
+
 # -- waiting
 
 
