@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.proofs import killed_process
 from tests.proofs.harness import sqlite_ledger
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def processes() -> multiprocessing.context.BaseContext:
+    # Processes fork from a small server process that has imported everything and has no threads.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([killed_process.__name__])
+    return processes
 
 
 @pytest.fixture(autouse=True)

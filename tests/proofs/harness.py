@@ -17,11 +17,11 @@ import sqlalchemy as sa
 from include.local_zoho import LocalZoho
 from tests.support.links import RELATION, X_EXTERNAL, Pair
 from tests.support.local_zoho import ZOHO, linked, zoho_connection
-from zoho_crm.core.models import Origin, RunStart, Target
+from zoho_crm.core.models import DELINK, RELINK, Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.hooks import access_token
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
-from zoho_crm.hooks.link_operation import DelinkClient
+from zoho_crm.hooks.link_operation import DelinkClient, RelinkClient
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.ledger.ledger import Ledger
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_crm.core.models import ChunkRef, PlanSummary
+    from zoho_crm.hooks.async_client import AsyncZohoClient
+    from zoho_crm.operators.chunk_run import LinkProcessor
 
 JOB = "contacts_deals"
 ORIGIN = Origin(f"zoho_delink__{JOB}", "manual__1", "manual", "delink", triggered_by="ada")
@@ -43,7 +45,7 @@ BRIEF = RetryLimits(first_pause_s=0.001, longest_pause_s=0.002)
 """The real limits, with very short pauses."""
 
 
-def target(strategy: str = "single", *, dry_run: bool = False) -> Target:
+def target(strategy: str = "single", *, dry_run: bool = False, operation: str = DELINK) -> Target:
     return Target(
         RELATION,
         data_center="us",
@@ -51,6 +53,7 @@ def target(strategy: str = "single", *, dry_run: bool = False) -> Target:
         strategy=strategy,
         org_id="700000001",
         dry_run=dry_run,
+        operation=operation,
     )
 
 
@@ -67,9 +70,11 @@ def plan(
     chunk_size: int = 10_000,
     run_key: str = "run",
     strategy: str = "single",
+    operation: str = DELINK,
 ) -> PlanSummary:
     """Start a run and store its plan; an existing run stays unchanged."""
-    ledger.runs.start(RunStart(run_key, JOB, ORIGIN, target(strategy), mode="apply"))
+    aim = target(strategy, operation=operation)
+    ledger.runs.start(RunStart(run_key, JOB, ORIGIN, aim, mode="apply"))
     return ledger.plans.create(
         run_key,
         RELATION,
@@ -77,7 +82,7 @@ def plan(
         chunk_size=chunk_size,
         max_chunks=1_000,
         origin=replace(ORIGIN, task_id="plan"),
-        target=target(strategy),
+        target=aim,
     )
 
 
@@ -92,6 +97,7 @@ class Try:
     ledger: Ledger
     chunk: ChunkRef
     strategy: str = "single"
+    operation: str = DELINK
     concurrency: int = 5
     limit: int = 10
     patience: RetryLimits = BRIEF
@@ -109,7 +115,7 @@ class Try:
             self.ledger,
             claim,
             replace(ORIGIN, try_number=self.try_number),
-            target(self.strategy),
+            target(self.strategy, operation=self.operation),
             JOB,
             CreditUsage(self.hook.meter),
         )
@@ -122,9 +128,8 @@ class Try:
             renew_every_s=self.renew_every_s,
         )
         async with self.hook.async_client(max_connections=self.concurrency) as client:
-            single = DelinkClient(client, RELATION, "v7", self.patience)
             self.run = ChunkRun(
-                single if self.strategy == "single" else ByParentDelinkClient(single),
+                self._processor(client),
                 store,
                 slots,
                 self.concurrency,
@@ -132,6 +137,12 @@ class Try:
                 credit_reserve=self.credit_reserve,
             )
             return await self.run.run()
+
+    def _processor(self, client: AsyncZohoClient) -> LinkProcessor:
+        if self.operation == RELINK:
+            return RelinkClient(client, RELATION, "v7", self.patience)
+        single = DelinkClient(client, RELATION, "v7", self.patience)
+        return single if self.strategy == "single" else ByParentDelinkClient(single)
 
 
 @contextmanager

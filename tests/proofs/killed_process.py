@@ -26,11 +26,15 @@ UNFINISHED_EXIT_CODE = 3
 AUDIT = "audit"
 
 
-def run_chunk(database: str, zoho: dict[str, Any], chunk: ChunkRef, strategy: str, try_number: int) -> None:
-    """Work on a chunk like the operator, but without waiting 90 s for the slots of dead tries."""
+def run_chunk(database: str, zoho: dict[str, Any], chunk: ChunkRef, options: dict[str, Any]) -> None:
+    """
+    Work on a chunk like the operator, but without waiting 90 s for the slots of dead tries.
+
+    :param options: fields of :class:`tests.proofs.harness.Try`
+    """
     os.environ[f"AIRFLOW_CONN_{ZOHO.upper()}"] = json.dumps(zoho)
     ledger = Ledger(sa.create_engine(database, poolclass=sa.NullPool))
-    asyncio.run(Try(ledger, chunk, strategy, limit=10_000, try_number=try_number)())
+    asyncio.run(Try(ledger, chunk, limit=10_000, **options)())
 
 
 def execute(audit: dict[str, Any], zoho: dict[str, Any], chunk: ChunkRef, strategy: str) -> None:

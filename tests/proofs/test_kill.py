@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import random
 import signal
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -27,12 +26,14 @@ from tests.proofs.harness import (
     rows,
     sqlite_ledger,
 )
+from tests.proofs.kills import LONG_S, database_of, kill_at, requests
 from tests.support.databases import connection_to
 from tests.support.local_zoho import link_all, linked, zoho_connection
 from zoho_crm.core.verdict import GONE_AND_NOT_SEEN_LINKED
 from zoho_crm.operators.report import close_run
 
 if TYPE_CHECKING:
+    import multiprocessing
     from pathlib import Path
 
     from include.local_zoho import LocalZoho
@@ -41,15 +42,6 @@ if TYPE_CHECKING:
 
 LINKS = 300
 LATENCY_S = 0.02
-LONG_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def processes() -> multiprocessing.context.BaseContext:
-    # Processes fork from a small server process that has imported everything and has no threads.
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([killed_process.__name__])
-    return processes
 
 
 class World:
@@ -83,10 +75,6 @@ def world() -> World:
     return World()
 
 
-def database_of(ledger: Ledger) -> str:
-    return ledger.engine.url.render_as_string(hide_password=False)
-
-
 def undisturbed(zoho: LocalZoho, world: World, path: Path, strategy: str) -> dict[Pair, str]:
     """Return the outcomes of an undisturbed run."""
     before = world.build(zoho)
@@ -97,24 +85,6 @@ def undisturbed(zoho: LocalZoho, world: World, path: Path, strategy: str) -> dic
     said = outcomes(ledger)
     ledger.close()
     return said
-
-
-def requests(zoho: LocalZoho) -> int:
-    return sum(zoho.state.journal.by_kind.values())
-
-
-def kill_at(zoho: LocalZoho, process: Any, moment: int, extra_s: float) -> bool:
-    """Kill a process shortly after a number of requests; return False if it ended before."""
-    deadline = time.monotonic() + LONG_S
-    while requests(zoho) < moment and process.is_alive():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
-    time.sleep(extra_s)
-    alive: bool = process.is_alive()
-    if alive:
-        os.kill(process.pid, signal.SIGKILL)
-    process.join(LONG_S)
-    return alive
 
 
 @pytest.mark.parametrize(
@@ -148,7 +118,12 @@ def test_run_killed_repeatedly_ends_like_an_undisturbed_one(
         assert tries < 60
         process = processes.Process(  # type: ignore[attr-defined]
             target=killed_process.run_chunk,
-            args=(database_of(ledger), zoho_connection(zoho), chunk, strategy, tries),
+            args=(
+                database_of(ledger),
+                zoho_connection(zoho),
+                chunk,
+                {"strategy": strategy, "try_number": tries},
+            ),
         )
         process.start()
         step = chance.randint(1, 2 * LINKS // kills if strategy == "single" else 12)

@@ -237,7 +237,7 @@ class ChunkRun:
 
     def _is_write_due(self) -> bool:
         """Return whether to write now: enough for a batch, while the waiting links still occupy the workers."""
-        return not self._marked.waiting or not self._marked.busy or 2 * len(self._done) >= self._allowed()
+        return not self._marked.waiting or not self._marked.busy or 4 * len(self._done) >= 3 * self._allowed()
 
     async def _process(self, unit: list[PlannedLink]) -> UnitResults:
         """Process a unit; every link of it gets an outcome, whatever happens."""
