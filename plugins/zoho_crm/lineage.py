@@ -17,7 +17,7 @@ from airflow.sdk import BaseHook
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from zoho_crm.core.models import Target
     from zoho_crm.core.outcomes import Outcome
@@ -126,7 +126,7 @@ def relation_output(target: Target, changed: int) -> Any:
     """
     Return a relation in Zoho CRM that is written, e.g. ``zoho://eu/60001234`` and ``Contacts.Deals``.
 
-    :param changed: number of links removed or relinked
+    :param changed: number of links removed or relinked, presumed ones included
     """
     from airflow.providers.common.compat.openlineage.facet import (
         SchemaDatasetFacet,
@@ -146,21 +146,21 @@ def relation_output(target: Target, changed: int) -> Any:
 
 
 def link_lineage(
-    audit_conn_id: str | None, work: tuple[Target, Counter[Outcome]] | None, changing: Outcome
+    audit_conn_id: str | None, work: tuple[Target, Counter[Outcome]] | None, changing: Sequence[Outcome]
 ) -> Any:
     """
     Return the lineage of a task that changes links: from the plan into a relation in Zoho CRM and the audit.
 
     :param audit_conn_id: None for a task without a ledger
     :param work: target and outcomes of the task; None if it has not started
-    :param changing: the outcome of a changed link; a dry run has none
+    :param changing: the outcomes of a changed link; a dry run has none
     """
     inputs, outputs = [], []
     if audit_conn_id is not None:
         inputs.append(ledger_table(audit_conn_id, PLAN_TABLE))
         outputs.append(ledger_output(audit_conn_id, AUDIT_TABLE, work[1].total() if work else None))
     if work and not work[0].dry_run:
-        outputs.append(relation_output(work[0], work[1][changing]))
+        outputs.append(relation_output(work[0], sum(work[1][outcome] for outcome in changing)))
     return build_lineage(inputs, outputs)
 
 

@@ -102,6 +102,11 @@ _ZOHO_CODE = """\
 Relink only links for which Zoho's response to the removal had this code, for example `SUCCESS`."""
 
 
+_INCLUDE_PRESUMED = """\
+Relink links with the outcome `presumed_removed` as well. They are gone after a request that may not have reached \
+Zoho, so they may have been gone before the run. Without this field, they are only counted."""
+
+
 def job_form() -> dict[str, Param]:
     """Return the form's fields, created for each Dag: Airflow keeps values in them."""
     return {
@@ -151,6 +156,9 @@ def relink_form(jobs: Sequence[str]) -> dict[str, Param]:
         "job": _job(jobs),
         "run": Param(type="string", minLength=1, title="Run", description_md=_RUN),
         **_run_fields("relink the links"),
+        "include_presumed": Param(
+            False, type="boolean", title="Include presumed removals", description_md=_INCLUDE_PRESUMED
+        ),
         "links": links_field(_RELINK_LINKS),
         "external_id_prefix": _filter_field("External ID prefix", _PREFIX.format(which="external ID")),
         "related_external_id_prefix": _filter_field(

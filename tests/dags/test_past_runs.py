@@ -49,6 +49,7 @@ FORMS = {
         "reason",
         "max_links",
         "verify",
+        "include_presumed",
         "links",
         "external_id_prefix",
         "related_external_id_prefix",

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.core.outcomes import REMOVAL_OUTCOMES, Outcome
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from zoho_crm.cli.output import Output
+
+
+_CHANGES = (*REMOVAL_OUTCOMES, Outcome.RELINKED, Outcome.PRESUMED_RELINKED)
 
 
 def show_run(out: Output, run: Mapping[str, Any]) -> None:
@@ -66,7 +71,9 @@ def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
         "status",
         "planned",
         "removed",
+        "presumed_removed",
         "relinked",
+        "presumed_relinked",
     )
     also = ("failed", "unknown", "not_attempted", "credits")
     out.table((*names, *also), [[run[name] for name in (*names, *also)] for run in found])
@@ -92,12 +99,10 @@ def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[s
     )
     also = ("reason", "zoho_message", "detail")
     out.table((*names, *also), [[event[name] for name in (*names, *also)] for event in history])
-    changes = [
-        event for event in history if event["outcome"] in {"removed", "relinked"} and not event["dry_run"]
-    ]
+    changes = [event for event in history if event["outcome"] in _CHANGES]
     if changes:
         last = changes[-1]
-        out.say(f"Last {last['outcome']} by {last['dag_run_id']} ({_requester(last)}).")
+        out.say(f"Last {last['outcome'].replace('_', ' ')} by {last['dag_run_id']} ({_requester(last)}).")
 
 
 def _requester(run: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.links import MAX_EXTERNAL_ID_LENGTH, find_unsendable
-from zoho_crm.core.run_request import parse_instant, parse_text
+from zoho_crm.core.run_request import parse_flag, parse_instant, parse_text
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
@@ -45,25 +45,32 @@ class RelinkRequest:
     :param run: an Airflow run id or a run key
     :param links: pasted pairs, or None
     :param filter: conditions on the removal of each link
+    :param include_presumed: whether to relink links that the run is presumed to have removed as well
     """
 
     run: str
     links: Sequence[tuple[object, object]] | None = None
     filter: RelinkFilter = field(default_factory=RelinkFilter)
+    include_presumed: bool = False
 
 
 def parse_relink_request(params: Mapping[str, Any], request: RunRequest) -> RelinkRequest:
     """
     Parse the form of ``zoho_delink_relink``.
 
-    :param params: the form's values: ``run``, and those of :class:`RelinkFilter`
+    :param params: the form's values: ``run``, ``include_presumed``, and those of :class:`RelinkFilter`
     :param request: what was parsed of its other fields, ``links`` among them
     :raises ZohoConfigError: a field is wrong; the message names it
     """
     run = parse_text(params, "run")
     if run is None:
         raise ZohoConfigError("run: missing; give the run whose links to relink")
-    return RelinkRequest(run=run, links=request.links, filter=parse_relink_filter(params))
+    return RelinkRequest(
+        run=run,
+        links=request.links,
+        filter=parse_relink_filter(params),
+        include_presumed=parse_flag(params, "include_presumed"),
+    )
 
 
 def parse_relink_filter(params: Mapping[str, Any]) -> RelinkFilter:

@@ -118,7 +118,7 @@ def parse_run_request(
     mode = _mode(params.get("mode"), run_type)
     reason = _reason(params)
     max_links = _limit(params.get("max_links"))
-    verify = _truth(params, "verify")
+    verify = parse_flag(params, "verify")
     if max_links is not None and not reason:
         raise ZohoConfigError("reason: say why, when max_links overrides the job's limit")
     if verify and mode == APPLY:
@@ -265,7 +265,8 @@ def _reason(params: Mapping[str, Any]) -> str | None:
     return reason
 
 
-def _truth(params: Mapping[str, Any], field: str) -> bool:
+def parse_flag(params: Mapping[str, Any], field: str) -> bool:
+    """Parse a check box; an empty field is False."""
     value = params.get(field)
     if value is None or value == "":
         return False

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import DELINK
-from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, LinkState, Outcome
+from zoho_crm.core.outcomes import REMOVAL_OUTCOMES, RETRYABLE_OUTCOMES, LinkState, Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.tables import audit, links
@@ -34,8 +34,14 @@ COPY_LINKS = 5_000
 
 _UNSETTLED = links.c.state != LinkState.SETTLED.value
 _UNTOUCHED = sa.and_(links.c.state == LinkState.PLANNED.value, links.c.outcome.is_(None))
-_PRESENCE_OUTCOMES = (Outcome.REMOVED.value, Outcome.RELINKED.value, Outcome.ALREADY_LINKED.value)
-"""Outcomes that show whether a link exists."""
+_CHANGES = (
+    Outcome.REMOVED.value,
+    Outcome.RELINKED.value,
+    Outcome.PRESUMED_RELINKED.value,
+    Outcome.ALREADY_LINKED.value,
+)
+"""Outcomes that show what happened to a removed link since. A link presumed removed may just have stayed removed."""
+_REMOVALS = tuple(outcome.value for outcome in REMOVAL_OUTCOMES)
 
 
 class Since(StrEnum):
@@ -64,9 +70,14 @@ class UnfinishedLink:
 
 @dataclass(frozen=True, slots=True)
 class RemovedLink:
-    """A link that a run removed, and what happened to it since."""
+    """
+    A link that a run removed, and what happened to it since.
+
+    :param outcome: ``removed``, or ``presumed_removed`` where it may have been gone before the run
+    """
 
     link: Link
+    outcome: Outcome
     since: Since
 
 
@@ -109,21 +120,22 @@ class OriginLinks(Store):
         pair_keys: Collection[str] | None = None,
     ) -> Iterator[RemovedLink]:
         """
-        Yield the links that a run removed, each with what happened to it since.
+        Yield the links that a run removed or is presumed to have removed, each with what happened to it since.
 
         :param wanted: conditions on the audit row of the removal; None for all
         :param pair_keys: keys of the links to choose from; None for all links of the run
         """
         for page in _pages(run, pair_keys):
             removals = self._removals(run.run_key, page, wanted or RelinkFilter())
-            last = self._last_presence([row.pair_key for row in removals], org_id)
+            last = self._last_changes([row.pair_key for row in removals], org_id)
             for row in removals:
                 event = last.get(row.pair_key, row)
-                if event.event_id == row.event_id:
+                if event.event_id <= row.event_id:
                     since = Since.STILL_REMOVED
                 else:
                     since = Since.REMOVED_AGAIN if event.outcome == Outcome.REMOVED else Since.RELINKED
-                yield RemovedLink(Link(row.external_id, row.related_external_id), since)
+                link = Link(row.external_id, row.related_external_id)
+                yield RemovedLink(link, Outcome(row.outcome), since)
 
     def copy_snapshots(self, run_key: str, origin_run_key: str) -> None:
         """
@@ -137,7 +149,7 @@ class OriginLinks(Store):
             .where(
                 audit.c.run_key == origin_run_key,
                 audit.c.pair_key == links.c.pair_key,
-                audit.c.outcome == Outcome.REMOVED.value,
+                audit.c.outcome.in_(_REMOVALS),
             )
             .scalar_subquery()
         )
@@ -160,7 +172,7 @@ class OriginLinks(Store):
         """
         Mark the links of a plan as in flight that a request of an earlier run may have reached.
 
-        They are verified before anything is sent, and count as removed when they are gone, as within one run. Links
+        They are verified before anything is sent, and presumed removed when they are gone, as within one run. Links
         that this run has touched already are left alone, so that it can be repeated.
         """
         after = -1
@@ -208,10 +220,10 @@ class OriginLinks(Store):
                 found.setdefault(row.pair_key, []).append(row)
         return found
 
-    def _last_presence(self, pair_keys: Sequence[str], org_id: str | None) -> dict[str, sa.Row[Any]]:
-        """Return for each link the last audit row that shows whether it exists, by pair key."""
+    def _last_changes(self, pair_keys: Sequence[str], org_id: str | None) -> dict[str, sa.Row[Any]]:
+        """Return for each link the last audit row that shows that it was removed or exists, by pair key."""
         newest = sa.func.row_number().over(partition_by=audit.c.pair_key, order_by=audit.c.event_id.desc())
-        showing = _applied(pair_keys, org_id).where(audit.c.outcome.in_(_PRESENCE_OUTCOMES))
+        showing = _applied(pair_keys, org_id).where(audit.c.outcome.in_(_CHANGES))
         ranked = showing.add_columns(newest.label("newest")).subquery("ranked")
         with reading(self._engine).begin() as connection:
             rows = connection.execute(sa.select(ranked).where(ranked.c.newest == 1)).all()
@@ -236,7 +248,7 @@ class OriginLinks(Store):
                 last.c.external_id,
                 last.c.related_external_id,
             )
-            .where(last.c.newest == 1, last.c.outcome == Outcome.REMOVED.value, *_conditions(last, wanted))
+            .where(last.c.newest == 1, last.c.outcome.in_(_REMOVALS), *_conditions(last, wanted))
             .order_by(last.c.seq)
         )
         with reading(self._engine).begin() as connection:

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from zoho_crm.core.models import DELINK
-from zoho_crm.core.outcomes import DELINK_OUTCOMES, Outcome
+from zoho_crm.core.outcomes import DELINK_OUTCOMES, REMOVAL_OUTCOMES, Outcome
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
 from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
@@ -68,7 +68,7 @@ class DeleteRelatedByExternalIdOperator(LinkOperator):
 
     operation = DELINK
     outcomes = DELINK_OUTCOMES
-    changing = Outcome.REMOVED
+    changing = REMOVAL_OUTCOMES
     linked = unverified = Outcome.WOULD_REMOVE
     gone = Outcome.ALREADY_ABSENT
     ui_color = "#f6d5d0"

@@ -52,7 +52,7 @@ class LinkOperator(BaseOperator):
     operation: ClassVar[str]
     outcomes: ClassVar[tuple[Outcome, ...]]
     """The outcomes that the summary counts."""
-    changing: ClassVar[Outcome]
+    changing: ClassVar[tuple[Outcome, ...]]
     """Outcome of a link that was changed in Zoho."""
     linked: ClassVar[Outcome]
     """Outcome of an existing link in a dry run."""

@@ -36,7 +36,7 @@ class RelinkByExternalIdOperator(LinkOperator):
 
     operation = RELINK
     outcomes = RELINK_OUTCOMES
-    changing = Outcome.RELINKED
+    changing = (Outcome.RELINKED, Outcome.PRESUMED_RELINKED)
     linked = Outcome.ALREADY_LINKED
     gone = unverified = Outcome.WOULD_RELINK
     ui_color = "#d5ecd4"

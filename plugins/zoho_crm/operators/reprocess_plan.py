@@ -12,6 +12,7 @@ from zoho_crm.core.approval import approval_block_reason
 from zoho_crm.core.guard_rules import judge
 from zoho_crm.core.links import PairKeys, to_external_id
 from zoho_crm.core.models import DELINK, RELINK, RunStart, Target
+from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_request import parse_relink_request
 from zoho_crm.core.run_request import parse_retry_request
 from zoho_crm.errors import ZohoConfigError
@@ -263,8 +264,13 @@ class PlanRelinkOperator(ReprocessPlanOperator):
             for one in ledger.reprocess.removed_links(
                 run, org_id=target.org_id, wanted=request.filter, pair_keys=keys
             ):
+                is_removed = one.since is Since.STILL_REMOVED
+                if is_removed and one.outcome is Outcome.PRESUMED_REMOVED:
+                    counts[one.outcome.value] += 1
+                    if not request.include_presumed:
+                        continue
                 counts[one.since.value] += 1
-                if one.since is Since.STILL_REMOVED:
+                if is_removed:
                     counts[CHOSEN] += 1
                     yield one.link
 

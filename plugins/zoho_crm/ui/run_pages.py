@@ -15,7 +15,7 @@ from zoho_crm.core.approval import ASKED
 from zoho_crm.core.formatting import record_url
 from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.models import RELINK
-from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
+from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, REMOVAL_OUTCOMES, Outcome
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ledger.link_queries import PENDING, LinkFilter
 from zoho_crm.ledger.run_queries import REASON_SAMPLE
@@ -154,7 +154,7 @@ def start_form(
 
 _ACTIONS = {
     "retry": (RETRY_DAG_ID, (Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATTEMPTED)),
-    "relink": (RELINK_DAG_ID, (Outcome.REMOVED,)),
+    "relink": (RELINK_DAG_ID, REMOVAL_OUTCOMES),
 }
 
 

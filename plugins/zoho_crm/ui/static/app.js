@@ -172,6 +172,7 @@ function startRuns(form) {
     const fields = new FormData(form);
     const conf = { job: fields.get("job"), run: fields.get("run"), mode: fields.get("mode") };
     if (form.querySelector("[name=outcomes]")) conf.outcomes = fields.getAll("outcomes");
+    if (fields.get("include_presumed")) conf.include_presumed = true;
     for (const name of RELINK_FILTERS) {
       if (fields.get(name)) conf[name] = fields.get(name);
     }

@@ -130,6 +130,12 @@ def relink(**params: Any) -> RelinkRequest:
             RelinkRequest("r1", links=[("a", "b")], filter=RelinkFilter(zoho_code="SUCCESS")),
             id="links and a filter",
         ),
+        pytest.param(
+            {"run": "r1", "include_presumed": True},
+            RelinkRequest("r1", include_presumed=True),
+            id="presumed removals",
+        ),
+        pytest.param({"run": "r1", "include_presumed": False}, RelinkRequest("r1"), id="evident removals"),
     ],
 )
 def test_form_is_parsed(params: dict[str, Any], expected: RelinkRequest) -> None:
@@ -142,6 +148,11 @@ def test_form_is_parsed(params: dict[str, Any], expected: RelinkRequest) -> None
         pytest.param({}, "run: missing", id="no run"),
         pytest.param({"run": " "}, "run: missing", id="a blank run"),
         pytest.param({"run": "r1", "links": []}, "links: the list is empty", id="no links"),
+        pytest.param(
+            {"run": "r1", "include_presumed": "yes"},
+            "include_presumed: must be true or false",
+            id="a flag of another type",
+        ),
         pytest.param(
             {"run": "r1", "finished_to": "soon"}, "finished_to: 'soon' is not a time", id="a filter"
         ),

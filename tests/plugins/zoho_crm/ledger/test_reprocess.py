@@ -80,7 +80,10 @@ def still_open(ledger: Ledger, *past: StoredRun, org_id: str | None = None) -> d
 
 def removed(ledger: Ledger, past: StoredRun, **choice: Any) -> dict[Pair, str]:
     found = [
-        ((one.link.external_id, one.link.related_external_id), str(one.since))
+        (
+            (one.link.external_id, one.link.related_external_id),
+            str(one.since) if one.outcome is Outcome.REMOVED else f"{one.outcome}, {one.since}",
+        )
         for one in ledger.reprocess.removed_links(past, **choice)
     ]
     assert len(dict(found)) == len(found), "a link came twice"
@@ -206,6 +209,59 @@ def test_removed_links_come_with_what_became_of_them(ledger: Ledger) -> None:
         pair(4): Since.REMOVED_AGAIN,
         pair(5): Since.STILL_REMOVED,
     }
+
+
+def test_links_presumed_removed_come_apart_and_prove_no_other_removal(ledger: Ledger) -> None:
+    first = run(
+        ledger,
+        "first",
+        {
+            **{pair(n): Outcome.REMOVED for n in range(3)},
+            **{pair(n): Outcome.PRESUMED_REMOVED for n in range(3, 7)},
+        },
+    )
+    run(
+        ledger,
+        "back",
+        {
+            pair(1): Outcome.PRESUMED_RELINKED,
+            pair(2): Outcome.RELINKED,
+            pair(4): Outcome.RELINKED,
+            pair(5): Outcome.RELINKED,
+        },
+        target={"operation": RELINK},
+    )
+    second = run(
+        ledger,
+        "second",
+        {
+            pair(0): Outcome.PRESUMED_REMOVED,
+            pair(2): Outcome.PRESUMED_REMOVED,
+            pair(5): Outcome.REMOVED,
+            pair(6): Outcome.REMOVED,
+        },
+    )
+    assert removed(ledger, first) == {
+        pair(0): "still_removed",
+        pair(1): "relinked",
+        pair(2): "relinked",
+        pair(3): "presumed_removed, still_removed",
+        pair(4): "presumed_removed, relinked",
+        pair(5): "presumed_removed, removed_again",
+        pair(6): "presumed_removed, removed_again",
+    }
+    assert removed(ledger, second) == {
+        pair(0): "presumed_removed, still_removed",
+        pair(2): "presumed_removed, still_removed",
+        pair(5): "still_removed",
+        pair(6): "still_removed",
+    }
+
+
+def test_a_link_presumed_removed_is_not_retried(ledger: Ledger) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.PRESUMED_REMOVED, pair(1): Outcome.UNKNOWN})
+    run(ledger, "second", {pair(1): Outcome.PRESUMED_REMOVED})
+    assert still_open(ledger, first) == {pair(1): "delink presumed_removed"}
 
 
 IDS_BY_PREFIX = {

@@ -324,6 +324,22 @@ def test_a_relink_plans_what_is_gone_because_of_that_run(audit: Audit, jobs: Pat
     assert "snapshot_fields" not in mapped[0]
 
 
+@pytest.mark.parametrize("include", [False, True], ids=["by default", "included"])
+def test_relink_leaves_out_presumed_removals_unless_included(audit: Audit, jobs: Path, include: bool) -> None:
+    key = past_run(audit, {A: Outcome.REMOVED, B: Outcome.PRESUMED_REMOVED, C: Outcome.PRESUMED_REMOVED})
+    remember(audit, key, '{"Contact_Role": "Buyer"}')
+    form = {"include_presumed": True} if include else {}
+    _, counts = plan(PlanRelinkOperator, jobs, run=key, **form)
+    chosen = {A, B, C} if include else {A}
+    assert planned(audit, RELINK) == dict.fromkeys(chosen, '{"Contact_Role": "Buyer"}')
+    assert counts == {
+        "chosen": len(chosen),
+        "still_removed": len(chosen),
+        "presumed_removed": 2,
+        "already_absent": 0,
+    }
+
+
 def test_a_relink_of_some_links_takes_those(audit: Audit, jobs: Path) -> None:
     key = past_run(audit, {**dict.fromkeys((A, B, C), Outcome.REMOVED), D: Outcome.FAILED})
     links = "\n".join(",".join(pair) for pair in (A, D, F))
@@ -367,6 +383,11 @@ def test_snapshots_are_given_after_a_crash_between(
         (RetryPreflightOperator, {"run": "x", "job": "no-job"}, "^job: there is no job 'no-job'"),
         (RelinkPreflightOperator, {}, "^run: missing; give the run whose links to relink"),
         (RelinkPreflightOperator, {"run": "x", "zoho_code": 5}, "^zoho_code: must be text"),
+        (
+            RelinkPreflightOperator,
+            {"run": "x", "include_presumed": "yes"},
+            "^include_presumed: must be true or false",
+        ),
         (RelinkPreflightOperator, {"run": "x", "max_links": 5}, "^reason: say why"),
     ],
 )

@@ -333,11 +333,28 @@ def test_start_buttons_need_permission_to_trigger(pages: Pages):
     relink = pages.client.get(f"{pages.run()}/start/relink").text
     names = set(re.findall(r'name="(\w+)"', relink))
     assert names >= {field.name for field in fields(RelinkFilter)} | {"links"}
+    assert "include_presumed" not in names
 
     pages.rights.refused |= {("POST", RETRY_DAG_ID), ("POST", RELINK_DAG_ID)}
     assert "/start/" not in pages.client.get(pages.run()).text
     assert pages.client.get(f"{pages.run()}/start/retry").status_code == 403
     assert pages.client.get(f"{pages.run()}/start/unknown").status_code == 400
+
+
+def test_relink_form_counts_presumed_removals_apart(pages: Pages):
+    outcomes = dict(ALL_REMOVED) | {("c-03", "d-03"): Outcome.PRESUMED_REMOVED}
+    pages.store(LINKS, outcomes, finished="succeeded")
+
+    relink = re.sub(r"<[^>]+>", "", pages.client.get(f"{pages.run()}/start/relink").text)
+
+    assert f"removed {len(LINKS) - 1} links" in relink
+    assert "Include presumed removed 1 link\n" in relink
+
+
+def test_relink_is_offered_for_a_run_with_presumed_removals_alone(pages: Pages):
+    pages.store(LINKS, dict.fromkeys(ALL_REMOVED, Outcome.PRESUMED_REMOVED), finished="succeeded")
+
+    assert "/start/relink" in pages.client.get(pages.run()).text
 
 
 def test_unknown_run_returns_404_and_reloads_if_it_may_follow(pages: Pages):
