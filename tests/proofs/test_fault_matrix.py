@@ -169,7 +169,7 @@ async def run_cases() -> tuple[dict[Case, Any], dict[Case, Any]]:
     """Run all cases concurrently; only those that hang get a short timeout."""
     single: dict[Case, Any] = {}
     by_parent: dict[Case, Any] = {}
-    hanging, others = ZohoCRMHook(read_timeout_s=0.5), ZohoCRMHook(read_timeout_s=20.0)
+    hanging, others = ZohoCRMHook(read_timeout_s=2.0), ZohoCRMHook(read_timeout_s=20.0)
     async with hanging.async_client(30) as short, others.async_client(30) as long:
 
         def client(case: Case) -> AsyncZohoClient:
