@@ -19,7 +19,7 @@ import pytest
 import sqlalchemy as sa
 
 from include.stack.processes import LOOPBACK, choose_port, hand_over, unprivileged
-from tests.support.postgres import stopped_with_its_owner
+from tests.support.postgres import in_memory_folder, stopped_with_its_owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +31,10 @@ HOW_TO_GET_IT = (
 USER = "tests"
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.02
-_IN_MEMORY = Path("/dev/shm")  # noqa: S108 - tables are made ten times as fast there; the folder in it has a name of chance
 _SYSTEM_FOLDERS = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"
 
 _SETTINGS = {
     # The data need not survive a power failure, and every test commits a lot.
-    "innodb-flush-log-at-trx-commit": "0",
     "innodb-flush-method": "nosync",
     "innodb-doublewrite": "0",
     "innodb-log-file-size": "32M",
@@ -93,7 +91,7 @@ def running_mariadb() -> Iterator[MariaDbServer]:
         # CI must not silently skip these tests.
         (pytest.fail if os.environ.get("CI") else pytest.skip)(HOW_TO_GET_IT)
     mariadbd, install = (Path(str(program)) for program in programs)
-    home = _IN_MEMORY if os.access(_IN_MEMORY, os.W_OK | os.X_OK) else None
+    home = in_memory_folder()
     with tempfile.TemporaryDirectory(prefix="zoho-maria-", dir=home, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         hand_over(folder)
@@ -103,7 +101,7 @@ def running_mariadb() -> Iterator[MariaDbServer]:
         first = folder / "first.sql"
         first.write_text(
             f"CREATE USER {USER}@'{LOOPBACK}' IDENTIFIED BY '{server.password}';\n"
-            f"GRANT ALL ON *.* TO {USER}@'{LOOPBACK}';\n"
+            f"GRANT ALL ON *.* TO {USER}@'{LOOPBACK}' WITH GRANT OPTION;\n"
         )
         hand_over(folder)
         own = {

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from zoho_crm.errors import ZohoError
+from zoho_crm.database_limits import DatabaseTimeoutError
+from zoho_crm.errors import ZohoConfigError, ZohoError
 from zoho_crm.ledger import schema
 from zoho_crm.ledger.claims import ChunkClaims
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 from zoho_crm.ledger.finalize import RunFinalizer
 from zoho_crm.ledger.plan import PlanStore
 from zoho_crm.ledger.pseudonymize import Pseudonymizer
+from zoho_crm.ledger.readiness import NO_FILE, check_durability, check_rights, explain_refusal, is_refusal
 from zoho_crm.ledger.reprocess import OriginLinks
 from zoho_crm.ledger.runs import RunStore
 from zoho_crm.ledger.slots import OrgSlots
@@ -68,21 +70,35 @@ class Ledger:
         """
         Create the tables, or bring them to this package's version. Several processes may do it at once.
 
-        :raises ZohoConfigError: the database is at a newer version than this package supports
+        :raises ZohoConfigError: the database is at a newer version than this package supports, is read-only, or
+            refuses its role to read, create or change tables
         """
         schema.ensure_schema(self._engine)
+
+    def check_readiness(self) -> None:
+        """
+        Check that the database keeps what is committed, and grants what a run needs.
+
+        :raises ZohoConfigError: it does not; the message names the setting, or table and right
+        """
+        check_durability(self._engine)
+        check_rights(self._engine)
 
     def check_connection(self) -> None:
         """
         Ask the database for an answer.
 
         :raises ZohoError: it cannot be reached
+        :raises ZohoConfigError: its file cannot even be read, since its folder is read-only
         """
         try:
             with reading(self._engine).begin() as connection:
                 connection.execute(sa.select(sa.literal(1)))
         except sa.exc.SQLAlchemyError as error:
-            cause = getattr(error, "orig", None) or error
+            if isinstance(error, sa.exc.DBAPIError) and is_refusal(error) and str(error.orig) != NO_FILE:
+                raise ZohoConfigError(explain_refusal(self._engine, error)) from None
+            timed_out = isinstance(error, DatabaseTimeoutError)
+            cause = error if timed_out else getattr(error, "orig", None) or error
             url = self._engine.url
             raise ZohoError(
                 f"the audit database ({url.get_backend_name()}, {url.host or 'local'}, {url.database}) cannot be "

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from zoho_crm.errors import PlanError
 from zoho_crm.ledger.chain import REPLACEABLE, is_pseudonym, pseudonym
 from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.readiness import RETENTION_RIGHTS, check_rights
 from zoho_crm.ledger.runs import no_such_run
 from zoho_crm.ledger.tables import MESSAGE_LENGTH, audit, chunks, links, runs
 
@@ -76,7 +77,9 @@ class Pseudonymizer(Store):
 
         :return: number of changed audit rows; an interrupted call is finished by the next one
         :raises PlanError: there is no such run, it is not finished, or links of it have no outcome
+        :raises ZohoConfigError: the role of the audit connection lacks a right that this needs; nothing was changed
         """
+        check_rights(self._engine, RETENTION_RIGHTS)
         now = self._now()
         self._begin(run_key, now)
         changed = 0

@@ -26,6 +26,7 @@ from zoho_crm import __version__
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.engine import reading
+from zoho_crm.ledger.readiness import explain_refusal, is_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -90,8 +91,18 @@ def ensure_schema(engine: sa.Engine) -> None:
 
     A database that is up to date is only read, so that everyday work needs no right to create tables.
 
-    :raises ZohoConfigError: the database is at a newer version than this package supports
+    :raises ZohoConfigError: the database is at a newer version than this package supports, is read-only, or refuses
+        its role to read, create or change tables
     """
+    try:
+        _ensure_version(engine)
+    except sa.exc.DBAPIError as error:
+        if not is_refusal(error):
+            raise
+        raise ZohoConfigError(explain_refusal(engine, error)) from None
+
+
+def _ensure_version(engine: sa.Engine) -> None:
     for tries_left in reversed(range(_TRIES)):
         with reading(engine).begin() as connection:
             version = stored_version(connection)
@@ -105,9 +116,9 @@ def ensure_schema(engine: sa.Engine) -> None:
         try:
             with engine.begin() as connection, _exclusive(connection):
                 _advance(connection)
-        except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError):
+        except (sa.exc.IntegrityError, sa.exc.OperationalError, sa.exc.ProgrammingError) as error:
             # Another process is creating the same table: the next try sees its result.
-            if not tries_left:
+            if not tries_left or is_refusal(error):
                 raise
 
 

@@ -186,6 +186,7 @@ class OwnPlanDriver:
     def _plan(self) -> tuple[str, list[ChunkRef]]:
         operator, origin, job = self.operator, self.origin, _job_name(self.origin)
         self.ledger.ensure_schema()
+        self.ledger.check_readiness()
         key = run_key(job, origin.dag_id, origin.dag_run_id, origin.task_id, origin.map_index)
         target = operator.target(self.hook, dry_run=operator.is_dry_run)
         self.ledger.runs.start(

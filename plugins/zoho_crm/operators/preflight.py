@@ -58,6 +58,7 @@ class PreflightOperator(JobOperator):
         try:
             ledger.check_connection()
             ledger.ensure_schema()
+            ledger.check_readiness()
             checked = self._check_zoho(job, ledger)
             # A run that is there already has been begun by a try before this one.
             ledger.runs.add_preflight_credits(self.run_key_of(context), checked["credits"])

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
 
+from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.job_files import named_job
-from zoho_crm.errors import PlanError
+from zoho_crm.errors import PlanError, ZohoConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,6 +30,7 @@ class RetentionOperator(BaseOperator):
     :param jobs_folder: folder of the job files
     :return: job, runs found, audit rows changed, and runs that keep their IDs because they never finished
     :raises JobFileError: there is no such job, or its file is invalid
+    :raises AirflowFailException: the role of the audit connection may not change what retention changes
     """
 
     def __init__(self, *, job_name: str, jobs_folder: Path, **kwargs: Any) -> None:
@@ -87,3 +89,5 @@ class RetentionOperator(BaseOperator):
             # Someone has just cleared a task of the run; the next day's run finds it again.
             self.log.warning("Left for later: %s", error)
             return 0
+        except ZohoConfigError as error:
+            raise AirflowFailException(f"Retention of job {self.job_name}: {error}") from None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
-from tests.support.databases import AUDIT, WAREHOUSE, Audit, Warehouse, set_connection
+from tests.support.databases import AUDIT, WAREHOUSE, Audit, Warehouse, connection_to, set_connection
 from tests.support.local_zoho import ZOHO, sent, zoho_connection
 from tests.support.operators import context, jobs_folder, make_job
 from zoho_crm.core.job import RelationModel
@@ -16,6 +16,8 @@ from zoho_crm.operators.preflight import PreflightOperator
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    import sqlalchemy as sa
 
     from include.local_zoho import LocalZoho
     from zoho_crm.core.job import Job
@@ -211,3 +213,19 @@ def test_guards_and_notifiers_that_cannot_be_used_stop_the_run_before_it_plans(
     (sql_path.parent / "guard.sql").write_text("SELECT :day")
     with pytest.raises(AirflowFailException, match=says):
         check(make_job(**changes), sql_path)
+
+
+def test_read_only_audit_database_is_refused_before_zoho_is_called(
+    zoho: LocalZoho,
+    postgres_ledger_url: sa.URL,
+    warehouse: Warehouse,
+    sql_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = postgres_ledger_url.update_query_dict({"options": "-cdefault_transaction_read_only=on"})
+    set_connection(monkeypatch, AUDIT, **connection_to(url))
+    with pytest.raises(
+        AirflowFailException, match=r"The audit database .* is read-only .*: make it writable"
+    ):
+        check(make_job(), sql_path)
+    assert not zoho.state.journal.requests
