@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow.sdk import Variable
 from airflow.sdk.log import mask_secret
+from cryptography.fernet import Fernet, InvalidToken
 
 from zoho_crm import telemetry
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoError, ZohoTokenThrottledError
@@ -187,19 +188,22 @@ class TokenStore(Protocol):
 
 class VariableTokenStore:
     """
-    The Variable ``zoho_crm_access_token__<conn_id>``, encrypted by Airflow and masked by its name.
+    The Variable ``zoho_crm_access_token__<conn_id>``, masked by its name and encrypted by Airflow.
+
+    Airflow logs the Variables that a task sets at level DEBUG, so the record is encrypted before it is stored.
 
     Where the Variable cannot be read or written (outside of a task, or when Airflow's API fails), the record is stored
     in this process, and that is logged once. No error is raised.
 
     All calls are synchronous calls to Airflow's SDK: never make them on the thread of an event loop.
 
-    :param fingerprint: of the credentials; a record with another one is ignored
+    :param token_key: encrypts the record, see :attr:`zoho_crm.hooks.connection.ZohoConnection.token_key`; a record of
+        other credentials cannot be decrypted, and is ignored
     """
 
-    def __init__(self, conn_id: str, fingerprint: str) -> None:
+    def __init__(self, conn_id: str, token_key: str) -> None:
         self.key = f"zoho_crm_access_token__{conn_id}"
-        self._fingerprint = fingerprint
+        self._fernet = Fernet(token_key)
 
     def load(self) -> Stored:
         """Return the record, an empty one if there is none for these credentials."""
@@ -209,11 +213,11 @@ class VariableTokenStore:
                 text = Variable.get(self.key, default=None)
             except Exception as exc:  # noqa: BLE001, RUF100 - the run can continue without it
                 self._log_once("read", exc)
-        return _parse(text, self._fingerprint)
+        return _parse(self._decrypt(text))
 
     def save(self, stored: Stored) -> None:
         """Replace the record."""
-        text = json.dumps(_record(stored, self._fingerprint))
+        text = self._fernet.encrypt(json.dumps(_record(stored)).encode()).decode()
         try:
             Variable.set(self.key, text)
         except Exception as exc:  # noqa: BLE001, RUF100 - the run can continue without it
@@ -221,6 +225,13 @@ class VariableTokenStore:
             _in_process[self.key] = text
         else:
             _in_process.pop(self.key, None)
+
+    def _decrypt(self, text: object) -> bytes:
+        """Return the record as it was before it was encrypted; nothing for any other text."""
+        try:
+            return self._fernet.decrypt(text) if isinstance(text, str) else b""
+        except InvalidToken:
+            return b""
 
     def _log_once(self, verb: str, exc: Exception) -> None:
         if self.key in _logged_keys:
@@ -243,8 +254,8 @@ def _result(error: ZohoError) -> str:
     return "refused" if isinstance(error, ZohoAuthError) else "failed"
 
 
-def _record(stored: Stored, fingerprint: str) -> dict[str, Any]:
-    record: dict[str, Any] = {"fingerprint": fingerprint, "throttled_until": stored.throttled_until}
+def _record(stored: Stored) -> dict[str, Any]:
+    record: dict[str, Any] = {"throttled_until": stored.throttled_until}
     if (token := stored.token) is not None:
         record |= {
             "access_token": token.access_token,
@@ -256,12 +267,12 @@ def _record(stored: Stored, fingerprint: str) -> dict[str, Any]:
     return record
 
 
-def _parse(text: object, fingerprint: str) -> Stored:
+def _parse(text: bytes) -> Stored:
     try:
-        record = json.loads(text) if isinstance(text, str) else None
+        record = json.loads(text)
     except (ValueError, RecursionError):
         record = None
-    if not isinstance(record, dict) or record.get("fingerprint") != fingerprint:
+    if not isinstance(record, dict):
         return Stored()
     token = None
     value, domain, scope = (record.get(name) for name in ("access_token", "api_domain", "scope"))

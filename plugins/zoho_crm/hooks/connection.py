@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from functools import cached_property
@@ -122,8 +123,8 @@ class ZohoConnection(BaseModel):
         return self.local_url or f"https://{DATA_CENTERS[self.data_center].accounts}"
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change when credentials, data center or environment do."""
+    def token_key(self) -> str:
+        """Key to encrypt a stored access token with; it changes when credentials, data center or environment do."""
         parts = (
             self.client_id,
             self.client_secret.get_secret_value(),
@@ -131,7 +132,8 @@ class ZohoConnection(BaseModel):
             self.accounts_url,
             self.base_url,
         )
-        return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        digest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).digest()
+        return base64.urlsafe_b64encode(digest).decode()
 
     def accepts_api_domain(self, url: str) -> str:
         """

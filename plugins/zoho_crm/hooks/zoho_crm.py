@@ -120,7 +120,7 @@ class ZohoCRMHook(HttpHook):
         return TokenSource(
             self.connection,
             fetch=self._fetch_token,
-            store=VariableTokenStore(self.zoho_conn_id, self.connection.fingerprint),
+            store=VariableTokenStore(self.zoho_conn_id, self.connection.token_key),
             refresh_lock=self._refresh_lock,
         )
 

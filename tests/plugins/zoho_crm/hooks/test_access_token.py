@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.sdk._shared.secrets_masker import redact
+from cryptography.fernet import Fernet
 
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoNotSentError, ZohoTokenThrottledError
 from zoho_crm.hooks.access_token import Stored, TokenSource, VariableTokenStore
@@ -64,10 +65,13 @@ class World:
         )
 
     def store(self) -> VariableTokenStore:
-        return VariableTokenStore("zoho_x", self.connection.fingerprint)
+        return VariableTokenStore("zoho_x", self.connection.token_key)
 
     def stored(self) -> dict[str, Any]:
-        return json.loads(self.variables[KEY])
+        return json.loads(Fernet(self.connection.token_key).decrypt(self.variables[KEY]))
+
+    def store_record(self, record: str) -> None:
+        self.variables[KEY] = Fernet(self.connection.token_key).encrypt(record.encode()).decode()
 
 
 @pytest.fixture
@@ -85,7 +89,6 @@ def test_the_first_fetches_and_all_others_share(world: World) -> None:
         "scope": "S",
         "expires_at": NOW + 3600,
         "lifetime_s": 3600.0,
-        "fingerprint": world.connection.fingerprint,
         "throttled_until": 0.0,
     }
 
@@ -150,8 +153,12 @@ def test_changed_credentials_never_use_the_old_token(world: World, change: dict[
     ["", "nonsense", "[]", "{}", "5", '{"access_token": 5}', "[" * 100_000],
     ids=["empty", "words", "list", "object", "number", "wrong", "deep"],
 )
-def test_a_broken_variable_is_none(world: World, text: str) -> None:
-    world.variables[KEY] = text
+@pytest.mark.parametrize("is_encrypted", [False, True])
+def test_a_broken_variable_is_none(world: World, text: str, is_encrypted: bool) -> None:
+    if is_encrypted:
+        world.store_record(text)
+    else:
+        world.variables[KEY] = text
     assert world.source().get().access_token == "fetched-1"
 
 
@@ -170,7 +177,7 @@ def test_a_broken_variable_is_none(world: World, text: str) -> None:
 )
 def test_an_edited_variable_is_ignored(world: World, changes: dict[str, Any]) -> None:
     world.source().get()
-    world.variables[KEY] = json.dumps({**world.stored(), **changes})
+    world.store_record(json.dumps({**world.stored(), **changes}))
     assert world.source().get().access_token == "fetched-2"
 
 
@@ -289,6 +296,7 @@ def test_a_fleet_with_a_lock_refreshes_once(world: World) -> None:
 
 
 TOKEN = Token("access-token-1", "https://www.zohoapis.com", "S", 5000.0)
+TOKEN_KEY = zoho_connection().token_key
 
 
 @pytest.fixture
@@ -315,18 +323,21 @@ class Supervisor:
 def test_keeps_the_record_in_airflows_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor = Supervisor()
     monkeypatch.setattr(task_runner, "SUPERVISOR_COMMS", supervisor, raising=False)
-    VariableTokenStore("zoho_x", "f").save(Stored(TOKEN, 7.0))
+    VariableTokenStore("zoho_x", TOKEN_KEY).save(Stored(TOKEN, 7.0))
     assert list(supervisor.values) == ["zoho_crm_access_token__zoho_x"]
     assert access_token._in_process == {}
+    # Airflow logs this message at level DEBUG.
+    assert "access-token-1" not in str(supervisor.values)
+    assert VariableTokenStore("zoho_x", TOKEN_KEY).load() == Stored(TOKEN, 7.0)
 
 
 @pytest.mark.usefixtures("real_variable")
 def test_outside_of_a_task_the_process_keeps_it_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    store = VariableTokenStore("zoho_x", "f")
+    store = VariableTokenStore("zoho_x", TOKEN_KEY)
     for _ in range(3):
         store.save(Stored(TOKEN))
-        assert VariableTokenStore("zoho_x", "f").load() == Stored(TOKEN)
+        assert VariableTokenStore("zoho_x", TOKEN_KEY).load() == Stored(TOKEN)
     records = [record for record in caplog.records if record.name == access_token.__name__]
     assert [record.levelname for record in records] == ["INFO"]
     assert "uses its own access token" in records[0].getMessage()
@@ -345,7 +356,7 @@ def test_a_failing_backend_is_logged_once_and_raises_nothing(
 
     monkeypatch.setattr(access_token, "Variable", Broken)
     caplog.set_level(logging.DEBUG)
-    store = VariableTokenStore("zoho_x", "f")
+    store = VariableTokenStore("zoho_x", TOKEN_KEY)
     assert store.load() == Stored()
     store.save(Stored(TOKEN))
     store.save(Stored(TOKEN))
@@ -357,7 +368,7 @@ def test_a_failing_backend_is_logged_once_and_raises_nothing(
 def test_a_variable_that_works_again_is_used_again(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    store = VariableTokenStore("zoho_x", "f")
+    store = VariableTokenStore("zoho_x", TOKEN_KEY)
     with monkeypatch.context() as patch:
         patch.setattr(access_token.Variable, "set", staticmethod(lambda *_: 1 / 0))
         store.save(Stored(TOKEN))
@@ -367,5 +378,5 @@ def test_a_variable_that_works_again_is_used_again(
 
 
 def test_a_record_of_other_credentials_is_none() -> None:
-    VariableTokenStore("zoho_x", "f").save(Stored(TOKEN, 9.0))
-    assert VariableTokenStore("zoho_x", "g").load() == Stored()
+    VariableTokenStore("zoho_x", TOKEN_KEY).save(Stored(TOKEN, 9.0))
+    assert VariableTokenStore("zoho_x", zoho_connection(client_id="other").token_key).load() == Stored()

@@ -276,15 +276,15 @@ def test_has_its_secrets_masked_in_logs() -> None:
     ],
     ids=["refresh_token", "client_id", "client_secret", "data_center", "environment", "local"],
 )
-def test_fingerprint_changes_with_what_a_token_depends_on(
+def test_token_key_changes_with_what_a_token_depends_on(
     extra: dict[str, Any], fields: dict[str, Any]
 ) -> None:
-    assert make(extra, **fields).fingerprint != make().fingerprint
-    assert make(extra, **fields).fingerprint == make(extra, **fields).fingerprint
+    assert make(extra, **fields).token_key != make().token_key
+    assert make(extra, **fields).token_key == make(extra, **fields).token_key
 
 
-def test_fingerprint_stays_with_what_it_does_not() -> None:
-    assert make({"api_version": "v8", "max_concurrency": 3}).fingerprint == make().fingerprint
+def test_token_key_stays_with_what_it_does_not() -> None:
+    assert make({"api_version": "v8", "max_concurrency": 3}).token_key == make().token_key
 
 
 def test_is_frozen_and_travels() -> None:

@@ -104,7 +104,7 @@ def stored_token(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> 
     hook = ZohoCRMHook()
     token = Token("access-token-1", "https://www.zohoapis.com", "", 9e9)
     monkeypatch.setattr(TokenSource, "_is_usable", lambda *_: True)
-    VariableTokenStore("zoho_crm_default", hook.connection.fingerprint).save(Stored(token))
+    VariableTokenStore("zoho_crm_default", hook.connection.token_key).save(Stored(token))
 
 
 @pytest.mark.usefixtures("stored_token")
