@@ -243,7 +243,8 @@ class Job(_Model):
     :param breaker_share: share (0 to 1) of a task's links that may be ``failed``, ``rejected`` or ``unknown`` before
         the whole run stops
     :param credit_reserve: API credits of the org to leave unused; Zoho reports the remaining ones once half are used
-    :param wait_patience_hours: how long a task waits, outside of a worker, for credits or an access token
+    :param wait_patience_hours: how long a task waits, outside of a worker, for credits, an access token or a free slot
+        of the org
     :param retries: retries of each task
     :param retry_delay_seconds: delay of the first retry; each further delay is twice as long
     :param task_timeout_minutes: timeout of a mapped task; outcomes stored before stay. By default 120, or a minute for

@@ -76,6 +76,8 @@ class StopReason(StrEnum):
     """The API credits of the last 24 hours are used up."""
     OVERLOADED = "overloaded"
     """Too many requests were in flight for as long as one link is retried."""
+    NO_SLOT = "no_slot"
+    """Other tasks use all requests that the org allows in flight."""
     REFUSED = "refused"
     """Scope, permission, module, related list or version: every link would get the same response."""
     THROTTLED = "throttled"

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 events = structlog.get_logger(__name__)
 
+SLOT_WAIT_S = 300.0
+"""Seconds that a try waits in its worker for a slot of the org."""
+
 _TICK_S = 0.5
 
 Select = Callable[[Sequence["PlannedLink"]], int]
@@ -147,7 +150,7 @@ class ChunkRun:
         tasks: list[asyncio.Task[None]] = []
         try:
             with span("wait_for_slots"):
-                await self._slots.acquire()
+                await self._wait_for_slots()
             with span("send", concurrency=self._concurrency):
                 tasks = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
                 tasks.append(asyncio.create_task(self._slots.renew(self._wake_workers)))
@@ -159,6 +162,19 @@ class ChunkRun:
             await asyncio.shield(asyncio.to_thread(self._finish))
         why, reason = self._stopped or (None, None)
         return ChunkReport(self._counts, why, reason)
+
+    async def _wait_for_slots(self) -> None:
+        """Wait for a slot of the org; stop if none is free for :data:`SLOT_WAIT_S`, so that no worker is held."""
+        try:
+            async with asyncio.timeout(SLOT_WAIT_S) as limit:
+                await self._slots.acquire()
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            self.stop(
+                f"no slot of the org was free for {SLOT_WAIT_S:g} s: other tasks use all requests it allows in flight",
+                StopReason.NO_SLOT,
+            )
 
     def _allowed(self) -> int:
         return min(self._slots.held, self._pace.allowed)

@@ -60,7 +60,8 @@ class DeleteRelatedByExternalIdOperator(LinkOperator):
     :param breaker_share: share of links that may end as failed, rejected or unknown before the whole run is stopped
     :param credit_reserve: API credits of the org to leave unused; Zoho reports the remaining ones once half are used
     :param max_plan_age: age of the plan up to which a try may start to send
-    :param wait_patience: how long to wait, deferred, for credits or an access token; needs ``audit_conn_id``
+    :param wait_patience: how long to wait, deferred, for credits, an access token or a free slot of the org; needs
+        ``audit_conn_id``
     :return: number of links by outcome, e.g. ``{"removed": 10, "already_absent": 2, ...}``
     :raises UnfinishedLinksError: links ended as ``failed``, ``unknown`` or ``not_attempted``; Airflow retries
     :raises RunStoppedError: Zoho refuses every link, or the plan is too old; an immediate retry would fail, too

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 WAITS = {
     StopReason.CREDITS: timedelta(minutes=30),
     StopReason.OVERLOADED: timedelta(minutes=2),
+    StopReason.NO_SLOT: timedelta(minutes=2),
     StopReason.THROTTLED: timedelta(minutes=11),
 }
 """Causes that pass by themselves, and how long to wait: credits return over a day, tokens after ten minutes."""

@@ -451,6 +451,19 @@ async def test_waits_for_a_first_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     assert slots.done == ["hold"] * 4 + ["release"]
 
 
+async def test_waits_for_a_first_slot_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoho_crm.operators.chunk_run.SLOT_WAIT_S", 0.1)
+    slots, store, delinker = Slots(number=0), MemoryStore.of(3), FakeDelinker()
+    async with asyncio.timeout(5):
+        report = await run(delinker, store, slots)
+    assert report.reason is StopReason.NO_SLOT
+    assert report.stopped == (
+        "no slot of the org was free for 0.1 s: other tasks use all requests it allows in flight"
+    )
+    assert (len(store.links), store.written, delinker.sent) == (3, [], [])
+    assert slots.done[-1] == "release"
+
+
 @pytest.mark.parametrize("who", ["itself", "others"])
 async def test_can_be_stopped_while_it_waits_for_a_first_slot(
     monkeypatch: pytest.MonkeyPatch, who: str

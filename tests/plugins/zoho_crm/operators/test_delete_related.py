@@ -595,6 +595,22 @@ def test_waits_for_an_access_token_when_zoho_gives_none(
     assert {row["state"] for row in audit.links()} == {"planned"}
 
 
+def test_waits_outside_of_a_worker_for_a_slot_of_the_org(
+    zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoho_crm.operators.chunk_run.SLOT_WAIT_S", 0.2)
+    link_all(zoho, pairs(2))
+    (chunk,) = planned(audit, pairs(2))
+    limit = ZohoCRMHook(ZOHO).connection.max_concurrency
+    audit.ledger().slots.lease(ZOHO, "another task", wanted=limit, limit=limit, lease_s=60)
+    with pytest.raises(TaskDeferred):
+        delink(chunk=chunk, audit_conn_id=AUDIT).execute(context())
+    assert sent(zoho) == []
+    with pytest.raises(RunStoppedError, match=r"no slot of the org was free for 0\.2 s: other tasks use all"):
+        delink(chunk=chunk, audit_conn_id=AUDIT, wait_patience=timedelta(0)).execute(context())
+    assert {row["state"] for row in audit.links()} == {"planned"}
+
+
 def test_credits_under_the_reserve_are_left_to_others(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(60))
     zoho.state.configure(credit_limit=60)
