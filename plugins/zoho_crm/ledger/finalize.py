@@ -38,7 +38,7 @@ _UNANSWERED = sa.and_(links.c.state == LinkState.IN_FLIGHT.value, links.c.outcom
 _CLOSED_AS = {Outcome.NOT_ATTEMPTED: _NEVER_SENT, Outcome.UNKNOWN: _UNANSWERED}
 _DETAIL = {
     Outcome.NOT_ATTEMPTED: "the run ended before it was sent",
-    Outcome.UNKNOWN: "the run ended while it was in flight",
+    Outcome.UNKNOWN: "it may have been sent; the run ended before its outcome was known",
 }
 
 

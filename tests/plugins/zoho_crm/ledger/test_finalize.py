@@ -51,7 +51,7 @@ def test_link_without_an_outcome_gets_the_one_that_is_true_of_it(ledger: Ledger,
     ]
     closed = [row for row in rows_of(engine, tables.audit, "seq") if row["task_id"] == "report"]
     assert [row["detail"] for row in closed] == [
-        "the run ended while it was in flight",
+        "it may have been sent; the run ended before its outcome was known",
         *["the run ended before it was sent"] * 4,
     ]
     assert {(row["job"], row["org_id"], row["attempts"]) for row in closed} == {(JOB, TARGET.org_id, 0)}

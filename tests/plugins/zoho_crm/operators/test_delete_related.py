@@ -405,6 +405,40 @@ def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try_before_anythin
     assert (run["status"], run["removed"], run["presumed_removed"]) == ("succeeded", 1, 1)
 
 
+def test_a_link_whose_request_is_applied_late_is_unknown_until_the_next_try(
+    zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    link_all(zoho, pairs(2))
+    zoho.state.faults.add(do="reset", match={"method": "DELETE", "path": "c-00001"}, times=None)
+    with pytest.raises(UnfinishedLinksError, match="1 removed, 1 unknown"):
+        delink(links=pairs(2), audit_conn_id=AUDIT).execute(context())
+    assert linked(zoho) == {pairs(2)[1]}
+    assert {row["state"] for row in audit.links()} == {"settled", "in_flight"}
+    assert (audit.run()["failed"], audit.run()["unknown"]) == (0, 1)
+
+    # Zoho applies one of the requests now.
+    zoho.state.unlink("Contacts", "c-00001", "Deals", "d-00001")
+    deletes = len(sent(zoho))
+    assert delink(links=pairs(2), audit_conn_id=AUDIT).execute(context(try_number=2)) == outcomes(
+        removed=1, presumed_removed=1
+    )
+    assert len(sent(zoho)) == deletes
+
+
+def test_a_killed_try_claims_no_removal_of_links_that_were_gone_before(zoho: LocalZoho, audit: Audit) -> None:
+    link_all(zoho, pairs(4))
+    for parent, related in pairs(4):
+        zoho.state.unlink("Contacts", parent, "Deals", related)
+    (chunk,) = planned(audit, pairs(4))
+    ledger = audit.ledger()
+    # A try that dies with three links in flight, none of which it has sent.
+    ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "a try that dies"), 3)
+    summary = delink(chunk=chunk, audit_conn_id=AUDIT).execute(context(map_index=0, try_number=2))
+    assert summary == outcomes(presumed_removed=3, already_absent=1)
+    assert sent(zoho) == [pairs(4)[3]]
+
+
 @pytest.mark.parametrize("given", ["links", "chunk"])
 def test_a_dry_run_with_a_ledger_sends_no_request(zoho: LocalZoho, audit: Audit, given: str) -> None:
     link_all(zoho, pairs(3))
