@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,7 @@ from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
 from tests.support.operators import context, delink
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError
+from zoho_crm.hooks.access_token import Stored, VariableTokenStore
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators import breaker
@@ -246,9 +247,11 @@ async def test_reserved_credits_are_not_used(zoho: LocalZoho, ledger: Ledger) ->
 def test_fifty_workers_on_an_expired_token_renew_it_once(
     zoho: LocalZoho, any_ledger: Ledger, variables: dict[str, str]
 ) -> None:
-    hook_with_lock(any_ledger).token_source.get()
-    ((key, text),) = variables.items()
-    variables[key] = json.dumps({**json.loads(text), "expires_at": time.time() - 5})
+    hook = hook_with_lock(any_ledger)
+    token = hook.token_source.get()
+    assert len(variables) == 1
+    expired = replace(token, expires_at=time.time() - 5)
+    VariableTokenStore(ZOHO, hook.connection.token_key).save(Stored(expired))
     issued = zoho.state.tokens.issued
     ready = threading.Barrier(50)
 
