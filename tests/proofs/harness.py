@@ -105,6 +105,7 @@ class Try:
     credit_reserve: int = 0
     try_number: int = 1
     renew_every_s: float = 0.5
+    lease_s: float = 45.0
     hook: ZohoCRMHook = field(default_factory=lambda: ZohoCRMHook(read_timeout_s=5.0))
     run: ChunkRun = field(init=False)
 
@@ -125,7 +126,9 @@ class Try:
             holder,
             wanted=self.concurrency,
             limit=self.limit,
+            claim=claim,
             renew_every_s=self.renew_every_s,
+            lease_s=self.lease_s,
         )
         async with self.hook.async_client(max_connections=self.concurrency) as client:
             self.run = ChunkRun(
@@ -136,6 +139,7 @@ class Try:
                 breaker_share=self.breaker_share,
                 credit_reserve=self.credit_reserve,
             )
+            client.require(self.run.right)
             return await self.run.run()
 
     def _processor(self, client: AsyncZohoClient) -> LinkProcessor:

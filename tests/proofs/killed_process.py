@@ -25,16 +25,19 @@ UNFINISHED_EXIT_CODE = 3
 
 AUDIT = "audit"
 
+SHORT_LEASE_S = 0.5
+
 
 def run_chunk(database: str, zoho: dict[str, Any], chunk: ChunkRef, options: dict[str, Any]) -> None:
     """
-    Work on a chunk like the operator, but without waiting 90 s for the slots of dead tries.
+    Work on a chunk like the operator, but with leases that end soon after a try is dead.
 
     :param options: fields of :class:`tests.proofs.harness.Try`
     """
     os.environ[f"AIRFLOW_CONN_{ZOHO.upper()}"] = json.dumps(zoho)
     ledger = Ledger(sa.create_engine(database, poolclass=sa.NullPool))
-    asyncio.run(Try(ledger, chunk, limit=10_000, **options)())
+    short = {"renew_every_s": SHORT_LEASE_S / 5, "lease_s": SHORT_LEASE_S}
+    asyncio.run(Try(ledger, chunk, limit=10_000, **short, **options)())
 
 
 def execute(audit: dict[str, Any], zoho: dict[str, Any], chunk: ChunkRef, strategy: str) -> None:

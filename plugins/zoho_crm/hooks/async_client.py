@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
-from zoho_crm.errors import ZohoError
+from zoho_crm.errors import ZohoError, ZohoNotSentError
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS
 from zoho_crm.hooks.http_transport import HttpTransport
+from zoho_crm.hooks.send_right import FixedRight, RightExpiredError, Turns
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +23,11 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.meter import Meter
     from zoho_crm.hooks.network import Network
     from zoho_crm.hooks.oauth import Token
+    from zoho_crm.hooks.send_right import SendRight
     from zoho_crm.hooks.zoho_response import ZohoResponse
+
+_LATE_CONNECTIONS = 3
+"""How often the right to send may expire while a request waits for its connection."""
 
 
 class AsyncZohoClient:
@@ -56,6 +62,7 @@ class AsyncZohoClient:
         self._token_source = token_source
         self._token = token
         self._clock = clock
+        self._turns = Turns(FixedRight(max_connections), max_connections)
         self._transport = HttpTransport(
             connection,
             network,
@@ -64,8 +71,8 @@ class AsyncZohoClient:
             connect_timeout_s=connect_timeout_s,
             read_timeout_s=read_timeout_s,
             repeats_reads=True,
+            check_right=self._turns.check,
         )
-        self._turns = asyncio.Semaphore(max_connections)
         self._renewing = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -77,6 +84,10 @@ class AsyncZohoClient:
     ) -> None:
         await self._transport.close()
 
+    def require(self, right: SendRight) -> None:
+        """Send every further request only while a right to send allows it, and renew the right when it expires."""
+        self._turns.right = right
+
     async def send(self, request: ZohoRequest) -> ZohoResponse:
         """
         Send one request, and return the response, whatever it is.
@@ -87,17 +98,16 @@ class AsyncZohoClient:
         :raises UnsafeRequestError: the prepared request would be another one; nothing was sent
         :raises ZohoNotSentError: there was no connection
         :raises ZohoUnansweredError: sent, but there is no readable response
-        :raises ZohoError: there is no access token, see :func:`zoho_crm.hooks.oauth.fetch_token`; nothing was applied
+        :raises ClaimLostError: the right to send has passed to a newer try; nothing was sent
+        :raises ZohoError: there is no access token, see :func:`zoho_crm.hooks.oauth.fetch_token`, or no right to send;
+            nothing was applied
 
         Each error says how many requests were sent before it, with tokens that Zoho rejected.
         """
         rejected = 0
         try:
             while True:
-                if self._clock() >= self._token.use_until:
-                    await self._renew()
-                async with self._turns:
-                    response = await self._transport.exchange(request, self._token)
+                response = await self._send_under_right(request)
                 if rejected == TOKEN_RENEWALS or not response.token_rejected:
                     return replace(response, sends=rejected + 1) if rejected else response
                 rejected += 1
@@ -106,6 +116,19 @@ class AsyncZohoClient:
             # Always, as several requests may get the same error.
             error.sends = rejected
             raise
+
+    async def _send_under_right(self, request: ZohoRequest) -> ZohoResponse:
+        for _ in range(_LATE_CONNECTIONS):
+            if self._clock() >= self._token.use_until:
+                await self._renew()
+            async with self._turns.turn():
+                with suppress(RightExpiredError):
+                    return await self._transport.exchange(request, self._token)
+        raise ZohoNotSentError(
+            f"{request.method} to {self.connection.base_url}: the lease on the right to send ended "
+            f"{_LATE_CONNECTIONS} times before the request had a connection; nothing was sent",
+            path=request.path,
+        )
 
     async def _replace_token(self, rejected: str) -> None:
         """

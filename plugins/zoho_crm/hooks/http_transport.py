@@ -18,9 +18,11 @@ from yarl import URL
 from zoho_crm.core.request_guard import check_prepared_request
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.network import bounded_body, not_answered
+from zoho_crm.hooks.send_right import checked_request
 from zoho_crm.hooks.zoho_response import MAX_BODY_BYTES, ZohoResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from aiohttp import Payload
@@ -42,6 +44,7 @@ class HttpTransport:
     :param max_connections: connections at most
     :param connect_timeout_s: seconds for name resolution and connecting
     :param read_timeout_s: seconds without a byte; a whole response may take twice as long
+    :param check_right: called right before a request is written to its connection; raises if it may not be
     :param repeats_reads: whether a GET is sent a second time when its connection is lost
     """
 
@@ -55,12 +58,14 @@ class HttpTransport:
         connect_timeout_s: float,
         read_timeout_s: float,
         repeats_reads: bool,
+        check_right: Callable[[], None] = lambda: None,
     ) -> None:
         self._base_url = connection.base_url
         self._network = network
         self._meter = meter
         self._max_connections = max_connections
         self._repeats_reads = repeats_reads
+        self._check_right = check_right
         self._timeout = aiohttp.ClientTimeout(
             total=connect_timeout_s + 2 * read_timeout_s, connect=connect_timeout_s, sock_read=read_timeout_s
         )
@@ -72,7 +77,7 @@ class HttpTransport:
             self._base_url,
             timeout=self._timeout,
             max_connections=self._max_connections,
-            request_class=_Request,
+            request_class=checked_request(self._check_right, _Request),
         )
 
     async def close(self) -> None:

@@ -5,10 +5,15 @@ Every write under a claim begins with an update of the chunk's row that names th
 finds no row when a newer claim exists, or when this very write was done before and only its answer was lost: then
 nothing is written. Where the update finds its row, the database holds the row until the write is committed, so
 that a new claim waits, and then sees all that was written.
+
+A claim fences writes, which the database sees. Requests it does not see: so a try sends only under a lease on its
+chunk, whose end it knows by a clock of its own, and a newer try waits for the end of that lease before it sends.
 """
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -21,11 +26,14 @@ from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd
+from zoho_crm.ledger.clock import MAX_LEASE_S
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.tables import chunks, fitted, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+
+log = logging.getLogger(__name__)
 
 _IN_LIST = 500
 """Values in one ``IN``: far below what any database takes."""
@@ -66,6 +74,21 @@ class Claim:
         self.chain = chain or self.chain
 
 
+@dataclass(frozen=True, slots=True)
+class FormerTry:
+    """
+    An earlier try of a chunk that may still send.
+
+    :param left_s: seconds until its lease ends
+    """
+
+    holder: str
+    left_s: float
+
+    def __str__(self) -> str:
+        return f"an earlier try that may still send: holder={self.holder} lease_ends_in_s={self.left_s:.0f}"
+
+
 class ChunkClaims(Store):
     """Claims on chunks, and what is written under them."""
 
@@ -76,7 +99,6 @@ class ChunkClaims(Store):
         :param holder: who claims, for people who read the table
         :raises PlanError: the plan has no such chunk
         """
-        now = self._now()
         replaced_at = sa.select(runs.c.pseudonymized_at).where(runs.c.run_key == run_key).scalar_subquery()
         mine = sa.and_(chunks.c.run_key == run_key, chunks.c.chunk_no == chunk_no)
         with self._engine.begin() as connection:
@@ -87,7 +109,7 @@ class ChunkClaims(Store):
                     claim_no=chunks.c.claim_no + 1,
                     write_no=0,
                     holder=fitted(chunks.c.holder, holder),
-                    claimed_at=now,
+                    claimed_at=self._now(connection),
                 )
             )
             if claimed.rowcount == 0:
@@ -110,6 +132,75 @@ class ChunkClaims(Store):
                 )
         chain = ChainEnd(row.chain_no, row.chain_hash or "")
         return Claim(run_key, chunk_no, row.claim_no, holder, row.links, row.first_seq, chain)
+
+    def lease(self, claim: Claim, lease_s: float) -> FormerTry | None:
+        """
+        Take or renew the right to send links of a claimed chunk; it ends by itself after ``lease_s`` seconds.
+
+        :return: None if it is held; else the earlier try that may still send
+        :raises ClaimLostError: a newer claim exists
+        """
+        with self._engine.begin() as connection:
+            former = self._former(connection, claim)
+            if former is None:
+                connection.execute(
+                    sa.update(chunks)
+                    .where(_is_of(claim))
+                    .values(sender=claim.holder, send_until=self._clock(connection) + lease_s)
+                )
+        return former
+
+    def release(self, claim: Claim) -> None:
+        """Give up the right to send, if this claim holds it: also after a newer claim."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(chunks)
+                .where(_is_of(claim), chunks.c.sender == claim.holder)
+                .values(sender=None, send_until=0.0)
+            )
+
+    def wait_for_sender(self, claim: Claim, *, sleep: Callable[[float], None] = time.sleep) -> None:
+        """
+        Wait until no earlier try may send links of a claimed chunk.
+
+        :param sleep: for tests
+        :raises ClaimLostError: a newer claim exists
+        """
+        waited = False
+        while True:
+            with self._engine.begin() as connection:
+                former = self._former(connection, claim)
+            if former is None:
+                return
+            if not waited:
+                log.info("Waiting for %s", former)
+                waited = True
+            sleep(1.0)
+
+    def _former(self, connection: sa.Connection, claim: Claim) -> FormerTry | None:
+        """Lock a chunk, and return the earlier try that may still send links of it; None if there is none."""
+        # The update locks the row until the transaction ends.
+        locked = connection.execute(
+            sa.update(chunks)
+            .where(_is_of(claim), chunks.c.claim_no == claim.claim_no)
+            .values(send_until=chunks.c.send_until)
+        )
+        if locked.rowcount == 0:
+            raise ClaimLostError(
+                f"chunk {claim.chunk_no} of run {claim.run_key!r}: a newer try carries on with it. This try sends "
+                "nothing further"
+            )
+        row = connection.execute(sa.select(chunks.c.sender, chunks.c.send_until).where(_is_of(claim))).one()
+        left_s = row.send_until - self._clock(connection)
+        if row.sender in {None, claim.holder} or left_s <= 0:
+            return None
+        if left_s > MAX_LEASE_S:
+            connection.execute(
+                sa.update(chunks)
+                .where(_is_of(claim))
+                .values(send_until=chunks.c.send_until - (left_s - MAX_LEASE_S))
+            )
+        return FormerTry(row.sender, min(left_s, MAX_LEASE_S))
 
     def settle(
         self,
@@ -212,6 +303,10 @@ class ChunkClaims(Store):
                         "nothing was written"
                     )
         claim.count_write()
+
+
+def _is_of(claim: Claim) -> sa.ColumnElement[bool]:
+    return sa.and_(chunks.c.run_key == claim.run_key, chunks.c.chunk_no == claim.chunk_no)
 
 
 def audit_rows(

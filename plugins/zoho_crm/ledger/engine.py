@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -11,11 +10,14 @@ import sqlalchemy as sa
 
 from zoho_crm import databases
 from zoho_crm.database_limits import StatementLimits, WaitLimits, set_silence_limit, with_limits
+from zoho_crm.ledger.clock import database_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from sqlalchemy.pool import ConnectionPoolEntry
+
+    from zoho_crm.ledger.clock import Clock
 
 SQLITE_SYNCHRONOUS = "FULL"
 """A link must be on disk as in flight before its request leaves."""
@@ -42,18 +44,23 @@ _DURABLE_COMMIT = (
 
 class Store:
     """
-    A part of the ledger: it owns an engine and a clock.
+    A part of the ledger: it owns an engine, and reads its clock.
 
     :param engine: engine of the audit database, as :func:`prepared` returns it
-    :param clock: seconds since 1970
+    :param clock: the time that orders runs and ends leases
     """
 
-    def __init__(self, engine: sa.Engine, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, engine: sa.Engine, clock: Clock = database_seconds) -> None:
         self._engine = engine
         self._clock = clock
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
+    def now(self) -> datetime:
+        """Return the time by the database's clock."""
+        with reading(self._engine).begin() as connection:
+            return self._now(connection)
+
+    def _now(self, connection: sa.Connection) -> datetime:
+        return datetime.fromtimestamp(self._clock(connection), UTC)
 
 
 def engine_of(audit_conn_id: str) -> sa.Engine:

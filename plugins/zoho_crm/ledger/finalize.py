@@ -7,6 +7,7 @@ can prove that nothing which was sealed until then has been changed since.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from zoho_crm.ledger.runs import RunStore, no_such_run
 from zoho_crm.ledger.tables import audit, chunks, links, runs, seals
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from zoho_crm.core.models import Origin
@@ -81,15 +82,18 @@ def seal_head(
 class RunFinalizer(Store):
     """The end of a run: outcomes for unfinished links, and the seal."""
 
-    def close_unfinished_links(self, run_key: str, *, origin: Origin) -> Counter[Outcome]:
+    def close_unfinished_links(
+        self, run_key: str, *, origin: Origin, sleep: Callable[[float], None] = time.sleep
+    ) -> Counter[Outcome]:
         """
         Give every link without an outcome one: ``not_attempted`` if it was never sent, else ``unknown``.
 
-        A try that still runs is fenced out. The links stay unfinished for a later try.
+        A try that still runs is fenced out, and the end of its right to send is waited for: a closed run sends nothing.
+        The links stay unfinished for a later try.
 
+        :param sleep: for tests
         :return: the number of links closed, by outcome
         """
-        now = self._now()
         run = RunStore(self._engine).existing(run_key)
         target = Target(
             relation=run.relation,
@@ -100,12 +104,12 @@ class RunFinalizer(Store):
             dry_run=run.dry_run,
             operation=run.operation,
         )
+        claims = ChunkClaims(self._engine, self._clock)
         closed: Counter[Outcome] = Counter()
         for chunk_no in self._open_chunks(run_key):
-            claim = ChunkClaims(self._engine, self._clock).claim(
-                run_key, chunk_no, f"{origin.task_id} closes the run"
-            )
-            while batch := self._close_batch(claim, origin=origin, target=target, job=run.job, now=now):
+            claim = claims.claim(run_key, chunk_no, f"{origin.task_id} closes the run")
+            claims.wait_for_sender(claim, sleep=sleep)
+            while batch := self._close_batch(claim, origin=origin, target=target, job=run.job):
                 closed.update(batch)
         return closed
 
@@ -123,11 +127,10 @@ class RunFinalizer(Store):
         with reading(self._engine).begin() as connection:
             return connection.execute(statement).scalars().all()
 
-    def _close_batch(
-        self, claim: Claim, *, origin: Origin, target: Target, job: str, now: datetime
-    ) -> Counter[Outcome]:
+    def _close_batch(self, claim: Claim, *, origin: Origin, target: Target, job: str) -> Counter[Outcome]:
         """Close some links of a claimed chunk in one transaction; nothing when none is left."""
         with self._engine.begin() as connection:
+            now = self._now(connection)
             # Read before the fence, which stores the chain's end after these rows: only the claim's owner writes here.
             found = {
                 outcome: _results(connection, claim, condition, outcome, now)
@@ -155,11 +158,10 @@ class RunFinalizer(Store):
         :raises PlanError: there is no such run
         :raises AuditAlteredError: the last audit rows are not those that were written
         """
-        now = self._now()
         for tries_left in reversed(range(_TRIES)):
             try:
                 with self._engine.begin() as connection:
-                    return _seal(connection, run_key, now)
+                    return _seal(connection, run_key, self._now(connection))
             except sa.exc.IntegrityError:
                 # Another run was sealed at the same moment, under the same number.
                 if not tries_left:

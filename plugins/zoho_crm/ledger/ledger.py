@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -11,6 +10,7 @@ from zoho_crm.database_limits import DatabaseTimeoutError
 from zoho_crm.errors import ZohoConfigError, ZohoError
 from zoho_crm.ledger import schema
 from zoho_crm.ledger.claims import ChunkClaims
+from zoho_crm.ledger.clock import database_seconds
 from zoho_crm.ledger.engine import engine_of, prepared, reading
 from zoho_crm.ledger.finalize import RunFinalizer
 from zoho_crm.ledger.plan import PlanStore
@@ -22,7 +22,7 @@ from zoho_crm.ledger.slots import OrgSlots
 from zoho_crm.ledger.verify_chain import AuditChain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from zoho_crm.ledger.clock import Clock
 
 
 class Ledger:
@@ -34,10 +34,10 @@ class Ledger:
     the commit was lost, written whole: in both cases repeating it is safe.
 
     :param engine: engine of the audit database
-    :param clock: seconds since 1970; the time of leases, plans and claims
+    :param clock: the time that orders runs and ends leases; for tests
     """
 
-    def __init__(self, engine: sa.Engine, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, engine: sa.Engine, *, clock: Clock = database_seconds) -> None:
         self._engine = prepared(engine)
         self.runs = RunStore(self._engine, clock)
         self.plans = PlanStore(self._engine, clock)

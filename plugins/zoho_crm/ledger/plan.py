@@ -91,16 +91,16 @@ class PlanStore(Store):
         :raises PlanError: there is no such run, it was started for another relation, or a row is not a pair
         :raises ZohoConfigError: ``chunk_size`` or ``max_chunks`` is below 1
         """
-        now, sizes = self._now(), ChunkSizes(chunk_size, max_chunks)
+        sizes = ChunkSizes(chunk_size, max_chunks)
         run = RunStore(self._engine).existing(run_key)
         _check_relation(run, relation, target)
         if stored := self.get(run_key):
             return stored
-        staged = Staging(self._engine)
-        attempt = staged.begin(run_key, now)
+        staged = Staging(self._engine, self._clock)
+        attempt = staged.begin(run_key)
         try:
             count = staged.add(attempt, relation, rows)
-            self._publish(run, attempt, count, sizes=sizes, origin=origin, target=target, now=now)
+            self._publish(run, attempt, count, sizes=sizes, origin=origin, target=target)
         except BaseException:
             # An error of the cleanup must not hide the cause; a later plan cleans up as well.
             with suppress(sa.exc.SQLAlchemyError):
@@ -148,7 +148,6 @@ class PlanStore(Store):
         sizes: ChunkSizes,
         origin: Origin,
         target: Target,
-        now: datetime,
     ) -> None:
         figures = self._figures(attempt)
         if figures.rows != count:
@@ -161,6 +160,7 @@ class PlanStore(Store):
             )
         size = sizes.for_links(figures.valid)
         with self._engine.begin() as connection:
+            now = self._now(connection)
             mine = connection.execute(
                 sa.update(runs)
                 .where(runs.c.run_key == run.run_key, runs.c.planned_at.is_(None))
@@ -229,18 +229,19 @@ class PlanStore(Store):
 class Staging(Store):
     """Rows of a source on their way into a plan."""
 
-    def begin(self, run_key: str, now: datetime) -> str:
+    def begin(self, run_key: str) -> str:
         """
         Register an attempt to plan a run, and delete what dead attempts have left.
 
         :return: key of the attempt
         """
         attempt = new_event_id()
-        abandoned = sa.or_(
-            attempts.c.started_at < now - ABANDONED_AFTER,
-            sa.exists().where(runs.c.run_key == attempts.c.run_key, runs.c.planned_at.is_not(None)),
-        )
         with self._engine.begin() as connection:
+            now = self._now(connection)
+            abandoned = sa.or_(
+                attempts.c.started_at < now - ABANDONED_AFTER,
+                sa.exists().where(runs.c.run_key == attempts.c.run_key, runs.c.planned_at.is_not(None)),
+            )
             dead = connection.scalars(sa.select(attempts.c.attempt).where(abandoned)).all()
             connection.execute(sa.insert(attempts).values(attempt=attempt, run_key=run_key, started_at=now))
         for other in dead:

@@ -80,16 +80,16 @@ class Pseudonymizer(Store):
         :raises ZohoConfigError: the role of the audit connection lacks a right that this needs; nothing was changed
         """
         check_rights(self._engine, RETENTION_RIGHTS)
-        now = self._now()
-        self._begin(run_key, now)
+        self._begin(run_key)
         changed = 0
         while (batch := self._replace_batch(run_key)) is not None:
             changed += batch
         return changed
 
-    def _begin(self, run_key: str, now: datetime) -> None:
+    def _begin(self, run_key: str) -> None:
         """Close the run to all tasks, unless that has been done."""
         with self._engine.begin() as connection:
+            now = self._now(connection)
             run = connection.execute(
                 sa.select(runs.c.finished_at, runs.c.pseudonymized_at).where(runs.c.run_key == run_key)
             ).one_or_none()

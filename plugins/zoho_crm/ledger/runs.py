@@ -49,13 +49,12 @@ class RunStore(Store):
 
         :raises ZohoConfigError: its key is too long, or its mode and target contradict each other
         """
-        now = self._now()
         _check_start(run)
         if stored := self.get(run.run_key):
             return stored
         try:
             with self._engine.begin() as connection:
-                connection.execute(sa.insert(runs).values(_new_row(run, now)))
+                connection.execute(sa.insert(runs).values(_new_row(run, self._now(connection))))
         except sa.exc.IntegrityError:
             # Another process was first, unless the row itself is invalid.
             if (stored := self.get(run.run_key)) is None:
@@ -270,16 +269,15 @@ class RunStore(Store):
 
         :return: the state before; "" if there was none; None if nothing has changed
         """
-        now = self._now()
         name, state = fitted(job_states.c.job, job), str(fitted(job_states.c.state, state))
         for tries_left in reversed(range(_TRIES)):
             with reading(self._engine).begin() as connection:
                 before = connection.scalar(sa.select(job_states.c.state).where(job_states.c.job == name))
             if before == state:
                 return None
-            values = {"state": state, "run_key": run_key, "changed_at": now}
             try:
                 with self._engine.begin() as connection:
+                    values = {"state": state, "run_key": run_key, "changed_at": self._now(connection)}
                     if before is None:
                         connection.execute(sa.insert(job_states).values(job=name, **values))
                         return ""

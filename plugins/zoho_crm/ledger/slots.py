@@ -3,7 +3,7 @@ Slots: leases on the requests that an organization may have in flight, shared by
 
 Leasing begins with an update of the connection's row in ``zoho_delink_slot_limit``. The database locks that row until
 the transaction ends, so one process at a time counts the leases and takes what is free. A lease ends by itself at
-its ``lease_end``, by the clocks of the workers: lease for much longer than they can differ.
+its ``lease_end``, by the clock of the database, which is read under that lock.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.errors import ZohoConfigError
+from zoho_crm.ledger.clock import MAX_LEASE_S
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.tables import NAME_LENGTH, slot_limits, slots
 
@@ -30,8 +31,7 @@ class _Request:
     holder: str
     wanted: int
     limit: int
-    now: float
-    lease_end: float
+    lease_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,11 @@ class OrgSlots(Store):
         Hold up to ``wanted`` slots in all, and never more than ``limit`` over all holders.
 
         :param connection: id of the Zoho connection whose requests are bounded
-        :param lease_s: seconds after which the lease ends by itself; much more than clocks of workers differ
+        :param lease_s: seconds after which the lease ends by itself
         :return: numbers of the slots held; one that was held before and is missing has been given up
         """
-        now = self._clock()
         _check(connection_id, holder, lease_s)
-        request = _Request(connection_id, holder, wanted, limit, now, now + lease_s)
+        request = _Request(connection_id, holder, wanted, limit, lease_s)
         held = self._lease_in_turn(request)
         if held is None:
             self._add_connection(request)
@@ -71,15 +70,15 @@ class OrgSlots(Store):
 
     def renew(self, connection_id: str, holder: str, lease_s: float) -> list[int]:
         """Renew the holder's leases; a slot missing in the result has expired and may be held by another."""
-        now = self._clock()
         _check(connection_id, holder, lease_s)
         with self._engine.begin() as connection:
             limit = _lock_row(connection, connection_id) or 0
-            held = [
+            now = self._clock(connection)
+            held = sorted(
                 lease.slot
                 for lease in _leases(connection, connection_id)
                 if lease.holder == holder and lease.lease_end > now and lease.slot < limit
-            ]
+            )
             _write(connection, connection_id, held, holder, now + lease_s)
         return held
 
@@ -96,11 +95,11 @@ class OrgSlots(Store):
 
     def count(self, connection_id: str) -> int:
         """Return how many slots of a connection are leased now, over all holders."""
-        now = self._clock()
-        statement = sa.select(sa.func.count()).where(
-            slots.c.connection == connection_id, slots.c.holder.is_not(None), slots.c.lease_end > now
-        )
         with reading(self._engine).begin() as connection:
+            now = self._clock(connection)
+            statement = sa.select(sa.func.count()).where(
+                slots.c.connection == connection_id, slots.c.holder.is_not(None), slots.c.lease_end > now
+            )
             return connection.scalar(statement) or 0
 
     def _lease_in_turn(self, request: _Request) -> list[int] | None:
@@ -108,10 +107,13 @@ class OrgSlots(Store):
         with self._engine.begin() as connection:
             if _lock_row(connection, request.connection_id, request.limit) is None:
                 return None
+            now = self._clock(connection)
             leases = _leases(connection, request.connection_id)
-            held = _share(leases, request)
+            overlong = {lease.slot for lease in leases if lease.lease_end > now + MAX_LEASE_S}
+            _shorten(connection, request.connection_id, overlong, now + MAX_LEASE_S)
+            held = _share(leases, request, now)
             _add_missing(connection, request.connection_id, held, leases)
-            _write(connection, request.connection_id, held, request.holder, request.lease_end)
+            _write(connection, request.connection_id, held, request.holder, now + request.lease_s)
             given_up = {lease.slot for lease in leases if lease.holder == request.holder} - set(held)
             _write(connection, request.connection_id, given_up, None, FREE)
             return held
@@ -126,10 +128,8 @@ class OrgSlots(Store):
             )
 
 
-def _share(leases: Iterable[_Lease], request: _Request) -> list[int]:
-    others = {
-        lease.slot for lease in leases if lease.holder != request.holder and lease.lease_end > request.now
-    }
+def _share(leases: Iterable[_Lease], request: _Request, now: float) -> list[int]:
+    others = {lease.slot for lease in leases if lease.holder != request.holder and lease.lease_end > now}
     mine = {lease.slot for lease in leases if lease.holder == request.holder and lease.slot < request.limit}
     free = set(range(request.limit)) - others - mine
     room = max(0, min(request.wanted, request.limit - len(others)))
@@ -183,9 +183,21 @@ def _write(
         )
 
 
+def _shorten(connection: sa.Connection, connection_id: str, numbers: Iterable[int], lease_end: float) -> None:
+    """Let leases that end too late end at a time, whoever holds them."""
+    if chosen := sorted(numbers):
+        connection.execute(
+            sa.update(slots)
+            .where(slots.c.connection == connection_id, slots.c.slot.in_(chosen))
+            .values(lease_end=lease_end)
+        )
+
+
 def _check(connection_id: str, holder: str, lease_s: float) -> None:
     for name, value in (("connection", connection_id), ("holder", holder)):
         if not 0 < len(value) <= NAME_LENGTH:
             raise ZohoConfigError(f"{name} must be 1 to {NAME_LENGTH} characters: {value!r}")
     if lease_s <= 0:
         raise ZohoConfigError(f"lease_s must be above 0, not {lease_s}")
+    if lease_s > MAX_LEASE_S:
+        raise ZohoConfigError(f"lease_s must be at most {MAX_LEASE_S:g}, not {lease_s}")

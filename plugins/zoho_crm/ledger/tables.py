@@ -230,6 +230,14 @@ chunks = sa.Table(
     sa.Column("write_no", sa.BigInteger, nullable=False, comment="writes under this claim so far"),
     sa.Column("holder", sa.String(NAME_LENGTH)),
     sa.Column("claimed_at", UtcDateTime),
+    sa.Column("sender", sa.String(NAME_LENGTH), comment="the try that may send links of the chunk"),
+    sa.Column(
+        "send_until",
+        sa.Double,
+        nullable=False,
+        server_default="0",
+        comment="end of its lease: seconds since 1970 in UTC",
+    ),
     sa.Column("chain_no", sa.BigInteger, nullable=False, server_default="0", comment="audit rows so far"),
     sa.Column("chain_hash", exact_text(64), comment="row_hash of the last of them"),
     sa.Column(

@@ -27,6 +27,7 @@ from zoho_crm.telemetry import span
 
 if TYPE_CHECKING:
     from zoho_crm.core.models import PlannedLink
+    from zoho_crm.hooks.send_right import SendRight
     from zoho_crm.hooks.zoho_response import ZohoResponse
     from zoho_crm.operators.slot_keeper import Slots
 
@@ -125,6 +126,11 @@ class ChunkRun:
         self._changed = asyncio.Event()
         self._more = asyncio.Condition()
 
+    @property
+    def right(self) -> SendRight:
+        """The right of this try to send, for the client of its processor."""
+        return self._slots
+
     def stop(self, why: str, reason: StopReason | None = None) -> None:
         """Take no further link; what is in flight is waited for and written. Call it on the loop's thread."""
         if self._stopped is None:
@@ -153,7 +159,7 @@ class ChunkRun:
                 await self._wait_for_slots()
             with span("send", concurrency=self._concurrency):
                 tasks = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
-                tasks.append(asyncio.create_task(self._slots.renew(self._wake_workers)))
+                tasks.append(asyncio.create_task(self._slots.keep_renewed(self._wake_workers)))
                 await self._pump()
         finally:
             for task in tasks:
@@ -183,6 +189,7 @@ class ChunkRun:
         """Write outcomes and fetch the next links until nothing is left."""
         due = True
         while True:
+            self._slots.raise_if_lost()
             closing = self._stopped is not None
             room = self._marked.room(0 if closing or self._exhausted else self._allowed())
             if closing:

@@ -132,6 +132,7 @@ class ChunkDriver:
             holder=holder,
             wanted=operator.task_concurrency,
             limit=self.hook.connection.max_concurrency,
+            claim=claim,
         )
         if target.dry_run:
             return operator.send(self.hook, operator.verifier, store, slots)

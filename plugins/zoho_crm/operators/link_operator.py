@@ -237,6 +237,7 @@ class LinkOperator(BaseOperator):
                     breaker_share=self.breaker_share,
                     credit_reserve=self.credit_reserve,
                 )
+                client.require(chunk_run.right)
                 self._stop_in_time(chunk_run)
                 try:
                     return await chunk_run.run()

@@ -4,38 +4,64 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 import uuid
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zoho_crm import telemetry
+from zoho_crm.core.steady_clock import steady_seconds
+from zoho_crm.errors import ClaimLostError, ZohoError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-LEASE_S = 90.0
-"""Seconds after which a lease that is not renewed is free again: its worker has died."""
+SEND_LEASE_S = 45.0
+"""Seconds after which the right of a try to send ends, unless it is renewed: its worker is dead, or was stopped."""
+
+UNRENEWED_LEASE_S = 90.0
+"""Seconds of a lease that is held for a few calls and not renewed."""
+
+LEASE_MARGIN = 0.1
+"""Share of a lease that is not used: the database's clock and this process's may run at different speeds."""
+
+RENEWAL_PATIENCE_S = 120.0
+"""Seconds that a request waits for an expired right to send."""
 
 _LOCK_POLL_S = 0.25
+_RETRY_S = 1.0
 
 
 class Slots(Protocol):
     """How many requests this try may have in flight. The methods block and are called in a thread."""
 
     @property
+    def lease_s(self) -> float:
+        """Seconds for which :meth:`hold` holds the slots."""
+
+    @property
     def renew_every_s(self) -> float:
         """Seconds between two renewals."""
 
+    @property
+    def waits_for(self) -> str:
+        """Who or what keeps :meth:`hold` from holding any slot."""
+
     def hold(self) -> int:
-        """Renew the leases held and lease further free slots; return how many are held."""
+        """
+        Renew the leases held and lease further free slots; return how many are held.
+
+        :raises ClaimLostError: a newer try works on the chunk
+        """
 
     def release(self) -> None:
         """Release all leases."""
@@ -47,6 +73,8 @@ class FixedSlots:
 
     slots: int
     renew_every_s: float = 3600.0
+    lease_s: float = math.inf
+    waits_for: str = ""
 
     def hold(self) -> int:
         """Return the fixed number."""
@@ -65,6 +93,7 @@ class LeasedSlots:
     :param holder: identifies one try of one task
     :param wanted: slots this try can use
     :param limit: slots the org has
+    :param claim: the claim under which the try sends; its lease is renewed with the slots
     """
 
     ledger: Ledger
@@ -72,19 +101,34 @@ class LeasedSlots:
     holder: str
     wanted: int
     limit: int
-    renew_every_s: float = LEASE_S / 6
+    claim: Claim | None = None
+    renew_every_s: float = SEND_LEASE_S / 7
+    lease_s: float = SEND_LEASE_S
+    waits_for: str = field(default="", init=False)
 
     def hold(self) -> int:
-        """Renew the leases held and lease further free slots; return how many are held."""
+        """
+        Renew the leases held and lease further free slots; return how many are held.
+
+        No slot is held while an earlier try of the chunk may still send.
+
+        :raises ClaimLostError: a newer try works on the chunk
+        """
+        if self.claim is not None and (former := self.ledger.claims.lease(self.claim, self.lease_s)):
+            self.waits_for = str(former)
+            return 0
         held = self.ledger.slots.lease(
-            self.connection, self.holder, wanted=self.wanted, limit=self.limit, lease_s=LEASE_S
+            self.connection, self.holder, wanted=self.wanted, limit=self.limit, lease_s=self.lease_s
         )
+        self.waits_for = "a free slot: other tasks use all requests the org allows in flight"
         self._measure()
         return len(held)
 
     def release(self) -> None:
         """Release all leases."""
         self.ledger.slots.release(self.connection, self.holder)
+        if self.claim is not None:
+            self.ledger.claims.release(self.claim)
         self._measure()
 
     def _measure(self) -> None:
@@ -96,52 +140,128 @@ class LeasedSlots:
 
 class SlotKeeper:
     """
-    Acquires and renews the slots of a try on the event loop.
+    The right of a try to send: acquires and renews its slots on the event loop, and knows until when they are held.
+
+    The end of a lease is judged by this process's own clock from the moment before the lease was requested: a process
+    that was stopped for a while knows, without the database, that its right has expired.
 
     :param slots: where they are leased
     :param is_stopped: looks whether the run is stopped, also by another task
+    :param clock: see :func:`zoho_crm.core.steady_clock.steady_seconds`
     """
 
-    def __init__(self, slots: Slots, is_stopped: Callable[[], Awaitable[bool]]) -> None:
+    def __init__(
+        self,
+        slots: Slots,
+        is_stopped: Callable[[], Awaitable[bool]],
+        *,
+        clock: Callable[[], float] = steady_seconds,
+    ) -> None:
         self._slots = slots
         self._is_stopped = is_stopped
-        self.held = 0
+        self._clock = clock
+        self._leased = 0
+        self._deadline = -math.inf
+        self._renewing = asyncio.Lock()
+        self._lost: ClaimLostError | None = None
+
+    @property
+    def held(self) -> int:
+        """Requests that may be in flight now; 0 once the leases have expired."""
+        return self._leased if self._clock() < self._deadline else 0
+
+    def raise_if_lost(self) -> None:
+        """
+        Do nothing while the try may continue.
+
+        :raises ClaimLostError: a renewal has found that a newer try works on the chunk
+        """
+        if self._lost is not None:
+            raise self._lost
 
     async def acquire(self) -> None:
-        """Wait until at least one slot of the org is held, or the run is stopped."""
-        waited = False
+        """
+        Wait until at least one slot of the org is held, or the run is stopped.
+
+        :raises ClaimLostError: a newer try works on the chunk
+        """
+        waits_for = ""
         while not await self._is_stopped():
-            self.held = await self._hold()
+            await self._hold()
             if self.held:
                 return
-            if not waited:
-                log.info("Waiting for a free slot: other tasks use all requests the org allows in flight")
-                waited = True
-            await asyncio.sleep(1.0)
+            if waits_for != self._slots.waits_for:
+                waits_for = self._slots.waits_for
+                log.info("Waiting for %s", waits_for)
+            await asyncio.sleep(min(_RETRY_S, self._slots.renew_every_s))
 
-    async def renew(self, changed: Callable[[], Awaitable[None]]) -> None:
+    async def keep_renewed(self, changed: Callable[[], Awaitable[None]]) -> None:
         """
-        Renew the leases until cancelled.
+        Renew the leases until cancelled, or until the claim is lost.
 
         :param changed: called after each renewal
         """
-        while True:
+        while self._lost is None:
             await asyncio.sleep(self._slots.renew_every_s)
             try:
                 await self._is_stopped()
-                self.held = await self._hold()
-            except Exception:
-                # Nothing may be sent without a lease; the next renewal tries again.
-                log.exception("Slots of the org not renewed; nothing is sent until the next renewal")
-                self.held = 0
+                await self._hold()
+            except Exception as error:
+                # The leases hold until their end; the next renewal tries again.
+                log.warning("Slots of the org not renewed: held=%d", self.held, exc_info=error)
             await changed()
+
+    async def renew(self) -> None:
+        """
+        Return once the right to send is held again.
+
+        :raises ClaimLostError: a newer try works on the chunk
+        :raises ZohoError: no slot is free for long, the database is away, or the run is stopped
+        """
+        give_up_at = self._clock() + RENEWAL_PATIENCE_S
+        while not self.held:
+            self.raise_if_lost()
+            why = await self._try_to_renew()
+            if self.held:
+                return
+            if why is None:
+                raise ZohoError("not sent: the run stopped while the lease on the right to send was renewed")
+            if self._clock() >= give_up_at:
+                raise ZohoError(f"not sent: waited {RENEWAL_PATIENCE_S:.0f} s for {why}")
+            await asyncio.sleep(min(_RETRY_S, self._slots.renew_every_s))
+
+    async def _try_to_renew(self) -> str | None:
+        """Renew expired leases once; return what that waits for, None if the run is stopped."""
+        try:
+            if await self._is_stopped():
+                return None
+            await self._hold(expired_only=True)
+        except ClaimLostError:
+            raise
+        except Exception as error:
+            log.warning("Slots of the org not renewed: nothing is sent", exc_info=error)
+            return f"the audit database ({type(error).__name__})"
+        return self._slots.waits_for
 
     def release(self) -> None:
         """Release all leases. It blocks."""
+        self._deadline = -math.inf
         self._slots.release()
 
-    async def _hold(self) -> int:
-        return await wait_uncancelled(asyncio.ensure_future(asyncio.to_thread(self._slots.hold)))
+    async def _hold(self, *, expired_only: bool = False) -> None:
+        """Renew the leases; of several coroutines that meet expired ones, the first renews them."""
+        async with self._renewing:
+            if expired_only and self.held:
+                return
+            asked_at = self._clock()
+            try:
+                self._leased = await wait_uncancelled(
+                    asyncio.ensure_future(asyncio.to_thread(self._slots.hold))
+                )
+            except ClaimLostError as error:
+                self._lost, self._deadline = error, -math.inf
+                raise
+            self._deadline = asked_at + self._slots.lease_s * (1 - LEASE_MARGIN)
 
 
 async def wait_uncancelled(call: asyncio.Future[T]) -> T:
@@ -164,7 +284,9 @@ def one_slot(
     :param limit: slots the org has
     :param sleep: for tests
     """
-    slots = LeasedSlots(ledger, connection, uuid.uuid4().hex, wanted=1, limit=limit)
+    slots = LeasedSlots(
+        ledger, connection, uuid.uuid4().hex, wanted=1, limit=limit, lease_s=UNRENEWED_LEASE_S
+    )
     try:
         while not slots.hold():
             sleep(1.0)
@@ -189,10 +311,12 @@ def refresh_lock(
 
     name, holder = f"{zoho_conn_id}: access token", uuid.uuid4().hex
     try:
-        deadline = time.monotonic() + LEASE_S
-        while not ledger.slots.lease(name, holder, wanted=1, limit=1, lease_s=LEASE_S):
+        deadline = time.monotonic() + UNRENEWED_LEASE_S
+        while not ledger.slots.lease(name, holder, wanted=1, limit=1, lease_s=UNRENEWED_LEASE_S):
             if time.monotonic() > deadline:
-                log.warning("Refreshing the access token without the lock: held_by_others_s=%g", LEASE_S)
+                log.warning(
+                    "Refreshing the access token without the lock: held_by_others_s=%g", UNRENEWED_LEASE_S
+                )
                 break
             sleep(_LOCK_POLL_S)
     except SQLAlchemyError as error:

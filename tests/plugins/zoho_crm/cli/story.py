@@ -116,7 +116,7 @@ def key_of(run_id: str) -> str:
 def write_story(engine: sa.Engine) -> Ledger:
     """Write all runs, with a clock set to the time of each run."""
     now = [START.timestamp()]
-    ledger = Ledger(engine, clock=lambda: now[0])
+    ledger = Ledger(engine, clock=lambda _: now[0])
     ledger.ensure_schema()
     for run in RUNS:
         now[0] = (START + timedelta(days=run.day)).timestamp()

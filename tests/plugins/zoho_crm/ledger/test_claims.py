@@ -431,3 +431,68 @@ def test_every_link_ends_with_one_latest_outcome_after_any_number_of_tries(
     assert len(rows_of(engine, tables.audit)) == 1 + 6 * 4
     assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 6, Outcome.INVALID: 1}
     assert ledger.runs.pending(RUN) == 0
+
+
+# -- the right to send
+
+
+def test_right_to_send_passes_to_a_newer_claim_when_it_is_released(ledger: Ledger) -> None:
+    planned(ledger, pairs(1))
+    first = ledger.claims.claim(RUN, 0, "first")
+    assert ledger.claims.lease(first, 30) is None
+    second = ledger.claims.claim(RUN, 0, "second")
+    former = ledger.claims.lease(second, 30)
+    assert former is not None
+    assert (former.holder, 25 < former.left_s <= 30) == ("first", True)
+    with pytest.raises(ClaimLostError):
+        ledger.claims.lease(first, 30)
+    ledger.claims.release(first)
+    assert ledger.claims.lease(second, 30) is None
+    ledger.claims.release(first)
+    third = ledger.claims.claim(RUN, 0, "third")
+    former = ledger.claims.lease(third, 30)
+    assert former is not None
+    assert former.holder == "second"
+
+
+def test_third_claim_waits_for_the_first_try_whose_lease_has_not_ended(engine: sa.Engine) -> None:
+    now = [1_783_000_000.0]
+    ledger = Ledger(engine, clock=lambda _: now[0])
+    ledger.ensure_schema()
+    planned(ledger, pairs(1))
+    ledger.claims.lease(ledger.claims.claim(RUN, 0, "first"), 30)
+    assert ledger.claims.lease(ledger.claims.claim(RUN, 0, "second"), 30) is not None
+    third = ledger.claims.claim(RUN, 0, "third")
+    former = ledger.claims.lease(third, 30)
+    assert former is not None
+    assert former.holder == "first"
+    now[0] += 30
+    assert ledger.claims.lease(third, 30) is None
+
+
+def test_lease_of_a_time_when_the_clock_was_ahead_ends(engine: sa.Engine) -> None:
+    now = [1_783_000_000.0]
+    ledger = Ledger(engine, clock=lambda _: now[0])
+    ledger.ensure_schema()
+    planned(ledger, pairs(1))
+    ledger.claims.lease(ledger.claims.claim(RUN, 0, "first"), 30)
+    now[0] -= 100_000
+    second = ledger.claims.claim(RUN, 0, "second")
+    assert ledger.claims.lease(second, 30) is not None
+    now[0] += 121
+    assert ledger.claims.lease(second, 30) is None
+
+
+def test_closing_a_run_waits_for_a_try_that_may_still_send(engine: sa.Engine) -> None:
+    now, slept = [1_783_000_000.0], []
+    ledger = Ledger(engine, clock=lambda _: now[0])
+    ledger.ensure_schema()
+    planned(ledger, pairs(1))
+    ledger.claims.lease(ledger.claims.claim(RUN, 0, "first"), 3)
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN, sleep=sleep)
+    assert slept == [1.0] * 3

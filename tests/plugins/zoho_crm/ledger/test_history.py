@@ -34,7 +34,7 @@ class Clock:
     def __init__(self) -> None:
         self.seconds = datetime(2026, 7, 1, tzinfo=UTC).timestamp()
 
-    def __call__(self) -> float:
+    def __call__(self, _: object) -> float:
         return self.seconds
 
 

@@ -294,7 +294,7 @@ def test_batches_and_pages_join_without_a_gap(ledger: Ledger, engine: sa.Engine)
 
 
 def test_times_of_a_plan_come_from_the_clock(engine: sa.Engine) -> None:
-    ledger = Ledger(engine, clock=MOMENT.timestamp)
+    ledger = Ledger(engine, clock=lambda _: MOMENT.timestamp())
     ledger.ensure_schema()
 
     planned(ledger, [(None, None)])

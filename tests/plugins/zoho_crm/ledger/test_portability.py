@@ -127,6 +127,8 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.slots.lease("zoho", "a", wanted=1, limit=3, lease_s=30)
     ledger.slots.renew("zoho", "a", 30)
     ledger.slots.release("zoho", "a")
+    ledger.claims.lease(claim, 30)
+    ledger.claims.release(claim)
     ledger.runs.pending(RUN)
     ledger.runs.stop(RUN, "enough")
     ledger.runs.stop_reason(RUN)

@@ -107,7 +107,7 @@ def test_run_says_when_and_keeps_what_is_no_id(done: Ledger, engine: sa.Engine) 
     before = done.runs.get(RUN)
     assert before is not None
 
-    Ledger(engine, clock=lambda: LATER.timestamp()).retention.pseudonymize(RUN)
+    Ledger(engine, clock=lambda _: LATER.timestamp()).retention.pseudonymize(RUN)
 
     after = done.runs.get(RUN)
     assert after == replace(before, params={}, pseudonymized_at=LATER)

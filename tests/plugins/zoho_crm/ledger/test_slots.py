@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ class _Clock:
     def __init__(self) -> None:
         self.now = 1_783_000_000.0
 
-    def __call__(self) -> float:
+    def __call__(self, _: object = None) -> float:
         return self.now
 
 
@@ -173,3 +174,23 @@ def test_lease_without_a_meaning_is_refused(
 ) -> None:
     with pytest.raises(ZohoConfigError):
         ledger.slots.lease(connection, holder, wanted=1, limit=1, lease_s=lease_s)
+
+
+def test_lease_of_a_time_when_the_clock_was_ahead_ends(ledger: Ledger, clock: _Clock) -> None:
+    _lease(ledger, "a", 5)
+    clock.now -= 100_000
+
+    assert _lease(ledger, "b", 5) == []
+    clock.now += 121
+    assert _lease(ledger, "b", 5) == [0, 1, 2, 3, 4]
+
+
+def test_leases_end_by_the_clock_of_the_database(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(engine)
+    ledger.ensure_schema()
+    _lease(ledger, "a", 5)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+
+    assert _lease(ledger, "b", 5) == []
+    assert len(ledger.slots.renew(ZOHO, "a", 30)) == 5

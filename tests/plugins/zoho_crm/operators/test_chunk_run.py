@@ -110,6 +110,8 @@ class Slots:
 
     number: int = 5
     renew_every_s: float = 0.001
+    lease_s: float = 60.0
+    waits_for: str = "a free slot"
     failure: Exception | None = None
     before_hold: Callable[[], None] = lambda: None
     done: list[str] = field(default_factory=list)
@@ -418,14 +420,14 @@ async def test_sends_fewer_requests_at_once_while_zoho_is_overloaded(throttled: 
 
 
 async def test_sends_nothing_while_the_slots_cannot_be_renewed(caplog: pytest.LogCaptureFixture) -> None:
-    gate, slots = Gate(), Slots(number=2)
+    gate, slots = Gate(), Slots(number=2, lease_s=0.1)
     store, delinker = MemoryStore.of(10), FakeDelinker(gate=gate)
-    running = asyncio.create_task(run(delinker, store, slots))
+    chunk = ChunkRun(delinker, store, slots, 5)
+    running = asyncio.create_task(chunk.run())
     await until(lambda: delinker.in_flight == 2)
-    with caplog.at_level(logging.CRITICAL, "zoho_crm.operators.chunk_run"):
+    with caplog.at_level(logging.CRITICAL, "zoho_crm.operators.slot_keeper"):
         slots.failure = OSError("the database is away")
-        held = len(slots.done)
-        await until(lambda: len(slots.done) > held + 1)
+        await until(lambda: chunk.right.held == 0)
         gate.let(10)
         await until(lambda: delinker.in_flight == 0)
         await settled_down()
@@ -468,7 +470,8 @@ async def test_waits_for_a_first_slot_for_a_limited_time(monkeypatch: pytest.Mon
 async def test_can_be_stopped_while_it_waits_for_a_first_slot(
     monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
-    slots, store, delinker = Slots(number=0), MemoryStore.of(3), FakeDelinker()
+    slots = Slots(number=0, renew_every_s=3600.0)
+    store, delinker = MemoryStore.of(3), FakeDelinker()
     chunk = ChunkRun(delinker, store, slots, 2)
     patient = asyncio.sleep
 

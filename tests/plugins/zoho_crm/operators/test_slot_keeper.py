@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,17 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import sqlalchemy as sa
 
+from zoho_crm.errors import ClaimLostError, ZohoError
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators import slot_keeper
-from zoho_crm.operators.slot_keeper import LEASE_S, LeasedSlots, one_slot, refresh_lock
+from zoho_crm.operators.slot_keeper import (
+    SEND_LEASE_S,
+    UNRENEWED_LEASE_S,
+    LeasedSlots,
+    SlotKeeper,
+    one_slot,
+    refresh_lock,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +44,7 @@ class FakeLedger:
         return self
 
     def lease(self, connection: str, holder: str, *, wanted: int, limit: int, lease_s: float) -> list[int]:
-        assert (wanted, limit, lease_s) == (1, 1, LEASE_S)
+        assert (wanted, limit, lease_s) == (1, 1, UNRENEWED_LEASE_S)
         self.asked.append((connection, holder))
         if self.failure:
             raise self.failure
@@ -134,7 +143,7 @@ def test_connections_do_not_wait_for_each_other_nor_for_slots(ledger: Ledger) ->
 
 def test_lock_of_a_dead_worker_opens_by_itself(tmp_path: Path) -> None:
     now = [1_000_000.0]
-    ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path / 'audit.db'}"), clock=lambda: now[0])
+    ledger = Ledger(sa.create_engine(f"sqlite:///{tmp_path / 'audit.db'}"), clock=lambda _: now[0])
     ledger.ensure_schema()
     dead = cast("Callable[..., None]", refresh_lock(ledger, "zoho").__enter__)
     dead()
@@ -143,7 +152,7 @@ def test_lock_of_a_dead_worker_opens_by_itself(tmp_path: Path) -> None:
         now[0] += 30.0
 
     with refresh_lock(ledger, "zoho", sleep=pass_time):
-        assert now[0] - 1_000_000.0 >= LEASE_S
+        assert now[0] - 1_000_000.0 >= UNRENEWED_LEASE_S
     ledger.close()
 
 
@@ -165,7 +174,7 @@ def test_leases_what_is_free_and_gives_it_back(audit: Audit) -> None:
 
 
 def test_renews_well_before_a_lease_ends() -> None:
-    assert LeasedSlots(None, "zoho", "x", wanted=1, limit=1).renew_every_s * 3 <= LEASE_S  # type: ignore[arg-type]
+    assert LeasedSlots(None, "zoho", "x", wanted=1, limit=1).renew_every_s * 3 <= SEND_LEASE_S  # type: ignore[arg-type]
 
 
 def test_one_slot_waits_for_a_free_one_and_gives_it_back_after_an_error(audit: Audit) -> None:
@@ -187,3 +196,102 @@ def test_one_slot_waits_for_a_free_one_and_gives_it_back_after_an_error(audit: A
         work()
     assert slept == [1.0, 1.0]
     assert audit.leases() == []
+
+
+# -- the right to send
+
+
+@dataclass
+class World:
+    """Slots of a database, a clock of this process, and a run that others may stop."""
+
+    slots: list[int | Exception] = field(default_factory=lambda: [3])
+    now: float = 100.0
+    holds: int = 0
+    call_s: float = 0.0
+    is_stopped: bool = False
+    lease_s: float = 50.0
+    renew_every_s: float = 0.001
+    waits_for: str = "a free slot"
+
+    def hold(self) -> int:
+        self.holds += 1
+        found = self.slots.pop(0) if len(self.slots) > 1 else self.slots[0]
+        self.now += self.call_s
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def release(self) -> None:
+        pass
+
+    def keeper(self) -> SlotKeeper:
+        async def is_stopped() -> bool:
+            return self.is_stopped
+
+        return SlotKeeper(self, is_stopped, clock=lambda: self.now)
+
+
+async def test_right_expires_by_the_clock_of_this_process() -> None:
+    world = World()
+    keeper = world.keeper()
+    assert keeper.held == 0
+    await keeper.acquire()
+    world.now += 44.9
+    assert keeper.held == 3
+    world.now += 0.1
+    assert keeper.held == 0
+    await keeper.renew()
+    assert (keeper.held, world.holds) == (3, 2)
+
+
+async def test_lease_counts_from_before_its_request() -> None:
+    world = World(call_s=40.0)
+    keeper = world.keeper()
+    await keeper.acquire()
+    assert keeper.held == 3
+    world.now += 5.0
+    assert keeper.held == 0
+
+
+async def test_expired_right_is_renewed_once_for_all_that_wait() -> None:
+    world = World()
+    keeper = world.keeper()
+    await asyncio.gather(*(keeper.renew() for _ in range(10)))
+    assert world.holds == 1
+
+
+async def test_renewal_waits_for_the_database_and_for_a_slot() -> None:
+    world = World(slots=[OSError("away"), 0, 2])
+    keeper = world.keeper()
+    await keeper.renew()
+    assert (keeper.held, world.holds) == (2, 3)
+
+
+async def test_renewal_ends_with_the_reason() -> None:
+    world = World(slots=[0], call_s=61.0)
+    with pytest.raises(ZohoError, match="not sent: waited 120 s for a free slot"):
+        await world.keeper().renew()
+    assert world.holds == 2
+    world = World(is_stopped=True)
+    with pytest.raises(ZohoError, match="not sent: the run stopped"):
+        await world.keeper().renew()
+    assert world.holds == 0
+
+
+async def test_lost_claim_ends_the_right_at_once_and_for_good() -> None:
+    world = World(slots=[3, ClaimLostError("a newer try")])
+    keeper, renewed = world.keeper(), []
+    await keeper.acquire()
+    keeper.raise_if_lost()
+
+    async def changed() -> None:
+        renewed.append(keeper.held)
+
+    await keeper.keep_renewed(changed)
+    assert renewed == [0]
+    with pytest.raises(ClaimLostError):
+        keeper.raise_if_lost()
+    with pytest.raises(ClaimLostError):
+        await keeper.renew()
+    assert world.holds == 2

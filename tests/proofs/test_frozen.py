@@ -1,0 +1,77 @@
+"""A process that is stopped for longer than its lease changes nothing when it continues."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.proofs import killed_process
+from tests.proofs.harness import Try, calls, outcomes, pairs, plan
+from tests.support.local_zoho import link_all, linked, zoho_connection
+
+if TYPE_CHECKING:
+    from include.local_zoho import LocalZoho
+    from zoho_crm.ledger.ledger import Ledger
+
+LONG_S = 60.0
+
+
+@pytest.fixture(scope="module")
+def processes() -> multiprocessing.context.BaseContext:
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload([killed_process.__name__])
+    return processes
+
+
+@pytest.mark.parametrize("strategy", ["single", "by_parent"])
+def test_frozen_process_leaves_links_that_were_relinked(
+    zoho: LocalZoho, processes: multiprocessing.context.BaseContext, any_ledger: Ledger, strategy: str
+) -> None:
+    zoho.state.configure(latency_s=0.05)
+    links = pairs(40, 5)
+    link_all(zoho, links)
+    (chunk,) = plan(any_ledger, links, strategy=strategy).chunks
+    database = any_ledger.engine.url.render_as_string(hide_password=False)
+    process = processes.Process(  # type: ignore[attr-defined]
+        target=killed_process.run_chunk, args=(database, zoho_connection(zoho), chunk, strategy, 1)
+    )
+    process.start()
+    deadline = time.monotonic() + LONG_S
+    while len(calls(zoho, "DELETE")) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGSTOP)
+
+    asyncio.run(Try(any_ledger, chunk, strategy, limit=10_000, try_number=2)())
+    assert linked(zoho) == set()
+    assert set(outcomes(any_ledger)) == set(links)
+    link_all(zoho, links)
+    sent = len(calls(zoho, "DELETE"))
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(LONG_S)
+
+    assert process.exitcode == 1, "the first try did not end with ClaimLostError"
+    assert linked(zoho) == set(links)
+    assert len(calls(zoho, "DELETE")) == sent
+
+
+async def test_try_waits_until_an_earlier_one_may_no_longer_send(
+    zoho: LocalZoho, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    links = pairs(2, 5)
+    link_all(zoho, links)
+    (chunk,) = plan(ledger, links).chunks
+    stopped = ledger.claims.claim("run", chunk["chunk_no"], "a stopped worker")
+    ledger.claims.lease(stopped, 0.5)
+    ends_at = time.monotonic() + 0.5
+    with caplog.at_level("INFO"):
+        await Try(ledger, chunk, renew_every_s=0.05)()
+    assert time.monotonic() >= ends_at
+    assert "Waiting for an earlier try that may still send: holder=a stopped worker" in caplog.text
+    assert linked(zoho) == set()
