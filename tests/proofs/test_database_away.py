@@ -128,7 +128,7 @@ def at_write(ledger: Ledger, number: int, do: Callable[[], None]) -> None:
     seen = Counter[str]()
 
     def count_writes(*event: Any) -> None:
-        if str(event[2]).startswith("UPDATE zoho_delink_chunk"):
+        if str(event[2]).startswith("UPDATE zoho_delink_chunk") and "write_no" in event[2]:
             seen["writes"] += 1
             if seen["writes"] == number:
                 do()
