@@ -10,6 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from tests.proofs import killed_process
 from tests.proofs.harness import Try, calls, outcomes, pairs, plan
@@ -29,6 +30,33 @@ def processes() -> multiprocessing.context.BaseContext:
     return processes
 
 
+def freeze(pid: int, ledger: Ledger) -> None:
+    """Stop a process at a moment at which it holds no lock in the database, which others would wait for."""
+    for _ in range(100):
+        os.kill(pid, signal.SIGSTOP)
+        if not is_locked(ledger.engine.url):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.005)
+    pytest.fail("the process always holds a lock")
+
+
+def is_locked(url: sa.URL) -> bool:
+    lock = (
+        "BEGIN IMMEDIATE"
+        if url.get_backend_name() == "sqlite"
+        else "LOCK TABLE zoho_delink_chunk, zoho_delink_slot_limit IN EXCLUSIVE MODE NOWAIT"
+    )
+    options = {"timeout": 0} if url.get_backend_name() == "sqlite" else {}
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args=options)
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(lock)
+    except sa.exc.OperationalError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
 def test_frozen_process_leaves_links_that_were_relinked(
     zoho: LocalZoho, processes: multiprocessing.context.BaseContext, any_ledger: Ledger, strategy: str
@@ -46,7 +74,7 @@ def test_frozen_process_leaves_links_that_were_relinked(
     while len(calls(zoho, "DELETE")) < 3:
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    os.kill(process.pid, signal.SIGSTOP)
+    freeze(process.pid, any_ledger)
 
     asyncio.run(Try(any_ledger, chunk, strategy, limit=10_000, try_number=2)())
     assert linked(zoho) == set()
