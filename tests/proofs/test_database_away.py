@@ -185,7 +185,7 @@ async def test_retry_settles_links_in_flight_when_the_database_stays_away(
     at_write(away_ledger, 4, wire.cut)
 
     with pytest.raises(sa.exc.OperationalError):
-        await Try(away_ledger, chunk, renew_every_s=0.2)()
+        await Try(away_ledger, chunk, renew_every_s=0.2, lease_s=3.0)()
 
     gone = before - linked(zoho)
     wire.restore()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
 import os
 import signal
 import time
@@ -14,20 +13,14 @@ import sqlalchemy as sa
 
 from tests.proofs import killed_process
 from tests.proofs.harness import Try, calls, outcomes, pairs, plan
+from tests.proofs.kills import LONG_S, database_of
 from tests.support.local_zoho import link_all, linked, zoho_connection
 
 if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
     from include.local_zoho import LocalZoho
     from zoho_crm.ledger.ledger import Ledger
-
-LONG_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def processes() -> multiprocessing.context.BaseContext:
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload([killed_process.__name__])
-    return processes
 
 
 def freeze(pid: int, ledger: Ledger) -> None:
@@ -59,15 +52,15 @@ def is_locked(url: sa.URL) -> bool:
 
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
 def test_frozen_process_leaves_links_that_were_relinked(
-    zoho: LocalZoho, processes: multiprocessing.context.BaseContext, any_ledger: Ledger, strategy: str
+    zoho: LocalZoho, processes: BaseContext, any_ledger: Ledger, strategy: str
 ) -> None:
     zoho.state.configure(latency_s=0.05)
     links = pairs(40, 5)
     link_all(zoho, links)
     (chunk,) = plan(any_ledger, links, strategy=strategy).chunks
-    database = any_ledger.engine.url.render_as_string(hide_password=False)
     process = processes.Process(  # type: ignore[attr-defined]
-        target=killed_process.run_chunk, args=(database, zoho_connection(zoho), chunk, strategy, 1)
+        target=killed_process.run_chunk,
+        args=(database_of(any_ledger), zoho_connection(zoho), chunk, {"strategy": strategy}),
     )
     process.start()
     deadline = time.monotonic() + LONG_S
