@@ -177,10 +177,7 @@ class ChunkRun:
         except TimeoutError:
             if not limit.expired():
                 raise
-            self.stop(
-                f"no slot of the org was free for {SLOT_WAIT_S:g} s: other tasks use all requests it allows in flight",
-                StopReason.NO_SLOT,
-            )
+            self.stop(f"waited {SLOT_WAIT_S:g} s for {self._slots.waits_for}", StopReason.NO_SLOT)
 
     def _allowed(self) -> int:
         return min(self._slots.held, self._pace.allowed)

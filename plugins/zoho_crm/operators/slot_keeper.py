@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zoho_crm import telemetry
 from zoho_crm.core.steady_clock import steady_seconds
-from zoho_crm.errors import ClaimLostError, ZohoError
+from zoho_crm.errors import ClaimLostError, ZohoError, ZohoNotSentError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -33,6 +33,9 @@ UNRENEWED_LEASE_S = 90.0
 
 LEASE_MARGIN = 0.1
 """Share of a lease that is not used: the database's clock and this process's may run at different speeds."""
+
+ONE_SLOT_WAIT_S = 900.0
+"""Seconds that requests which are sent one after the other wait for a slot."""
 
 RENEWAL_PATIENCE_S = 120.0
 """Seconds that a request waits for an expired right to send."""
@@ -170,6 +173,11 @@ class SlotKeeper:
         """Requests that may be in flight now; 0 once the leases have expired."""
         return self._leased if self._clock() < self._deadline else 0
 
+    @property
+    def waits_for(self) -> str:
+        """Who or what keeps the try from holding any slot."""
+        return self._slots.waits_for
+
     def raise_if_lost(self) -> None:
         """
         Do nothing while the try may continue.
@@ -283,12 +291,19 @@ def one_slot(
     :param connection: ID of the Zoho connection
     :param limit: slots the org has
     :param sleep: for tests
+    :raises ZohoNotSentError: none was free for :data:`ONE_SLOT_WAIT_S`
     """
     slots = LeasedSlots(
         ledger, connection, uuid.uuid4().hex, wanted=1, limit=limit, lease_s=UNRENEWED_LEASE_S
     )
     try:
+        ends_at = time.monotonic() + ONE_SLOT_WAIT_S
         while not slots.hold():
+            if time.monotonic() > ends_at:
+                raise ZohoNotSentError(
+                    f"Connection {connection!r}: waited {ONE_SLOT_WAIT_S:g} s for {slots.waits_for} ({limit}); "
+                    "nothing was sent"
+                )
             sleep(1.0)
         yield
     finally:
@@ -311,14 +326,19 @@ def refresh_lock(
 
     name, holder = f"{zoho_conn_id}: access token", uuid.uuid4().hex
     try:
-        deadline = time.monotonic() + UNRENEWED_LEASE_S
+        started = time.monotonic()
+        waited_s = 0.0
         while not ledger.slots.lease(name, holder, wanted=1, limit=1, lease_s=UNRENEWED_LEASE_S):
-            if time.monotonic() > deadline:
+            if waited_s > UNRENEWED_LEASE_S:
                 log.warning(
                     "Refreshing the access token without the lock: held_by_others_s=%g", UNRENEWED_LEASE_S
                 )
                 break
             sleep(_LOCK_POLL_S)
+            waited_s = time.monotonic() - started
+        else:
+            if waited_s:
+                log.info("Waited for another worker to refresh the access token: waited_s=%.1f", waited_s)
     except SQLAlchemyError as error:
         log.warning("Refreshing the access token without the lock: error=%s", type(error).__name__)
     try:

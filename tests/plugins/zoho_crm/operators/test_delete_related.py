@@ -640,7 +640,7 @@ def test_waits_outside_of_a_worker_for_a_slot_of_the_org(
     with pytest.raises(TaskDeferred):
         delink(chunk=chunk, audit_conn_id=AUDIT).execute(context())
     assert sent(zoho) == []
-    with pytest.raises(RunStoppedError, match=r"no slot of the org was free for 0\.2 s: other tasks use all"):
+    with pytest.raises(RunStoppedError, match=r"waited 0\.2 s for a free slot: other tasks use all"):
         delink(chunk=chunk, audit_conn_id=AUDIT, wait_patience=timedelta(0)).execute(context())
     assert {row["state"] for row in audit.links()} == {"planned"}
 

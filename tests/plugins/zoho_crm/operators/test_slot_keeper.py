@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, cast
 import pytest
 import sqlalchemy as sa
 
-from zoho_crm.errors import ClaimLostError, ZohoError
+from zoho_crm.errors import ClaimLostError, ZohoError, ZohoNotSentError
+from zoho_crm.hooks.oauth import FETCH_S
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators import slot_keeper
 from zoho_crm.operators.slot_keeper import (
@@ -76,10 +77,14 @@ def test_holds_one_lock_a_connection_and_gives_it_back() -> None:
     assert fake.released == [(name, holder)]
 
 
-def test_waits_until_the_lock_is_free() -> None:
+def test_waits_until_the_lock_is_free(caplog: pytest.LogCaptureFixture) -> None:
     fake, slept = FakeLedger(free_at=4), []
-    with refresh_lock(fake.as_ledger(), "zoho", sleep=slept.append):
+    with (
+        caplog.at_level(logging.INFO),
+        refresh_lock(fake.as_ledger(), "zoho", sleep=slept.append),
+    ):
         assert slept == [0.25] * 3
+    assert "Waited for another worker to refresh the access token: waited_s=" in caplog.text
     assert len(set(fake.asked)) == 1
 
 
@@ -295,3 +300,23 @@ async def test_lost_claim_ends_the_right_at_once_and_for_good() -> None:
     with pytest.raises(ClaimLostError):
         await keeper.renew()
     assert world.holds == 2
+
+
+def test_one_slot_waits_for_a_limited_time(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(0, 10_000, 300))
+    monkeypatch.setattr(slot_keeper, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    ledger = audit.ledger()
+    LeasedSlots(ledger, "zoho", "busy", wanted=2, limit=2).hold()
+    with (
+        pytest.raises(
+            ZohoNotSentError,
+            match=r"'zoho': waited 900 s for a free slot: other tasks use all requests .* \(2\); nothing was sent",
+        ),
+        one_slot(ledger, "zoho", 2, sleep=lambda _: None),
+    ):
+        raise AssertionError("it holds no slot")
+    assert len(audit.leases()) == 2
+
+
+def test_a_token_is_fetched_within_the_lease_of_its_lock() -> None:
+    assert FETCH_S < UNRENEWED_LEASE_S
