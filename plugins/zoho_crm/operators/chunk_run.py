@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -122,6 +123,7 @@ class ChunkRun:
         self._exhausted = False
         self._stopped: Stop | None = None
         self._stop_is_shared = False
+        self._held_at = 0.0
         self._counts: Counter[Outcome] = Counter()
         self._changed = asyncio.Event()
         self._more = asyncio.Condition()
@@ -177,7 +179,18 @@ class ChunkRun:
         except TimeoutError:
             if not limit.expired():
                 raise
-            self.stop(f"waited {SLOT_WAIT_S:g} s for {self._slots.waits_for}", StopReason.NO_SLOT)
+            self._stop_waiting()
+        self._held_at = time.monotonic()
+
+    def _stop_without_slots(self) -> None:
+        """Stop if others have taken all slots since, and kept them for :data:`SLOT_WAIT_S`."""
+        if self._slots.held or self._marked.busy:
+            self._held_at = time.monotonic()
+        elif time.monotonic() - self._held_at > SLOT_WAIT_S:
+            self._stop_waiting()
+
+    def _stop_waiting(self) -> None:
+        self.stop(f"waited {SLOT_WAIT_S:g} s for {self._slots.waits_for}", StopReason.NO_SLOT)
 
     def _allowed(self) -> int:
         return min(self._slots.held, self._pace.allowed)
@@ -201,6 +214,7 @@ class ChunkRun:
                 return
             else:
                 await self._wait_for_change()
+                self._stop_without_slots()
                 due = True
 
     async def _write_batch(self, room: Room) -> None:

@@ -464,6 +464,23 @@ async def test_waits_for_a_first_slot_for_a_limited_time(monkeypatch: pytest.Mon
     assert slots.done[-1] == "release"
 
 
+async def test_waits_for_a_lost_slot_for_a_limited_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoho_crm.operators.chunk_run.SLOT_WAIT_S", 0.2)
+    gate, slots, store = Gate(), Slots(number=2), MemoryStore.of(10)
+    delinker = FakeDelinker(gate=gate)
+    chunk = ChunkRun(delinker, store, slots, 2)
+    running = asyncio.create_task(chunk.run())
+    await until(lambda: delinker.in_flight == 2)
+    slots.number = 0
+    await until(lambda: chunk.right.held == 0)
+    gate.let(10)
+    async with asyncio.timeout(5):
+        report = await running
+    assert (report.stopped, report.reason) == ("waited 0.2 s for a free slot", StopReason.NO_SLOT)
+    assert len(delinker.sent) == 2
+    assert report.counts[Outcome.REMOVED] == 2
+
+
 @pytest.mark.parametrize("who", ["itself", "others"])
 async def test_can_be_stopped_while_it_waits_for_a_first_slot(
     monkeypatch: pytest.MonkeyPatch, who: str
