@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Relation
     from zoho_crm.core.request import ZohoRequest
 
-MISHAPS = ("none", "not sent", "lost before", "lost after", "500 before", "500 after", "429")
-"""What can happen to a request: before or after Zoho has processed it."""
+MISHAPS = ("none", "not sent", "lost before", "lost after", "lost and late", "500 before", "500 after", "429")
+"""What can happen to a request: before or after Zoho has processed it, or long before it does."""
 
 Reply = ZohoResponse | Exception | Callable[["FakeZoho", list[str]], "ZohoResponse | Exception"]
 """What a request gets: a response, an error to raise, or a function of the external IDs in the request."""
@@ -58,6 +58,7 @@ class FakeZoho:
     relation: Relation = RELATION
     seen: list[str] = field(default_factory=list)
     deletes: int = 0
+    late: list[Pair] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._script = None if self.script is None else deque(self.script)
@@ -92,6 +93,11 @@ class FakeZoho:
         good = sum(one["code"] == "SUCCESS" for one in items)
         return response(200 if good == len(ids) else 207 if good else 400, {"data": items})
 
+    def apply_late_requests(self) -> None:
+        """Process the DELETEs that were lost and late."""
+        self.linked.difference_update(self.late)
+        self.late.clear()
+
     def remove(self, link: Pair) -> bool:
         was_linked = link in self.linked
         self.linked.discard(link)
@@ -121,7 +127,9 @@ class FakeZoho:
             self.before_delete(self._links_of(request))
         if mishap == "429":
             return response(429, item("TOO_MANY_REQUESTS", "Many requests"))
-        documented = None if mishap.endswith("before") else self._process(request)
+        if mishap == "lost and late" and request.method == "DELETE":
+            self.late += self._links_of(request)
+        documented = None if mishap.endswith(("before", "late")) else self._process(request)
         if mishap.startswith("lost"):
             return ZohoUnansweredError("no response")
         return response(500) if documented is None or mishap.startswith("500") else documented
