@@ -265,7 +265,7 @@ _ADVICE_BY_OUTCOME = {
     Outcome.INVALID: "Not a valid external ID, so nothing was sent: fix it in the source.",
     Outcome.REJECTED: "Zoho rejected this link: see its message, fix the cause in Zoho, then start a new run.",
     Outcome.FAILED: "Nothing was changed after all retries: retry unfinished links.",
-    Outcome.UNKNOWN: "The request may have been applied: retry unfinished links, which verifies them first.",
+    Outcome.UNKNOWN: "A request may be applied, even late: retry unfinished links, which verifies them first.",
     Outcome.NOT_ATTEMPTED: "The run ended before this link was sent: fix the stop reason, then retry unfinished links.",
 }
 
