@@ -77,6 +77,7 @@ find_programs() {
     packages="$$packages mariadb-server-core mariadb-client-core"
   fi
   if ! command -v redis-server >/dev/null; then packages="$$packages redis-server"; fi
+  if ! command -v pgbouncer >/dev/null; then packages="$$packages pgbouncer"; fi
   if ! docker compose version >/dev/null 2>&1 && ! command -v docker-compose >/dev/null; then
     packages="$$packages docker-compose"
   fi
@@ -173,7 +174,7 @@ test-unit: $(ready) ## Run the tests that start no server and no Airflow
 test: $(ready) ## Run the unit, integration and end-to-end tests; PYTEST_ARGS="-k name" passes options to pytest
 	@$(run_tests) -m 'not systems' $(PYTEST_ARGS)
 
-test-systems: $(ready)-systems programs ## Run the system tests: browser, Celery workers, MariaDB, DuckDB
+test-systems: $(ready)-systems programs ## Run the system tests: browser, Celery workers, MariaDB, PgBouncer, DuckDB
 	@$(run_tests) -m systems $(PYTEST_ARGS)
 
 programs:

@@ -27,12 +27,9 @@ _LIBPQ = {
     "tcp_user_timeout": WRITE_TIMEOUT_S * 1000,
 }
 _SILENT = "no response for"
-_GRACE_S = 15.0
-"""Seconds for the server to report that a statement has exceeded its limit, before the connection is closed."""
-
 _LIMITS = "zoho_delink_limits"
 _QUERY_CANCELED, _LOCK_NOT_AVAILABLE, _IDLE_IN_TRANSACTION = "57014", "55P03", "25P03"
-_MYSQL_CANNOT_CONNECT, _MYSQL_LOST = 2003, 2013
+_MYSQL_LOST = 2013
 _MYSQL_LOCK_TIMEOUT, _MYSQL_STATEMENT_TIMEOUTS = 1205, frozenset({1969, 3024})
 
 
@@ -56,17 +53,14 @@ class StatementLimits:
     """
     Limits for the statements of a transaction.
 
-    :param statement_s: seconds that one statement may take
+    :param silence_s: seconds without a response after which the connection is closed
+    :param statement_s: seconds that one statement may take; None if the database's own limit holds
     :param lock_s: seconds that it may wait for a lock; None if the database's own limit holds
     """
 
-    statement_s: int
+    silence_s: float
+    statement_s: int | None = None
     lock_s: int | None = None
-
-    @property
-    def silence_s(self) -> float:
-        """Seconds without a response after which the connection is closed."""
-        return self.statement_s + _GRACE_S
 
 
 @dataclass
@@ -99,6 +93,8 @@ class WaitLimits:
         for name, value in _connect_options(dialect, self.default).items():
             cparams.setdefault(name, value)
         self._connect_timeout_s = cparams.get("connect_timeout", CONNECT_TIMEOUT_S)
+        if dialect.driver == "pymysql":
+            return _connect_pymysql(dialect, cargs, cparams)
         if dialect.driver != "psycopg":
             return None
         # Behind a PgBouncer in transaction mode, the next transaction may run on a server that lacks the statement.
@@ -110,21 +106,30 @@ class WaitLimits:
     def _explain(self, context: ExceptionContext) -> DatabaseTimeoutError | None:
         if context.is_pre_ping:
             return None
-        why = self._find_wait(context.original_exception, self.of(context.connection))
+        error = context.original_exception
+        why = (
+            self._find_connect_timeout(error)
+            if context.connection is None
+            else self._find_wait(error, self.of(context.connection))
+        )
         if why is None:
             return None
-        return DatabaseTimeoutError(
-            f"{self.name} {why}",
-            context.original_exception,
-            connection_invalidated=context.is_disconnect,
-        )
+        return DatabaseTimeoutError(f"{self.name} {why}", error, connection_invalidated=context.is_disconnect)
+
+    def _find_connect_timeout(self, error: BaseException) -> str | None:
+        """Return how long a connection was waited for; None for an error that no limit has caused."""
+        text = " ".join(str(error).split())
+        if not any(words in text for words in ("timeout expired", "timed out", _SILENT)):
+            return None
+        return f"did not accept a connection within {self._connect_timeout_s} s: check host, port and network ({text})"
 
     def _find_wait(self, error: BaseException, limits: StatementLimits) -> str | None:
         """Return what was waited for, and for how long; None for an error that no limit has caused."""
         code = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
         number, text = (error.args or (None,))[0], " ".join(str(error).split())
         if code == _QUERY_CANCELED or number in _MYSQL_STATEMENT_TIMEOUTS:
-            return f"canceled a statement, whose limit is {limits.statement_s} s: {text}"
+            limit = "" if limits.statement_s is None else f", whose limit is {limits.statement_s} s"
+            return f"canceled a statement{limit}: {text}"
         if code == _LOCK_NOT_AVAILABLE or number == _MYSQL_LOCK_TIMEOUT or text == "database is locked":
             waited = "" if limits.lock_s is None else f" within {limits.lock_s} s"
             return f"did not grant a lock{waited}: another transaction holds it ({text})"
@@ -133,11 +138,6 @@ class WaitLimits:
         if text.startswith(_SILENT) or (number == _MYSQL_LOST and "timed out" in text):
             return (
                 f"did not respond within {limits.silence_s:.0f} s: check the network and the server ({text})"
-            )
-        if text.endswith("timeout expired") or (number == _MYSQL_CANNOT_CONNECT and "timed out" in text):
-            return (
-                f"did not accept a connection within {self._connect_timeout_s} s: check host, port and network "
-                f"({text})"
             )
         if "Connection timed out" in text:
             return f"did not acknowledge packets for {WRITE_TIMEOUT_S} s: check the network ({text})"
@@ -168,6 +168,13 @@ def _connect_options(dialect: sa.Dialect, limits: StatementLimits) -> dict[str, 
         supported = {name: value for name, value in reading.items() if name in DEFAULT_CONFIGURATION}
         return {"connection_timeout": CONNECT_TIMEOUT_S, **supported}
     return {}
+
+
+def _connect_pymysql(dialect: sa.Dialect, cargs: Any, cparams: dict[str, Any]) -> DBAPIConnection:
+    """Connect with PyMySQL, which waits for the server's greeting as long as for a statement."""
+    connection: Any = dialect.connect(*cargs, **{**cparams, "read_timeout": cparams["connect_timeout"]})
+    connection._read_timeout = cparams["read_timeout"]
+    return connection  # type: ignore[no-any-return]
 
 
 @cache

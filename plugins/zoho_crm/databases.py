@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 LOCKS_ROWS = frozenset({"mariadb", "mysql", "postgresql", "sqlite"})
 """Databases that lock updated rows until the transaction ends, which claims and slots rely on."""
 
+SOURCE_SILENCE_S = 6 * 3600.0
+"""For the first row of a warehouse's query, and for each batch after it."""
+
 _SQLITE_STATEMENT_ERRORS = ("near ", "no such ", "wrong number ", "misuse ", "row value ", "unrecognized ")
 _MYSQL_STATEMENT_ERRORS = frozenset(
     {1052, 1054, 1064, 1111, 1142, 1143, 1146, 1222, 1241, 1305, 1370, 1582, 4078}
@@ -54,6 +57,10 @@ def create_source_engine(conn_id: str) -> Engine:
             f"Connection {conn_id!r} uses mysql-connector-python, which holds whole results in memory under "
             "SQLAlchemy: set its extra client to pymysql, or remove the extra to use mysqlclient"
         )
+    from zoho_crm.database_limits import StatementLimits, WaitLimits
+
+    limits = StatementLimits(silence_s=SOURCE_SILENCE_S)
+    WaitLimits(f"The database of connection {conn_id!r}", limits).install(engine)
     return engine
 
 

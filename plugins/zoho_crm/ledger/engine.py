@@ -23,8 +23,8 @@ SQLITE_SYNCHRONOUS = "FULL"
 """A link must be on disk as in flight before its request leaves."""
 
 _LOCK_S = 60
-STATEMENTS = StatementLimits(statement_s=300, lock_s=_LOCK_S)
-STATEMENTS_FOR_PEOPLE = StatementLimits(statement_s=30, lock_s=_LOCK_S)
+STATEMENTS = StatementLimits(silence_s=315, statement_s=300, lock_s=_LOCK_S)
+STATEMENTS_FOR_PEOPLE = StatementLimits(silence_s=45, statement_s=30, lock_s=30)
 """For statements of pages and commands."""
 
 IDLE_TIMEOUT_S = 900
@@ -122,8 +122,8 @@ def _begin_postgresql(connection: sa.Connection) -> None:
     set_silence_limit(connection.connection.driver_connection, limits.silence_s)
     settings = (
         f"SET TRANSACTION ISOLATION LEVEL {_isolation(options)}{', READ ONLY' if options.get(_READING) else ''}; "
-        f"SET LOCAL statement_timeout = '{limits.statement_s}s'; "
-        f"SET LOCAL lock_timeout = '{limits.lock_s}s'; "
+        f"SET LOCAL statement_timeout = '{limits.statement_s or 0}s'; "
+        f"SET LOCAL lock_timeout = '{limits.lock_s or 0}s'; "
         f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'"
     )
     if not options.get(_READING):
@@ -153,9 +153,9 @@ def _begin_mysql(connection: sa.Connection) -> None:
     options, limits = connection.get_execution_options(), _LIMITS.of(connection)
     _execute(
         connection,
-        f"SET SESSION max_statement_time = {limits.statement_s}"
+        f"SET SESSION max_statement_time = {limits.statement_s or 0}"
         if connection.dialect.is_mariadb  # type: ignore[attr-defined]
-        else f"SET SESSION max_execution_time = {limits.statement_s * 1000}",
+        else f"SET SESSION max_execution_time = {(limits.statement_s or 0) * 1000}",
     )
     access = "READ ONLY" if options.get(_READING) else "READ WRITE"
     _execute(connection, f"SET TRANSACTION ISOLATION LEVEL {_isolation(options)}, {access}")
