@@ -7,7 +7,7 @@ nothing is written. Where the update finds its row, the database holds the row u
 that a new claim waits, and then sees all that was written.
 
 A claim fences writes, which the database sees. Requests it does not see: so a try sends only under a lease on its
-chunk, whose end it knows by a clock of its own, and a newer try waits for the end of that lease before it sends.
+chunk, whose end it knows by its local clock, and a newer try waits for the end of that lease before it sends.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def _write(
 
 
 def _shorten(connection: sa.Connection, connection_id: str, numbers: Iterable[int], lease_end: float) -> None:
-    """Let leases that end too late end at a time, whoever holds them."""
+    """Shorten leases that end too late, of any holder."""
     if chosen := sorted(numbers):
         connection.execute(
             sa.update(slots)
