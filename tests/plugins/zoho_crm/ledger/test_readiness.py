@@ -274,3 +274,16 @@ def test_file_in_a_folder_that_is_read_only_is_refused(has_tables: bool, journal
 
     assert done.returncode == 0, done.stderr
     assert f"{file}) is read-only (" in done.stdout
+
+
+def test_documented_rights_are_those_that_are_checked() -> None:
+    page = (ROOT / "docs" / "audit-database.md").read_text(encoding="utf-8")
+    documented = {
+        cells[0].strip("`"): (set(cells[1].split(", ")), set(filter(None, cells[2].split(", "))))
+        for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines())
+        if len(cells) == 3 and cells[0].startswith("`zoho_delink_")
+    }
+    assert documented == {
+        table.name: (set(rights), set(RETENTION_RIGHTS.get(table, ())) - set(rights))
+        for table, rights in RUN_RIGHTS.items()
+    }
