@@ -111,7 +111,7 @@ class FakeZoho:
         if len(rest) >= 2:
             related = self.relation
             expected = f"{expected},{related.related_module}.{related.related_external_field}"
-        if request.method == "DELETE" and len(rest) == 2:
+        if len(rest) == 2 and request.method != "PUT":
             expected = None
         assert request.x_external == expected, (request, request.x_external)
 
@@ -161,9 +161,22 @@ class FakeZoho:
             case "GET", (_, parent, _, related):
                 is_linked = (parent, related) in self.linked
                 return response(200, {"data": [{"id": record_id(related)}]}) if is_linked else response(204)
+            case "GET", (module, parent, related_list):
+                return self._list(module, parent, related_list, request)
             case "GET", (_, one):
                 return response(200, {"data": [{"id": record_id(one)}]})
         raise AssertionError(request)
+
+    def _list(self, module: str, parent: str, related_list: str, request: ZohoRequest) -> ZohoResponse:
+        """Return a page of the record IDs linked to a parent."""
+        query = dict(request.query)
+        assert query["fields"] == "id"
+        start, rows = (int(query["page"]) - 1) * int(query["per_page"]), int(query["per_page"])
+        ids = sorted(record_id(related) for one, related in self.linked if one == external_id(module, parent))
+        if not ids[start:]:
+            return response(204)
+        shown = [{"id": one} for one in ids[start : start + rows]]
+        return response(200, {"data": shown, "info": {"more_records": len(ids) > start + rows}})
 
     def _play(self, reply: Reply, ids: list[str]) -> ZohoResponse | Exception:
         return reply if isinstance(reply, ZohoResponse | Exception) else reply(self, ids)

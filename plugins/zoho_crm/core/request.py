@@ -26,6 +26,9 @@ MAX_IDS = 100
 MAX_IDS_LENGTH = 2_000
 """Characters in ``ids``, source: Zoho's OpenAPI files."""
 
+LIST_ROWS = 200
+"""Maximum rows of a page of a related list."""
+
 RELINK_SEGMENTS = 5
 """Parts of the path of a relink. A PUT with three or four of them would change records."""
 
@@ -167,6 +170,23 @@ def list_related(
     )
 
 
+def list_linked(api_version: str, relation: Relation, parent_record_id: str, page: int) -> ZohoRequest:
+    """
+    Build the request that reads one page of the record ids linked to a parent, by the parent's record id.
+
+    Source: "Get Related Records", https://www.zoho.com/crm/developer/docs/api/v7/get-related-records.html
+
+    :param page: from 1 to 10; rows beyond 2,000 need a page token
+    :raises UnsafeRequestError: the id is not a record id
+    """
+    _refuse_other_than_record_ids(parent_record_id)
+    return ZohoRequest(
+        "GET",
+        ("crm", api_version, relation.module, parent_record_id, relation.related_list),
+        query=(("fields", "id"), ("page", str(page)), ("per_page", str(LIST_ROWS))),
+    )
+
+
 def get_record(api_version: str, module: str, external_field: str, external_id: str) -> ZohoRequest:
     """
     Build the request that reads whether a record exists: 200 it does, 204 it does not.
@@ -212,9 +232,7 @@ def delete_related_many(
 
     :raises UnsafeRequestError: an id is not a record id, or there are none or too many
     """
-    for record_id in (parent_record_id, *related_record_ids):
-        if not _RECORD_ID.fullmatch(record_id):
-            raise UnsafeRequestError("A record id of Zoho has up to 20 digits. Nothing was sent.")
+    _refuse_other_than_record_ids(parent_record_id, *related_record_ids)
     return ZohoRequest(
         "DELETE",
         ("crm", api_version, relation.module, parent_record_id, relation.related_list),
@@ -268,6 +286,11 @@ def _related(
         link.related_external_id,
     )
     return ZohoRequest(method, segments, relation.x_external, query)
+
+
+def _refuse_other_than_record_ids(*record_ids: str) -> None:
+    if not all(map(_RECORD_ID.fullmatch, record_ids)):
+        raise UnsafeRequestError("A record id of Zoho has up to 20 digits. Nothing was sent.")
 
 
 def _refuse_unsendable(link: Link) -> None:

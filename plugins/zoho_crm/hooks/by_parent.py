@@ -2,34 +2,34 @@
 Remove links of one parent together: up to a hundred in one call, for one API credit.
 
 Zoho documents this call for record ids only, so the record ids of a page of links are read first: two GETs for up to a
-hundred parents and a hundred related records. Every link without a clear result - an id that is not found, a response
-item that cannot be matched, an unreadable response - is then sent by its own request, as with the strategy ``single``.
+hundred parents and a hundred related records. After a response that is not clear, and for links that an earlier try may
+have sent, the parent's list is read: what is still in it is sent again, what is not is gone. Every link that remains -
+an id that is not found, a refused call, a list that cannot be read - is sent by its own request, as with ``single``.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from zoho_crm.core.models import LinkResult
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.core.request import delete_related_many, find_records, id_lists
-from zoho_crm.core.response import json_object, parse_response_items
-from zoho_crm.core.verdict import Action, judge, judge_each
+from zoho_crm.core.request import delete_related_many, id_lists
+from zoho_crm.core.response import parse_response_items
+from zoho_crm.core.verdict import Action, Verdict, judge, judge_each, judge_gone
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.link_operation import EARLIER_TRY, DelinkOperation
+from zoho_crm.hooks.link_operation import EARLIER_TRY, DelinkOperation, has_snapshot
 from zoho_crm.hooks.presence import link_result
+from zoho_crm.hooks.record_ids import fetch_linked_records, fetch_record_ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from datetime import datetime
 
     from zoho_crm.core.models import PlannedLink
-    from zoho_crm.core.request import ZohoRequest
-    from zoho_crm.core.verdict import StopReason, Verdict
+    from zoho_crm.core.verdict import StopReason
     from zoho_crm.hooks.link_operation import DelinkClient
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
@@ -41,8 +41,6 @@ PAGE_LINKS = 100
 TOGETHER = "sent together with others, without a clear response"
 UNMATCHED = "sent together with others, and the response does not say what happened to it"
 REFUSED_TOGETHER = "refused together with others, and the run stopped before it was sent alone"
-
-_RECORD_ID = re.compile(r"[0-9]{1,20}")
 
 
 @dataclass
@@ -83,10 +81,11 @@ class _Call:
     """
     One call for several links.
 
+    :param parent_id: Zoho's record id of the parent
     :param links: the links, by the record id that stands for each in ``ids``
     """
 
-    request: ZohoRequest
+    parent_id: str
     links: dict[str, PlannedLink]
 
 
@@ -105,7 +104,7 @@ class Grouped:
 
 def group_by_parent(page: Sequence[PlannedLink]) -> Grouped:
     """
-    Split a page. A link that an earlier try may have sent is single, to be verified first.
+    Split a page.
 
     :param page: links in the order of the plan, those of a parent together
     """
@@ -113,9 +112,7 @@ def group_by_parent(page: Sequence[PlannedLink]) -> Grouped:
     for _, links in groupby(page, key=lambda planned: planned.link.external_id):
         together: list[PlannedLink] = []
         for planned in links:
-            alone = (
-                planned.ambiguous_before or "," in planned.link.external_id + planned.link.related_external_id
-            )
+            alone = "," in planned.link.external_id + planned.link.related_external_id
             (grouped.single if alone else together).append(planned)
         if len(together) > 1:
             grouped.parents.append(together)
@@ -125,65 +122,124 @@ def group_by_parent(page: Sequence[PlannedLink]) -> Grouped:
 
 
 class _PageOperation:
-    """The removal of one page: results so far, what was sent, and what needs its own request."""
+    """The removal of one page: results so far, what was sent and seen, and what needs its own request."""
 
     def __init__(self, client: ByParentDelinkClient, page: Sequence[PlannedLink]) -> None:
         self._single = client.single
         self._is_stopped = client.is_stopped
-        self._page = page
+        self._given = {planned.seq: planned for planned in page}
         self._settled: Settled = []
         self._alone: list[PlannedLink] = []
+        self._attempts: Counter[int] = Counter()
         self._sent_at: dict[int, datetime] = {}
+        self._seen = {planned.seq for planned in page if has_snapshot(planned)}
+        self._verified: set[int] = set()
         self._related_ids: dict[str, str] = {}
         self._is_refused = False
 
     async def run(self) -> Settled:
-        grouped = group_by_parent(self._page)
+        grouped = group_by_parent(list(self._given.values()))
         self._alone += grouped.single
         for call in await self._calls(grouped.parents):
-            if self._is_refused or self._is_stopped():
-                # This call would be refused too; a single link finds out whether all links would be.
-                self._alone += call.links.values()
-            else:
-                await self._send(call)
+            await self._process(call)
         await self._one_by_one()
         return self._settled
 
+    async def _process(self, call: _Call) -> None:
+        """Send a call, and repeat it for links that are still linked after an unclear response."""
+        limit = self._single.limits.sends
+        for sends in range(limit + 1):
+            # One link alone costs no more than a list and a call.
+            if len(call.links) < 2 or self._is_refused or self._is_stopped():
+                break
+            if sends:
+                await self._single.pause(sends, None)
+            call = await self._verify(call)
+            if len(call.links) > 1 and sends < limit:
+                call = await self._send(call)
+        # After a refusal, a single link finds out whether all links would be refused.
+        self._alone += call.links.values()
+
+    async def _verify(self, call: _Call) -> _Call:
+        """List the parent's links if some of a call may be removed; return the call with those still to be sent."""
+        doubtful = {key for key, planned in call.links.items() if planned.ambiguous_before}
+        if not doubtful:
+            return call
+        listed = await fetch_linked_records(self._single, call.parent_id, doubtful)
+        links: dict[str, PlannedLink] = {}
+        for key, planned in call.links.items():
+            if key not in doubtful:
+                links[key] = planned
+            elif key in listed.ids:
+                links[key] = planned
+                self._seen.add(planned.seq)
+                self._verified.add(planned.seq)
+            elif listed.is_whole:
+                self._settle_gone(planned)
+            else:
+                self._alone.append(planned)
+        return replace(call, links=links)
+
+    def _settle_gone(self, planned: PlannedLink) -> None:
+        """Settle a link that may have been removed and is gone. Both records exist: their ids were just read."""
+        doubt = TOGETHER if planned.seq in self._sent_at else EARLIER_TRY
+        outcome, why = judge_gone(ambiguous=True, seen_linked=planned.seq in self._seen)
+        self._settle(planned, Verdict(Action.SETTLE, outcome=outcome, detail=f"{doubt}; {why}"))
+
+    def _settle(self, planned: PlannedLink, verdict: Verdict) -> None:
+        result = link_result(
+            self._given[planned.seq],
+            verdict,
+            attempts=self._attempts[planned.seq],
+            sent_at=self._sent_at.get(planned.seq),
+            finished_at=self._single.now(),
+        )
+        self._settled.append((replace(result, ambiguous=planned.ambiguous_before), None))
+
     async def _one_by_one(self) -> None:
-        given = {planned.seq: planned for planned in self._page}
         stop_reason: StopReason | None = None
         for planned in sorted(self._alone, key=lambda planned: planned.seq):
-            sent_at = self._sent_at.get(planned.seq)
             if stop_reason is None and not self._is_stopped():
-                record_id = self._related_ids.get(planned.link.related_external_id)
-                doubt = EARLIER_TRY if sent_at is None else TOGETHER
-                result, stop_reason = await DelinkOperation(
-                    self._single, planned, record_id, doubt=doubt
-                ).run()
-                if sent_at is not None:
-                    result = replace(result, attempts=result.attempts + 1, sent_at=sent_at)
-                self._settled.append((replace(result, planned=given[planned.seq]), stop_reason))
-            elif sent_at is not None:
+                stop_reason = await self._send_alone(planned)
+            elif planned.seq in self._sent_at:
                 # Nothing further is sent, but this link may be removed by now.
                 may_be_removed = planned.ambiguous_before
-                result = LinkResult(
-                    given[planned.seq],
-                    Outcome.UNKNOWN if may_be_removed else Outcome.NOT_ATTEMPTED,
-                    self._single.now(),
-                    attempts=1,
-                    sent_at=sent_at,
-                    detail=UNMATCHED if may_be_removed else REFUSED_TOGETHER,
-                )
-                self._settled.append((result, None))
+                outcome = Outcome.UNKNOWN if may_be_removed else Outcome.NOT_ATTEMPTED
+                detail = UNMATCHED if may_be_removed else REFUSED_TOGETHER
+                self._settle(planned, Verdict(Action.SETTLE, outcome=outcome, detail=detail))
+
+    async def _send_alone(self, planned: PlannedLink) -> StopReason | None:
+        seq, sent_at = planned.seq, self._sent_at.get(planned.seq)
+        operation = DelinkOperation(
+            self._single,
+            planned,
+            self._related_ids.get(planned.link.related_external_id),
+            doubt=EARLIER_TRY if sent_at is None else TOGETHER,
+            seen_linked=seq in self._seen,
+            is_verified=seq in self._verified,
+        )
+        result, stop_reason = await operation.run()
+        result = replace(
+            result,
+            planned=self._given[seq],
+            attempts=result.attempts + self._attempts[seq],
+            sent_at=sent_at or result.sent_at,
+        )
+        self._settled.append((result, stop_reason))
+        return stop_reason
 
     async def _calls(self, parents: list[list[PlannedLink]]) -> list[_Call]:
         """Read the record ids, and return the calls; a link without record ids needs its own request."""
-        version, relation = self._single.api_version, self._single.relation
+        relation = self._single.relation
         planned_links = [planned for group in parents for planned in group]
-        parent_ids = await self._record_ids(
-            relation.module, relation.external_field, [one.link.external_id for one in planned_links]
+        parent_ids = await fetch_record_ids(
+            self._single,
+            relation.module,
+            relation.external_field,
+            [one.link.external_id for one in planned_links],
         )
-        related_ids = await self._record_ids(
+        related_ids = await fetch_record_ids(
+            self._single,
             relation.related_module,
             relation.related_external_field,
             [one.link.related_external_id for one in planned_links],
@@ -201,85 +257,67 @@ class _PageOperation:
                 self._alone += group
                 continue
             self._alone += [one for one in group if one.link.related_external_id not in related_ids]
-            for ids in id_lists(links):
-                request = delete_related_many(version, relation, parent_id, ids)
-                calls.append(_Call(request, {one: links[one] for one in ids}))
+            calls += [_Call(parent_id, {one: links[one] for one in ids}) for ids in id_lists(links)]
         return calls
 
-    async def _record_ids(self, module: str, external_field: str, external_ids: list[str]) -> dict[str, str]:
-        """Return record ids by external id, compared exactly, without those that are unclear."""
-        found: dict[str, str] = {}
-        for ids in id_lists(external_ids):
-            try:
-                response = await self._single.send(
-                    find_records(self._single.api_version, module, external_field, ids)
-                )
-            except ZohoError:
-                continue
-            found |= _record_ids_in(response, external_field, set(ids))
-        # Two external ids of one record could not be distinguished in a response.
-        times = Counter(found.values())
-        return {external: record for external, record in found.items() if times[record] == 1}
-
-    async def _send(self, call: _Call) -> None:
-        """Send one call for several links; those without a clear result need their own requests."""
-        sent_at = self._single.now()
+    async def _send(self, call: _Call) -> _Call:
+        """Send one call, settle the links whose results are clear, and return the call with those in doubt."""
+        relation, sent_at = self._single.relation, self._single.now()
+        request = delete_related_many(self._single.api_version, relation, call.parent_id, list(call.links))
         try:
-            response = await self._single.send(call.request)
-        except ZohoUnansweredError:
-            self._send_alone(call, sent_at, ambiguous=True)
-            return
+            response = await self._single.send(request)
+        except ZohoUnansweredError as error:
+            self._count_sent(call, sent_at, error.sends + 1)
+            return self._split(call, set(call.links))
         except ZohoError as error:
             # Without a connection the next call may find one; without an access token it does not.
             self._is_refused |= not isinstance(error, ZohoNotSentError)
-            self._send_alone(call, sent_at if error.sends else None, ambiguous=False)
-            return
-        verdicts = judge_each(response.status, response.body, relation=self._single.relation)
+            self._count_sent(call, sent_at, error.sends)
+            return self._split(call, set())
+        self._count_sent(call, sent_at, response.sends)
+        verdicts = judge_each(response.status, response.body, relation=relation)
         if verdicts is not None:
-            self._settle(call, verdicts, sent_at)
-            return
-        whole = judge(response.classified, relation=self._single.relation, ambiguous_before=False)
+            return self._settle_clear(call, _matched(verdicts, call.links))
+        whole = judge(response.classified, relation=relation, ambiguous_before=False)
         self._is_refused |= whole.action in {Action.STOP, Action.REFRESH}
         # Items that cannot be read may be successes, whatever a readable one says.
-        ambiguous = whole.ambiguous or parse_response_items(response.body) is not None
-        self._send_alone(call, sent_at, ambiguous=ambiguous)
+        is_unclear = whole.ambiguous or parse_response_items(response.body) is not None
+        return self._split(call, set(call.links) if is_unclear else set())
 
-    def _send_alone(self, call: _Call, sent_at: datetime | None, *, ambiguous: bool) -> None:
-        """Send each link of a call by its own request."""
-        for planned in call.links.values():
-            self._alone.append(replace(planned, ambiguous_before=ambiguous))
-            if sent_at is not None:
-                self._sent_at[planned.seq] = sent_at
+    def _count_sent(self, call: _Call, sent_at: datetime, sends: int) -> None:
+        for planned in call.links.values() if sends else ():
+            self._attempts[planned.seq] += sends
+            self._sent_at.setdefault(planned.seq, sent_at)
 
-    def _settle(self, call: _Call, verdicts: list[Verdict], sent_at: datetime) -> None:
-        """Settle the links that the items of a response are clear about; the others need their own requests."""
-        matched = _matched(verdicts, call.links)
-        finished_at = self._single.now()
+    def _settle_clear(self, call: _Call, matched: dict[str, Verdict]) -> _Call:
+        """Settle the links that the items of a response are clear about; return the call with those in doubt."""
+        rest: dict[str, PlannedLink] = {}
+        unclear: set[str] = set()
         for key, planned in call.links.items():
             verdict = matched.get(key)
-            if verdict is not None and verdict.action is Action.SETTLE:
-                result = link_result(planned, verdict, attempts=1, sent_at=sent_at, finished_at=finished_at)
-                self._settled.append((result, None))
+            if verdict is None or verdict.action is not Action.SETTLE:
+                rest[key] = planned
+                if verdict is None or verdict.ambiguous:
+                    unclear.add(key)
                 continue
-            ambiguous = verdict is None or verdict.ambiguous
-            self._alone.append(replace(planned, ambiguous_before=ambiguous))
-            self._sent_at[planned.seq] = sent_at
+            if verdict.outcome is Outcome.ALREADY_ABSENT:
+                outcome, detail = judge_gone(
+                    ambiguous=planned.ambiguous_before, seen_linked=planned.seq in self._seen
+                )
+                verdict = replace(verdict, outcome=outcome, detail=detail)
+            self._settle(planned, verdict)
+        return self._split(replace(call, links=rest), unclear)
 
-
-def _record_ids_in(response: ZohoResponse, external_field: str, wanted: set[str]) -> dict[str, str]:
-    content = json_object(response.body) if response.status == 200 else None
-    rows = content.get("data") if content is not None else None
-    found: defaultdict[str, set[str]] = defaultdict(set)
-    for row in rows if isinstance(rows, list) else []:
-        if not isinstance(row, dict):
-            continue
-        external, record = row.get(external_field), row.get("id")
-        if isinstance(external, str) and external in wanted:
-            found[external].add(record if isinstance(record, str) and _RECORD_ID.fullmatch(record) else "")
-    # Which record Zoho would take for the external id of two records is not known: it decides by the external id.
-    return {
-        external: one for external, records in found.items() if len(records) == 1 for one in records if one
-    }
+    def _split(self, call: _Call, unclear: set[str]) -> _Call:
+        """Return the call with the links that it may have removed; the others need their own requests."""
+        links: dict[str, PlannedLink] = {}
+        for key, planned in call.links.items():
+            if key in unclear:
+                self._verified.discard(planned.seq)
+                links[key] = replace(planned, ambiguous_before=True)
+            else:
+                self._alone.append(planned)
+        return replace(call, links=links)
 
 
 def _matched(verdicts: list[Verdict], links: dict[str, PlannedLink]) -> dict[str, Verdict]:

@@ -41,6 +41,11 @@ if TYPE_CHECKING:
 EARLIER_TRY = "an earlier try may have sent it, without a recorded response"
 
 
+def has_snapshot(planned: PlannedLink) -> bool:
+    """Return whether this run has seen the link: its attributes were read before anything was sent."""
+    return planned.snapshot not in {None, NO_ATTRIBUTES}
+
+
 class DelinkClient(LinkClient):
     """Removes links of one relation, each by its own request."""
 
@@ -80,6 +85,7 @@ class LinkOperation(ABC):
         self._planned = planned
         self._ambiguous = planned.ambiguous_before
         self._is_evident = False
+        self._is_verified = False
         self._attempts = 0
         self._sends = 0
         self._waits = 0
@@ -105,12 +111,12 @@ class LinkOperation(ABC):
     async def run(self) -> tuple[LinkResult, StopReason | None]:
         """Find out the outcome; a link that may have been sent before is verified before anything is sent."""
         try:
-            if self._ambiguous:
+            if self._ambiguous and not self._is_verified:
                 verdict = await self._verify(
                     Verdict(Action.VERIFY, outcome=Outcome.UNKNOWN, detail=self._doubt)
                 )
             else:
-                verdict = await self._check_first()
+                verdict = None if self._is_verified else await self._check_first()
             verdict = verdict or await self._send_until_known()
         except ZohoError as error:
             verdict = judge_error(error)
@@ -240,6 +246,8 @@ class DelinkOperation(LinkOperation):
     The removal of one link.
 
     :param record_id: Zoho's id of the related record, where it is known: a success for another one is verified
+    :param seen_linked: whether this run has seen the link, after an earlier try may have sent it
+    :param is_verified: whether it was seen after the last request for it: it is sent without another verification
     """
 
     unchanged = "still linked"
@@ -252,10 +260,13 @@ class DelinkOperation(LinkOperation):
         record_id: str | None = None,
         *,
         doubt: str = EARLIER_TRY,
+        seen_linked: bool = False,
+        is_verified: bool = False,
     ) -> None:
         super().__init__(client, planned, doubt=doubt)
         self._record_id = record_id
-        self._is_evident = planned.snapshot not in {None, NO_ATTRIBUTES}
+        self._is_evident = seen_linked or has_snapshot(planned)
+        self._is_verified = is_verified
 
     def _request(self) -> ZohoRequest:
         return delete_related(self._client.api_version, self._client.relation, self._planned.link)
