@@ -6,6 +6,7 @@ Errors of this package, by what the caller can do next.
     ZohoError
     ├── ZohoConfigError        the connection, the job or the request is invalid: change it, then run again
     │   ├── PlanError              the plan cannot be made, or belongs to another run: start a new run
+    │   │   └── OtherOrgError          the connection leads to another organization than the plan: nothing was sent
     │   └── UnsafeRequestError     the request would differ from the intended one: nothing was sent
     ├── ZohoAuthError          Zoho refuses the credentials or the scope: renew them, then run again
     │   └── ZohoTokenThrottledError   Zoho grants no access token for a while: wait ``retry_after_s``
@@ -67,6 +68,10 @@ class UnsafeRequestError(ZohoConfigError):
 
 class PlanError(ZohoConfigError):
     """The plan cannot be made, or belongs to another run: correct it, then start a new run."""
+
+
+class OtherOrgError(PlanError):
+    """The connection leads to another organization, environment or data center than the plan. Nothing was sent."""
 
 
 class ZohoAuthError(ZohoError):

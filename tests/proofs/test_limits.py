@@ -164,7 +164,7 @@ async def test_retry_after_is_respected(zoho: LocalZoho, ledger: Ledger) -> None
 def test_task_defers_without_credits_and_resumes(
     zoho: LocalZoho, ledger: Ledger, operator: Callable[..., Any]
 ) -> None:
-    zoho.state.configure(credit_limit=40)
+    zoho.state.configure(credit_limit=41)
     links = pairs(10, 10)
     link_all(zoho, links)
     before = linked(zoho)
@@ -199,7 +199,7 @@ def test_task_defers_without_credits_and_resumes(
 def test_run_without_credits_stops_after_its_wait_and_can_be_cleared(
     zoho: LocalZoho, ledger: Ledger, operator: Callable[..., Any], daily_body: str
 ) -> None:
-    zoho.state.configure(credit_limit=40, daily_body=daily_body)
+    zoho.state.configure(credit_limit=41, daily_body=daily_body)
     links = pairs(10, 10)
     link_all(zoho, links)
     before = linked(zoho)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
+
+from zoho_crm.errors import ZohoResponseError
 
 
 class ModuleMeta(TypedDict, total=False):
@@ -72,3 +74,20 @@ def edition_of(org: Org) -> str:
     """Return the name of the edition, or ``unknown``."""
     details = org.get("license_details") or {}
     return str(details.get("paid_type") or details.get("trial_type") or "unknown")
+
+
+def org_in(rows: list[dict[str, Any]]) -> Org:
+    """
+    Return the organization of a response.
+
+    :param rows: the list ``org`` of the response
+    :raises ZohoResponseError: it does not describe exactly one organization with an ID
+    """
+    if len(rows) != 1 or not isinstance(rows[0].get("zgid") or rows[0].get("id"), str):
+        raise ZohoResponseError("Zoho's response does not describe exactly one organization")
+    return cast("Org", rows[0])
+
+
+def org_id_of(org: Org) -> str:
+    """Return the ID of an organization as Zoho's pages show it."""
+    return org.get("zgid") or org["id"]

@@ -28,7 +28,7 @@ from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource, VariableTok
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
 from zoho_crm.hooks.http_transport import HttpTransport
-from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta
+from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta, org_in
 from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network
 from zoho_crm.hooks.oauth import Token, fetch_token
@@ -264,7 +264,7 @@ class ZohoCRMHook(HttpHook):
 
         :raises ZohoResponseError: the response is an error or cannot be read
         """
-        return _the_org(self._read(get_setting(self._version, "org"), "org"))
+        return org_in(self._read(get_setting(self._version, "org"), "org"))
 
     def granted_scopes(self) -> frozenset[str]:
         """Return the scopes of the access token; empty if Zoho does not report them."""
@@ -285,7 +285,7 @@ class ZohoCRMHook(HttpHook):
             token = self._fetch_token()
             request = get_setting(self._version, "org")
             response = self._transport.send(request, token)
-            org = _the_org(rows_of(request, parse_reading_response(request, response), "org"))
+            org = org_in(rows_of(request, parse_reading_response(request, response), "org"))
             return describe_connection(self.connection, org, token.scopes)
         except ZohoError as exc:
             return False, str(exc)
@@ -370,9 +370,3 @@ class ZohoCRMHook(HttpHook):
         return rows_of(
             request, parse_reading_response(request, self.send(request, max_body_bytes=limit)), key
         )
-
-
-def _the_org(rows: list[dict[str, Any]]) -> Org:
-    if len(rows) != 1:
-        raise ZohoResponseError("Zoho's response does not describe exactly one organization")
-    return cast(Org, rows[0])

@@ -250,6 +250,19 @@ class ChunkClaims(Store):
         _advance(claim, (), taken, claim.chain)
         return taken
 
+    def has_unsettled(self, claim: Claim) -> bool:
+        """Return whether the chunk has links that are not settled."""
+        statement = sa.select(
+            sa.exists().where(
+                links.c.run_key == claim.run_key,
+                links.c.seq >= claim.first_seq,
+                links.c.seq < claim.end_seq,
+                links.c.state != LinkState.SETTLED.value,
+            )
+        )
+        with reading(self._engine).begin() as connection:
+            return bool(connection.scalar(statement))
+
     def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
         """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
         if limit < 1:

@@ -121,6 +121,16 @@ class RunStore(Store):
                 },
             )
 
+    def record_org(self, run_key: str, org_id: str) -> str:
+        """Record the organization of a run that does not know it; return the one that is stored then."""
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(runs)
+                .where(runs.c.run_key == run_key, runs.c.org_id.is_(None))
+                .values(org_id=fitted(runs.c.org_id, org_id))
+            )
+        return self.existing(run_key).org_id or org_id
+
     def mark_running(self, run_key: str) -> None:
         """Set a planned run to running; a run in any other status is left alone."""
         with self._engine.begin() as connection:

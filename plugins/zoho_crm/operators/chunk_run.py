@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
@@ -99,6 +99,7 @@ class ChunkRun:
         are in flight
     :param breaker_share: share of links with a bad outcome above which the whole run is stopped
     :param credit_reserve: API credits of the org to leave unused
+    :param check: called once slots are held and before any link is sent; returns a reason to stop
     """
 
     def __init__(
@@ -110,12 +111,14 @@ class ChunkRun:
         *,
         breaker_share: float = 1.0,
         credit_reserve: int = 0,
+        check: Callable[[], Awaitable[Stop | None]] | None = None,
     ) -> None:
         self._processor = processor
         processor.watch(self.observe, lambda: self._stopped is not None)
         self._pace = AdaptiveConcurrency(concurrency)
         self._breaker = Breaker(breaker_share, credit_reserve)
         self._store = store
+        self._check = check
         self._slots = SlotKeeper(slots, self._is_stopped)
         self._concurrency = concurrency
         self._marked = LookAhead(processor)
@@ -159,6 +162,7 @@ class ChunkRun:
         try:
             with span("wait_for_slots"):
                 await self._wait_for_slots()
+            await self._check_first()
             with span("send", concurrency=self._concurrency):
                 tasks = [asyncio.create_task(self._work()) for _ in range(self._concurrency)]
                 tasks.append(asyncio.create_task(self._slots.keep_renewed(self._wake_workers)))
@@ -170,6 +174,10 @@ class ChunkRun:
             await asyncio.shield(asyncio.to_thread(self._finish))
         why, reason = self._stopped or (None, None)
         return ChunkReport(self._counts, why, reason)
+
+    async def _check_first(self) -> None:
+        if self._check and not self._stopped and (stop := await self._check()):
+            self.stop(*stop)
 
     async def _wait_for_slots(self) -> None:
         """Wait for a slot of the org; stop if none is free for :data:`SLOT_WAIT_S`, so that no worker is held."""

@@ -29,6 +29,7 @@ from zoho_crm.operators.chunk_store import (
     count_outcomes,
     count_results,
 )
+from zoho_crm.operators.destination import OrgCheck, check_environment
 from zoho_crm.operators.report import close_run
 from zoho_crm.operators.slot_keeper import FixedSlots, LeasedSlots
 from zoho_crm.telemetry import chunk_span, span
@@ -105,6 +106,7 @@ class ChunkDriver:
         operator = self.operator
         run = load_run(self.ledger, chunk, operation=operator.operation, relation=operator.relation)
         dry_run = operator.is_dry_run or run.mode == DRY_RUN
+        check_environment(run, self.hook.connection)
         if not dry_run:
             check_plan_age(self.ledger, run, operator.max_plan_age)
         target = operator.target(self.hook, dry_run=dry_run, org_id=run.org_id)
@@ -134,20 +136,23 @@ class ChunkDriver:
             limit=self.hook.connection.max_concurrency,
             claim=claim,
         )
+        check = OrgCheck(self.ledger, run, store)
         if target.dry_run:
-            return operator.send(self.hook, operator.verifier, store, slots)
+            return operator.send(self.hook, operator.verifier, store, slots, check)
         self.ledger.runs.mark_running(run.run_key)
         if not operator.snapshot_fields:
-            return operator.send(self.hook, operator.processor, store, slots)
-        missing = self._store_snapshots(SnapshotStore(self.ledger, claim, usage), slots)
+            return operator.send(self.hook, operator.processor, store, slots, check)
+        missing = self._store_snapshots(SnapshotStore(self.ledger, claim, usage), slots, check)
         return missing or operator.send(
-            self.hook, lambda client: RequireSnapshot(operator.processor(client)), store, slots
+            self.hook, lambda client: RequireSnapshot(operator.processor(client)), store, slots, check
         )
 
-    def _store_snapshots(self, store: SnapshotStore, slots: LeasedSlots) -> ChunkReport | None:
+    def _store_snapshots(
+        self, store: SnapshotStore, slots: LeasedSlots, check: OrgCheck
+    ) -> ChunkReport | None:
         """Read and store the attributes of all links still to be sent; return a report if none may be sent."""
         with span("snapshot"):
-            report = self.operator.send(self.hook, self.operator.snapshot_reader, store, slots)
+            report = self.operator.send(self.hook, self.operator.snapshot_reader, store, slots, check)
         unread = sum(report.counts[outcome] for outcome in RETRYABLE_OUTCOMES)
         if not report.stopped and not unread:
             return None

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowFailException
 
 from zoho_crm.airflow_compat import partial_of
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import Target
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.errors import ZohoTokenThrottledError
+from zoho_crm.errors import OtherOrgError, ZohoTokenThrottledError
 from zoho_crm.hooks.presence import PresenceClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
@@ -25,14 +26,15 @@ from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.slot_keeper import refresh_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from airflow.sdk import Context
 
     from zoho_crm.airflow_compat import OperatorPartial
-    from zoho_crm.core.models import ChunkRef
+    from zoho_crm.core.models import ChunkRef, Origin
     from zoho_crm.core.outcomes import Outcome
     from zoho_crm.hooks.async_client import AsyncZohoClient
+    from zoho_crm.operators.breaker import Stop
     from zoho_crm.operators.chunk_run import LinkProcessor, Store
     from zoho_crm.operators.slot_keeper import Slots
 
@@ -184,7 +186,13 @@ class LinkOperator(BaseOperator):
             # Airflow's own timeout may strike anywhere. Ending before it writes what is in flight.
             seconds = self.execution_timeout.total_seconds()
             self._ends_at = time.monotonic() + seconds - min(60.0, seconds / 10)
-        origin = origin_of(context)
+        try:
+            return self._drive(origin_of(context), waiting_since)
+        except OtherOrgError as error:
+            # A retry would meet the same connection.
+            raise AirflowFailException(str(error)) from None
+
+    def _drive(self, origin: Origin, waiting_since: datetime | None) -> dict[str, int]:
         if self.audit_conn_id is None:
             return InMemoryDriver(self, ZohoCRMHook(self.zoho_conn_id), origin).run()
         from zoho_crm.ledger.ledger import Ledger
@@ -216,11 +224,14 @@ class LinkOperator(BaseOperator):
         make_processor: Callable[[AsyncZohoClient], LinkProcessor],
         store: Store,
         slots: Slots,
+        check: Callable[[AsyncZohoClient], Awaitable[Stop | None]] | None = None,
     ) -> ChunkReport:
         """
         Process the links of a store on an event loop.
 
         Connection and token are resolved before the loop runs: calls to Airflow would block it.
+
+        :param check: called before anything else is sent; returns a reason not to send any link
         """
         try:
             client = hook.async_client(max_connections=self.task_concurrency)
@@ -236,6 +247,7 @@ class LinkOperator(BaseOperator):
                     self.task_concurrency,
                     breaker_share=self.breaker_share,
                     credit_reserve=self.credit_reserve,
+                    check=partial(check, client) if check else None,
                 )
                 client.require(chunk_run.right)
                 self._stop_in_time(chunk_run)

@@ -10,6 +10,7 @@ from zoho_crm.core.job_files import read_sql
 from zoho_crm.core.models import DELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoTokenThrottledError
+from zoho_crm.hooks.metadata import org_id_of
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.job_operator import JobOperator, request_of
 from zoho_crm.operators.notify import notifier_faults
@@ -95,7 +96,7 @@ class PreflightOperator(JobOperator):
         if faults:
             raise ZohoConfigError(" ".join(faults))
         return {
-            "org_id": org.get("zgid") or org.get("id"),
+            "org_id": org_id_of(org),
             "data_center": hook.connection.data_center,
             "api_version": hook.connection.api_version,
             "environment": hook.connection.kind,

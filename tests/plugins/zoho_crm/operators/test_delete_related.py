@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 import pytest
+import sqlalchemy as sa
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import DAG, BaseOperator
-from airflow.sdk.exceptions import TaskDeferred
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.support.databases import AUDIT, Audit, Warehouse, set_connection
@@ -23,6 +24,7 @@ from zoho_crm.core.links import external_id_fault
 from zoho_crm.core.models import ChunkRef, RunStart
 from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError, ZohoConfigError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+from zoho_crm.ledger import tables
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.link_operator import LinkOperator
@@ -483,7 +485,7 @@ def test_works_off_the_chunks_of_a_plan_operator(
     warehouse.add(pairs(7))
     audit.ledger()
     job = make_job(chunk_size=3)
-    preflight = {"org_id": "70000001", "data_center": "us", "api_version": "v7"}
+    preflight = {"org_id": "700000001", "data_center": "us", "api_version": "v7"}
     chunks = PlanLinksOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", params={"mode": "apply"}, preflight=preflight)
     )
@@ -497,7 +499,7 @@ def test_works_off_the_chunks_of_a_plan_operator(
     assert audit.latest() == dict.fromkeys(pairs(7), "removed")
     assert audit.run()["status"] == "running"
     assert {(row["map_index"], row["org_id"], row["job"]) for row in audit.events()} == {
-        (number, "70000001", "contacts_deals") for number in range(3)
+        (number, "700000001", "contacts_deals") for number in range(3)
     }
     requests = len(zoho.state.journal.requests)
     for chunk in chunks:
@@ -515,6 +517,47 @@ def test_a_plan_of_another_relation_is_refused(zoho: LocalZoho, audit: Audit) ->
         task.execute(context())
     assert sent(zoho) == []
     assert {row["state"] for row in audit.links()} == {"planned"}
+
+
+@pytest.mark.parametrize(
+    ("column", "planned_for", "says"),
+    [
+        pytest.param("org_id", "42", "for organization 42.* now leads to 700000001", id="organization"),
+        pytest.param("data_center", "eu", "for data center eu, environment local", id="data center"),
+        pytest.param("environment", "sandbox", "for data center us, environment sandbox", id="environment"),
+    ],
+)
+@pytest.mark.parametrize("settings", [{}, {"snapshot_fields": ["Contact_Role"]}, {"strategy": "by_parent"}])
+def test_connection_to_another_org_than_that_of_the_plan_is_refused(
+    zoho: LocalZoho, audit: Audit, column: str, planned_for: str, says: str, settings: dict[str, Any]
+) -> None:
+    link_all(zoho, pairs(2))
+    (chunk,) = planned(audit, pairs(2))
+    with audit.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values({column: planned_for}))
+    with pytest.raises(AirflowFailException, match=says):
+        delink(chunk=chunk, audit_conn_id=AUDIT, **settings).execute(context())
+    assert linked(zoho) == set(pairs(2))
+    paths = {one.path for one in zoho.state.journal.requests if one.path.startswith("/crm/")}
+    assert paths <= {"/crm/v7/org"}
+    assert {row["state"] for row in audit.links()} == {"planned"}
+    assert audit.events() == []
+    assert audit.leases() == []
+
+
+def test_own_plan_keeps_to_the_org_of_its_first_try(zoho: LocalZoho, audit: Audit) -> None:
+    link_all(zoho, pairs(2))
+    task = delink(links=pairs(2), audit_conn_id=AUDIT)
+    task.execute(context())
+    assert audit.run()["org_id"] == "700000001"
+    assert {row["org_id"] for row in audit.events()} == {"700000001"}
+    with audit.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values(org_id="42"))
+        connection.execute(sa.update(tables.links).values(state="planned", outcome=None))
+    link_all(zoho, pairs(2))
+    with pytest.raises(AirflowFailException, match="for organization 42"):
+        task.execute(context(try_number=2))
+    assert linked(zoho) == set(pairs(2))
 
 
 @pytest.mark.parametrize(
@@ -571,7 +614,7 @@ def test_used_up_credits_stop_at_once_and_the_rest_waits_outside_of_a_worker(
     zoho: LocalZoho, audit: Audit, given: str
 ) -> None:
     link_all(zoho, pairs(30))
-    zoho.state.configure(credit_limit=10)
+    zoho.state.configure(credit_limit=11)
     work: dict[str, Any] = (
         {"links": pairs(30)} if given == "links" else {"chunk": planned(audit, pairs(30))[0]}
     )
@@ -720,7 +763,7 @@ def test_the_time_limit_of_the_task_ends_it_in_order(
     link_all(zoho, pairs(60))
     (chunk,) = planned(audit, pairs(60))
     task = delink(
-        chunk=chunk, audit_conn_id=AUDIT, task_concurrency=1, execution_timeout=timedelta(seconds=1)
+        chunk=chunk, audit_conn_id=AUDIT, task_concurrency=1, execution_timeout=timedelta(seconds=2)
     )
     with pytest.raises(UnfinishedLinksError, match="execution_timeout is nearly reached"):
         task.execute(context())
@@ -853,7 +896,11 @@ def test_no_external_id_leads_to_another_address(zoho: LocalZoho, audit: Audit) 
     )
 
     assert summary == outcomes(removed=len(meant), already_absent=len(absent), invalid=len(hopeless))
-    requests = [one for one in zoho.state.journal.requests if one.path.startswith("/crm/")]
+    requests = [
+        one
+        for one in zoho.state.journal.requests
+        if one.path.startswith("/crm/") and not one.path.endswith("/org")
+    ]
     assert {one.method for one in requests} == {"DELETE"}
     assert {one.kind for one in requests} == {"delink"}
     for one in requests:

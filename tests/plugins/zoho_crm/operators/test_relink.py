@@ -254,7 +254,7 @@ def test_used_up_credits_stop_at_once_and_the_rest_waits_outside_of_a_worker(
     zoho: LocalZoho, audit: Audit
 ) -> None:
     add_records(zoho, pairs(20))
-    zoho.state.configure(credit_limit=10)
+    zoho.state.configure(credit_limit=11)
     task = relink(chunk=planned(audit, pairs(20)), audit_conn_id=AUDIT, task_concurrency=1)
     with pytest.raises(TaskDeferred) as deferred:
         task.execute(context("relink"))
