@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
 
-from zoho_crm.airflow_compat import partial_of
+from zoho_crm.airflow_compat import AirflowFailException, partial_of
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import Target
 from zoho_crm.core.verdict import StopReason
