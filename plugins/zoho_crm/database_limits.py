@@ -35,17 +35,16 @@ _MYSQL_LOCK_TIMEOUT, _MYSQL_STATEMENT_TIMEOUTS = 1205, frozenset({1969, 3024})
 
 class DatabaseTimeoutError(sa.exc.OperationalError):
     """
-    A wait for a database has exceeded its limit.
+    A wait for a database has exceeded its limit. The driver's error is its cause.
 
-    :param message: what was waited for, and for how long
+    :param message: what was waited for, and for how long; ``orig`` has it, too
     """
 
-    def __init__(self, message: str, orig: BaseException, *, connection_invalidated: bool) -> None:
-        super().__init__(None, None, orig, connection_invalidated=connection_invalidated)
-        self.message = message
+    def __init__(self, message: str, *, connection_invalidated: bool) -> None:
+        super().__init__(None, None, TimeoutError(message), connection_invalidated=connection_invalidated)
 
     def __str__(self) -> str:
-        return self.message
+        return str(self.orig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ class WaitLimits:
         )
         if why is None:
             return None
-        return DatabaseTimeoutError(f"{self.name} {why}", error, connection_invalidated=context.is_disconnect)
+        return DatabaseTimeoutError(f"{self.name} {why}", connection_invalidated=context.is_disconnect)
 
     def _find_connect_timeout(self, error: BaseException) -> str | None:
         """Return how long a connection was waited for; None for an error that no limit has caused."""

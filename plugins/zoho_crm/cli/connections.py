@@ -75,7 +75,6 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
     """
     import sqlalchemy as sa
 
-    from zoho_crm.database_limits import DatabaseTimeoutError
     from zoho_crm.databases import create_source_engine
 
     require(conn_id, field)
@@ -85,8 +84,7 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
         try:
             engine.connect().close()
         except sa.exc.SQLAlchemyError as error:
-            timed_out = isinstance(error, DatabaseTimeoutError)
-            cause = " ".join(str(error if timed_out else getattr(error, "orig", None) or error).split())
+            cause = " ".join(str(getattr(error, "orig", None) or error).split())
             raise CommandError(
                 f"The database of connection {conn_id!r} ({field}) cannot be reached: {cause}",
                 Exit.UNREACHABLE,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from zoho_crm.database_limits import DatabaseTimeoutError
 from zoho_crm.errors import ZohoConfigError, ZohoError
 from zoho_crm.ledger import schema
 from zoho_crm.ledger.claims import ChunkClaims
@@ -97,8 +96,7 @@ class Ledger:
         except sa.exc.SQLAlchemyError as error:
             if isinstance(error, sa.exc.DBAPIError) and is_refusal(error) and str(error.orig) != NO_FILE:
                 raise ZohoConfigError(explain_refusal(self._engine, error)) from None
-            timed_out = isinstance(error, DatabaseTimeoutError)
-            cause = error if timed_out else getattr(error, "orig", None) or error
+            cause = getattr(error, "orig", None) or error
             url = self._engine.url
             raise ZohoError(
                 f"the audit database ({url.get_backend_name()}, {url.host or 'local'}, {url.database}) cannot be "
