@@ -264,7 +264,11 @@ class ChunkClaims(Store):
             return bool(connection.scalar(statement))
 
     def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
-        """Return the chunk's next links that are yet to be sent and have no snapshot; an empty list: no more."""
+        """
+        Return the chunk's next links that have neither an outcome nor a snapshot; an empty list: no more.
+
+        A link that an earlier try or run may have sent is one of them, if that try kept no snapshot.
+        """
         if limit < 1:
             return []
         statement = (
@@ -273,7 +277,7 @@ class ChunkClaims(Store):
                 links.c.run_key == claim.run_key,
                 links.c.seq >= max(claim.first_seq, claim.last_read + 1),
                 links.c.seq < claim.end_seq,
-                links.c.state == LinkState.PLANNED.value,
+                links.c.state != LinkState.SETTLED.value,
                 links.c.snapshot.is_(None),
             )
             .order_by(links.c.seq)
@@ -294,7 +298,8 @@ class ChunkClaims(Store):
         :param texts: JSON text by the link's place in the plan
         :param credits_used: API credits since the last write under this claim
         :raises ClaimLostError: a newer claim exists, and nothing was written
-        :raises PlanError: a link is not in the chunk, or is being sent or done with; nothing was written
+        :raises PlanError: a link is not in the chunk, is being sent under this claim, or has an outcome; nothing was
+            written
         """
         if outside := [seq for seq in texts if not claim.first_seq <= seq < claim.end_seq]:
             raise PlanError(f"link {outside[0]} of run {claim.run_key!r} is not in chunk {claim.chunk_no}")
@@ -306,11 +311,11 @@ class ChunkClaims(Store):
                     .where(
                         links.c.run_key == claim.run_key,
                         links.c.seq == seq,
-                        links.c.state == LinkState.PLANNED.value,
+                        links.c.state != LinkState.SETTLED.value,
                     )
                     .values(snapshot=fitted(links.c.snapshot, text))
                 )
-                if stored.rowcount != 1:
+                if stored.rowcount != 1 or seq in claim._open:
                     raise PlanError(
                         f"link {seq} of run {claim.run_key!r} has been sent by now: a snapshot comes before; "
                         "nothing was written"

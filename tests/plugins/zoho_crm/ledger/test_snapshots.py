@@ -59,16 +59,28 @@ def test_next_try_reads_what_the_one_before_has_not_stored(ledger: Ledger, claim
     assert [link.seq for link in ledger.claims.without_snapshot(again, 9)] == [5, 7]
 
 
-def test_link_that_is_in_flight_or_done_with_is_not_read(ledger: Ledger, claim: Claim) -> None:
+def test_link_without_an_outcome_is_read_even_if_an_earlier_try_may_have_sent_it(
+    ledger: Ledger, claim: Claim
+) -> None:
     first, second, third = ledger.claims.take(claim, 3)
     settle(ledger, claim, [first])
     settle(ledger, claim, [second], Outcome.FAILED)
 
     again = ledger.claims.claim(RUN, 1, "next try")
 
-    assert [link.seq for link in ledger.claims.without_snapshot(again, 9)] == [second.seq, 7]
-    with pytest.raises(PlanError, match=rf"link {third.seq} .* has been sent by now"):
-        ledger.claims.store_snapshots(again, {7: ROLE, third.seq: ROLE})
+    assert [link.seq for link in ledger.claims.without_snapshot(again, 9)] == [second.seq, third.seq, 7]
+    ledger.claims.store_snapshots(again, {third.seq: ROLE})
+    (taken,) = [link for link in ledger.claims.take(again, 9) if link.seq == third.seq]
+    assert (taken.snapshot, taken.ambiguous_before) == (ROLE, True)
+
+
+def test_link_that_is_being_sent_or_has_an_outcome_gets_no_snapshot(ledger: Ledger, claim: Claim) -> None:
+    first, second = ledger.claims.take(claim, 2)
+    settle(ledger, claim, [first])
+
+    for link in (first, second):
+        with pytest.raises(PlanError, match=rf"link {link.seq} .* has been sent by now"):
+            ledger.claims.store_snapshots(claim, {7: ROLE, link.seq: ROLE})
 
 
 def test_nothing_is_stored_if_one_link_is_refused(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
