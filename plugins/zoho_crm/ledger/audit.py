@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 class EventIds:
     """
-    UUIDs of version 7 whose order within a process is the order of their making.
+    UUIDs of version 7 in the order of their making.
 
     Milliseconds, then 12 bits of the millisecond's fraction (method 3 of RFC 9562, section 6.2), then chance. The
-    fraction lets a process make four million of them a second before their time runs ahead of the clock.
+    fraction lets four million of them be made in a second before their time runs ahead of the clock.
 
     :param clock_ns: nanoseconds since 1970
     """
@@ -46,9 +46,6 @@ class EventIds:
         version, variant = 7 << 76, 0b10 << 62
         time_bits = (moment >> 12) << 80 | (moment & 0xFFF) << 64
         return str(uuid.UUID(int=time_bits | version | variant | secrets.randbits(62)))
-
-
-new_event_id = EventIds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +70,17 @@ def audit_rows(
     origin: Origin,
     target: Target,
     job: str,
+    now_s: float,
 ) -> AuditRows:
     """
     Make one audit row for each result, in their order.
 
+    The rows of all runs are ordered by their event IDs, and so by the clock that these are made from.
+
     :param chunk_no: the links' chunk; :data:`~zoho_crm.ledger.chain.CHUNK_OF_PLAN` for what the plan itself decides
     :param claim_no: the claim under which the links were taken; 0 for rows of the plan
     :param after: where the chunk's chain ends now
+    :param now_s: seconds since 1970 by the database's clock
     """
     shared = {
         "run_key": run_key,
@@ -92,9 +93,10 @@ def audit_rows(
         **target_columns(target),
     }
     common, hashes = common_of(shared), RowHashes()
+    new_event_id = EventIds(lambda: int(now_s * 1e9))
     rows, row_hash = [], after.row_hash
     for chain_no, result in enumerate(results, start=after.chain_no + 1):
-        row = {**shared, **_row(result), "chain_no": chain_no}
+        row = {**shared, **_row(result), "event_id": new_event_id(), "chain_no": chain_no}
         row["row_hash"] = row_hash = hashes.of(row_hash, common, own_of(row))
         rows.append(row)
     return AuditRows(rows, ChainEnd(after.chain_no + len(rows), row_hash))
@@ -109,7 +111,6 @@ def append(connection: sa.Connection, audit_rows: AuditRows) -> None:
 def _row(result: LinkResult) -> dict[str, Any]:
     planned = result.planned
     return {
-        "event_id": new_event_id(),
         "seq": planned.seq,
         "pair_key": planned.pair_key,
         "external_id": planned.link.external_id,

@@ -227,8 +227,9 @@ class ChunkClaims(Store):
         :raises PlanError: a result is for a link that this claim has not taken, or has settled before
         """
         _check_results(claim, results)
-        rows = audit_rows(claim, results, origin=origin, target=target, job=job)
         with self._engine.begin() as connection:
+            now_s = self._clock(connection) if results else 0.0
+            rows = audit_rows(claim, results, origin=origin, target=target, job=job, now_s=now_s)
             fence(connection, claim, rows.end, credits_used)
             _write_states(connection, claim, results, in_flight=in_flight)
             audit.append(connection, rows)
@@ -328,7 +329,13 @@ def _is_of(claim: Claim) -> sa.ColumnElement[bool]:
 
 
 def audit_rows(
-    claim: Claim, results: Sequence[LinkResult], *, origin: Origin, target: Target, job: str
+    claim: Claim,
+    results: Sequence[LinkResult],
+    *,
+    origin: Origin,
+    target: Target,
+    job: str,
+    now_s: float,
 ) -> audit.AuditRows:
     """Make the audit rows of results under a claim; :func:`fence` writes where they leave the chain."""
     return audit.audit_rows(
@@ -340,6 +347,7 @@ def audit_rows(
         origin=origin,
         target=target,
         job=job,
+        now_s=now_s,
     )
 
 

@@ -137,7 +137,7 @@ class RunFinalizer(Store):
                 for outcome, condition in _CLOSED_AS.items()
             }
             results = [result for part in found.values() for result in part]
-            rows = audit_rows(claim, results, origin=origin, target=target, job=job)
+            rows = audit_rows(claim, results, origin=origin, target=target, job=job, now_s=now.timestamp())
             fence(connection, claim, rows.end)
             for outcome, condition in _CLOSED_AS.items():
                 if part := found[outcome]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,7 +17,6 @@ from zoho_crm.core.models import ChunkRef, LinkResult, PlannedLink, PlanSummary
 from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger import audit
-from zoho_crm.ledger.audit import new_event_id
 from zoho_crm.ledger.chain import CHUNK_OF_PLAN, ChainEnd
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.runs import RunStore
@@ -189,6 +189,7 @@ class PlanStore(Store):
                     origin=origin,
                     target=target,
                     job=run.job,
+                    now_s=now.timestamp(),
                 )
                 audit.append(connection, rows)
                 chain = rows.end
@@ -235,7 +236,7 @@ class Staging(Store):
 
         :return: key of the attempt
         """
-        attempt = new_event_id()
+        attempt = str(uuid.uuid4())
         with self._engine.begin() as connection:
             now = self._now(connection)
             abandoned = sa.or_(

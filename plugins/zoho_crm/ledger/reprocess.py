@@ -19,7 +19,8 @@ from zoho_crm.core.models import DELINK
 from zoho_crm.core.outcomes import REMOVAL_OUTCOMES, RETRYABLE_OUTCOMES, LinkState, Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.ledger.engine import Store, reading
-from zoho_crm.ledger.tables import audit, links
+from zoho_crm.ledger.runs import RunStore
+from zoho_crm.ledger.tables import audit, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -42,6 +43,10 @@ _CHANGES = (
 )
 """Outcomes that show what happened to a removed link since. A link presumed removed may just have stayed removed."""
 _REMOVALS = tuple(outcome.value for outcome in REMOVAL_OUTCOMES)
+_SETTLING_OUTCOMES = tuple(
+    outcome.value for outcome in Outcome if outcome.is_final and outcome is not Outcome.INVALID
+)
+"""Outcomes that a request, or a look at Zoho, has settled."""
 
 
 class Since(StrEnum):
@@ -175,10 +180,11 @@ class OriginLinks(Store):
         They are verified before anything is sent, and presumed removed when they are gone, as within one run. Links
         that this run has touched already are left alone, so that it can be repeated.
         """
+        run = RunStore(self._engine).existing(run_key)
         after = -1
         while page := self._unsettled_page(run_key, after, _UNTOUCHED):
             after = page[-1].seq
-            in_doubt = self._in_doubt([row.pair_key for row in page])
+            in_doubt = self._in_doubt(run, [row.pair_key for row in page])
             seqs = [row.seq for row in page if row.pair_key in in_doubt]
             if not seqs:
                 continue
@@ -254,16 +260,34 @@ class OriginLinks(Store):
         with reading(self._engine).begin() as connection:
             return connection.execute(statement).all()
 
-    def _in_doubt(self, pair_keys: Sequence[str]) -> set[str]:
-        """Return the keys of those links that another run has left in flight."""
+    def _in_doubt(self, run: StoredRun, pair_keys: Sequence[str]) -> set[str]:
+        """
+        Return the keys of links that a delinking run left in flight in the organization of a run, and are so still.
+
+        A later final outcome, of whatever run, settles a doubt.
+        """
+        doubt, later = audit.alias("doubt"), audit.alias("later")
+        settled_since = sa.exists().where(
+            later.c.pair_key == doubt.c.pair_key,
+            later.c.event_id > doubt.c.event_id,
+            later.c.outcome.in_(_SETTLING_OUTCOMES),
+            later.c.dry_run == sa.false(),
+            later.c.org_id == run.org_id,
+            later.c.data_center == run.data_center,
+        )
         statement = (
-            sa.select(audit.c.pair_key)
+            sa.select(doubt.c.pair_key)
             .distinct()
-            .join(links, sa.and_(links.c.run_key == audit.c.run_key, links.c.seq == audit.c.seq))
+            .join(links, sa.and_(links.c.run_key == doubt.c.run_key, links.c.seq == doubt.c.seq))
+            .join(runs, runs.c.run_key == doubt.c.run_key)
             .where(
-                audit.c.pair_key.in_(pair_keys),
-                audit.c.operation == DELINK,
+                doubt.c.pair_key.in_(pair_keys),
+                doubt.c.operation == DELINK,
+                doubt.c.org_id == run.org_id,
+                doubt.c.data_center == run.data_center,
+                runs.c.environment == run.environment,
                 links.c.state == LinkState.IN_FLIGHT.value,
+                sa.not_(settled_since),
             )
         )
         with reading(self._engine).begin() as connection:

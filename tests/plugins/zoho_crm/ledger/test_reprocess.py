@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
@@ -17,13 +18,13 @@ from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import reprocess, tables
+from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.reprocess import Since, ineligibility_reason
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from zoho_crm.core.models import StoredRun
-    from zoho_crm.ledger.ledger import Ledger
 
 Pair = tuple[str, str]
 NOW = datetime(2026, 11, 23, tzinfo=UTC)
@@ -138,11 +139,11 @@ def test_rows_of_another_organization_do_not_count(ledger: Ledger) -> None:
 
 
 def test_the_last_claim_of_a_run_decides_whatever_clocks_say(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger,
 ) -> None:
     first = run(ledger, "first", {pair(0): Outcome.FAILED})
-    # The clock of the later try is behind.
-    monkeypatch.setattr("zoho_crm.ledger.audit.new_event_id", lambda: "00000000-0000-7000-8000-000000000000")
+    # The clock of the database is set back before the later try.
+    ledger = Ledger(ledger.engine, clock=lambda _: 1.0)
     claim = ledger.claims.claim("first", 0, "a later try")
     (link,) = ledger.claims.take(claim, 1)
     ledger.claims.settle(claim, [result(link, Outcome.UNKNOWN)], origin=ORIGIN, target=TARGET, job=JOB)
@@ -404,6 +405,67 @@ def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
     before = rows_of(ledger.engine, tables.links)
     ledger.reprocess.carry_over_in_flight("again")
     assert rows_of(ledger.engine, tables.links) == before
+
+
+@pytest.mark.parametrize(
+    ("target", "start"),
+    [({"org_id": "42"}, {}), ({"data_center": "us"}, {}), ({}, {"environment": "sandbox"})],
+    ids=["organization", "data center", "environment"],
+)
+def test_doubt_of_another_organization_is_not_carried_over(
+    ledger: Ledger, target: dict[str, Any], start: dict[str, Any]
+) -> None:
+    run(ledger, "first", {pair(0): Outcome.UNKNOWN}, target=target, **start)
+    run(ledger, "mine", {pair(1): Outcome.UNKNOWN})
+    assert carried_over(ledger, [pair(0), pair(1)]) == {pair(1)}
+
+
+@pytest.mark.parametrize(
+    ("later", "carried"),
+    [
+        (Outcome.ALREADY_ABSENT, False),
+        (Outcome.REJECTED, False),
+        (Outcome.FAILED, True),
+        (Outcome.NOT_ATTEMPTED, True),
+    ],
+)
+def test_doubt_is_carried_over_until_a_later_run_settles_the_link(
+    ledger: Ledger, later: Outcome, carried: bool
+) -> None:
+    run(ledger, "settled before", {pair(0): Outcome.REMOVED})
+    run(ledger, "first", {pair(0): Outcome.UNKNOWN})
+    run(ledger, "elsewhere", {pair(0): Outcome.REMOVED}, target={"org_id": "42"})
+    run(ledger, "later", {pair(0): later})
+    assert carried_over(ledger, [pair(0)]) == ({pair(0)} if carried else set())
+
+
+def carried_over(ledger: Ledger, rows: list[Pair]) -> set[Pair]:
+    """Plan a run, and return the links of it that a request of an earlier run may have reached."""
+    ledger.runs.start(run_start("again"))
+    ledger.plans.create("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET)
+    ledger.reprocess.carry_over_in_flight("again")
+    taken = ledger.claims.take(ledger.claims.claim("again", 0, "a try"), 20)
+    return {(one.link.external_id, one.link.related_external_id) for one in taken if one.ambiguous_before}
+
+
+def test_order_of_runs_is_that_of_the_databases_clock(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = run(ledger, "first", {pair(0): Outcome.REMOVED})
+    # The clock of the next worker is an hour slow, and that of the last one an hour fast.
+    real, real_ns = time.time, time.time_ns
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() - 3600 * 10**9)
+    run(ledger, "back", {pair(0): Outcome.RELINKED}, target={"operation": RELINK})
+    assert removed(ledger, first) == {pair(0): Since.RELINKED}
+    monkeypatch.setattr(time, "time", lambda: real() + 3600)
+    monkeypatch.setattr(time, "time_ns", lambda: real_ns() + 3600 * 10**9)
+    second = run(ledger, "second", {pair(0): Outcome.REMOVED})
+    monkeypatch.undo()
+    run(ledger, "back again", {pair(0): Outcome.RELINKED}, target={"operation": RELINK})
+    assert removed(ledger, second) == {pair(0): Since.RELINKED}
+    started = [row["started_at"] for row in rows_of(ledger.engine, tables.runs, "started_at")]
+    assert started[-1] - started[0] < timedelta(minutes=10)
 
 
 def test_a_run_is_found_by_its_key_and_by_airflows_id(ledger: Ledger) -> None:
