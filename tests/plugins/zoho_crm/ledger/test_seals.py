@@ -76,7 +76,7 @@ def test_chain_costs_no_statement(ledger: Ledger, engine: sa.Engine) -> None:
 
     settle(ledger, claim, links, take=2)
 
-    assert [" ".join(text.split()[:3]) for text in statements if not text.startswith("BEGIN")] == [
+    assert [" ".join(text.split()[:3]) for text in statements if "zoho_delink_" in text] == [
         "UPDATE zoho_delink_chunk SET",
         "UPDATE zoho_delink_link SET",
         "INSERT INTO zoho_delink_audit",
