@@ -79,7 +79,7 @@ class LocalPostgres:
         hand_over(self.home)
         prefix = unprivileged(self._bin / "initdb", self.home)
         self._create_cluster(prefix)
-        self.port = choose_port()
+        self.port = choose_port(self.port or None)
         settings = {
             "listen_addresses": LOOPBACK,
             "port": self.port,
