@@ -107,12 +107,10 @@ class Chaos:
                     os.kill(pid, signal.SIGCONT)
 
     def kill_scheduler(self) -> bool:
-        """Kill the scheduler and start another; its tasks go on meanwhile."""
+        """Kill the scheduler with all tasks, as the end of its machine does, and start another."""
         airflow = self.world.airflow
         scheduler = airflow.component("scheduler")
-        os.kill(scheduler.process.pid, signal.SIGKILL)
-        scheduler.process.wait()
-        airflow.supervisor.components.remove(scheduler)
+        airflow.supervisor.kill(scheduler)
         time.sleep(self.random.uniform(0, 5))
         airflow.supervisor.start(
             "scheduler",
