@@ -274,11 +274,13 @@ def wreak(chaos: Chaos) -> None:
         chaos.remove_as_others,
         chaos.remove_as_others,
     ]
+    deck: list[Callable[[], bool]] = []
     end = time.monotonic() + CHAOS_S
     while time.monotonic() < end:
         if len(chaos.unfinished()) < 2:
             chaos.start_run()
-        action = chaos.random.choice(actions)
+        deck = deck or chaos.random.sample(actions, len(actions))
+        action = deck.pop()
         chaos.done[action.__name__] += action()
         chaos.thaw()
         time.sleep(chaos.random.uniform(0.5, 4))
