@@ -271,6 +271,8 @@ def wreak(chaos: Chaos) -> None:
         chaos.kill_ledger,
         chaos.clear,
         chaos.clear,
+        chaos.clear,
+        chaos.remove_as_others,
         chaos.remove_as_others,
         chaos.remove_as_others,
     ]
@@ -283,7 +285,7 @@ def wreak(chaos: Chaos) -> None:
         action = deck.pop()
         chaos.done[action.__name__] += action()
         chaos.thaw()
-        time.sleep(chaos.random.uniform(0.5, 4))
+        time.sleep(chaos.random.uniform(3, 8))
     chaos.thaw(all_of_them=True)
 
 
