@@ -7,7 +7,6 @@ import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -34,7 +33,6 @@ from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
 from tests.support.operators import context, delink
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError
-from zoho_crm.hooks.access_token import Stored, VariableTokenStore
 from zoho_crm.hooks.presence import RetryLimits
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators import breaker
@@ -245,21 +243,19 @@ async def test_reserved_credits_are_not_used(zoho: LocalZoho, ledger: Ledger) ->
 # -- access tokens
 
 
-def test_fifty_workers_on_an_expired_token_renew_it_once(
+def test_fifty_workers_on_a_rejected_token_renew_it_once(
     zoho: LocalZoho, any_ledger: Ledger, variables: dict[str, str]
 ) -> None:
-    hook = hook_with_lock(any_ledger)
-    token = hook.token_source.get()
+    rejected = hook_with_lock(any_ledger).token_source.get().access_token
     assert len(variables) == 1
-    expired = replace(token, expires_at=time.time() - 5)
-    VariableTokenStore(ZOHO, hook.connection.token_key).save(Stored(expired))
     issued = zoho.state.tokens.issued
     ready = threading.Barrier(50)
 
     def work(_: int) -> str:
-        hook = hook_with_lock(any_ledger)
+        source = hook_with_lock(any_ledger).token_source
+        assert source.get().access_token == rejected
         ready.wait(timeout=60)
-        return hook.token_source.get().access_token
+        return source.replace(rejected).access_token
 
     started = time.monotonic()
     with ThreadPoolExecutor(50) as pool:

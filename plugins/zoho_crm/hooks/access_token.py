@@ -23,8 +23,9 @@ from airflow.sdk.log import mask_secret
 from cryptography.fernet import Fernet, InvalidToken
 
 from zoho_crm import telemetry
+from zoho_crm.core.steady_clock import steady_seconds
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoError, ZohoTokenThrottledError
-from zoho_crm.hooks.oauth import LIFETIME_S, THROTTLE_S, Token
+from zoho_crm.hooks.oauth import THROTTLE_S, Token
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +46,10 @@ _logged_keys: set[str] = set()
 
 class TokenSource:
     """
-    Provides the shared token, and renews it shortly before it expires.
+    Provides the shared token. The process that fetched it renews it shortly before it expires.
+
+    Clocks of workers differ: so a token that another process has stored is used until Zoho rejects it, which applies
+    nothing and costs no credit.
 
     Safe for threads. All calls are synchronous, may call Airflow's SDK and may block for a minute: never make them on
     the thread of an event loop.
@@ -55,7 +59,8 @@ class TokenSource:
     :param store: shared by all workers with the same connection
     :param refresh_lock: makes a lock that all workers share, so that a whole fleet renews once; it is held while the
         store is read again, the token is renewed and the store is written
-    :param clock: seconds since the epoch
+    :param clock: for what only this process decides, see :func:`zoho_crm.core.steady_clock.steady_seconds`
+    :param shared_clock: seconds since the epoch; the same for all workers, as far as possible
     """
 
     def __init__(
@@ -65,13 +70,15 @@ class TokenSource:
         fetch: Callable[[], Token],
         store: TokenStore,
         refresh_lock: Callable[[], AbstractContextManager[None]] | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_seconds,
+        shared_clock: Callable[[], float] = time.time,
     ) -> None:
         self._connection = connection
         self._fetch = fetch
         self._store = store
         self._refresh_lock = refresh_lock or nullcontext
         self._clock = clock
+        self._shared_clock = shared_clock
         self._lock = threading.Lock()
         self._current: Token | None = None
         self._rejected: set[str] = set()
@@ -80,7 +87,7 @@ class TokenSource:
 
     def get(self) -> Token:
         """
-        Return a token that is usable for at least a minute.
+        Return a token that is not known to be expired or rejected.
 
         :raises ZohoError: no token is available, see :func:`zoho_crm.hooks.oauth.fetch_token`
         """
@@ -99,8 +106,11 @@ class TokenSource:
             return self._find_or_fetch()
 
     def _find_or_fetch(self) -> Token:
-        if self._current is not None and self._is_usable(self._current):
-            return self._current
+        if self._current is not None:
+            if self._is_usable(self._current):
+                return self._current
+            # It is the stored one, too, unless another process has replaced it.
+            self._rejected.add(self._current.access_token)
         if (stored := self._load()) is not None:
             return self._use(stored)
         if self._failure is not None and self._clock() < self._failure[0]:
@@ -121,7 +131,7 @@ class TokenSource:
         return self._use(token)
 
     def _refuse_while_throttled(self) -> None:
-        left_s = self._throttled_until - self._clock()
+        left_s = self._throttled_until - self._shared_clock()
         if left_s > 0:
             raise ZohoTokenThrottledError(
                 f"Connection {self._connection.conn_id!r}: Zoho issues no access tokens for now; "
@@ -131,18 +141,17 @@ class TokenSource:
 
     def _remember(self, error: ZohoError) -> None:
         """Delay further requests after a refused one: repeated requests prolong a lock-out."""
-        now = self._clock()
         if isinstance(error, ZohoTokenThrottledError):
-            self._throttled_until = now + error.retry_after_s
+            self._throttled_until = self._shared_clock() + error.retry_after_s
             self._store.save(Stored(None, self._throttled_until))
             return
         held_s = _REFUSAL_HELD_S if isinstance(error, ZohoAuthError | ZohoConfigError) else _TROUBLE_HELD_S
-        self._failure = (now + held_s, error)
+        self._failure = (self._clock() + held_s, error)
 
     def _load(self) -> Token | None:
         """Return the stored token if it is usable, and note until when Zoho issues no tokens."""
         stored = self._store.load()
-        if self._clock() < stored.throttled_until <= self._clock() + THROTTLE_S:
+        if 0 < stored.throttled_until - self._shared_clock() <= THROTTLE_S:
             self._throttled_until = max(self._throttled_until, stored.throttled_until)
         token = stored.token
         if token is None or not self._is_usable(token):
@@ -159,8 +168,7 @@ class TokenSource:
         return token
 
     def _is_usable(self, token: Token) -> bool:
-        left_s = token.use_until - self._clock()
-        return 0 < left_s <= LIFETIME_S and token.access_token not in self._rejected
+        return self._clock() < token.use_until and token.access_token not in self._rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +269,6 @@ def _record(stored: Stored) -> dict[str, Any]:
             "access_token": token.access_token,
             "api_domain": token.api_domain,
             "scope": token.scope,
-            "expires_at": token.expires_at,
-            "lifetime_s": token.lifetime_s,
         }
     return record
 
@@ -277,8 +283,7 @@ def _parse(text: bytes) -> Stored:
     token = None
     value, domain, scope = (record.get(name) for name in ("access_token", "api_domain", "scope"))
     if isinstance(value, str) and value and isinstance(domain, str) and isinstance(scope, str):
-        lifetime_s = min(_number(record.get("lifetime_s")), LIFETIME_S)
-        token = Token(value, domain, scope, _number(record.get("expires_at")), max(lifetime_s, 0.0))
+        token = Token(value, domain, scope)
     return Stored(token, _number(record.get("throttled_until")))
 
 

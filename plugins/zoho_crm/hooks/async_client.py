@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Self
 
+from zoho_crm.core.steady_clock import steady_seconds
 from zoho_crm.errors import ZohoError, ZohoNotSentError
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS
 from zoho_crm.hooks.http_transport import HttpTransport
@@ -41,7 +41,7 @@ class AsyncZohoClient:
     :param max_connections: maximum requests in flight; further ones wait without a time limit
     :param connect_timeout_s: seconds for name resolution and connecting
     :param read_timeout_s: seconds without a byte; a whole response may take twice as long
-    :param clock: seconds since the epoch
+    :param clock: see :func:`zoho_crm.core.steady_clock.steady_seconds`
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class AsyncZohoClient:
         max_connections: int,
         connect_timeout_s: float = 10.0,
         read_timeout_s: float = 60.0,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_seconds,
     ) -> None:
         self.connection = connection
         self.max_connections = max_connections

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import time
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 import tenacity
 
+from zoho_crm.core.steady_clock import steady_seconds
 from zoho_crm.errors import (
     ZohoAuthError,
     ZohoConfigError,
@@ -56,19 +58,20 @@ class Token:
 
     :param api_domain: base address it may be sent to, already checked
     :param scope: the scopes it grants, as Zoho reports them; empty if it does not
-    :param expires_at: seconds since the epoch
+    :param expires_at: by the steady clock of the process that fetched it; infinite for the token of another process,
+        which is used until Zoho rejects it
     :param lifetime_s: seconds it was made for
     """
 
     access_token: str = field(repr=False)
     api_domain: str
     scope: str
-    expires_at: float
+    expires_at: float = math.inf
     lifetime_s: float = LIFETIME_S
 
     @property
     def use_until(self) -> float:
-        """Seconds since the epoch from which it is not used, shortly before it expires."""
+        """The moment of the steady clock from which it is not used, shortly before it expires."""
         return self.expires_at - min(LAST_USE_S, self.lifetime_s / 4)
 
     @property
@@ -82,7 +85,7 @@ def fetch_token(
     network: Network,
     *,
     timeout_s: tuple[float, float] = (10.0, 30.0),
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] = steady_seconds,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Token:
     """
@@ -94,7 +97,7 @@ def fetch_token(
     Source: https://www.zoho.com/accounts/protocol/oauth/web-apps/access-token-expiry.html
 
     :param timeout_s: for connecting, and without a byte of the response; one try takes no more than both together
-    :param clock: seconds since the epoch
+    :param clock: see :func:`zoho_crm.core.steady_clock.steady_seconds`
     :raises ZohoAuthError: the credentials are refused
     :raises ZohoTokenThrottledError: Zoho issues no tokens for now
     :raises ZohoConfigError: the token is for another data center or environment

@@ -71,6 +71,7 @@ class ZohoCRMHook(HttpHook):
     :param connect_timeout_s: seconds to wait for a connection
     :param read_timeout_s: seconds to wait for a response
     :param refresh_lock: makes the lock that all workers share while the access token is renewed
+    :param shared_clock: seconds since the epoch; the same for all workers, as far as possible
     """
 
     conn_name_attr = "zoho_conn_id"
@@ -88,12 +89,14 @@ class ZohoCRMHook(HttpHook):
         connect_timeout_s: float = 10.0,
         read_timeout_s: float = 60.0,
         refresh_lock: Callable[[], AbstractContextManager[None]] | None = None,
+        shared_clock: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(method="GET", http_conn_id=zoho_conn_id, tcp_keep_alive=False)
         self.zoho_conn_id = zoho_conn_id
         self.connect_timeout_s = connect_timeout_s
         self.read_timeout_s = read_timeout_s
         self._refresh_lock = refresh_lock
+        self._shared_clock = shared_clock
 
     @cached_property
     def connection(self) -> ZohoConnection:
@@ -122,6 +125,7 @@ class ZohoCRMHook(HttpHook):
             fetch=self._fetch_token,
             store=VariableTokenStore(self.zoho_conn_id, self.connection.token_key),
             refresh_lock=self._refresh_lock,
+            shared_clock=self._shared_clock,
         )
 
     def send(self, request: ZohoRequest, *, max_body_bytes: int = MAX_BODY_BYTES) -> ZohoResponse:

@@ -3,13 +3,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
 
 from zoho_crm.core.request import ZohoRequest, delete_related, get_related
+from zoho_crm.core.steady_clock import steady_seconds
 from zoho_crm.errors import UnsafeRequestError, ZohoAuthError, ZohoNotSentError, ZohoUnansweredError
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ async def test_a_token_that_runs_out_is_renewed_once_and_off_the_loop(
     source = hook.token_source
     client = hook.async_client()
     for one in (source, client):
-        monkeypatch.setattr(one, "_clock", lambda: time.time() + 950)
+        monkeypatch.setattr(one, "_clock", lambda: steady_seconds() + 950)
     threads: list[threading.Thread] = []
     get = source.get
     monkeypatch.setattr(source, "get", lambda: (threads.append(threading.current_thread()), get())[1])
