@@ -221,9 +221,8 @@ class ChunkRun:
             ):
                 return
             else:
-                await self._wait_for_change()
+                due = await self._wait_for_change()
                 self._stop_without_slots()
-                due = True
 
     async def _write_batch(self, room: Room) -> None:
         results, self._done = self._done, []
@@ -249,14 +248,16 @@ class ChunkRun:
                 self._done = results + self._done
         await self._wake_workers()
 
-    async def _wait_for_change(self) -> None:
-        """Wait until enough is done for a transaction, at most one tick."""
+    async def _wait_for_change(self) -> bool:
+        """Wait for a change, at most one tick; return whether to write now."""
         try:
             async with asyncio.timeout(_TICK_S):
                 await self._changed.wait()
         except TimeoutError:
-            pass
+            return True
         self._changed.clear()
+        # What was due during the last write may have been written by it.
+        return self._is_write_due()
 
     async def _work(self) -> None:
         while True:

@@ -339,7 +339,7 @@ async def test_writes_in_batches_and_not_link_by_link() -> None:
     sizes: list[int] = []
     store = MemoryStore.of(400)
     store.before_write = lambda: sizes.append(len(store.written))
-    await run(FakeDelinker(gate=lambda: asyncio.sleep(0.002)), store, concurrency=20)
+    await run(FakeDelinker(gate=lambda: asyncio.sleep(0.01)), store, concurrency=20)
     assert len(sizes) <= 400 / 8
 
 
