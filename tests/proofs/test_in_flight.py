@@ -12,8 +12,8 @@ from tests.proofs.harness import BRIEF, JOB, ORIGIN, outcomes, plan, target
 from tests.support.fake_zoho import FakeZoho
 from tests.support.links import RELATION
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
+from zoho_crm.hooks.http_transport import Meter
 from zoho_crm.hooks.link_operation import DelinkClient
-from zoho_crm.hooks.meter import Meter
 from zoho_crm.ledger.tables import links
 from zoho_crm.operators.chunk_run import ChunkRun
 from zoho_crm.operators.chunk_store import ChunkStore, CreditUsage

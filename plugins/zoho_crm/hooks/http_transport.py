@@ -15,7 +15,9 @@ import aiohttp
 from aiohttp import BytesPayload, ClientHandlerType, ClientRequest, ClientResponse
 from yarl import URL
 
+from zoho_crm import telemetry
 from zoho_crm.core.request_guard import check_prepared_request
+from zoho_crm.core.response import ResponseKind
 from zoho_crm.errors import UnsafeRequestError, ZohoError, ZohoNotSentError, ZohoUnansweredError
 from zoho_crm.hooks.network import bounded_body, not_answered
 from zoho_crm.hooks.send_right import checked_request
@@ -31,9 +33,12 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.request import ZohoRequest
     from zoho_crm.hooks.connection import ZohoConnection
-    from zoho_crm.hooks.meter import Meter
     from zoho_crm.hooks.network import Network
     from zoho_crm.hooks.oauth import Token
+
+_CREDITS_EVERY_S = 1.0
+_CREDITS_PER_CALL = 1
+"""For every call of this package; Zoho charges more for others, such as bulk reads."""
 
 
 class HttpTransport:
@@ -243,3 +248,42 @@ def _has_unread_data(conn: Connection) -> bool:
 def _bytes_of(body: Payload | bytes) -> object:
     """Return a prepared body as bytes; any other body is returned as it is, and so differs from every request's."""
     return body._value if isinstance(body, BytesPayload) else body
+
+
+class Meter:
+    """
+    Times every request, counts throttled ones and credits, and reports the credits left, at most once a second.
+
+    :param connection: id of the Airflow connection
+    :param clock: seconds, monotonic
+    """
+
+    credits_used = 0
+    """API credits that the requests have cost, counted here; a request without a response counts."""
+
+    def __init__(self, connection: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._credits_at = float("-inf")
+
+    def answered(self, method: str, response: ZohoResponse) -> None:
+        """Measure a response, whatever it says."""
+        telemetry.time_request(self._connection, method, response.status, response.duration_s)
+        classified = response.classified
+        if classified.is_throttled:
+            used_up = classified.kind is ResponseKind.OUT_OF_CREDITS
+            telemetry.count_throttled(self._connection, credits_used_up=used_up)
+        if classified.costs_credits:
+            self.credits_used += _CREDITS_PER_CALL
+        left = classified.credits_left
+        if left is not None and (now := self._clock()) - self._credits_at >= _CREDITS_EVERY_S:
+            self._credits_at = now
+            telemetry.set_credits_remaining(self._connection, left)
+
+    def failed(self, method: str, error: ZohoError, duration_s: float) -> None:
+        """Measure a request without a response; one that the request guard stopped is not measured."""
+        if isinstance(error, ZohoUnansweredError):
+            self.credits_used += _CREDITS_PER_CALL
+            telemetry.time_request(self._connection, method, telemetry.NO_RESPONSE, duration_s)
+        elif isinstance(error, ZohoNotSentError):
+            telemetry.time_request(self._connection, method, telemetry.NOT_SENT, duration_s)

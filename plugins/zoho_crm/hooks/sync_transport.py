@@ -1,27 +1,37 @@
-"""Send single requests from synchronous code: each once, or a GET up to four times."""
+"""
+Send single requests from synchronous code: each once, or a GET up to four times.
+
+The requests run on an event loop in a private thread, one for each process.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import threading
 import time
 import weakref
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tenacity
 
 from zoho_crm.core.response import ResponseKind
 from zoho_crm.errors import ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.loop_thread import LoopThread, loop_thread
 from zoho_crm.hooks.zoho_response import MAX_BODY_BYTES, ZohoResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
 
     from zoho_crm.core.request import ZohoRequest
     from zoho_crm.hooks.http_transport import HttpTransport
     from zoho_crm.hooks.oauth import Token
 
+T = TypeVar("T")
+
 _READ_ATTEMPTS = 4
 _LONGEST_PAUSE_S = 30.0
+_LOOP_CLOSE_S = 2.0
 _RETRYABLE_KINDS = frozenset({ResponseKind.OVERLOADED, ResponseKind.SERVER_ERROR})
 
 
@@ -97,3 +107,60 @@ def _last_outcome(state: tenacity.RetryCallState) -> ZohoResponse:
         raise RuntimeError("tenacity stopped without an outcome")
     outcome: ZohoResponse = state.outcome.result()
     return outcome
+
+
+class LoopThread:
+    """An event loop that runs in a daemon thread until the process ends."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._pid = os.getpid()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="zoho-crm-http", daemon=True)
+        self._thread.start()
+
+    def run(self, coroutine: Coroutine[Any, Any, T], timeout_s: float | None = None) -> T:
+        """
+        Run a coroutine, and return its result. What interrupts the caller cancels the coroutine.
+
+        :param coroutine: bounded by its own time limits
+        :param timeout_s: seconds to wait at most; default: until the coroutine ends
+        """
+        future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        try:
+            return future.result(timeout_s)
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Close what belongs to this loop: a finalizer, which never raises and waits for a moment at most."""
+        if self._pid != os.getpid():
+            return
+        if threading.current_thread() is self._thread:
+            # Held by the loop itself until it is done.
+            asyncio.run_coroutine_threadsafe(close(), self._loop)
+            return
+        with suppress(Exception):
+            self.run(close(), _LOOP_CLOSE_S)
+
+
+_loop_lock = threading.Lock()
+_current_loop: LoopThread | None = None
+
+
+def loop_thread() -> LoopThread:
+    """Return the loop thread of this process, started on first use."""
+    global _current_loop
+    with _loop_lock:
+        if _current_loop is None:
+            _current_loop = LoopThread()
+        return _current_loop
+
+
+def _forget_loop() -> None:
+    """Forget the thread of the parent process, which a forked process does not have."""
+    global _current_loop, _loop_lock
+    _loop_lock, _current_loop = threading.Lock(), None
+
+
+os.register_at_fork(after_in_child=_forget_loop)

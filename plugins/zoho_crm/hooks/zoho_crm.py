@@ -27,9 +27,8 @@ from zoho_crm.errors import (
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource, VariableTokenStore
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
-from zoho_crm.hooks.http_transport import HttpTransport
+from zoho_crm.hooks.http_transport import HttpTransport, Meter
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta, org_in
-from zoho_crm.hooks.meter import Meter
 from zoho_crm.hooks.network import Network
 from zoho_crm.hooks.oauth import Token, fetch_token
 from zoho_crm.hooks.sync_transport import SyncTransport

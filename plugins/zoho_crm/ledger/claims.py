@@ -26,8 +26,7 @@ from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import ChainEnd
-from zoho_crm.ledger.clock import MAX_LEASE_S
-from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.engine import MAX_LEASE_S, Store, reading
 from zoho_crm.ledger.tables import chunks, fitted, links, runs
 
 if TYPE_CHECKING:

@@ -1,7 +1,12 @@
-"""Engines for the audit database: what is set on them, and why."""
+"""
+Engines for the audit database, and its clock.
+
+The clock orders runs and their rows, and ends leases: clocks of workers differ.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -10,14 +15,11 @@ import sqlalchemy as sa
 
 from zoho_crm import databases
 from zoho_crm.database_limits import StatementLimits, WaitLimits, set_silence_limit, with_limits
-from zoho_crm.ledger.clock import database_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy.pool import ConnectionPoolEntry
-
-    from zoho_crm.ledger.clock import Clock
 
 SQLITE_SYNCHRONOUS = "FULL"
 """A link must be on disk as in flight before its request leaves."""
@@ -40,6 +42,27 @@ _DURABLE_COMMIT = (
     "replace(current_setting('synchronous_commit'), 'off', 'on'), true)"
 )
 """Make a commit wait for the server's disk; one that also waits for standbys, or does not, stays as it is."""
+
+Clock = Callable[[sa.Connection], float]
+"""Returns the seconds since 1970, read over a connection to the audit database."""
+
+MAX_LEASE_S = 120.0
+"""
+No lease is longer. One that ends later was written before the database's clock was set back: the next task that
+meets it shortens it to this length.
+"""
+
+_SECONDS = {
+    "postgresql": "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)",
+    "sqlite": "SELECT (julianday('now') - 2440587.5) * 86400.0",
+    "mysql": "SELECT TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) / 1e6",
+}
+_SECONDS["mariadb"] = _SECONDS["mysql"]
+
+
+def database_seconds(connection: sa.Connection) -> float:
+    """Return the seconds since 1970 by the database's clock, as of this call and not of the transaction's start."""
+    return float(connection.exec_driver_sql(_SECONDS[connection.dialect.name]).scalar_one())
 
 
 class Store:

@@ -9,8 +9,7 @@ import sqlalchemy as sa
 from zoho_crm.errors import ZohoConfigError, ZohoError
 from zoho_crm.ledger import schema
 from zoho_crm.ledger.claims import ChunkClaims
-from zoho_crm.ledger.clock import database_seconds
-from zoho_crm.ledger.engine import engine_of, prepared, reading
+from zoho_crm.ledger.engine import database_seconds, engine_of, prepared, reading
 from zoho_crm.ledger.finalize import RunFinalizer
 from zoho_crm.ledger.plan import PlanStore
 from zoho_crm.ledger.pseudonymize import Pseudonymizer
@@ -21,7 +20,7 @@ from zoho_crm.ledger.slots import OrgSlots
 from zoho_crm.ledger.verify_chain import AuditChain
 
 if TYPE_CHECKING:
-    from zoho_crm.ledger.clock import Clock
+    from zoho_crm.ledger.engine import Clock
 
 
 class Ledger:

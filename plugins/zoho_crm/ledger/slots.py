@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from zoho_crm.errors import ZohoConfigError
-from zoho_crm.ledger.clock import MAX_LEASE_S
-from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.engine import MAX_LEASE_S, Store, reading
 from zoho_crm.ledger.tables import NAME_LENGTH, slot_limits, slots
 
 if TYPE_CHECKING:

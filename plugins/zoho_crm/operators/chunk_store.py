@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.models import Origin, PlannedLink, Target
     from zoho_crm.core.verdict import StopReason
-    from zoho_crm.hooks.meter import Meter
+    from zoho_crm.hooks.http_transport import Meter
     from zoho_crm.hooks.zoho_response import ZohoResponse
     from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger

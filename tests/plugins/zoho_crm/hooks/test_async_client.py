@@ -9,8 +9,8 @@ import aiohttp
 import pytest
 
 from zoho_crm.core.request import ZohoRequest, delete_related, get_related
-from zoho_crm.core.steady_clock import steady_seconds
 from zoho_crm.errors import UnsafeRequestError, ZohoAuthError, ZohoNotSentError, ZohoUnansweredError
+from zoho_crm.operators.slot_keeper import steady_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,7 +12,7 @@ from tests.support.operators import context
 from zoho_crm.core.models import LinkResult, PlannedLink, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError
-from zoho_crm.hooks.meter import Meter
+from zoho_crm.hooks.http_transport import Meter
 from zoho_crm.operators import chunk_store
 from zoho_crm.operators.chunk_store import ChunkStore, CreditUsage
 from zoho_crm.operators.job_operator import origin_of

@@ -11,7 +11,7 @@ from tests.support.databases import AUDIT, Audit, Warehouse
 from tests.support.local_zoho import ZOHO, link_all
 from tests.support.operators import context, delink, jobs_folder, make_job, pairs
 from zoho_crm.errors import UnfinishedLinksError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.meter import Meter
+from zoho_crm.hooks.http_transport import Meter
 from zoho_crm.hooks.zoho_response import ZohoResponse
 from zoho_crm.operators.chunk_store import CreditUsage
 from zoho_crm.operators.job_operator import origin_of
