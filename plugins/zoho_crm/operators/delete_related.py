@@ -125,5 +125,5 @@ class DeleteRelatedByExternalIdOperator(LinkOperator):
 
     def processor(self, client: AsyncZohoClient) -> LinkProcessor:
         """Return what removes the links."""
-        single = DelinkClient(client, self.relation, client.connection.api_version)
+        single = DelinkClient(client, self.relation, client.connection.api_version, now=self.now)
         return single if self.strategy == "single" else ByParentDelinkClient(single)

@@ -115,7 +115,7 @@ class ChunkDriver:
             operator.worked_on = target, report.counts
             record(report)
             if report.reason in WAITS:
-                since = self.waiting_since or datetime.now(UTC)
+                since = self.waiting_since or operator.now()
                 operator.wait(WAITS[report.reason], since, report.stopped)
             return conclude(operator, report)
 
@@ -204,7 +204,7 @@ class OwnPlanDriver:
                 target=target,
                 mode=DRY_RUN if operator.is_dry_run else APPLY,
                 window_start=BEGINNING,
-                window_end=datetime.now(UTC),
+                window_end=operator.now(),
                 environment=self.hook.connection.kind,
             )
         )
@@ -307,7 +307,7 @@ def check_plan_age(ledger: Ledger, run: StoredRun, max_age: timedelta | None) ->
     """
     if max_age is None or run.planned_at is None:
         return
-    age = datetime.now(UTC) - run.planned_at
+    age = ledger.runs.now() - run.planned_at
     if age > max_age and ledger.runs.pending(run.run_key):
         raise RunStoppedError(
             f"The plan is {format_duration(age)} old; max_plan_age is {format_duration(max_age)}. "

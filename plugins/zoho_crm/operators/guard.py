@@ -117,7 +117,7 @@ class GuardOperator(JobOperator):
         ledger.runs.record_source_facts(
             run.run_key, baseline_links=source.baseline_links, source_as_of=source.source_as_of
         )
-        facts = build_facts(ledger, run, planned=plan.planned, now=datetime.now(UTC), source=source)
+        facts = build_facts(ledger, run, planned=plan.planned, now=ledger.runs.now(), source=source)
         return facts, judge(facts, job.guards, _override(run), count_only=count_only)
 
     def _query_source(self, job: Job, run: StoredRun) -> SourceFacts:

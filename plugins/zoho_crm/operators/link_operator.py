@@ -22,6 +22,7 @@ from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
 from zoho_crm.operators.drivers import ChunkDriver, InMemoryDriver, OwnPlanDriver
 from zoho_crm.operators.job_operator import origin_of
+from zoho_crm.operators.shared_clock import shared_clock
 from zoho_crm.operators.slot_keeper import refresh_lock
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.operators.breaker import Stop
     from zoho_crm.operators.chunk_run import LinkProcessor, Store
-    from zoho_crm.operators.slot_keeper import Slots
+from zoho_crm.operators.slot_keeper import Slots
 
 TASK_KILLED = "the task was killed"
 TIME_IS_UP = "the task's execution_timeout is nearly reached"
@@ -70,6 +71,8 @@ class LinkOperator(BaseOperator):
     """Target and outcomes of this try, for OpenLineage."""
     _stop: Callable[[str], object] | None = None
     _is_killed = False
+    _clock: Callable[[], float] | None = None
+    """The clock of this try, once it has an audit database."""
     _ends_at: float | None = None
 
     @classmethod
@@ -130,13 +133,22 @@ class LinkOperator(BaseOperator):
     def verifier(self, client: AsyncZohoClient) -> LinkProcessor:
         """Return what verifies the links of a dry run."""
         return PresenceClient(
-            client, self.relation, client.connection.api_version, linked=self.linked, gone=self.gone
+            client,
+            self.relation,
+            client.connection.api_version,
+            linked=self.linked,
+            gone=self.gone,
+            now=self.now,
         )
 
     def snapshot_reader(self, client: AsyncZohoClient) -> LinkProcessor:
         """Return what reads the attributes of the links."""
         return PresenceClient(
-            client, self.relation, client.connection.api_version, fields=tuple(self.snapshot_fields)
+            client,
+            self.relation,
+            client.connection.api_version,
+            fields=tuple(self.snapshot_fields),
+            now=self.now,
         )
 
     @property
@@ -197,8 +209,13 @@ class LinkOperator(BaseOperator):
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id(self.audit_conn_id)
-        hook = ZohoCRMHook(self.zoho_conn_id, refresh_lock=partial(refresh_lock, ledger, self.zoho_conn_id))
         try:
+            self._clock = shared_clock(ledger)
+            hook = ZohoCRMHook(
+                self.zoho_conn_id,
+                refresh_lock=partial(refresh_lock, ledger, self.zoho_conn_id),
+                shared_clock=self._clock,
+            )
             if self.chunk is not None:
                 return ChunkDriver(self, hook, ledger, origin, waiting_since).run(self.chunk)
             return OwnPlanDriver(self, hook, ledger, origin, waiting_since).run()
@@ -210,6 +227,10 @@ class LinkOperator(BaseOperator):
     ) -> dict[str, int]:
         """Resume after a wait in the triggerer; Airflow calls it."""
         return self.execute(context, datetime.fromisoformat(waiting_since))
+
+    def now(self) -> datetime:
+        """Return the time by the clock of the audit database, where the task has one."""
+        return datetime.fromtimestamp(self._clock() if self._clock else time.time(), UTC)
 
     def on_kill(self) -> None:
         """Take no further link; what is in flight is waited for and written before the process ends."""
@@ -268,7 +289,7 @@ class LinkOperator(BaseOperator):
 
     def wait(self, pause: timedelta, since: datetime, why: str | None) -> None:
         """Defer until Zoho may accept requests again; return if that exceeds ``wait_patience``."""
-        if datetime.now(UTC) + pause > since + self.wait_patience:
+        if self.now() + pause > since + self.wait_patience:
             self.log.error("Not waiting any longer: wait_patience=%s", self.wait_patience)
             return
         self.log.warning("Waiting outside of a worker: pause=%s reason=%s", pause, why)

@@ -14,6 +14,7 @@ from zoho_crm.hooks.metadata import org_id_of
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.job_operator import JobOperator, request_of
 from zoho_crm.operators.notify import notifier_faults
+from zoho_crm.operators.shared_clock import shared_clock
 from zoho_crm.operators.slot_keeper import one_slot, refresh_lock
 from zoho_crm.source import check_sql
 
@@ -89,7 +90,11 @@ class PreflightOperator(JobOperator):
 
     def _check_zoho(self, job: Job, ledger: Ledger) -> dict[str, Any]:
         conn_id = job.zoho_conn_id
-        hook = ZohoCRMHook(conn_id, refresh_lock=partial(refresh_lock, ledger, conn_id))
+        hook = ZohoCRMHook(
+            conn_id,
+            refresh_lock=partial(refresh_lock, ledger, conn_id),
+            shared_clock=shared_clock(ledger),
+        )
         with one_slot(ledger, conn_id, hook.connection.max_concurrency):
             org = hook.get_org()
             faults = hook.check_relation(job.relation.as_relation(), self.operation)

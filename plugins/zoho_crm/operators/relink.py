@@ -84,4 +84,4 @@ class RelinkByExternalIdOperator(LinkOperator):
 
     def processor(self, client: AsyncZohoClient) -> LinkProcessor:
         """Return what restores the links."""
-        return RelinkClient(client, self.relation, client.connection.api_version)
+        return RelinkClient(client, self.relation, client.connection.api_version, now=self.now)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias
@@ -127,7 +126,7 @@ def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> 
         if counts[outcome] and outcome in RETRYABLE_OUTCOMES
     ]
     detail = "; ".join(filter(None, (ledger.runs.stop_reason(key), ", ".join(left))))
-    ledger.runs.finish(key, status=status, detail=detail or None, finished_at=datetime.now(UTC))
+    ledger.runs.finish(key, status=status, detail=detail or None, finished_at=ledger.runs.now())
     if run is not None:
         telemetry.count_links(
             closed, job=run.job, relation=run.relation, operation=run.operation, dry_run=run.dry_run

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -54,10 +54,10 @@ class RetentionOperator(BaseOperator):
         if job.retention_days is None:
             self.log.info("%s keeps the external ids of its runs: it sets no retention_days", job.name)
             return summary
-        before = datetime.now(UTC) - timedelta(days=job.retention_days)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             ledger.ensure_schema()
+            before = ledger.runs.now() - timedelta(days=job.retention_days)
             run_keys = ledger.retention.due_runs(job.name, before)
             left_open = ledger.retention.unfinished_runs(job.name, before)
             if not only_count:
