@@ -25,7 +25,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from zoho_crm import telemetry
 from zoho_crm.errors import ZohoAuthError, ZohoConfigError, ZohoError, ZohoTokenThrottledError
 from zoho_crm.hooks.oauth import THROTTLE_S, Token
-from zoho_crm.operators.slot_keeper import steady_seconds
+from zoho_crm.hooks.send_right import steady_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ class TokenSource:
     :param store: shared by all workers with the same connection
     :param refresh_lock: makes a lock that all workers share, so that a whole fleet renews once; it is held while the
         store is read again, the token is renewed and the store is written
-    :param clock: for what only this process decides, see :func:`zoho_crm.operators.slot_keeper.steady_seconds`
+    :param clock: for what only this process decides, see :func:`zoho_crm.hooks.send_right.steady_seconds`
     :param shared_clock: seconds since the epoch; the same for all workers, as far as possible
     """
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Self
 from zoho_crm.errors import ZohoError, ZohoNotSentError
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS
 from zoho_crm.hooks.http_transport import HttpTransport
-from zoho_crm.hooks.send_right import FixedRight, RightExpiredError, Turns
-from zoho_crm.operators.slot_keeper import steady_seconds
+from zoho_crm.hooks.send_right import FixedRight, RightExpiredError, Turns, steady_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,7 +40,7 @@ class AsyncZohoClient:
     :param max_connections: maximum requests in flight; further ones wait without a time limit
     :param connect_timeout_s: seconds for name resolution and connecting
     :param read_timeout_s: seconds without a byte; a whole response may take twice as long
-    :param clock: see :func:`zoho_crm.operators.slot_keeper.steady_seconds`
+    :param clock: see :func:`zoho_crm.hooks.send_right.steady_seconds`
     """
 
     def __init__(

@@ -21,8 +21,8 @@ from zoho_crm.errors import (
     ZohoTokenThrottledError,
 )
 from zoho_crm.hooks.network import Network, bounded_body, not_answered
+from zoho_crm.hooks.send_right import steady_seconds
 from zoho_crm.hooks.sync_transport import loop_thread
-from zoho_crm.operators.slot_keeper import steady_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -97,7 +97,7 @@ def fetch_token(
     Source: https://www.zoho.com/accounts/protocol/oauth/web-apps/access-token-expiry.html
 
     :param timeout_s: for connecting, and without a byte of the response; one try takes no more than both together
-    :param clock: see :func:`zoho_crm.operators.slot_keeper.steady_seconds`
+    :param clock: see :func:`zoho_crm.hooks.send_right.steady_seconds`
     :raises ZohoAuthError: the credentials are refused
     :raises ZohoTokenThrottledError: Zoho issues no tokens for now
     :raises ZohoConfigError: the token is for another data center or environment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientRequest, ClientResponse
     from aiohttp.connector import Connection
+
+_STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 _POLL_S = 0.25
 
@@ -110,3 +113,13 @@ def checked_request(check: Callable[[], None], base: type[ClientRequest]) -> typ
             return response
 
     return CheckedRequest
+
+
+def steady_seconds() -> float:
+    """
+    Return the seconds of a clock that is never set, and that runs on while the process or the machine is stopped.
+
+    Only differences within one process have a meaning. Where the system has no such clock, it is the monotonic one,
+    which stands still while the machine sleeps.
+    """
+    return time.clock_gettime(_STEADY_CLOCK)

@@ -7,7 +7,7 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from zoho_crm.core.steady_clock import steady_seconds
+from zoho_crm.hooks.send_right import steady_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable

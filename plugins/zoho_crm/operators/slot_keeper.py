@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from zoho_crm import telemetry
 from zoho_crm.errors import ClaimLostError, ZohoError, ZohoNotSentError
+from zoho_crm.hooks.send_right import steady_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -41,18 +42,6 @@ RENEWAL_PATIENCE_S = 120.0
 
 _LOCK_POLL_S = 0.25
 _RETRY_S = 1.0
-
-_STEADY_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-
-
-def steady_seconds() -> float:
-    """
-    Return the seconds of a clock that is never set, and that runs on while the process or the machine is stopped.
-
-    Only differences within one process have a meaning. Where the system has no such clock, it is the monotonic one,
-    which stands still while the machine sleeps.
-    """
-    return time.clock_gettime(_STEADY_CLOCK)
 
 
 class Slots(Protocol):
@@ -161,7 +150,7 @@ class SlotKeeper:
 
     :param slots: where they are leased
     :param is_stopped: looks whether the run is stopped, also by another task
-    :param clock: see :func:`zoho_crm.operators.slot_keeper.steady_seconds`
+    :param clock: see :func:`zoho_crm.hooks.send_right.steady_seconds`
     """
 
     def __init__(

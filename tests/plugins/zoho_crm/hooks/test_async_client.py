@@ -10,7 +10,7 @@ import pytest
 
 from zoho_crm.core.request import ZohoRequest, delete_related, get_related
 from zoho_crm.errors import UnsafeRequestError, ZohoAuthError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.operators.slot_keeper import steady_seconds
+from zoho_crm.hooks.send_right import steady_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
