@@ -13,9 +13,9 @@ from zoho_crm.ledger.engine import database_seconds, engine_of, prepared, readin
 from zoho_crm.ledger.finalize import RunFinalizer
 from zoho_crm.ledger.plan import PlanStore
 from zoho_crm.ledger.pseudonymize import Pseudonymizer
-from zoho_crm.ledger.readiness import NO_FILE, check_durability, check_rights, explain_refusal, is_refusal
 from zoho_crm.ledger.reprocess import OriginLinks
 from zoho_crm.ledger.runs import RunStore
+from zoho_crm.ledger.schema import NO_FILE, check_durability, check_rights, explain_refusal, is_refusal
 from zoho_crm.ledger.slots import OrgSlots
 from zoho_crm.ledger.verify_chain import AuditChain
 

@@ -16,8 +16,8 @@ import sqlalchemy as sa
 from zoho_crm.errors import PlanError
 from zoho_crm.ledger.chain import REPLACEABLE, is_pseudonym, pseudonym
 from zoho_crm.ledger.engine import Store, reading
-from zoho_crm.ledger.readiness import RETENTION_RIGHTS, check_rights
 from zoho_crm.ledger.runs import no_such_run
+from zoho_crm.ledger.schema import RETENTION_RIGHTS, check_rights
 from zoho_crm.ledger.tables import MESSAGE_LENGTH, audit, chunks, links, runs
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 Process one chunk: some links in flight at any time, their outcomes written in batches.
 
 A link goes to a worker only after the store has durably marked it *in flight*. Marking the next links and writing the
-outcomes of the last ones is one transaction. What is marked at once is bounded: see ``look_ahead``.
+outcomes of the last ones is one transaction. What is marked at once is bounded: see ``LookAhead``.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ import structlog
 from zoho_crm.core.models import LinkResult
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.operators.breaker import AdaptiveConcurrency, Breaker, Stop
-from zoho_crm.operators.look_ahead import LookAhead, Room, UnitSizes
+from zoho_crm.operators.breaker import AdaptiveConcurrency, Breaker, LookAhead, Room, Stop, UnitSizes
 from zoho_crm.operators.slot_keeper import SlotKeeper, wait_uncancelled
 from zoho_crm.telemetry import span
 

@@ -22,8 +22,7 @@ from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
 from zoho_crm.operators.drivers import ChunkDriver, InMemoryDriver, OwnPlanDriver
 from zoho_crm.operators.job_operator import origin_of
-from zoho_crm.operators.shared_clock import shared_clock
-from zoho_crm.operators.slot_keeper import refresh_lock
+from zoho_crm.operators.slot_keeper import refresh_lock, shared_clock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -11,7 +11,7 @@ import pytest
 from tests.support.databases import AUDIT, Audit
 from tests.support.local_zoho import link_all, linked
 from tests.support.operators import context, delink, outcomes, pairs
-from zoho_crm.operators.shared_clock import shared_clock
+from zoho_crm.operators.slot_keeper import shared_clock
 
 if TYPE_CHECKING:
     from include.local_zoho import LocalZoho

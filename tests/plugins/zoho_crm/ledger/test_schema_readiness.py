@@ -21,7 +21,7 @@ from tests.support.ledger import JOB, MOMENT, RUN, drive, pairs, planned, rows_o
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger
-from zoho_crm.ledger.readiness import RETENTION_RIGHTS, RUN_RIGHTS, check_rights
+from zoho_crm.ledger.schema import RETENTION_RIGHTS, RUN_RIGHTS, check_rights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
