@@ -254,10 +254,10 @@ def test_a_run_that_never_had_a_plan_is_notified_unless_it_was_a_dry_run(
 
 
 def test_without_its_database_the_last_try_of_the_report_notifies(
-    audit: Audit, sql_path: Path, inbox: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    audit: Audit, sql_path: Path, inbox: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(audit, sql_path)
-    set_connection(monkeypatch, "audit", conn_type="sqlite", host=str(tmp_path / "gone" / "audit.db"))
+    set_connection(monkeypatch, "audit", conn_type="postgres", host="127.0.0.1", port=1, schema="gone")
     for number in (1, 2):
         failed = run.report("scheduled__1", run_type="scheduled", try_number=number)
         assert type(failed).__name__ == "OperationalError"
