@@ -120,7 +120,7 @@ def prove(
         check_harmless(zoho)
 
 
-@pytest.mark.parametrize("done_by_others", DONE_BY_OTHERS)
+@pytest.mark.parametrize("done_by_others", ["all", "half"])
 @pytest.mark.parametrize("work", WORK)
 def test_killed_tries_leave_a_true_audit(
     zoho: LocalZoho,
@@ -133,7 +133,7 @@ def test_killed_tries_leave_a_true_audit(
 
 
 @pytest.mark.systems
-@pytest.mark.parametrize("seed", range(2, 8))
+@pytest.mark.parametrize("seed", range(2, 4))
 @pytest.mark.parametrize("done_by_others", DONE_BY_OTHERS)
 @pytest.mark.parametrize("work", WORK)
 def test_tries_killed_at_many_moments_leave_a_true_audit(
