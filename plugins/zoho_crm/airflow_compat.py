@@ -1,36 +1,34 @@
 """
-Every private or version-dependent API of Airflow that the package uses.
+Every private or version-dependent API of Airflow that the package uses, for Airflow 3.1 to 3.4.
 
-Written for Airflow 3.3. The names below are imported on first use, so that a task does not load the API server's
-modules and the API server not those of a task.
+The names below are imported on first use, so that a task does not load the API server's modules and the API server
+not those of a task.
 """
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import metadata
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from datetime import timedelta
     from uuid import UUID
 
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.base_auth_manager import ResourceMethod
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
     from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag, requires_authenticated
+    from airflow.dag_processing.dagbag import DagBag
     from airflow.models.dag import DagModel
-    from airflow.sdk import (
-        BaseAsyncOperator,
-        ExceptionRetryPolicy,
-        RetryAction,
-        RetryRule,
-    )
+    from airflow.sdk import CronDataIntervalTimetable, ExceptionRetryPolicy, RetryAction, RetryRule
     from airflow.sdk.definitions.mappedoperator import OperatorPartial
     from airflow.sdk.exceptions import (
         AirflowException,
         AirflowFailException,
         AirflowNotFoundException,
-        TaskAwaitingInput,
         TaskDeferred,
     )
     from airflow.sdk.observability import stats
@@ -41,9 +39,10 @@ __all__ = [
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
-    "BaseAsyncOperator",
     "CoreCronTimetable",
+    "CronDataIntervalTimetable",
     "DagAccessEntity",
+    "DagBag",
     "DagDetails",
     "DagModel",
     "DataInterval",
@@ -53,12 +52,16 @@ __all__ = [
     "ResourceMethod",
     "RetryAction",
     "RetryRule",
-    "TaskAwaitingInput",
     "TaskDeferred",
     "TimeRestriction",
+    "await_response",
+    "backoff",
     "base_url",
     "dags_folder",
+    "forbid_retry",
     "get_auth_manager",
+    "has_awaiting_input",
+    "has_retry_policies",
     "max_map_length",
     "partial_of",
     "register_question",
@@ -67,62 +70,100 @@ __all__ = [
     "stats",
 ]
 
-_NAMES = {
-    # Exceptions of the Task SDK; the last two are not part of its public names.
-    "AirflowException": "airflow.sdk.exceptions.AirflowException",
-    "AirflowFailException": "airflow.sdk.exceptions.AirflowFailException",
-    "AirflowNotFoundException": "airflow.sdk.exceptions.AirflowNotFoundException",
-    "TaskDeferred": "airflow.sdk.exceptions.TaskDeferred",
-    "TaskAwaitingInput": "airflow.sdk.exceptions.TaskAwaitingInput",
-    # New in Airflow 3.2 (async operators) and 3.3 (retry policies).
-    "BaseAsyncOperator": "airflow.sdk.BaseAsyncOperator",
-    "ExceptionRetryPolicy": "airflow.sdk.ExceptionRetryPolicy",
-    "RetryAction": "airflow.sdk.RetryAction",
-    "RetryRule": "airflow.sdk.RetryRule",
-    "stats": "airflow.sdk.observability.stats",
-    "OperatorPartial": "airflow.sdk.definitions.mappedoperator.OperatorPartial",
+_NAMES: dict[str, tuple[str, ...]] = {
+    # The Task SDK has these exceptions since 3.2.
+    "AirflowException": ("airflow.sdk.exceptions.AirflowException", "airflow.exceptions.AirflowException"),
+    "AirflowFailException": (
+        "airflow.sdk.exceptions.AirflowFailException",
+        "airflow.exceptions.AirflowFailException",
+    ),
+    "AirflowNotFoundException": (
+        "airflow.sdk.exceptions.AirflowNotFoundException",
+        "airflow.exceptions.AirflowNotFoundException",
+    ),
+    "TaskDeferred": ("airflow.sdk.exceptions.TaskDeferred", "airflow.exceptions.TaskDeferred"),
+    # New in Airflow 3.3; see has_retry_policies.
+    "ExceptionRetryPolicy": ("airflow.sdk.ExceptionRetryPolicy",),
+    "RetryAction": ("airflow.sdk.RetryAction",),
+    "RetryRule": ("airflow.sdk.RetryRule",),
+    "CronDataIntervalTimetable": (
+        "airflow.sdk.CronDataIntervalTimetable",
+        "airflow.timetables.interval.CronDataIntervalTimetable",
+    ),
+    "OperatorPartial": ("airflow.sdk.definitions.mappedoperator.OperatorPartial",),
     # The scheduler's side of timetables, of which the Task SDK has the parameters alone.
-    "CoreCronTimetable": "airflow.timetables.interval.CronDataIntervalTimetable",
-    "DataInterval": "airflow.timetables.base.DataInterval",
-    "TimeRestriction": "airflow.timetables.base.TimeRestriction",
+    "CoreCronTimetable": ("airflow.timetables.interval.CronDataIntervalTimetable",),
+    "DataInterval": ("airflow.timetables.base.DataInterval",),
+    "TimeRestriction": ("airflow.timetables.base.TimeRestriction",),
+    "DagBag": ("airflow.dag_processing.dagbag.DagBag", "airflow.models.dagbag.DagBag"),
     # API server: users and permissions of the plugin's pages.
-    "DagAccessEntity": "airflow.api_fastapi.auth.managers.models.resource_details.DagAccessEntity",
-    "DagDetails": "airflow.api_fastapi.auth.managers.models.resource_details.DagDetails",
-    "DagModel": "airflow.models.dag.DagModel",
-    "GetUserDep": "airflow.api_fastapi.core_api.security.GetUserDep",
-    "ResourceMethod": "airflow.api_fastapi.auth.managers.base_auth_manager.ResourceMethod",
-    "get_auth_manager": "airflow.api_fastapi.app.get_auth_manager",
-    "requires_access_dag": "airflow.api_fastapi.core_api.security.requires_access_dag",
-    "requires_authenticated": "airflow.api_fastapi.core_api.security.requires_authenticated",
+    "DagAccessEntity": ("airflow.api_fastapi.auth.managers.models.resource_details.DagAccessEntity",),
+    "DagDetails": ("airflow.api_fastapi.auth.managers.models.resource_details.DagDetails",),
+    "DagModel": ("airflow.models.dag.DagModel",),
+    "GetUserDep": ("airflow.api_fastapi.core_api.security.GetUserDep",),
+    "ResourceMethod": ("airflow.api_fastapi.auth.managers.base_auth_manager.ResourceMethod",),
+    "get_auth_manager": ("airflow.api_fastapi.app.get_auth_manager",),
+    "requires_access_dag": ("airflow.api_fastapi.core_api.security.requires_access_dag",),
+    "requires_authenticated": ("airflow.api_fastapi.core_api.security.requires_authenticated",),
 }
+"""Where each name is, in the order in which releases are tried."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _NAMES:
-        return resolve_name(_NAMES[name])
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "stats":
+        return _stats()
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _resolve(_NAMES[name])
 
 
 def base_url() -> str | None:
     """Return the URL of Airflow's UI, if it is configured."""
-    from airflow.sdk import conf
-
-    url = conf.get("api", "base_url", fallback=None)
+    url = _conf().get("api", "base_url", fallback=None)
     return str(url) if url else None
 
 
 def dags_folder() -> str:
     """Return the configured folder of the Dag files."""
-    from airflow.sdk import conf
-
-    return str(conf.get("core", "dags_folder"))
+    return str(_conf().get("core", "dags_folder"))
 
 
 def max_map_length() -> int:
     """Return how many mapped tasks Airflow allows for one task."""
-    from airflow.sdk import conf
+    return int(_conf().getint("core", "max_map_length"))
 
-    return int(conf.getint("core", "max_map_length"))
+
+def has_retry_policies() -> bool:
+    """Return whether tasks take a ``retry_policy``: since Airflow 3.3."""
+    return _release() >= (3, 3)
+
+
+def has_awaiting_input() -> bool:
+    """Return whether a task can wait for a person without a triggerer: since Airflow 3.3."""
+    return _release() >= (3, 3)
+
+
+def await_response(method_name: str, timeout: timedelta | None) -> NoReturn:
+    """
+    Wait for a person's response to the registered question, without a triggerer.
+
+    :param method_name: method of the operator that Airflow calls with the response
+    :raises TaskAwaitingInput: always; only where :func:`has_awaiting_input`
+    """
+    from airflow.sdk.exceptions import TaskAwaitingInput
+
+    raise TaskAwaitingInput(method_name=method_name, timeout=timeout)
+
+
+def backoff(factor: float) -> float | bool:
+    """Return ``retry_exponential_backoff`` for a factor; Airflow 3.1 knows 1 and 2 alone, as a boolean."""
+    return factor if _release() >= (3, 2) else factor > 1
+
+
+def forbid_retry(error: Exception) -> None:
+    """Make an error an ``AirflowFailException`` as well, after which Airflow never retries a task."""
+    kind, fail = type(error), _resolve(_NAMES["AirflowFailException"])
+    error.__class__ = type(kind.__name__, (kind, fail), {"__module__": kind.__module__})
 
 
 def partial_of(operator_class: type[Any], arguments: dict[str, Any]) -> OperatorPartial:
@@ -168,3 +209,32 @@ def register_question(operator: Any, task_instance_id: UUID) -> tuple[str, str |
         )
     )
     return shown.subject, shown.body, [user.id for user in shown.assigned_users or ()]
+
+
+def _resolve(paths: tuple[str, ...]) -> Any:
+    """Return what the first path leads to that this release has."""
+    *earlier, last = paths
+    for path in earlier:
+        try:
+            return resolve_name(path)
+        except (AttributeError, ImportError):
+            continue
+    return resolve_name(last)
+
+
+def _conf() -> Any:
+    """Return Airflow's configuration, as tasks see it."""
+    return _resolve(("airflow.sdk.conf", "airflow.configuration.conf"))
+
+
+def _stats() -> Any:
+    """Return what counts metrics: a module with functions since Airflow 3.3, a class before."""
+    module = _resolve(("airflow.sdk.observability.stats", "airflow.stats"))
+    return module if hasattr(module, "incr") else module.Stats
+
+
+@cache
+def _release() -> tuple[int, int]:
+    """Return major and minor version of Airflow."""
+    major, minor, *_ = metadata.version("apache-airflow-core").split(".")
+    return int(major), int(minor)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 
-from zoho_crm.airflow_compat import ExceptionRetryPolicy, RetryAction, RetryRule
+from zoho_crm.airflow_compat import backoff
 from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
@@ -31,6 +31,7 @@ from zoho_crm.operators.reprocess_plan import (
     RetryPreflightOperator,
 )
 from zoho_crm.operators.retention_task import RetentionOperator
+from zoho_crm.operators.retries import retry_arguments
 from zoho_crm.schedules import schedule_of, schedule_text
 from zoho_crm.trigger_forms import job_form, relink_form, retry_form
 
@@ -53,28 +54,6 @@ TIME_LIMITS = {
 
 A task that ends so leaves the links as a killed one does. The wait for an approval does not count.
 """
-
-# Airflow stores exceptions that are named by their path with the Dag, without importing them.
-RETRY_POLICY = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(
-            exception="zoho_crm.errors.ZohoTokenThrottledError",
-            action=RetryAction.RETRY,
-            retry_delay=timedelta(minutes=11),
-            reason="Zoho grants no access token for ten minutes; an earlier request extends that",
-        ),
-        RetryRule(
-            exception=[
-                "zoho_crm.errors.GuardError",
-                "zoho_crm.errors.RunStoppedError",
-                "zoho_crm.errors.ZohoAuthError",
-                "zoho_crm.errors.ZohoConfigError",
-            ],
-            action=RetryAction.FAIL,
-            reason="A retry would fail as well; the message says what to change",
-        ),
-    ]
-)
 
 CHUNK_NAME = "{{ task.chunk['label'].split(' from ')[0] }}, {{ task.chunk['links'] }} links"
 """Name of a mapped task, e.g. ``1/3, 500 links``; the rest of the label contains external IDs."""
@@ -266,16 +245,16 @@ def task_defaults(
         "owner": owner,
         "retries": retries,
         "retry_delay": retry_delay,
-        "retry_exponential_backoff": 2.0,
+        "retry_exponential_backoff": backoff(2.0),
         "max_retry_delay": timedelta(minutes=15),
-        "retry_policy": RETRY_POLICY,
+        **retry_arguments(),
     }
 
 
 _APPROVE_RETRIES: dict[str, Any] = {
     "retries": 20,
     "retry_delay": timedelta(seconds=3),
-    "retry_exponential_backoff": 1.0,
+    "retry_exponential_backoff": backoff(1.0),
 }
 """Soon and often: an early response may cost the task a try, and the next one uses it."""
 

@@ -8,9 +8,10 @@ from itertools import islice
 from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
-from airflow.sdk import Asset, CronDataIntervalTimetable
+from airflow.sdk import Asset
 from croniter import croniter
 
+from zoho_crm.airflow_compat import CronDataIntervalTimetable
 from zoho_crm.core.job_files import JobFileError
 
 if TYPE_CHECKING:

@@ -31,6 +31,7 @@ from zoho_crm.operators.chunk_store import (
 )
 from zoho_crm.operators.preflight import OrgCheck, check_environment
 from zoho_crm.operators.report import close_run
+from zoho_crm.operators.retries import THROTTLED_PAUSE
 from zoho_crm.operators.slot_keeper import FixedSlots, LeasedSlots
 from zoho_crm.telemetry import chunk_span, span
 
@@ -48,7 +49,7 @@ WAITS = {
     StopReason.CREDITS: timedelta(minutes=30),
     StopReason.OVERLOADED: timedelta(minutes=2),
     StopReason.NO_SLOT: timedelta(minutes=2),
-    StopReason.THROTTLED: timedelta(minutes=11),
+    StopReason.THROTTLED: THROTTLED_PAUSE,
 }
 """Causes that pass by themselves, and how long to wait: credits return over a day, tokens after ten minutes."""
 

@@ -6,10 +6,10 @@ import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 from airflow.providers.standard.triggers.hitl import HITLTrigger
 
-from zoho_crm.airflow_compat import TaskAwaitingInput, base_url, register_question
+from zoho_crm.airflow_compat import await_response, base_url, has_awaiting_input, register_question
 from zoho_crm.core.approval import APPROVED, REJECTED, Question, plan_url, question_digest
 from zoho_crm.core.formatting import format_duration
 from zoho_crm.core.guard_rules import Facts, Override, judge
@@ -19,6 +19,7 @@ from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_operator import JobOperator
+from zoho_crm.operators.retries import final_errors
 from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class GuardOperator(JobOperator):
     :raises PlanError: the run has no plan, or the SQL of a guard does not return what its limit needs
     """
 
+    @final_errors
     def execute(self, context: Context) -> GuardResult:
         """Decide, store facts and decision on the run row, and stop the run if required."""
         from zoho_crm.ledger.ledger import Ledger
@@ -160,7 +162,8 @@ class ApproveOperator(JobOperator, ApprovalOperator):
     Wait for an approval if the guards require one; else succeed at once.
 
     It holds no worker while it waits. No response within the job's ``approval_timeout`` rejects the run. A rejection
-    skips the next task and is not a failure. Clearing the task asks again.
+    skips the next task and is not a failure. Clearing the task asks again. Before Airflow 3.3, the triggerer looks for
+    the response.
 
     If Airflow's scheduler sees a response before it sees that the task waits, it takes that for a crash and runs the
     task again. That try keeps the question, and so the response that Airflow has stored for it.
@@ -173,6 +176,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
     def __init__(
         self, *, guard_task_id: str = "guard", execution_timeout: timedelta | None = None, **kwargs: Any
     ) -> None:
+        self.response_timeout: timedelta | None = None
         super().__init__(subject="May this run continue?", defaults=ApprovalOperator.REJECT, **kwargs)
         self.guard_task_id = guard_task_id
         # Airflow's operator would take it for the time that a response may take.
@@ -181,8 +185,19 @@ class ApproveOperator(JobOperator, ApprovalOperator):
     @property
     def hitl_summary(self) -> dict[str, Any]:
         """The question as listeners such as OpenLineage see it: without its body, which contains external IDs."""
-        return {**super().hitl_summary, "body": None}
+        # The standard provider has a property since 1.17; before, it assigns a dictionary and adds to it.
+        if hasattr(HITLOperator, "hitl_summary"):
+            return {**super().hitl_summary, "body": None}
+        return self._summary
 
+    @hitl_summary.setter
+    def hitl_summary(self, summary: dict[str, Any]) -> None:
+        self._summary = {**summary, "body": None}
+
+    def validate_params(self) -> None:
+        """Skip the check: the question has no fields, and a run's parameters are checked when it starts."""
+
+    @final_errors
     def execute(self, context: Context) -> Any:
         """Ask, unless there is nothing to ask."""
         asked: dict[str, Any] | None = context["ti"].xcom_pull(task_ids=self.guard_task_id)
@@ -200,23 +215,26 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         self.response_timeout = job.guards.approval_timeout
         self.assigned_users = [{"id": user, "name": user} for user in job.guards.approvers] or None
         ti, key = context["ti"], self.run_key_of(context)
+        until = datetime.now(UTC) + job.guards.approval_timeout
         # A clear raises the number of tries; a retry does not.
         question = question_digest(self.subject, self.body, job.guards.approvers, ti.max_tries)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
             if ledger.runs.existing(key).question == question:
                 self.log.info("The question of an earlier try stays; a response to it counts")
-                self._wait_for_earlier_question(ti.id, datetime.now(UTC) + job.guards.approval_timeout)
+                self._wait_in_triggerer(ti.id, until)
             ledger.runs.ask_approval(key)
             self._check_question(ti.id)
             ledger.runs.ask_approval(key, question)
         finally:
             ledger.close()
         # Not execute() of the base class: it registers the question again, which discards a response.
-        raise TaskAwaitingInput(method_name="execute_complete", timeout=self.response_timeout)
+        if not has_awaiting_input():
+            self._wait_in_triggerer(ti.id, until)
+        await_response("execute_complete", self.response_timeout)
 
-    def _wait_for_earlier_question(self, task_instance_id: UUID, until: datetime) -> NoReturn:
-        """Wait for, or use, the response to a question that an earlier try registered."""
+    def _wait_in_triggerer(self, task_instance_id: UUID, until: datetime) -> NoReturn:
+        """Wait for a response to the registered question, or use the one that is there."""
         self.defer(
             trigger=LateResponseTrigger(
                 ti_id=task_instance_id,
@@ -241,6 +259,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
                 "figures have changed since. Nothing was sent; start a new run"
             )
 
+    @final_errors
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Store the response on the run row, then continue or skip the sending task."""
         from zoho_crm.ledger.ledger import Ledger

@@ -9,7 +9,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 
 from zoho_crm.airflow_compat import AirflowFailException, partial_of
@@ -22,6 +21,7 @@ from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
 from zoho_crm.operators.drivers import ChunkDriver, InMemoryDriver, OwnPlanDriver
 from zoho_crm.operators.job_operator import origin_of
+from zoho_crm.operators.retries import final_errors, wait_in_triggerer
 from zoho_crm.operators.slot_keeper import refresh_lock, shared_clock
 
 if TYPE_CHECKING:
@@ -189,6 +189,7 @@ class LinkOperator(BaseOperator):
             return content
         return super().render_template(content, context, jinja_env, seen_oids)
 
+    @final_errors
     def execute(self, context: Context, waiting_since: datetime | None = None) -> dict[str, int]:
         """Work on the links and return their number by outcome."""
         self._is_killed = False
@@ -288,15 +289,7 @@ class LinkOperator(BaseOperator):
 
     def wait(self, pause: timedelta, since: datetime, why: str | None) -> None:
         """Defer until Zoho may accept requests again; return if that exceeds ``wait_patience``."""
-        if self.now() + pause > since + self.wait_patience:
-            self.log.error("Not waiting any longer: wait_patience=%s", self.wait_patience)
-            return
-        self.log.warning("Waiting outside of a worker: pause=%s reason=%s", pause, why)
-        self.defer(
-            trigger=TimeDeltaTrigger(pause),
-            method_name="execute_after_wait",
-            kwargs={"waiting_since": since.isoformat()},
-        )
+        wait_in_triggerer(self, pause, now=self.now(), since=since, patience=self.wait_patience, why=why)
 
     def summarize(self, counts: Counter[Outcome]) -> dict[str, int]:
         """Return the number of links by outcome, zeros included."""

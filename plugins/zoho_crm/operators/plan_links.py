@@ -9,6 +9,7 @@ from zoho_crm.core.job_files import SOURCE_SQL, read_sql
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.databases import create_source_engine
 from zoho_crm.operators.job_operator import PlanOperator, origin_of, request_of
+from zoho_crm.operators.retries import final_errors
 from zoho_crm.source import stream_links
 from zoho_crm.telemetry import log_plan
 
@@ -37,6 +38,7 @@ class PlanLinksOperator(PlanOperator):
     _plan: PlanSummary | None = None
     _reads_source = False
 
+    @final_errors
     def execute(self, context: Context) -> list[ChunkRef]:
         """Store the plan and return its chunks."""
         from zoho_crm.ledger.ledger import Ledger

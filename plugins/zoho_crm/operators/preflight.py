@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoho_crm.airflow_compat import AirflowFailException
+from zoho_crm.airflow_compat import AirflowFailException, has_retry_policies
 from zoho_crm.core.job_files import read_sql
 from zoho_crm.core.models import DELINK
 from zoho_crm.core.request import get_setting
@@ -31,6 +32,7 @@ from zoho_crm.hooks.zoho_response import parse_reading_response, rows_of
 from zoho_crm.operators.breaker import Stop
 from zoho_crm.operators.job_operator import JobOperator, request_of
 from zoho_crm.operators.notify import notifier_faults
+from zoho_crm.operators.retries import THROTTLED_PAUSE, wait_in_triggerer
 from zoho_crm.operators.slot_keeper import one_slot, refresh_lock, shared_clock
 from zoho_crm.source import check_sql
 
@@ -55,18 +57,36 @@ class PreflightOperator(JobOperator):
     :return: ``org_id``, ``data_center``, ``api_version`` and ``environment`` for the audit, and ``credits``: what the
         checks have cost
     :raises AirflowFailException: something has to be changed first; the message says what
+    :raises ZohoTokenThrottledError: Zoho grants no access token for a while; before Airflow 3.3, whose retries cannot
+        wait that long, the task defers instead
     """
 
     operation: ClassVar[str] = DELINK
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context, waiting_since: datetime | None = None) -> dict[str, Any]:
         """Check it all; what Airflow may try again is raised as it is, what it may not as a failure."""
         try:
             return self._check(context)
-        except ZohoTokenThrottledError:
+        except ZohoTokenThrottledError as error:
+            if not has_retry_policies():
+                now, patience = datetime.now(UTC), self.job_of(context).wait_patience
+                wait_in_triggerer(
+                    self,
+                    THROTTLED_PAUSE,
+                    now=now,
+                    since=waiting_since or now,
+                    patience=patience,
+                    why=str(error),
+                )
             raise
         except (ZohoAuthError, ZohoConfigError) as error:
             raise AirflowFailException(str(error)) from None
+
+    def execute_after_wait(
+        self, context: Context, event: Any = None, *, waiting_since: str
+    ) -> dict[str, Any]:
+        """Resume after a wait in the triggerer; Airflow calls it."""
+        return self.execute(context, datetime.fromisoformat(waiting_since))
 
     def _check(self, context: Context) -> dict[str, Any]:
         self.check_form(context)

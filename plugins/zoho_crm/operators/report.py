@@ -14,6 +14,7 @@ from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_operator import JobOperator, origin_of, request_of, run_type_of
+from zoho_crm.operators.retries import final_errors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -42,6 +43,7 @@ class ReportOperator(JobOperator):
     :raises PlanError: the run has no plan
     """
 
+    @final_errors
     def execute(self, context: Context) -> dict[str, Any]:
         """Close the run and return its summary."""
         job = self.job_of(context)

@@ -25,6 +25,7 @@ from zoho_crm.operators.job_operator import (
     request_of,
 )
 from zoho_crm.operators.preflight import PreflightOperator
+from zoho_crm.operators.retries import final_errors
 from zoho_crm.source import SourceFacts
 from zoho_crm.telemetry import log_plan
 
@@ -103,6 +104,7 @@ class ReprocessPlanOperator(PlanOperator):
     operation: ClassVar[str]
     _planned: PlanSummary | None = None
 
+    @final_errors
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """Store the plan and return what is mapped over."""
         from zoho_crm.ledger.ledger import Ledger

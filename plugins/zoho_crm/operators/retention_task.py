@@ -10,6 +10,7 @@ from airflow.sdk import BaseOperator
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.job_files import named_job
 from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.operators.retries import final_errors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,7 @@ class RetentionOperator(BaseOperator):
         self.job_name = job_name
         self.jobs_folder = jobs_folder
 
+    @final_errors
     def execute(self, context: Context) -> dict[str, Any]:
         """Replace ids, or count, and return what was found."""
         from zoho_crm.ledger.ledger import Ledger
