@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 import yaml
-from airflow.dag_processing.dagbag import DagBag
-from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections
+from tests.support.releases import DagSerialization
+from zoho_crm.airflow_compat import DagBag
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import LinkResult, Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
@@ -76,7 +76,7 @@ def test_it_is_mapped_over_the_jobs_that_set_days(jobs: Path) -> None:
 
 RUNS = f"""
 import os, sqlite3
-from airflow.dag_processing.dagbag import DagBag
+from zoho_crm.airflow_compat import DagBag
 
 def run(conf):
     # Read again: within one process a mapped task keeps the params of the run before.

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 from airflow.sdk import DAG
-from airflow.serialization.serialized_objects import DagSerialization
 
 from include.demo.world import connections, fill_crm
 from include.local_zoho import LocalZoho
 from tests.support.live_dags import PROJECT
+from tests.support.releases import DagSerialization
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.dags import delink_dag, delink_task_group
 
@@ -43,7 +43,7 @@ nightly = nightly()
 """
 RUN = """\
 import sys
-from airflow.dag_processing.dagbag import DagBag
+from zoho_crm.airflow_compat import DagBag
 run = DagBag(dag_folder=sys.argv[1]).dags["nightly"].test(run_conf={"mode": "apply"})
 for one in run.get_task_instances():
     print("task", one.task_id, one.state)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
-from airflow.sdk.exceptions import TaskDeferred
 
 from tests.proofs.harness import (
     ORIGIN,
@@ -31,6 +30,7 @@ from tests.proofs.harness import (
 from tests.support.databases import set_connection
 from tests.support.local_zoho import ZOHO, link_all, linked, zoho_connection
 from tests.support.operators import context, delink
+from zoho_crm.airflow_compat import TaskDeferred
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import RunStoppedError
 from zoho_crm.hooks.presence import RetryLimits

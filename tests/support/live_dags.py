@@ -19,7 +19,7 @@ PROJECT = Path(__file__).parents[2]
 
 _RUNNER = f"""
 import json, sys
-from airflow.dag_processing.dagbag import DagBag
+from zoho_crm.airflow_compat import DagBag
 out = open(int(sys.argv[1]), "w", buffering=1)
 for line in sys.stdin:
     wanted = json.loads(line)

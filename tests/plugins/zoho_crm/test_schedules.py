@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pendulum
 import pytest
-from airflow.sdk import CronDataIntervalTimetable
 from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from tests.support.operators import context, make_job
+from zoho_crm.airflow_compat import CronDataIntervalTimetable
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.operators.job_operator import request_of
 from zoho_crm.schedules import next_windows, schedule_of, schedule_text

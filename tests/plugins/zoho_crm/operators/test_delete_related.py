@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy as sa
 from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import DAG, BaseOperator
-from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
-from airflow.serialization.serialized_objects import DagSerialization
 
 from tests.support.databases import AUDIT, Audit, Warehouse, set_connection
 from tests.support.links import RELATION
 from tests.support.local_zoho import ZOHO, harms, link_all, linked, sent, zoho_connection
 from tests.support.operators import RUN_ID, context, delink, jobs_folder, make_job, outcomes, pairs
+from tests.support.releases import DagSerialization
+from zoho_crm.airflow_compat import AirflowFailException, TaskDeferred
 from zoho_crm.core.links import external_id_fault
 from zoho_crm.core.models import ChunkRef, RunStart
 from zoho_crm.errors import PlanError, RunStoppedError, UnfinishedLinksError, ZohoConfigError
@@ -178,6 +178,7 @@ def test_results_of_other_tasks_are_resolved_and_not_rendered() -> None:
         return pulled[0]
 
     context_["ti"].xcom_pull = xcom_pull
+    context_["ti"].task = task
     context_["expanded_ti_count"] = None
     task.render_template_fields(context_)
     assert task.links == pulled[0]

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
-from airflow.sdk.exceptions import TaskDeferred
 
 from tests.plugins.zoho_crm.operators.test_relink import impatient
 from tests.plugins.zoho_crm.operators.test_relink import planned as stored
 from tests.support.databases import AUDIT, Audit
 from tests.support.local_zoho import harms, link_all, linked, sent
 from tests.support.operators import context, delink, outcomes, pairs
+from zoho_crm.airflow_compat import TaskDeferred
 from zoho_crm.errors import RunStoppedError, UnfinishedLinksError
 from zoho_crm.ledger import tables
 

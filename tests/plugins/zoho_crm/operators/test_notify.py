@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiosmtpd.controller import Controller
 from airflow.sdk import BaseNotifier
-from airflow.sdk.exceptions import AirflowFailException
 
 from tests.support.databases import Audit, Warehouse, set_connection
 from tests.support.operators import context, jobs_folder, make_job, pairs
+from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 from airflow.sdk import DAG
-from airflow.sdk.exceptions import TaskDeferred
 
 from tests.support.databases import AUDIT, Audit
 from tests.support.links import RELATION, X_EXTERNAL
 from tests.support.local_zoho import harms, link_all, linked
 from tests.support.operators import context, delink, pairs
+from zoho_crm.airflow_compat import TaskDeferred
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.core.outcomes import RELINK_OUTCOMES
 from zoho_crm.core.relink_verdict import LINKED_AND_NOT_SEEN_GONE

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk.exceptions import AirflowFailException
 
 from tests.support.operators import context, jobs_folder, make_job, pairs
+from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import ChunkRef, LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError

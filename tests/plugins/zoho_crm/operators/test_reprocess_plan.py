@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 import yaml
-from airflow.sdk.exceptions import AirflowFailException
 
 from tests.support.databases import AUDIT, WAREHOUSE, Audit
 from tests.support.local_zoho import link_all, linked, sent
 from tests.support.operators import context, delink, make_job, pairs
+from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import UnfinishedLinksError, ZohoConfigError

@@ -6,8 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from airflow.dag_processing.dagbag import DagBag
 
+from zoho_crm.airflow_compat import DagBag
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ui.plugin import DelinkRunLink, ZohoDelinkPlugin
 
