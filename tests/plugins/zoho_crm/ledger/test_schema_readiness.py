@@ -253,8 +253,8 @@ except ZohoError as error:
 @pytest.mark.parametrize("has_tables", [True, False], ids=["tables", "empty"])
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_file_in_a_folder_that_is_read_only_is_refused(has_tables: bool, journal: str) -> None:
-    # Not in tmp_path, whose parents only their owner may enter.
-    with TemporaryDirectory(prefix="zoho-audit-") as name:
+    # Not in tmp_path or TMPDIR, which only their owner may enter: the check runs as another user.
+    with TemporaryDirectory(prefix="zoho-audit-", dir="/tmp") as name:  # noqa: S108 - a folder of its own in it
         folder, file = Path(name), Path(name) / "audit.db"
         if has_tables:
             _ledger_in(sa.make_url(f"sqlite:///{file}")).close()
