@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
 
+import pytest
+
 from include.demo.world import connections
 from include.local_zoho import LocalZoho
 
@@ -97,6 +99,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.systems
 def test_both_operators_work_when_mapped_over_chunks_and_over_arguments(
     tmp_path: Path, run_with_airflow: Run
 ) -> None:

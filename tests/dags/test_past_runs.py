@@ -199,6 +199,7 @@ def live(
         yield live
 
 
+@pytest.mark.systems
 @pytest.mark.xdist_group("past_runs")
 def test_a_thousand_links_are_relinked_as_they_were(world: World, live: LiveDags) -> None:
     state = world.zoho.state

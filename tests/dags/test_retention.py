@@ -95,6 +95,7 @@ run({{}})
 """  # noqa: S608 - it is a program, with a path of our own
 
 
+@pytest.mark.systems
 def test_whole_runs_count_and_replace(jobs: Path, tmp_path: Path, run_with_airflow: Run) -> None:
     audit = tmp_path / "audit.db"
     ledger = Ledger(sa.create_engine(f"sqlite:///{audit}"))

@@ -50,6 +50,9 @@ def is_locked(url: sa.URL) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    "any_ledger", ["sqlite", pytest.param("postgres", marks=pytest.mark.systems)], indirect=True
+)
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
 def test_frozen_process_leaves_links_that_were_relinked(
     zoho: LocalZoho, processes: BaseContext, any_ledger: Ledger, strategy: str

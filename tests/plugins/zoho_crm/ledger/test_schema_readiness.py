@@ -254,7 +254,7 @@ except ZohoError as error:
 @pytest.mark.parametrize("journal", ["delete", "wal"])
 def test_file_in_a_folder_that_is_read_only_is_refused(has_tables: bool, journal: str) -> None:
     # Not in tmp_path or TMPDIR, which only their owner may enter: the check runs as another user.
-    with TemporaryDirectory(prefix="zoho-audit-", dir="/tmp") as name:  # noqa: S108 - a folder of its own in it
+    with TemporaryDirectory(prefix="zoho-audit-", dir="/tmp") as name:
         folder, file = Path(name), Path(name) / "audit.db"
         if has_tables:
             _ledger_in(sa.make_url(f"sqlite:///{file}")).close()
