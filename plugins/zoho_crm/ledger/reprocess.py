@@ -7,7 +7,7 @@ transaction, so that the new plan can be written meanwhile in every database.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.links import Link
-from zoho_crm.core.models import DELINK
+from zoho_crm.core.models import DELINK, RELINK
 from zoho_crm.core.outcomes import REMOVAL_OUTCOMES, RETRYABLE_OUTCOMES, LinkState, Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.ledger.engine import Store, reading
@@ -43,10 +43,22 @@ _CHANGES = (
 )
 """Outcomes that show what happened to a removed link since. A link presumed removed may just have stayed removed."""
 _REMOVALS = tuple(outcome.value for outcome in REMOVAL_OUTCOMES)
-_SETTLING_OUTCOMES = tuple(
-    outcome.value for outcome in Outcome if outcome.is_final and outcome is not Outcome.INVALID
+_UNFINISHED = tuple(outcome.value for outcome in RETRYABLE_OUTCOMES)
+_CHANGED = (
+    Outcome.REMOVED.value,
+    Outcome.PRESUMED_REMOVED.value,
+    Outcome.RELINKED.value,
+    Outcome.PRESUMED_RELINKED.value,
 )
-"""Outcomes that a request, or a look at Zoho, has settled."""
+_SETTLING_OUTCOMES = {
+    DELINK: (*_CHANGED, Outcome.ALREADY_LINKED.value),
+    RELINK: (*_CHANGED, Outcome.ALREADY_ABSENT.value),
+}
+"""
+Outcomes after which a request of an earlier run, by its operation, can no longer be what changed a link.
+
+A refusal says nothing about the earlier request, and "already absent" is just what a removal leaves behind.
+"""
 
 
 class Since(StrEnum):
@@ -173,14 +185,20 @@ class OriginLinks(Store):
                     .values(snapshot=snapshot)
                 )
 
-    def carry_over_in_flight(self, run_key: str) -> None:
+    def carry_over_in_flight(self, run_key: str, org_id: str | None = None) -> None:
         """
         Mark the links of a plan as in flight that a request of an earlier run may have reached.
 
-        They are verified before anything is sent, and presumed removed when they are gone, as within one run. Links
-        that this run has touched already are left alone, so that it can be repeated.
+        They are verified before anything is sent, and presumed changed when they are as the run would leave them, as
+        within one run. Links that this run has touched already are left alone, so that it can be repeated. A dry run
+        sends nothing, and marks nothing.
+
+        :param org_id: Zoho's ID of the organization, for a run that does not know it yet
         """
         run = RunStore(self._engine).existing(run_key)
+        run = replace(run, org_id=run.org_id or org_id)
+        if run.dry_run:
+            return
         after = -1
         while page := self._unsettled_page(run_key, after, _UNTOUCHED):
             after = page[-1].seq
@@ -262,15 +280,15 @@ class OriginLinks(Store):
 
     def _in_doubt(self, run: StoredRun, pair_keys: Sequence[str]) -> set[str]:
         """
-        Return the keys of links that a delinking run left in flight in the organization of a run, and are so still.
+        Return the keys of links that a run of the same operation and organization left in flight, and are so still.
 
-        A later final outcome, of whatever run, settles a doubt.
+        A later outcome of any run settles a doubt if it shows what became of the link.
         """
         doubt, later = audit.alias("doubt"), audit.alias("later")
         settled_since = sa.exists().where(
             later.c.pair_key == doubt.c.pair_key,
             later.c.event_id > doubt.c.event_id,
-            later.c.outcome.in_(_SETTLING_OUTCOMES),
+            later.c.outcome.in_(_SETTLING_OUTCOMES[run.operation]),
             later.c.dry_run == sa.false(),
             later.c.org_id == run.org_id,
             later.c.data_center == run.data_center,
@@ -282,7 +300,8 @@ class OriginLinks(Store):
             .join(runs, runs.c.run_key == doubt.c.run_key)
             .where(
                 doubt.c.pair_key.in_(pair_keys),
-                doubt.c.operation == DELINK,
+                doubt.c.outcome.in_(_UNFINISHED),
+                doubt.c.operation == run.operation,
                 doubt.c.org_id == run.org_id,
                 doubt.c.data_center == run.data_center,
                 runs.c.environment == run.environment,

@@ -65,6 +65,7 @@ class PlanLinksOperator(PlanOperator):
                 origin=origin,
                 target=self._target(job, preflight, dry_run=run.dry_run),
             )
+            ledger.reprocess.carry_over_in_flight(run.run_key)
         finally:
             ledger.close()
         log_plan(self.log, run, plan, is_new=is_new)

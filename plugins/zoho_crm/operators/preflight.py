@@ -202,9 +202,7 @@ class OrgCheck:
         found = await _read_org(LinkClient(client, self.run.relation, client.connection.api_version))
         if isinstance(found, Stop):
             return found
-        planned = self.run.org_id or await asyncio.to_thread(
-            self.ledger.runs.record_org, self.run.run_key, found
-        )
+        planned = self.run.org_id or await asyncio.to_thread(self._record, found)
         if found != planned:
             raise OtherOrgError(
                 f"The plan is for organization {planned}; connection {client.connection.conn_id!r} now leads to "
@@ -213,6 +211,11 @@ class OrgCheck:
         self.store.target = replace(self.store.target, org_id=found)
         self.is_done = True
         return None
+
+    def _record(self, org_id: str) -> str:
+        """Record the organization of the run, and what its earlier runs left in flight; return the one recorded."""
+        self.ledger.reprocess.carry_over_in_flight(self.run.run_key, org_id)
+        return self.ledger.runs.record_org(self.run.run_key, org_id)
 
 
 async def _read_org(client: LinkClient) -> str | Stop:

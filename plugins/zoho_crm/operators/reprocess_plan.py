@@ -213,9 +213,7 @@ class PlanRetryOperator(ReprocessPlanOperator):
 
     def complete(self, ledger: Ledger, key: str) -> None:
         """Mark links in flight that an unanswered request may have reached, so that they are verified first."""
-        run = ledger.runs.get(key)
-        if run is not None and not run.dry_run:
-            ledger.reprocess.carry_over_in_flight(key)
+        ledger.reprocess.carry_over_in_flight(key)
 
     def arguments(self, job: Job) -> dict[str, Any]:
         """Return the arguments of the delink operator."""
@@ -279,10 +277,11 @@ class PlanRelinkOperator(ReprocessPlanOperator):
         return Selection(chosen(), counts, origin_run_key=run.run_key)
 
     def complete(self, ledger: Ledger, key: str) -> None:
-        """Copy the attributes that the links had from the origin run."""
+        """Copy attributes from the origin run, and mark links in flight that an earlier relink may have reached."""
         run = ledger.runs.get(key)
         if run is not None and run.origin_run_key is not None:
             ledger.reprocess.copy_snapshots(key, run.origin_run_key)
+        ledger.reprocess.carry_over_in_flight(key)
 
     def arguments(self, job: Job) -> dict[str, Any]:
         """Return the arguments of the relink operator."""

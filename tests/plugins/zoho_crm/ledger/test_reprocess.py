@@ -423,13 +423,17 @@ def test_doubt_of_another_organization_is_not_carried_over(
 @pytest.mark.parametrize(
     ("later", "carried"),
     [
-        (Outcome.ALREADY_ABSENT, False),
-        (Outcome.REJECTED, False),
+        (Outcome.REMOVED, False),
+        (Outcome.PRESUMED_REMOVED, False),
+        # What a removal leaves behind.
+        (Outcome.ALREADY_ABSENT, True),
+        (Outcome.REJECTED, True),
+        (Outcome.PARENT_NOT_FOUND, True),
         (Outcome.FAILED, True),
         (Outcome.NOT_ATTEMPTED, True),
     ],
 )
-def test_doubt_is_carried_over_until_a_later_run_settles_the_link(
+def test_doubt_is_carried_over_until_a_later_run_shows_what_became_of_the_link(
     ledger: Ledger, later: Outcome, carried: bool
 ) -> None:
     run(ledger, "settled before", {pair(0): Outcome.REMOVED})
@@ -439,12 +443,45 @@ def test_doubt_is_carried_over_until_a_later_run_settles_the_link(
     assert carried_over(ledger, [pair(0)]) == ({pair(0)} if carried else set())
 
 
-def carried_over(ledger: Ledger, rows: list[Pair]) -> set[Pair]:
+@pytest.mark.parametrize(
+    ("later", "carried"),
+    [
+        (Outcome.RELINKED, False),
+        (Outcome.PRESUMED_RELINKED, False),
+        (Outcome.ALREADY_LINKED, True),
+        (Outcome.REJECTED, True),
+    ],
+)
+def test_doubt_of_a_relink_is_carried_over_to_the_next_relink(
+    ledger: Ledger, later: Outcome, carried: bool
+) -> None:
+    relink = {"operation": RELINK}
+    run(ledger, "removed", {pair(0): Outcome.REMOVED})
+    run(ledger, "back", {pair(0): Outcome.UNKNOWN}, target=relink)
+    run(ledger, "later", {pair(0): later}, target=relink)
+    expected = {pair(0)} if carried else set()
+    assert carried_over(ledger, [pair(0)], **relink) == expected
+
+
+def test_doubt_is_not_carried_over_to_the_other_operation(ledger: Ledger) -> None:
+    run(ledger, "first", {pair(0): Outcome.UNKNOWN}, target={"operation": RELINK})
+    assert carried_over(ledger, [pair(0)]) == set()
+
+
+def test_doubt_is_not_carried_over_to_a_dry_run(ledger: Ledger) -> None:
+    run(ledger, "first", {pair(0): Outcome.UNKNOWN})
+    assert carried_over(ledger, [pair(0)], dry_run=True) == set()
+
+
+def carried_over(ledger: Ledger, rows: list[Pair], **changes: Any) -> set[Pair]:
     """Plan a run, and return the links of it that a request of an earlier run may have reached."""
-    ledger.runs.start(run_start("again"))
-    ledger.plans.create("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET)
+    target = replace(TARGET, **changes)
+    mode = "dry_run" if target.dry_run else "apply"
+    ledger.runs.start(run_start("again", target=target, mode=mode))
+    ledger.plans.create("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=target)
     ledger.reprocess.carry_over_in_flight("again")
-    taken = ledger.claims.take(ledger.claims.claim("again", 0, "a try"), 20)
+    claim = ledger.claims.claim("again", 0, "a try")
+    taken = ledger.claims.take(claim, 20, in_flight=not target.dry_run)
     return {(one.link.external_id, one.link.related_external_id) for one in taken if one.ambiguous_before}
 
 

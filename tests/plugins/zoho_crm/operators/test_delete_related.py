@@ -408,6 +408,24 @@ def test_a_link_whose_answer_was_lost_is_verified_by_the_next_try_before_anythin
     assert (run["status"], run["removed"], run["presumed_removed"]) == ("succeeded", 1, 1)
 
 
+def test_next_run_of_the_operator_presumes_what_an_unanswered_request_of_this_one_removed(
+    zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impatient(monkeypatch)
+    link_all(zoho, pairs(2))
+    zoho.state.faults.add(do="reset", when="after", match={"method": "DELETE", "path": "c-00001"}, times=1)
+    unreadable = zoho.state.faults.add(
+        do="status", status=500, match={"method": "GET", "path": "c-00001"}, times=None
+    )
+    with pytest.raises(UnfinishedLinksError, match="1 removed, 1 unknown"):
+        delink(links=pairs(2), audit_conn_id=AUDIT).execute(context())
+    zoho.state.faults.rules.remove(unreadable)
+    link_all(zoho, pairs(1))
+    assert delink(links=pairs(2), audit_conn_id=AUDIT).execute(context(run_id="next")) == outcomes(
+        removed=1, presumed_removed=1
+    )
+
+
 def test_a_link_whose_request_is_applied_late_is_unknown_until_the_next_try(
     zoho: LocalZoho, audit: Audit, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ from zoho_crm.errors import UnfinishedLinksError, ZohoConfigError
 from zoho_crm.ledger import tables
 from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
+from zoho_crm.operators.relink import RelinkByExternalIdOperator
 from zoho_crm.operators.report import close_run
 from zoho_crm.operators.reprocess_plan import (
     PlanRelinkOperator,
@@ -429,3 +430,41 @@ def test_retry_sends_each_open_link_once_and_nothing_else(zoho: LocalZoho, audit
     assert linked(zoho) == {A, F}
     _, counts = plan(PlanRetryOperator, jobs, run="manual__past", run_id="manual__third")
     assert counts == {"runs": 1, "chosen": 0, "removed": 3, "presumed_removed": 1}
+
+
+def test_next_run_presumes_what_an_unanswered_request_of_an_earlier_run_may_have_removed(
+    zoho: LocalZoho, audit: Audit, jobs: Path
+) -> None:
+    link_all(zoho, [A, B])
+    past_run(audit, {A: Outcome.UNKNOWN})
+    # Applied, and its response lost.
+    zoho.state.unlink("Contacts", A[0], "Deals", A[1])
+    form = {"mode": "apply", "links": [list(A), list(B)]}
+    planning = context("plan", run_id="manual__next", params=form, preflight=PREFLIGHT)
+    (chunk,) = PlanLinksOperator(task_id="plan", job=make_job(), jobs_folder=jobs).execute(planning)
+    delink(chunk=chunk, audit_conn_id=AUDIT).execute(context(run_id="manual__next"))
+    last = {
+        row["external_id"]: row["outcome"] for row in audit.events() if row["run_key"] == chunk["run_key"]
+    }
+    assert last == {A[0]: "presumed_removed", B[0]: "removed"}
+
+
+def test_next_relink_presumes_what_an_unanswered_request_of_an_earlier_one_may_have_relinked(
+    zoho: LocalZoho, audit: Audit, jobs: Path
+) -> None:
+    key = past_run(audit, {A: Outcome.REMOVED})
+    (first,), _ = plan(PlanRelinkOperator, jobs, run=key, mode="apply")
+    ledger, origin = audit.ledger(), origin_of(context(run_id="manual__again"))
+    claim = ledger.claims.claim(first["chunk"]["run_key"], 0, "a try")
+    ledger.claims.take(claim, 1)
+    close_run(ledger, first["chunk"]["run_key"], origin=origin, tolerance=0.0)
+    # Applied, and its response lost.
+    link_all(zoho, [A])
+    (mapped,), counts = plan(PlanRelinkOperator, jobs, run=key, mode="apply", run_id="manual__third")
+    assert counts["chosen"] == 1
+    RelinkByExternalIdOperator(task_id="relink", **mapped).execute(
+        context(dag_id=RELINK, run_id="manual__third")
+    )
+    run_key = mapped["chunk"]["run_key"]
+    outcomes = [row["outcome"] for row in audit.events() if row["run_key"] == run_key]
+    assert outcomes == ["presumed_relinked"]
