@@ -190,8 +190,12 @@ class ChunkRun:
         self._held_at = time.monotonic()
 
     def _stop_without_slots(self) -> None:
-        """Stop if others have taken all slots since, and kept them for :data:`SLOT_WAIT_S`."""
-        if self._slots.held or self._marked.busy:
+        """
+        Stop if others have taken all slots since, and kept them for :data:`SLOT_WAIT_S`.
+
+        Units at work do not count: they wait for a slot, too, and for each link again.
+        """
+        if self._slots.held:
             self._held_at = time.monotonic()
         elif time.monotonic() - self._held_at > SLOT_WAIT_S:
             self._stop_waiting()

@@ -18,7 +18,7 @@ from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import StopReason
-from zoho_crm.errors import ClaimLostError
+from zoho_crm.errors import ClaimLostError, ZohoError
 from zoho_crm.hooks.zoho_response import ZohoResponse
 from zoho_crm.operators import chunk_run
 from zoho_crm.operators.breaker import BREAKER_AFTER, SAME_REFUSALS
@@ -479,6 +479,30 @@ async def test_waits_for_a_lost_slot_for_a_limited_time(monkeypatch: pytest.Monk
     assert (report.stopped, report.reason) == ("waited 0.2 s for a free slot", StopReason.NO_SLOT)
     assert len(delinker.sent) == 2
     assert report.counts[Outcome.REMOVED] == 2
+
+
+async def test_page_at_work_waits_for_lost_slots_no_longer_than_the_try(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zoho_crm.operators.chunk_run.SLOT_WAIT_S", 0.2)
+    monkeypatch.setattr("zoho_crm.operators.slot_keeper.RENEWAL_PATIENCE_S", 0.01)
+    slots, store = Slots(number=2), MemoryStore.of(10)
+    waits: list[str] = []
+
+    async def send_links_of_a_page() -> None:
+        slots.number = 0
+        await until(lambda: chunk.right.held == 0)
+        while not any("the run stopped" in why for why in waits):
+            with pytest.raises(ZohoError) as error:
+                await chunk.right.renew()
+            waits.append(str(error.value))
+
+    delinker = FakeDelinker(unit_size=10, gate=send_links_of_a_page)
+    chunk = ChunkRun(delinker, store, slots, 2)
+    async with asyncio.timeout(3):
+        report = await chunk.run()
+    assert (report.stopped, report.reason) == ("waited 0.2 s for a free slot", StopReason.NO_SLOT)
+    assert waits[0] == "not sent: waited 0 s for a free slot"
 
 
 @pytest.mark.parametrize("who", ["itself", "others"])
