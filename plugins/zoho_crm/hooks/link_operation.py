@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
 
-EARLIER_TRY = "an earlier try may have sent it, without a recorded response"
+EARLIER_TRY = "an earlier try or run may have sent it, without a recorded response"
 
 
 def has_snapshot(planned: PlannedLink) -> bool:

@@ -37,6 +37,8 @@ BATCH_ROWS = 1_000
 _NEVER_SENT = sa.and_(links.c.state == LinkState.PLANNED.value, links.c.outcome.is_(None))
 _UNANSWERED = sa.and_(links.c.state == LinkState.IN_FLIGHT.value, links.c.outcome.is_(None))
 _CLOSED_AS = {Outcome.NOT_ATTEMPTED: _NEVER_SENT, Outcome.UNKNOWN: _UNANSWERED}
+_CLOSED_UNTRIED = {Outcome.NOT_ATTEMPTED: sa.or_(_NEVER_SENT, _UNANSWERED)}
+"""For a chunk that no try has claimed: what is in flight there, an earlier run has left so."""
 _DETAIL = {
     Outcome.NOT_ATTEMPTED: "the run ended before it was sent",
     Outcome.UNKNOWN: "it may have been sent; the run ended before its outcome was known",
@@ -129,17 +131,18 @@ class RunFinalizer(Store):
 
     def _close_batch(self, claim: Claim, *, origin: Origin, target: Target, job: str) -> Counter[Outcome]:
         """Close some links of a claimed chunk in one transaction; nothing when none is left."""
+        closed_as = _CLOSED_AS if claim.claim_no > 1 else _CLOSED_UNTRIED
         with self._engine.begin() as connection:
             now = self._now(connection)
             # Read before the fence, which stores the chain's end after these rows: only the claim's owner writes here.
             found = {
                 outcome: _results(connection, claim, condition, outcome, now)
-                for outcome, condition in _CLOSED_AS.items()
+                for outcome, condition in closed_as.items()
             }
             results = [result for part in found.values() for result in part]
             rows = audit_rows(claim, results, origin=origin, target=target, job=job, now_s=now.timestamp())
             fence(connection, claim, rows.end)
-            for outcome, condition in _CLOSED_AS.items():
+            for outcome, condition in closed_as.items():
                 if part := found[outcome]:
                     first, last = part[0].planned.seq, part[-1].planned.seq
                     connection.execute(

@@ -241,7 +241,7 @@ async def test_links_that_an_earlier_try_may_have_sent_are_verified_by_the_list_
     assert settled["d-3"][0].attempts == 0
     assert (
         settled["d-3"][0].detail
-        == f"an earlier try may have sent it, without a recorded response; {GONE_AND_NOT_SEEN_LINKED}"
+        == f"an earlier try or run may have sent it, without a recorded response; {GONE_AND_NOT_SEEN_LINKED}"
     )
     assert fake.seen[2:] == [LIST, MANY]
 

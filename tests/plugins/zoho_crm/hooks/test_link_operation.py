@@ -337,7 +337,7 @@ async def test_a_link_of_an_earlier_try_is_verified_before_anything_is_sent() ->
     assert (result.outcome, result.attempts, result.sent_at) == (Outcome.PRESUMED_REMOVED, 0, None)
     assert (
         result.detail
-        == f"an earlier try may have sent it, without a recorded response; {GONE_AND_NOT_SEEN_LINKED}"
+        == f"an earlier try or run may have sent it, without a recorded response; {GONE_AND_NOT_SEEN_LINKED}"
     )
 
 

@@ -168,7 +168,7 @@ async def test_a_link_that_an_earlier_try_may_have_relinked_is_verified_first(
     if script == [FOUND]:
         assert (
             result.detail
-            == f"an earlier try may have sent it, without a recorded response; {LINKED_AND_NOT_SEEN_GONE}"
+            == f"an earlier try or run may have sent it, without a recorded response; {LINKED_AND_NOT_SEEN_GONE}"
         )
 
 

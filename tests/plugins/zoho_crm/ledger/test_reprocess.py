@@ -473,6 +473,21 @@ def test_doubt_is_not_carried_over_to_a_dry_run(ledger: Ledger) -> None:
     assert carried_over(ledger, [pair(0)], dry_run=True) == set()
 
 
+def test_carried_over_link_of_a_run_that_never_started_is_not_attempted_and_stays_in_doubt(
+    ledger: Ledger,
+) -> None:
+    run(ledger, "first", {pair(0): Outcome.UNKNOWN})
+    ledger.runs.start(run_start("never approved"))
+    rows = [pair(0), pair(1)]
+    ledger.plans.create(
+        "never approved", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET
+    )
+    ledger.reprocess.carry_over_in_flight("never approved")
+    closed = ledger.finalizer.close_unfinished_links("never approved", origin=ORIGIN)
+    assert closed == {Outcome.NOT_ATTEMPTED: 2}
+    assert carried_over(ledger, rows) == {pair(0)}
+
+
 def carried_over(ledger: Ledger, rows: list[Pair], **changes: Any) -> set[Pair]:
     """Plan a run, and return the links of it that a request of an earlier run may have reached."""
     target = replace(TARGET, **changes)
