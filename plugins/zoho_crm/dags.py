@@ -19,7 +19,7 @@ from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import ApproveOperator, GuardOperator
-from zoho_crm.operators.job_operator import JobOperator, delink_arguments
+from zoho_crm.operators.job_operator import JobOperator, delink_arguments, retry_arguments
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
@@ -31,7 +31,6 @@ from zoho_crm.operators.reprocess_plan import (
     RetryPreflightOperator,
 )
 from zoho_crm.operators.retention_task import RetentionOperator
-from zoho_crm.operators.retries import retry_arguments
 from zoho_crm.schedules import schedule_of, schedule_text
 from zoho_crm.trigger_forms import job_form, relink_form, retry_form
 

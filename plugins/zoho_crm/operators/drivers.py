@@ -29,9 +29,9 @@ from zoho_crm.operators.chunk_store import (
     count_outcomes,
     count_results,
 )
+from zoho_crm.operators.job_operator import THROTTLED_PAUSE
 from zoho_crm.operators.preflight import OrgCheck, check_environment
 from zoho_crm.operators.report import close_run
-from zoho_crm.operators.retries import THROTTLED_PAUSE
 from zoho_crm.operators.slot_keeper import FixedSlots, LeasedSlots
 from zoho_crm.telemetry import chunk_span, span
 

@@ -18,8 +18,7 @@ from zoho_crm.core.models import RELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.job_operator import JobOperator
-from zoho_crm.operators.retries import final_errors
+from zoho_crm.operators.job_operator import JobOperator, final_errors
 from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:

@@ -20,8 +20,7 @@ from zoho_crm.hooks.presence import PresenceClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
 from zoho_crm.operators.drivers import ChunkDriver, InMemoryDriver, OwnPlanDriver
-from zoho_crm.operators.job_operator import origin_of
-from zoho_crm.operators.retries import final_errors, wait_in_triggerer
+from zoho_crm.operators.job_operator import final_errors, origin_of, wait_in_triggerer
 from zoho_crm.operators.slot_keeper import refresh_lock, shared_clock
 
 if TYPE_CHECKING:

@@ -8,8 +8,7 @@ from zoho_crm.airflow_compat import max_map_length
 from zoho_crm.core.job_files import SOURCE_SQL, read_sql
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.databases import create_source_engine
-from zoho_crm.operators.job_operator import PlanOperator, origin_of, request_of
-from zoho_crm.operators.retries import final_errors
+from zoho_crm.operators.job_operator import PlanOperator, final_errors, origin_of, request_of
 from zoho_crm.source import stream_links
 from zoho_crm.telemetry import log_plan
 

@@ -30,9 +30,8 @@ from zoho_crm.hooks.presence import LinkClient, judge_error
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.hooks.zoho_response import parse_reading_response, rows_of
 from zoho_crm.operators.breaker import Stop
-from zoho_crm.operators.job_operator import JobOperator, request_of
+from zoho_crm.operators.job_operator import THROTTLED_PAUSE, JobOperator, request_of, wait_in_triggerer
 from zoho_crm.operators.notify import notifier_faults
-from zoho_crm.operators.retries import THROTTLED_PAUSE, wait_in_triggerer
 from zoho_crm.operators.slot_keeper import one_slot, refresh_lock, shared_clock
 from zoho_crm.source import check_sql
 

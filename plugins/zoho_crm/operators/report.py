@@ -13,8 +13,7 @@ from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.job_operator import JobOperator, origin_of, request_of, run_type_of
-from zoho_crm.operators.retries import final_errors
+from zoho_crm.operators.job_operator import JobOperator, final_errors, origin_of, request_of, run_type_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -20,12 +20,12 @@ from zoho_crm.operators.guard import build_facts
 from zoho_crm.operators.job_operator import (
     PlanOperator,
     delink_arguments,
+    final_errors,
     origin_of,
     relink_arguments,
     request_of,
 )
 from zoho_crm.operators.preflight import PreflightOperator
-from zoho_crm.operators.retries import final_errors
 from zoho_crm.source import SourceFacts
 from zoho_crm.telemetry import log_plan
 

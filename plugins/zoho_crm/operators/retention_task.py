@@ -10,7 +10,7 @@ from airflow.sdk import BaseOperator
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.job_files import named_job
 from zoho_crm.errors import PlanError, ZohoConfigError
-from zoho_crm.operators.retries import final_errors
+from zoho_crm.operators.job_operator import final_errors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from zoho_crm.errors import (
     ZohoResponseError,
     ZohoTokenThrottledError,
 )
-from zoho_crm.operators import preflight, retries
+from zoho_crm.operators import job_operator, preflight
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import ApproveOperator, GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
@@ -66,12 +66,12 @@ RETRIED = [
 @pytest.fixture
 def without_policies(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the operators find an Airflow before 3.3."""
-    for module in (retries, preflight):
+    for module in (job_operator, preflight):
         monkeypatch.setattr(module, "has_retry_policies", lambda: False)
 
 
 def raised_by(error: ZohoError) -> ZohoError:
-    @retries.final_errors
+    @job_operator.final_errors
     def execute() -> None:
         raise error
 
@@ -104,14 +104,14 @@ def test_other_errors_are_retried_without_retry_policies(error: ZohoError) -> No
 @pytest.mark.skipif(not has_retry_policies(), reason="Airflow has retry policies since 3.3")
 @pytest.mark.parametrize("error", FINAL + RETRIED, ids=lambda error: type(error).__name__)
 def test_the_retry_policy_decides_alike(error: ZohoError) -> None:
-    decision = retries.retry_arguments()["retry_policy"].evaluate(error, 1, 3)
+    decision = job_operator.retry_arguments()["retry_policy"].evaluate(error, 1, 3)
     assert (decision.action.value == "fail") is (error in FINAL)
     assert not isinstance(raised_by(copy_of(error)), AirflowFailException)
 
 
 @pytest.mark.usefixtures("without_policies")
 def test_tasks_get_no_policy_where_airflow_has_none() -> None:
-    assert retries.retry_arguments() == {}
+    assert job_operator.retry_arguments() == {}
 
 
 @pytest.mark.usefixtures("without_policies")
