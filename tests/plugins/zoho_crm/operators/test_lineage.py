@@ -62,7 +62,7 @@ def task(kind: Any, sql_path: Path, **changes: Any) -> Any:
 def planned(sql_path: Path, **params: Any) -> ChunkRef:
     (chunk,) = task(PlanLinksOperator, sql_path).execute(
         context(
-            "plan", params={"mode": "apply", **params}, preflight={"org_id": "60001234", "data_center": "eu"}
+            "plan", params={"mode": "apply", **params}, preflight={"org_id": "700000001", "data_center": "us"}
         )
     )
     return chunk
@@ -150,7 +150,7 @@ def test_links_taken_out_lead_from_the_plan_into_zoho_and_the_audit(
     assert reported(operator) == (
         plan,
         # The fifth has no records.
-        {of_audit(audit, "zoho_delink_audit"): 5, "zoho://us/60001234 Contacts.Deals": 4},
+        {of_audit(audit, "zoho_delink_audit"): 5, "zoho://us/700000001 Contacts.Deals": 4},
     )
     (_, relation) = operator.get_openlineage_facets_on_complete(None).outputs
     assert [field.name for field in relation.facets["schema"].fields] == [
