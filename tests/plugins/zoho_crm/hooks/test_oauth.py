@@ -48,7 +48,7 @@ def fetch(connection: ZohoConnection, slept: list[float]) -> Callable[[], Token]
     return lambda: fetch_token(
         connection,
         Network.from_environment(connection),
-        timeout_s=(2.0, 0.1),
+        timeout_s=(2.0, 0.5),
         clock=lambda: 1000.0,
         sleep=slept.append,
     )
