@@ -455,11 +455,17 @@ def test_right_to_send_passes_to_a_newer_claim_when_it_is_released(ledger: Ledge
     assert former.holder == "second"
 
 
-def test_third_claim_waits_for_the_first_try_whose_lease_has_not_ended(engine: sa.Engine) -> None:
+def planned_by_clock(engine: sa.Engine) -> tuple[Ledger, list[float]]:
+    """Return a ledger with a plan of one link, and its clock: a list of one time, which a test may change."""
     now = [1_783_000_000.0]
     ledger = Ledger(engine, clock=lambda _: now[0])
     ledger.ensure_schema()
     planned(ledger, pairs(1))
+    return ledger, now
+
+
+def test_third_claim_waits_for_the_first_try_whose_lease_has_not_ended(engine: sa.Engine) -> None:
+    ledger, now = planned_by_clock(engine)
     ledger.claims.lease(ledger.claims.claim(RUN, 0, "first"), 30)
     assert ledger.claims.lease(ledger.claims.claim(RUN, 0, "second"), 30) is not None
     third = ledger.claims.claim(RUN, 0, "third")
@@ -471,10 +477,7 @@ def test_third_claim_waits_for_the_first_try_whose_lease_has_not_ended(engine: s
 
 
 def test_lease_of_a_time_when_the_clock_was_ahead_ends(engine: sa.Engine) -> None:
-    now = [1_783_000_000.0]
-    ledger = Ledger(engine, clock=lambda _: now[0])
-    ledger.ensure_schema()
-    planned(ledger, pairs(1))
+    ledger, now = planned_by_clock(engine)
     ledger.claims.lease(ledger.claims.claim(RUN, 0, "first"), 30)
     now[0] -= 100_000
     second = ledger.claims.claim(RUN, 0, "second")
@@ -484,10 +487,8 @@ def test_lease_of_a_time_when_the_clock_was_ahead_ends(engine: sa.Engine) -> Non
 
 
 def test_closing_a_run_waits_for_a_try_that_may_still_send(engine: sa.Engine) -> None:
-    now, slept = [1_783_000_000.0], []
-    ledger = Ledger(engine, clock=lambda _: now[0])
-    ledger.ensure_schema()
-    planned(ledger, pairs(1))
+    ledger, now = planned_by_clock(engine)
+    slept: list[float] = []
     ledger.claims.lease(ledger.claims.claim(RUN, 0, "first"), 3)
 
     def sleep(seconds: float) -> None:
