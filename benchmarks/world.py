@@ -100,7 +100,7 @@ def local_zoho(folder: Path) -> Iterator[Zoho]:
     with Supervisor() as supervisor:
         supervisor.start(
             "zoho",
-            [sys.executable, "-m", "include.local_zoho", "--port-file", str(port_file), *options],
+            [sys.executable, "-m", "zoho_crm.testing.local_zoho", "--port-file", str(port_file), *options],
             env=os.environ,
             log=log,
             cwd=PROJECT,

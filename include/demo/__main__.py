@@ -20,7 +20,7 @@ from include.demo.cases import CASES, kept_links, stale_links
 from include.demo.world import DAG_ID, DemoWorld, start_demo_world
 
 if TYPE_CHECKING:
-    from include.local_zoho.state import LocalState
+    from zoho_crm.testing.local_zoho.state import LocalState
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOME = PROJECT / ".airflow" / "demo"

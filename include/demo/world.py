@@ -10,13 +10,13 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.demo.cases import DUPLICATES, kept_links, stale_links
-from include.local_zoho import LocalZoho
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from include.local_zoho.state import LocalState
+    from zoho_crm.testing.local_zoho.state import LocalState
 
 JOB = "contacts_deals"
 DAG_ID = f"zoho_delink__{JOB}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from include.demo.world import connections
-from include.local_zoho import LocalZoho
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,12 +13,12 @@ import sqlalchemy as sa
 import yaml
 
 from include.demo.world import connections
-from include.local_zoho import LocalZoho
 from tests.support.live_dags import PROJECT, LiveDags
 from tests.support.releases import DagSerialization
 from zoho_crm.airflow_compat import DagBag, has_retry_policies
 from zoho_crm.core.job_files import load_jobs
 from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

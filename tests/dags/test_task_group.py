@@ -12,11 +12,11 @@ import yaml
 from airflow.sdk import DAG
 
 from include.demo.world import connections, fill_crm
-from include.local_zoho import LocalZoho
 from tests.support.live_dags import PROJECT
 from tests.support.releases import DagSerialization
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.dags import delink_dag, delink_task_group
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from pathlib import Path

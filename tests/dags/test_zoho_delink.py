@@ -17,10 +17,10 @@ import pytest
 import yaml
 
 from include.demo.world import connections, fill_crm
-from include.local_zoho import LocalZoho
 from tests.support.releases import DagSerialization
 from zoho_crm.airflow_compat import CronDataIntervalTimetable, DagBag, has_retry_policies
 from zoho_crm.dags import CHUNK_NAME, TIME_LIMITS
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from include.local_zoho import LocalZoho
 from tests.support.links import RELATION, X_EXTERNAL, Pair
 from tests.support.local_zoho import ZOHO, linked, zoho_connection
 from zoho_crm.core.models import DELINK, RELINK, Origin, RunStart, Target
@@ -28,6 +27,7 @@ from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
 from zoho_crm.operators.chunk_store import ChunkStore, CreditUsage
 from zoho_crm.operators.slot_keeper import LeasedSlots
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -8,8 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 LONG_S = 120.0
 

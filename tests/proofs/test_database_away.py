@@ -23,9 +23,9 @@ from zoho_crm.operators import chunk_store
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from include.local_zoho import LocalZoho
     from tests.support.links import Pair
     from zoho_crm.core.models import ChunkRef
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 SOCKET = ".s.PGSQL.5432"
 LINKS = 200

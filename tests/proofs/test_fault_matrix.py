@@ -27,8 +27,8 @@ from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from include.local_zoho import LocalZoho
     from zoho_crm.hooks.async_client import AsyncZohoClient
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 BYSTANDER = ("bystander", "bystander")
 """A link that a client following redirects would remove."""

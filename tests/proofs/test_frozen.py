@@ -19,8 +19,8 @@ from tests.support.local_zoho import link_all, linked, zoho_connection
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
-    from include.local_zoho import LocalZoho
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 
 def freeze(pid: int, ledger: Ledger) -> None:

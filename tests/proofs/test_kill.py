@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     import multiprocessing
     from pathlib import Path
 
-    from include.local_zoho import LocalZoho
     from tests.support.links import Pair
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 LINKS = 300
 LATENCY_S = 0.02

@@ -18,10 +18,10 @@ from zoho_crm.core.models import DELINK, RELINK
 if TYPE_CHECKING:
     import multiprocessing
 
-    from include.local_zoho import LocalZoho
     from tests.support.links import Pair
     from zoho_crm.core.models import ChunkRef
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 LATENCY_S = 0.005
 WORK: dict[str, tuple[dict[str, Any], int, int]] = {

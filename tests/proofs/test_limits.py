@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from include.local_zoho import LocalZoho
     from zoho_crm.hooks.async_client import AsyncZohoClient
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 ROLE = {"name": "Purchasing", "id": "4876876000000006875"}
 OTHER = {"name": "Decision Maker", "id": "4876876000000006873"}

@@ -16,9 +16,9 @@ from zoho_crm.operators.breaker import BREAKER_AFTER, SAME_REFUSALS
 from zoho_crm.operators.report import close_run
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef
     from zoho_crm.ledger.ledger import Ledger
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 CONCURRENCY = 5
 

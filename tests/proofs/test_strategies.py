@@ -23,8 +23,8 @@ from tests.support.local_zoho import link_all, linked
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from include.local_zoho import LocalZoho
     from tests.support.links import Pair
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 
 class World:

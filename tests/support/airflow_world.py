@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from include.demo.world import DemoWorld
-    from include.local_zoho import LocalZoho
     from include.stack import LocalAirflow
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 pytest_plugins = ["tests.support.airflow_stack"]
 

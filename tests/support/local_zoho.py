@@ -8,8 +8,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from include.local_zoho import LocalZoho
 from tests.support.links import X_EXTERNAL, Pair
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

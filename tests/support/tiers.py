@@ -4,7 +4,8 @@ The tier of each test, by its fixtures and folder. A pytest plugin.
 `make test-unit` runs the tests without any of these marks, `make test` all but `systems`, and `make test-systems` only
 those:
 
-- `integration`: uses a server or a process that the test session starts, or lies in tests/include or tests/proofs
+- `integration`: uses a server or a process that the test session starts, or lies in tests/include, tests/proofs or
+  tests/plugins/zoho_crm/testing
 - `e2e`: uses a running Airflow, or lies in tests/e2e
 - `browser`: lies in tests/browser
 - `systems`: lies in tests/browser or tests/systems, or the test says so
@@ -37,6 +38,7 @@ FOLDERS = {
     "browser": ("browser", "systems", "e2e"),
     "e2e": ("e2e",),
     "include": ("integration",),
+    "plugins/zoho_crm/testing": ("integration",),
     "proofs": ("integration",),
     "systems": ("systems",),
 }
@@ -52,7 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def _marks(item: pytest.Item) -> set[str]:
-    marks = set(FOLDERS.get(item.path.relative_to(_TESTS).parts[0], ()))
+    marks = {
+        mark
+        for folder, names in FOLDERS.items()
+        if item.path.is_relative_to(_TESTS / folder)
+        for mark in names
+    }
     fixtures = set(getattr(item, "fixturenames", ()))
     if "airflow_stack" in fixtures:
         marks.add("e2e")

@@ -10,8 +10,8 @@ from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 if TYPE_CHECKING:
     import pytest
 
-    from include.local_zoho import LocalZoho
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 
 def token_requests(zoho: LocalZoho) -> int:

@@ -18,9 +18,9 @@ from zoho_crm.cli.options import Exit, exit_of, message_of
 from zoho_crm.cli.output import json_line, shown
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
     from tests.support.databases import Audit, Warehouse
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 PROGRAM = Path(sys.executable).with_name("zoho-delink")
 PAGE = Path(__file__).parents[4] / "docs" / "cli.md"

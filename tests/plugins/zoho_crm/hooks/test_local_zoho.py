@@ -17,7 +17,7 @@ from zoho_crm.errors import ZohoTokenThrottledError, ZohoUnansweredError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
+    from zoho_crm.testing.local_zoho import LocalZoho
 
     pass
 

@@ -22,7 +22,7 @@ from zoho_crm.operators.report import close_run
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from include.local_zoho import LocalZoho
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 
 def asked(zoho: LocalZoho) -> int:

@@ -33,7 +33,7 @@ from zoho_crm.operators.plan_links import PlanLinksOperator
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from include.local_zoho import LocalZoho
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 CHUNK: ChunkRef = {"run_key": "contacts_deals:0", "chunk_no": 0, "links": 1, "label": "1/1 from c-1"}
 LINK = {"external_id": "c-1", "related_external_id": "d-1"}

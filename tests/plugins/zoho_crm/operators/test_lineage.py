@@ -18,8 +18,8 @@ from zoho_crm.operators.report import ReportOperator
 from zoho_crm.ui.plugin import ZohoDelinkPlugin
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 pytest.importorskip("airflow.providers.openlineage")
 

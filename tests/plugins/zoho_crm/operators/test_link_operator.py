@@ -19,8 +19,8 @@ from zoho_crm.errors import RunStoppedError, UnfinishedLinksError
 from zoho_crm.ledger import tables
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 __all__ = ["impatient"]
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     import sqlalchemy as sa
 
-    from include.local_zoho import LocalZoho
     from zoho_crm.core.job import Job
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 RELATION = {
     "module": "Contacts",

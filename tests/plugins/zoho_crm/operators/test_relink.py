@@ -25,8 +25,8 @@ from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
     from zoho_crm.core.models import ChunkRef
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 on_sqlite = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
 

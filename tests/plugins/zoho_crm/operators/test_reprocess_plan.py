@@ -30,7 +30,7 @@ from zoho_crm.operators.reprocess_plan import (
 )
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 RETRY, RELINK = "zoho_delink_retry", "zoho_delink_relink"
 PREFLIGHT = {"org_id": "700000001", "data_center": "us", "api_version": "v7"}

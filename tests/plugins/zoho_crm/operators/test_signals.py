@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from include.local_zoho import LocalZoho
     from tests.support.statsd import StatsdServer
     from zoho_crm.core.models import ChunkRef
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 pytestmark = pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
 

@@ -14,7 +14,7 @@ from tests.support.operators import context, delink, outcomes, pairs
 from zoho_crm.operators.slot_keeper import shared_clock
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 
 def set_clock(monkeypatch: pytest.MonkeyPatch, skew_s: float) -> None:

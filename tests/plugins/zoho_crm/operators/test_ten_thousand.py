@@ -16,7 +16,7 @@ from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator
 
 if TYPE_CHECKING:
-    from include.local_zoho import LocalZoho
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 LINKS = 10_000
 

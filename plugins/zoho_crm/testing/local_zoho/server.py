@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Self
 
 import uvicorn
 
-from include.local_zoho.admin import admin_app
-from include.local_zoho.faults import Exchange, apply_fault, visible_status
-from include.local_zoho.router import handle_call
-from include.local_zoho.state import LocalState
-from include.local_zoho.wire import Call, Reply, json_reply, send_reply, success_item
+from zoho_crm.testing.local_zoho.admin import admin_app
+from zoho_crm.testing.local_zoho.faults import Exchange, apply_fault, visible_status
+from zoho_crm.testing.local_zoho.router import handle_call
+from zoho_crm.testing.local_zoho.state import LocalState
+from zoho_crm.testing.local_zoho.wire import Call, Reply, json_reply, send_reply, success_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
     from types import TracebackType
 
-    from include.local_zoho.faults import FaultRule
-    from include.local_zoho.wire import Receive, Send
+    from zoho_crm.testing.local_zoho.faults import FaultRule
+    from zoho_crm.testing.local_zoho.wire import Receive, Send
 
 
 ADMIN_PREFIX = b"/_local"
@@ -120,11 +120,11 @@ class LocalZoho:
             requests.delete(f"{zoho.url}/crm/v7/Contacts/c-1/Deals/d-1", headers=...)
             assert not zoho.state.linked("Contacts", "c-1", "Deals", "d-1")
 
-    :param seed: see :func:`include.local_zoho.seed.default_seed`; a path is read as JSON.
+    :param seed: see :func:`zoho_crm.testing.local_zoho.seed.default_seed`; a path is read as JSON.
     :param port: 0 takes a free one.
     :param host: only 127.0.0.1 is accepted: an imitation of a CRM does not belong on a network.
     :param clock: seconds since the epoch; decides token ends, throttling and credits, not latency.
-    :param settings: see :class:`include.local_zoho.settings.Settings`.
+    :param settings: see :class:`zoho_crm.testing.local_zoho.settings.Settings`.
     :raises ValueError: for another host, or an unknown setting.
     """
 

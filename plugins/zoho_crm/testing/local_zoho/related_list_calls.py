@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from include.local_zoho.crm import CONTACT_ROLE
-from include.local_zoho.record_calls import (
+from zoho_crm.testing.local_zoho.crm import CONTACT_ROLE
+from zoho_crm.testing.local_zoho.record_calls import (
     PARENT_INDEX,
     RELATED_INDEX,
     details_of,
@@ -21,7 +21,7 @@ from include.local_zoho.record_calls import (
     require_record,
     select_fields,
 )
-from include.local_zoho.wire import (
+from zoho_crm.testing.local_zoho.wire import (
     INVALID_PARENT,
     RELATION_NOT_FOUND,
     Item,
@@ -39,10 +39,10 @@ from include.local_zoho.wire import (
 )
 
 if TYPE_CHECKING:
-    from include.local_zoho.crm import Links
-    from include.local_zoho.seed import Module, RelatedList
-    from include.local_zoho.state import LocalState
-    from include.local_zoho.wire import Call
+    from zoho_crm.testing.local_zoho.crm import Links
+    from zoho_crm.testing.local_zoho.seed import Module, RelatedList
+    from zoho_crm.testing.local_zoho.state import LocalState
+    from zoho_crm.testing.local_zoho.wire import Call
 
 
 @dataclass(frozen=True, slots=True)

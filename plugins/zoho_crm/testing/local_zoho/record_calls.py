@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from include.local_zoho.wire import (
+from zoho_crm.testing.local_zoho.wire import (
     INVALID_PARENT,
     INVALID_RELATION,
     Item,
@@ -27,9 +27,9 @@ from include.local_zoho.wire import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from include.local_zoho.seed import Module, RelatedList
-    from include.local_zoho.state import LocalState
-    from include.local_zoho.wire import Call
+    from zoho_crm.testing.local_zoho.seed import Module, RelatedList
+    from zoho_crm.testing.local_zoho.state import LocalState
+    from zoho_crm.testing.local_zoho.wire import Call
 
 
 MAX_PER_PAGE = 200

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from include.local_zoho import LocalZoho
+from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

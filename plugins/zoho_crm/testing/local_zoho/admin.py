@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 from fastapi import Body, FastAPI, HTTPException, Query
 
-from include.local_zoho.faults import FaultRule
-from include.local_zoho.seed import fill_crm
-from include.local_zoho.state import LocalState
+from zoho_crm.testing.local_zoho.faults import FaultRule
+from zoho_crm.testing.local_zoho.seed import fill_crm
+from zoho_crm.testing.local_zoho.state import LocalState
 
 MAX_LISTED = 10_000
 

@@ -1,4 +1,4 @@
-"""Run the local Zoho as a process: ``python -m include.local_zoho --port 0 --seed FILE.json``."""
+"""Run the local Zoho as a process: ``python -m zoho_crm.testing.local_zoho --port 0 --seed FILE.json``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from include.local_zoho.server import LOOPBACK, LocalZoho
+from zoho_crm.testing.local_zoho.server import LOOPBACK, LocalZoho
 
 BANNER = """\
 LOCAL ZOHO - an imitation of Zoho CRM for demo and tests. It is not Zoho, and holds no real data.
@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m include.local_zoho", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m zoho_crm.testing.local_zoho", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="0 (the default) takes a free port")
     parser.add_argument("--host", default=LOOPBACK, help=f"only {LOOPBACK} is accepted")
     parser.add_argument("--seed", type=Path, help="a JSON file with records, links, settings, ...")

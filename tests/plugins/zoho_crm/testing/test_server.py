@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from include.local_zoho import LocalZoho
-from include.local_zoho.__main__ import main
+from zoho_crm.testing.local_zoho import LocalZoho
+from zoho_crm.testing.local_zoho.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -104,7 +104,15 @@ def test_runs_as_a_process(tmp_path: Path) -> None:
     seed.write_text(
         json.dumps({"links": [{"module": "Contacts", "related_list": "Deals", "pairs": [["c", "d"]]}]})
     )
-    command = [sys.executable, "-m", "include.local_zoho", "--seed", str(seed), "--port-file", str(port_file)]
+    command = [
+        sys.executable,
+        "-m",
+        "zoho_crm.testing.local_zoho",
+        "--seed",
+        str(seed),
+        "--port-file",
+        str(port_file),
+    ]
     with subprocess.Popen(
         [*command, "--set", "edition=free"], cwd=ROOT, stdout=subprocess.PIPE, text=True
     ) as process:

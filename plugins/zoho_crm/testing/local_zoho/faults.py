@@ -11,12 +11,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from include.local_zoho.wire import JSON_TYPE, Reply, send_reply
+from zoho_crm.testing.local_zoho.wire import JSON_TYPE, Reply, send_reply
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from include.local_zoho.wire import Call, Receive, Send
+    from zoho_crm.testing.local_zoho.wire import Call, Receive, Send
 
 
 Deed = Literal["status", "reset", "hang", "delay", "html", "redirect", "truncate", "close_mid_body"]

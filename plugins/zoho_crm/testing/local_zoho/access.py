@@ -10,13 +10,13 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-from include.local_zoho.wire import Reply, error_reply, json_reply
+from zoho_crm.testing.local_zoho.wire import Reply, error_reply, json_reply
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from include.local_zoho.settings import Settings
-    from include.local_zoho.wire import Call
+    from zoho_crm.testing.local_zoho.settings import Settings
+    from zoho_crm.testing.local_zoho.wire import Call
 
 
 READ = ("read",)

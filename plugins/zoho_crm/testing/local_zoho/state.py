@@ -7,17 +7,17 @@ import time
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from include.local_zoho.access import Limits, Tokens
-from include.local_zoho.faults import Faults
-from include.local_zoho.seed import build_crm, read_seed
-from include.local_zoho.settings import Settings
+from zoho_crm.testing.local_zoho.access import Limits, Tokens
+from zoho_crm.testing.local_zoho.faults import Faults
+from zoho_crm.testing.local_zoho.seed import build_crm, read_seed
+from zoho_crm.testing.local_zoho.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from include.local_zoho.crm import Attributes, Crm
-    from include.local_zoho.wire import Call
+    from zoho_crm.testing.local_zoho.crm import Attributes, Crm
+    from zoho_crm.testing.local_zoho.wire import Call
 
 
 SECRET_PARAMS = frozenset(
@@ -95,9 +95,9 @@ class LocalState:
     """
     The state of a local Zoho.
 
-    :param seed: see :func:`include.local_zoho.seed.default_seed`; a path is read as JSON.
+    :param seed: see :func:`zoho_crm.testing.local_zoho.seed.default_seed`; a path is read as JSON.
     :param clock: seconds since the epoch; tests give their own.
-    :param settings: values by name of :class:`include.local_zoho.settings.Settings`, over those of the seed.
+    :param settings: values by name of :class:`zoho_crm.testing.local_zoho.settings.Settings`, over those of the seed.
     """
 
     crm: Crm

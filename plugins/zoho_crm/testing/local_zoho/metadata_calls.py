@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from include.local_zoho.record_calls import find_module
-from include.local_zoho.wire import (
+from zoho_crm.testing.local_zoho.record_calls import find_module
+from zoho_crm.testing.local_zoho.wire import (
     Reply,
     invalid_method,
     invalid_module,
@@ -17,9 +17,9 @@ from include.local_zoho.wire import (
 )
 
 if TYPE_CHECKING:
-    from include.local_zoho.seed import Field, Module, RelatedList
-    from include.local_zoho.state import LocalState
-    from include.local_zoho.wire import Call
+    from zoho_crm.testing.local_zoho.seed import Field, Module, RelatedList
+    from zoho_crm.testing.local_zoho.state import LocalState
+    from zoho_crm.testing.local_zoho.wire import Call
 
 
 def handle_metadata_call(state: LocalState, call: Call, path: list[str]) -> Reply:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from include.local_zoho.crm import Crm
+from zoho_crm.testing.local_zoho.crm import Crm
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Send = Callable[[Message], Awaitable[None]]
     from collections.abc import Mapping, Sequence
 
-    from include.local_zoho.settings import Settings
+    from zoho_crm.testing.local_zoho.settings import Settings
 
 
 JSON_TYPE = (b"content-type", b"application/json;charset=UTF-8")

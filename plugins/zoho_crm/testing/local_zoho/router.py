@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from include.local_zoho.access import DELETE, READ, WRITE, grants_scope, scope_name
-from include.local_zoho.metadata_calls import handle_metadata_call
-from include.local_zoho.record_calls import handle_record_call
-from include.local_zoho.related_list_calls import handle_related_list_call
-from include.local_zoho.wire import RefusedError, Reply, invalid_url, refuse
+from zoho_crm.testing.local_zoho.access import DELETE, READ, WRITE, grants_scope, scope_name
+from zoho_crm.testing.local_zoho.metadata_calls import handle_metadata_call
+from zoho_crm.testing.local_zoho.record_calls import handle_record_call
+from zoho_crm.testing.local_zoho.related_list_calls import handle_related_list_call
+from zoho_crm.testing.local_zoho.wire import RefusedError, Reply, invalid_url, refuse
 
 if TYPE_CHECKING:
-    from include.local_zoho.access import AccessToken
-    from include.local_zoho.state import LocalState
-    from include.local_zoho.wire import Call
+    from zoho_crm.testing.local_zoho.access import AccessToken
+    from zoho_crm.testing.local_zoho.state import LocalState
+    from zoho_crm.testing.local_zoho.wire import Call
 
 VERSIONS = ("v7", "v8")
 VERSION_PATTERN = re.compile(r"v\d+(\.\d+)?")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.local_zoho.wire import parse_external, segments_of
+from zoho_crm.testing.local_zoho.wire import parse_external, segments_of
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from include.local_zoho.seed import Module, RelatedList
+    from zoho_crm.testing.local_zoho.seed import Module, RelatedList
 
 
 Attributes = dict[str, Any]

@@ -1,0 +1,1 @@
+"""Tests of your own jobs and Dags against a Zoho CRM on this machine."""
