@@ -121,18 +121,26 @@ class Crm:
     """
 
     def __init__(self, modules: Iterable[Module]) -> None:
-        self.modules = {module.api_name: module for module in modules}
+        self.modules: dict[str, Module] = {}
         self.locked: set[str] = set()
         self.roles = Roles()
-        self._records: dict[str, dict[str, Record]] = {name: {} for name in self.modules}
+        self._records: dict[str, dict[str, Record]] = {}
         self._by_external: dict[tuple[str, str], dict[str, str]] = {}
         self._links: dict[str, Links] = {}
         self._next_id = FIRST_RECORD_ID
-        for module in self.modules.values():
-            self._by_external |= {
-                (module.api_name, one.api_name): {} for one in module.fields.values() if one.external
-            }
-            self._links |= {one.relation: Links() for one in module.related_lists.values() if one.relation}
+        for module in modules:
+            self.add_module(module)
+
+    def add_module(self, module: Module) -> None:
+        """Add a module, or replace the fields and lists of a known one; its records and links stay."""
+        self.modules[module.api_name] = module
+        self._records.setdefault(module.api_name, {})
+        for one in module.fields.values():
+            if one.external:
+                self._by_external.setdefault((module.api_name, one.api_name), {})
+        for listed in module.related_lists.values():
+            if listed.relation:
+                self._links.setdefault(listed.relation, Links())
 
     def add_record(
         self, module: str, values: Mapping[str, Any] | None = None, *, record_id: str | None = None
