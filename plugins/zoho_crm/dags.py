@@ -1,61 +1,48 @@
 """
 Dags for job files.
 
-``globals().update(delink_dags("/project/include/jobs"))`` is a whole Dag file. :func:`delink_task_group` adds the same
-tasks to a Dag of your own. Nothing here reads a connection or a Variable: Dags parse with nothing configured.
+``globals().update(delink_dags("include/jobs"))`` is a whole Dag file. :func:`delink_task_group` adds the tasks of a job
+to a Dag of your own. Nothing here reads a connection or a Variable: Dags parse with nothing configured.
+
+A relative path is looked for in the folder of the Dag file, then in each folder above it.
 """
 
 from __future__ import annotations
 
-from contextlib import suppress
-from datetime import datetime, timedelta
-from pathlib import Path
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
+from airflow.sdk import DAG, TaskGroup, get_parsing_context, task
 
-from zoho_crm.airflow_compat import backoff
 from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
+from zoho_crm.dag_files import find_job_file, find_jobs_folder
+from zoho_crm.dag_tasks import CHUNK_NAME, add_tasks, task_defaults
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
-from zoho_crm.operators.guard import ApproveOperator, GuardOperator
-from zoho_crm.operators.job_operator import JobOperator, delink_arguments, retry_arguments
+from zoho_crm.operators.job_operator import delink_arguments
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
-from zoho_crm.operators.relink import RelinkByExternalIdOperator
-from zoho_crm.operators.report import ReportOperator, updates_of
-from zoho_crm.operators.reprocess_plan import (
-    PlanRelinkOperator,
-    PlanRetryOperator,
-    RelinkPreflightOperator,
-    RetryPreflightOperator,
-)
-from zoho_crm.operators.retention_task import RetentionOperator
+from zoho_crm.past_run_dags import RETENTION_DAG_ID, relink_dag, retention_dag, retry_dag
 from zoho_crm.schedules import schedule_of, schedule_text
-from zoho_crm.trigger_forms import job_form, relink_form, retry_form
+from zoho_crm.trigger_forms import job_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from zoho_crm.core.job import Job
 
-RETENTION_DAG_ID = "zoho_delink_retention"
+__all__ = [
+    "delink_dag",
+    "delink_dags",
+    "delink_task_group",
+    "relink_dag",
+    "report_invalid_jobs",
+    "retention_dag",
+    "retry_dag",
+]
 
-TIME_LIMITS = {
-    "preflight": timedelta(minutes=30),
-    "plan": timedelta(hours=6),
-    "guard": timedelta(hours=2),
-    "approve": timedelta(minutes=15),
-    "report": timedelta(hours=2),
-    "pseudonymize": timedelta(hours=6),
-}
-"""Execution timeouts, far above what the tasks take; that of the sending task is a field of the job.
-
-A task that ends so leaves the links as a killed one does. The wait for an approval does not count.
-"""
-
-CHUNK_NAME = "{{ task.chunk['label'].split(' from ')[0] }}, {{ task.chunk['links'] }} links"
-"""Name of a mapped task, e.g. ``1/3, 500 links``; the rest of the label contains external IDs."""
+INVALID_JOBS_DAG_ID = "zoho_delink_invalid_jobs"
 
 _JOB_DOC = """\
 {description}
@@ -74,76 +61,83 @@ A manual run is a **dry run** unless *Mode* is `apply`. The outcome of every lin
 of the run in `zoho_delink_run`.
 """
 
-_RETRY_DOC = """\
-Retries the links of earlier runs whose last outcome over all runs is `failed`, `unknown` or `not_attempted`. The task
-`plan` counts them by their last outcome: see its log and its XCom `counts`.
+_INVALID_JOBS_DOC = """\
+The Dags of these jobs are missing; other jobs are not affected. `zoho-delink check-job FILE` checks a file. This Dag
+disappears once all files are valid.
 
-Nothing is sent unless *Mode* is `apply`. The new run has its own row in `zoho_delink_run`, whose `origin_run_key` names
-the run that it retries; it is empty if the run retries those of a window.
-"""
-
-_RELINK_DOC = """\
-Restores the links that a run removed, with the attributes they had if the job reads them (`snapshot: true`). Links that
-were relinked already, that another run removed since, or that the run found already removed stay as they are.
-
-Nothing is sent unless *Mode* is `apply`: a dry run plans and counts. The new run has its own row in `zoho_delink_run`
-(`operation` = `relink`), whose `origin_run_key` names the run whose links it restores.
-"""
-
-_RETENTION_DOC = """\
-Replaces the external IDs of runs that finished more than `retention_days` of their job ago by hashes, in the plan and
-in the audit. The audit still verifies. The links of such a run cannot be retried or relinked.
-
-Jobs without `retention_days` are skipped. *Dry run* only counts. See `docs/audit.md`.
+```text
+{faults}
+```
 """
 
 
-def delink_dags(folder: str | Path) -> dict[str, DAG]:
+def delink_dags(
+    folder: str | Path,
+    *,
+    retry: bool = True,
+    relink: bool = True,
+    retention: bool = True,
+    invalid_jobs: bool = True,
+) -> dict[str, DAG]:
     """
-    Return one Dag for each valid job file of a folder, by Dag ID.
+    Return all Dags of a project by Dag ID: one for each valid job file, and those on past runs.
 
-    Invalid files are skipped, so that they do not affect other jobs; call :func:`report_invalid_jobs` in another Dag
-    file to show them as an import error.
+    Invalid job files do not affect other jobs. They are reported by the Dag ``zoho_delink_invalid_jobs``, which exists
+    and fails every hour as long as a file is invalid: with an import error, Airflow would stop scheduling every Dag of
+    the file. See :func:`report_invalid_jobs` for an import error instead.
 
-    :param folder: folder of the job files; the SQL files are in ``../sql``
+    :param folder: folder of the job files, e.g. ``include/jobs``; the SQL files are in ``../sql``
+    :param retry: include the Dag that retries unfinished links
+    :param relink: include the Dag that relinks removed links
+    :param retention: include the Dag that replaces external IDs of old runs by hashes
+    :param invalid_jobs: include the Dag that reports invalid job files
+    :raises JobFileError: there is no such folder
     """
+    found = find_jobs_folder(folder)
+    jobs, faults = _load_valid_jobs(found)
+    factories: dict[str, Callable[[], DAG]] = {}
+    for job in jobs:
+        factories[job.dag_id] = lambda job=job: _job_dag(job, found)  # type: ignore[misc]
+    if retry:
+        factories[RETRY_DAG_ID] = lambda: retry_dag(found)
+    if relink:
+        factories[RELINK_DAG_ID] = lambda: relink_dag(found)
+    if retention:
+        factories[RETENTION_DAG_ID] = lambda: retention_dag(found)
+    if invalid_jobs and faults:
+        factories[INVALID_JOBS_DAG_ID] = lambda: _invalid_jobs_dag(faults)
+    # A worker parses the file for one Dag alone.
     wanted = get_parsing_context().dag_id
-    dags = {}
-    for job in load_jobs(Path(folder))[0]:
-        if wanted in {None, job.dag_id}:
-            with suppress(JobFileError):
-                dags[job.dag_id] = _job_dag(job, Path(folder))
-    return dags
+    return {dag_id: build() for dag_id, build in factories.items() if wanted in {None, dag_id}}
 
 
 def report_invalid_jobs(folder: str | Path) -> None:
     """
     Raise an error that lists all invalid job files of a folder, which Airflow shows as an import error.
 
-    Call it in a Dag file without Dags: Airflow stops scheduling every Dag of a file that raises.
+    Call it in a Dag file without Dags: Airflow stops scheduling every Dag of a file that raises. In the file with the
+    Dags, pass ``invalid_jobs=False`` to :func:`delink_dags`.
+
+    :param folder: folder of the job files, e.g. ``include/jobs``
 
     :raises JobFileError: one line for each fault
     """
     if get_parsing_context().dag_id is not None:
         return
-    jobs, errors = load_jobs(Path(folder))
-    for job in jobs:
-        try:
-            schedule_of(job)
-        except JobFileError as error:
-            errors.append(error)
-    if errors:
-        raise JobFileError("\n".join(str(error) for error in errors))
+    faults = _load_valid_jobs(find_jobs_folder(folder))[1]
+    if faults:
+        raise JobFileError("\n".join(faults))
 
 
 def delink_dag(job: str | Path) -> DAG:
     """
     Return the Dag of one job file.
 
-    :param job: path of the job file, e.g. ``/project/include/jobs/contacts_deals.yaml``
-    :raises JobFileError: the file is invalid; the message names file, field and reason
+    :param job: path of the job file, e.g. ``include/jobs/contacts_deals.yaml``
+    :raises JobFileError: the file is missing or invalid; the message names file, field and reason
     """
-    return _job_dag(load_job(Path(job)), Path(job).parent)
+    file = find_job_file(job)
+    return _job_dag(load_job(file), file.parent)
 
 
 def delink_task_group(job: str | Path, group_id: str = "delink") -> TaskGroup:
@@ -152,154 +146,51 @@ def delink_task_group(job: str | Path, group_id: str = "delink") -> TaskGroup:
 
     Schedule and trigger form are those of your Dag; with ``params=job_form()`` it has the form of a job's Dag.
 
-    :param job: path of the job file
+    :param job: path of the job file, e.g. ``include/jobs/contacts_deals.yaml``
     :param group_id: ID of the group, which prefixes the IDs of its tasks
-    :raises JobFileError: the file is invalid; the message names file, field and reason
+    :raises JobFileError: the file is missing or invalid; the message names file, field and reason
     """
-    loaded = load_job(Path(job))
+    file = find_job_file(job)
+    loaded = load_job(file)
     defaults: Any = _job_defaults(loaded)
     with TaskGroup(group_id, default_args=defaults) as group:
-        _add_job_tasks(loaded, Path(job).parent)
+        _add_job_tasks(loaded, file.parent)
     return group
 
 
-def retry_dag(folder: str | Path) -> DAG:
-    """
-    Return the Dag that retries the unfinished links of earlier runs, for all jobs.
-
-    :param folder: folder of the job files
-    """
-    return _reprocess_dag(
-        RETRY_DAG_ID,
-        folder,
-        description="Retry unfinished links",
-        doc_md=_RETRY_DOC,
-        params=retry_form(_job_names(folder)),
-        preflight=RetryPreflightOperator,
-        plan=PlanRetryOperator,
-        task_id="delink",
-        operator=DeleteRelatedByExternalIdOperator,
-    )
+def _load_valid_jobs(folder: Path) -> tuple[list[Job], list[str]]:
+    """Return the jobs of which a Dag can be built, and one line for each fault of the others."""
+    jobs, errors = load_jobs(folder)
+    valid = []
+    for job in jobs:
+        try:
+            schedule_of(job)
+        except JobFileError as error:
+            errors.append(error)
+        else:
+            valid.append(job)
+    return valid, [line for error in errors for line in str(error).splitlines()]
 
 
-def relink_dag(folder: str | Path) -> DAG:
-    """
-    Return the Dag that restores links that a run removed, for all jobs.
-
-    :param folder: folder of the job files
-    """
-    return _reprocess_dag(
-        RELINK_DAG_ID,
-        folder,
-        description="Relink removed links",
-        doc_md=_RELINK_DOC,
-        params=relink_form(_job_names(folder)),
-        preflight=RelinkPreflightOperator,
-        plan=PlanRelinkOperator,
-        task_id="relink",
-        operator=RelinkByExternalIdOperator,
-    )
-
-
-def retention_dag(folder: str | Path) -> DAG:
-    """
-    Return the Dag that replaces external IDs of old runs by hashes, for all jobs that set ``retention_days``.
-
-    :param folder: folder of the job files
-    """
-    jobs = [job.name for job in load_jobs(Path(folder))[0] if job.retention_days is not None]
-    dry_run = Param(
-        False,
-        type="boolean",
-        title="Dry run",
-        description="Only count: replaced IDs cannot be restored",
-    )
+def _invalid_jobs_dag(faults: list[str]) -> DAG:
+    """Return a Dag that fails with the faults of job files until they are gone."""
     with DAG(
-        dag_id=RETENTION_DAG_ID,
-        description="Replace external IDs of old runs by hashes",
-        doc_md=_RETENTION_DOC,
-        schedule="30 3 * * *",
+        dag_id=INVALID_JOBS_DAG_ID,
+        description="Invalid job files",
+        doc_md=_INVALID_JOBS_DOC.format(faults="\n".join(faults)),
+        schedule="@hourly",
         start_date=datetime(2026, 1, 1),
         catchup=False,
         max_active_runs=1,
-        params={"dry_run": dry_run},
-        tags={"zoho", "delink", "past runs"},
-        default_args=task_defaults(),
+        is_paused_upon_creation=False,
+        tags={"zoho", "delink"},
     ) as dag:
-        RetentionOperator.partial(
-            task_id="pseudonymize",
-            jobs_folder=Path(folder),
-            execution_timeout=TIME_LIMITS["pseudonymize"],
-            max_active_tis_per_dagrun=1,
-            map_index_template="{{ task.job_name }}",
-        ).expand(job_name=jobs)
-    return dag
 
+        @task(task_id="report", retries=0)
+        def report() -> None:
+            raise JobFileError("\n".join(faults))
 
-def task_defaults(
-    *, owner: str = "airflow", retries: int = 3, retry_delay: timedelta = timedelta(seconds=30)
-) -> dict[str, Any]:
-    """Return the default arguments of the tasks; each further pause between tries is twice as long."""
-    return {
-        "owner": owner,
-        "retries": retries,
-        "retry_delay": retry_delay,
-        "retry_exponential_backoff": backoff(2.0),
-        "max_retry_delay": timedelta(minutes=15),
-        **retry_arguments(),
-    }
-
-
-_APPROVE_RETRIES: dict[str, Any] = {
-    "retries": 20,
-    "retry_delay": timedelta(seconds=3),
-    "retry_exponential_backoff": backoff(1.0),
-}
-"""Soon and often: an early response may cost the task a try, and the next one uses it."""
-
-_UNBOUND_MAPPING: dict[str, Any] = {"max_active_tis_per_dagrun": 2, "map_index_template": CHUNK_NAME}
-"""Arguments of a mapped task whose job is known at run time only."""
-
-
-def _reprocess_dag(
-    dag_id: str,
-    folder: str | Path,
-    *,
-    description: str,
-    doc_md: str,
-    params: dict[str, Param],
-    preflight: type[PreflightOperator],
-    plan: type[PlanRetryOperator | PlanRelinkOperator],
-    task_id: str,
-    operator: type[DeleteRelatedByExternalIdOperator | RelinkByExternalIdOperator],
-) -> DAG:
-    """
-    Return a Dag on earlier runs of any job, which the trigger form names.
-
-    :param task_id: ID of the mapped task
-    :param operator: operator of the mapped task; the plan yields its arguments
-    """
-    with DAG(
-        dag_id=dag_id,
-        description=description,
-        doc_md=doc_md,
-        schedule=None,
-        catchup=False,
-        max_active_runs=1,
-        params=params,
-        tags={"zoho", "delink", "past runs"},
-        default_args=task_defaults(),
-    ) as dag:
-        _add_tasks(
-            None,
-            Path(folder),
-            preflight=preflight,
-            plan=plan,
-            map_over=lambda planned: operator.partial(task_id=task_id, **_UNBOUND_MAPPING).expand_kwargs(
-                planned.output
-            ),
-            updates=dag_id,
-        )
+        report()
     return dag
 
 
@@ -339,7 +230,7 @@ def _job_defaults(job: Job) -> dict[str, Any]:
 
 
 def _add_job_tasks(job: Job, folder: Path) -> None:
-    _add_tasks(
+    add_tasks(
         job,
         folder,
         preflight=PreflightOperator,
@@ -353,37 +244,3 @@ def _add_job_tasks(job: Job, folder: Path) -> None:
         ).expand(chunk=plan.output),
         updates=job.dag_id,
     )
-
-
-def _add_tasks(
-    job: Job | None,
-    folder: Path,
-    *,
-    preflight: type[PreflightOperator],
-    plan: type[PlanLinksOperator | PlanRetryOperator | PlanRelinkOperator],
-    map_over: Callable[[Any], Any],
-    updates: str,
-) -> None:
-    """
-    Add the tasks of a run to the current Dag or task group.
-
-    :param job: None if the trigger form names it
-    :param map_over: makes the mapped task of the plan task
-    :param updates: name of the asset alias that the report updates
-    """
-    common: dict[str, Any] = {"job": job, "jobs_folder": folder}
-
-    def add(operator: type[JobOperator], task_id: str, **arguments: Any) -> Any:
-        return operator(task_id=task_id, execution_timeout=TIME_LIMITS[task_id], **common, **arguments)
-
-    checked = add(preflight, "preflight")
-    planned = add(plan, "plan", preflight_task_id=checked.task_id)
-    guarded = add(GuardOperator, "guard")
-    approved = add(ApproveOperator, "approve", guard_task_id=guarded.task_id)
-    # The report runs whatever the other tasks ended as.
-    report = add(ReportOperator, "report", trigger_rule="all_done", retries=1, outlets=[updates_of(updates)])
-    checked >> planned >> guarded >> approved >> map_over(planned) >> report
-
-
-def _job_names(folder: str | Path) -> list[str]:
-    return [job.name for job in load_jobs(Path(folder))[0]]

@@ -50,7 +50,7 @@ def jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def read_dag() -> DAG:
-    bag = DagBag(dag_folder=PROJECT / "dags" / "zoho_delink_past_runs.py")
+    bag = DagBag(dag_folder=PROJECT / "dags" / "zoho_delink.py")
     assert bag.import_errors == {}
     dag: DAG = bag.dags[DAG_ID]
     return dag
@@ -80,7 +80,7 @@ from zoho_crm.airflow_compat import DagBag
 
 def run(conf):
     # Read again: within one process a mapped task keeps the params of the run before.
-    dag = DagBag(dag_folder={str(PROJECT / "dags" / "zoho_delink_past_runs.py")!r}).dags[{DAG_ID!r}]
+    dag = DagBag(dag_folder={str(PROJECT / "dags" / "zoho_delink.py")!r}).dags[{DAG_ID!r}]
     print("state", dag.test(run_conf=conf).state.value, flush=True)
     with sqlite3.connect(os.environ["AUDIT_DB"]) as connection:
         jobs = connection.execute(
@@ -90,14 +90,15 @@ def run(conf):
 
 run({{"dry_run": True}})
 run({{}})
-os.environ["ZOHO_CRM_JOBS_FOLDER"] = "nowhere"
+os.environ["ZOHO_CRM_JOBS_FOLDER"] = os.environ["EMPTY_FOLDER"]
 run({{}})
 """  # noqa: S608 - it is a program, with a path of our own
 
 
 @pytest.mark.systems
 def test_whole_runs_count_and_replace(jobs: Path, tmp_path: Path, run_with_airflow: Run) -> None:
-    audit = tmp_path / "audit.db"
+    audit, empty = tmp_path / "audit.db", tmp_path / "empty"
+    empty.mkdir()
     ledger = Ledger(sa.create_engine(f"sqlite:///{audit}"))
     ledger.ensure_schema()
     for job in ("for_ever", "month", "quarter"):
@@ -105,6 +106,7 @@ def test_whole_runs_count_and_replace(jobs: Path, tmp_path: Path, run_with_airfl
     env = {
         **connections(1, tmp_path / "warehouse.db", audit),
         "AUDIT_DB": str(audit),
+        "EMPTY_FOLDER": str(empty),
     }
     done = run_with_airflow("-c", RUNS, **env)
     said = [line for line in done.stdout.splitlines() if line.startswith(("state ", "replaced "))]

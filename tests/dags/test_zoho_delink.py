@@ -19,7 +19,7 @@ import yaml
 from include.demo.world import connections, fill_crm
 from tests.support.releases import DagSerialization
 from zoho_crm.airflow_compat import CronDataIntervalTimetable, DagBag, has_retry_policies
-from zoho_crm.dags import CHUNK_NAME, TIME_LIMITS
+from zoho_crm.dag_tasks import CHUNK_NAME, TIME_LIMITS
 from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:

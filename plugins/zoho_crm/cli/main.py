@@ -17,6 +17,7 @@ COMMANDS = {
     "audit": "zoho_crm.cli.audit_commands:audit",
     "check-connection": "zoho_crm.cli.check_connection:check_connection",
     "check-job": "zoho_crm.cli.check_job:check_job",
+    "init": "zoho_crm.cli.init_project:init_project",
     "job-reference": "zoho_crm.cli.job_reference:job_reference",
     "plan": "zoho_crm.cli.plan_command:plan",
 }
@@ -44,7 +45,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zoho-delink")
 def main() -> None:
-    """Check jobs and connections, preview plans, and read the audit of the delink Dags."""
+    """Start a project, check jobs and connections, preview plans, and read the audit of the delink Dags."""
 
 
 if __name__ == "__main__":
