@@ -1,6 +1,9 @@
 # Airflow with this package, one image for every component of a deployment. See docs/deploy.md.
-# The base image is named twice, with the same tag; to pin its content, add its digest to both: @sha256:...
-FROM python:3.12.12-slim-bookworm AS build
+# To pin the content of the base image, name it with its digest:
+# docker build --build-arg BASE_IMAGE=python:3.12.12-slim-bookworm@sha256:...
+ARG BASE_IMAGE=python:3.12.12-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
 
 ENV UV_LINK_MODE=copy UV_NO_CACHE=1 UV_PYTHON_DOWNLOADS=never
 WORKDIR /build
@@ -15,7 +18,14 @@ COPY plugins plugins
 RUN uv build --wheel --build-constraint requirements-dev.txt --require-hashes --out-dir dist . \
     && uv pip install --python /opt/venv/bin/python --compile-bytecode --no-deps dist/*.whl
 
-FROM python:3.12.12-slim-bookworm
+FROM ${BASE_IMAGE}
+
+ARG BASE_IMAGE
+LABEL org.opencontainers.image.title="zoho-crm-delink" \
+    org.opencontainers.image.description="Apache Airflow with the package zoho-crm-delink" \
+    org.opencontainers.image.version="0.1.0" \
+    org.opencontainers.image.licenses="Apache-2.0" \
+    org.opencontainers.image.base.name="${BASE_IMAGE}"
 
 # User and group are those of Airflow's official image, which its Helm chart expects. Any other user in group 0 works
 # too, as on OpenShift.

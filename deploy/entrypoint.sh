@@ -8,4 +8,10 @@ umask 0002
 # A user that is not in /etc/passwd has / as its home.
 [ -w "${HOME:-/}" ] || export HOME="$AIRFLOW_HOME"
 
+# Each connection comes from a file named like its variable, so that `docker inspect` does not show it.
+for file in "${SECRETS_FOLDER:-/run/secrets}"/AIRFLOW_CONN_*; do
+    [ -f "$file" ] || continue
+    export "${file##*/}=$(cat "$file")"
+done
+
 exec "$@"

