@@ -10,6 +10,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+MATRIX_ARGS ?=
 # Two test processes. Tests that need a running Airflow are in one xdist group, so that they share one Airflow (tests/e2e/conftest.py).
 PYTEST_WORKERS ?= 2
 
@@ -136,7 +137,7 @@ set_up_systems() {
   touch $(ready) $(ready)-systems
 }
 endef
-$(ready) $(ready)-systems requirements programs: export SHELL_FUNCTIONS = $(shell_functions)
+$(ready) $(ready)-systems requirements programs test-matrix: export SHELL_FUNCTIONS = $(shell_functions)
 functions = eval "$$SHELL_FUNCTIONS"
 
 # A PYTHON other than that of .venv creates a new .venv.
@@ -152,7 +153,7 @@ $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 $(ready)-systems: requirements-systems.txt | $(ready)
 	@$(functions); set_up_systems
 
-.PHONY: help setup demo up test test-unit test-systems screenshots programs bench lint lint-format lint-rules lint-types lint-words format requirements clean other-python
+.PHONY: help setup demo up test test-unit test-systems test-matrix screenshots programs bench lint lint-format lint-rules lint-types lint-words format requirements clean other-python
 other-python:
 
 help: ## Show this help
@@ -176,6 +177,10 @@ test: $(ready) ## Run the unit, integration and end-to-end tests; PYTEST_ARGS="-
 
 test-systems: $(ready)-systems programs ## Run the system tests: browser, Celery workers, MariaDB, PgBouncer, DuckDB
 	@$(run_tests) -m systems $(PYTEST_ARGS)
+
+test-matrix: ## Run the tests on other Airflow releases; MATRIX_ARGS="3.1 newest" chooses rows
+	@$(functions); python=$$(find_python); lock; find_uv "$$python"; exec 9>&-; \
+	UV="$$uv" "$$python" -m tests.matrix $(MATRIX_ARGS)
 
 programs:
 	@$(functions); find_programs

@@ -8,6 +8,8 @@ from urllib.parse import quote
 import pytest
 from playwright.sync_api import expect
 
+from tests.support.approvals import WAITING
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -90,7 +92,7 @@ def start(world: World, links: list[Pair], reason: str) -> str:
     """Start a run over the limit, and return its ID once it waits for approval."""
     run_id = world.runs.trigger(NEEDS_APPROVAL, {"mode": "apply", "reason": reason, "links": links})
     world.runs.until(
-        lambda: world.runs.states(NEEDS_APPROVAL, run_id).get("approve") == "awaiting_input",
+        lambda: world.runs.states(NEEDS_APPROVAL, run_id).get("approve") in WAITING,
         "an approval request",
     )
     return run_id

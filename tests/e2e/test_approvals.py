@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import os
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -10,6 +10,7 @@ from urllib.parse import quote
 import pytest
 
 from include.stack import ApiError
+from tests.support.approvals import WAITING, question_path, respond_to_many, summary
 
 if TYPE_CHECKING:
     from tests.support.airflow_world import Pair, World
@@ -20,6 +21,9 @@ pytest_plugins = ["tests.support.airflow_world"]
 
 NEEDS_APPROVAL = "zoho_delink__needs_approval"
 """Allows two links; more need an approval."""
+
+RESPONSES = int(os.environ.get("APPROVALS", "6"))
+"""How many responses to try; CONTRIBUTING.md says when to try more."""
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +44,7 @@ def start(world: World, name: str) -> tuple[str, list[Pair]]:
 
 
 def wait_for_request(world: World, run_id: str) -> None:
-    world.runs.until(lambda: state(world, run_id) == "awaiting_input", "an approval request")
+    world.runs.until(lambda: state(world, run_id) in WAITING, "an approval request")
 
 
 def state(world: World, run_id: str) -> str | None:
@@ -48,12 +52,17 @@ def state(world: World, run_id: str) -> str | None:
 
 
 def approval_request(world: World, run_id: str) -> dict[str, Any]:
-    found: dict[str, Any] = world.airflow.api("GET", _path(run_id))
+    found: dict[str, Any] = world.airflow.api("GET", question_path(NEEDS_APPROVAL, run_id))
     return found
 
 
 def respond(world: World, run_id: str, option: str, user: str = "admin") -> None:
-    world.airflow.api("PATCH", _path(run_id), {"chosen_options": [option], "params_input": {}}, user=user)
+    world.airflow.api(
+        "PATCH",
+        question_path(NEEDS_APPROVAL, run_id),
+        {"chosen_options": [option], "params_input": {}},
+        user=user,
+    )
 
 
 def decide(world: World, run_id: str, option: str) -> None:
@@ -61,12 +70,6 @@ def decide(world: World, run_id: str, option: str) -> None:
     respond(world, run_id, option)
     world.runs.until(lambda: state(world, run_id) in {"success", "failed"}, f"{option} to be used", 60)
     assert state(world, run_id) == "success"
-
-
-def _path(run_id: str) -> str:
-    return (
-        f"/api/v2/dags/{NEEDS_APPROVAL}/dagRuns/{quote(run_id, safe='')}/taskInstances/approve/-1/hitlDetails"
-    )
 
 
 def test_nothing_is_sent_before_approval_and_the_run_names_its_approver(world: World):
@@ -136,15 +139,12 @@ def test_rejected_run_ends_as_rejected_and_asks_again_when_cleared(world: World)
     assert (run["status"], run["approval"], run["approved_by"]) == ("succeeded", "approved", "admin")
 
 
-@pytest.mark.parametrize(
-    ("option", "status", "approval"),
-    [("Approve", "succeeded", "approved"), ("Reject", "rejected", "rejected")],
-)
-def test_a_response_is_used_however_soon_it_comes(world: World, option: str, status: str, approval: str):
-    for number, delay_s in enumerate((0, 0, 0, 0.3, 1)):
-        run_id, _ = start(world, f"{option}-{number}")
-        time.sleep(delay_s)
-        decide(world, run_id, option)
-        world.runs.finish(NEEDS_APPROVAL, run_id)
-        run = world.audit.run(NEEDS_APPROVAL, run_id)
-        assert (run["status"], run["approval"], run["approved_by"]) == (status, approval, "admin")
+def test_responses_arrive_within_a_minute_however_soon_they_come(world: World):
+    arrivals = respond_to_many(world, RESPONSES, jobs=min(RESPONSES // 2, 4))
+    print(summary(arrivals))  # noqa: T201 - pytest -rP shows it
+
+    ends = {"Approve": ("succeeded", "approved"), "Reject": ("rejected", "rejected")}
+    assert [it.end for it in arrivals] == [ends[it.option] for it in arrivals]
+    assert max(it.used_s for it in arrivals) <= 60
+    if "APPROVALS" in os.environ:  # not beside other tests, which take the time of the other tasks
+        assert max(it.ended_s for it in arrivals) <= 60

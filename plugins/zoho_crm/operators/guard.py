@@ -287,18 +287,24 @@ class ApproveOperator(JobOperator, ApprovalOperator):
 
 
 class LateResponseTrigger(HITLTrigger):
-    """Look for the response to a question after a pause, in which the scheduler sees that the task waits."""
+    """
+    Look for the response to a question after a pause, in which the scheduler sees that the task waits.
 
-    def __init__(self, *, poke_interval: float = 10.0, **kwargs: Any) -> None:
+    :param pause_s: seconds before the first look
+    :param poke_interval: seconds between two looks
+    """
+
+    def __init__(self, *, pause_s: float = 10.0, poke_interval: float = 3.0, **kwargs: Any) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
+        self.pause_s = pause_s
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the path of the class, and its arguments."""
-        return f"{__name__}.{type(self).__name__}", super().serialize()[1]
+        return f"{__name__}.{type(self).__name__}", {**super().serialize()[1], "pause_s": self.pause_s}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Pause, then look until there is a response or the time is over."""
-        await asyncio.sleep(self.poke_interval)
+        await asyncio.sleep(self.pause_s)
         async for event in super().run():
             yield event
 

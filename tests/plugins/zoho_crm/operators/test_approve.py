@@ -251,7 +251,8 @@ def test_a_retry_looks_for_a_stored_response_after_a_pause(
         params={},
         defaults=["Reject"],
         timeout_datetime=datetime.now(UTC) + timedelta(hours=1),
-        poke_interval=0.2,
+        pause_s=0.2,
+        poke_interval=60,
     ).serialize()
     trigger = resolve_name(path)(**arguments)
 
