@@ -11,8 +11,9 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 MATRIX_ARGS ?=
-# Two test processes. Tests that need a running Airflow are in one xdist group, so that they share one Airflow (tests/e2e/conftest.py).
-PYTEST_WORKERS ?= 2
+# Test processes: one more than two cores, since many tests wait. Tests that share something expensive, such as a running Airflow, are in
+# one xdist group (tests/support/tiers.py).
+PYTEST_WORKERS ?= 3
 
 bin := .venv/bin
 ready := .venv/.ready
@@ -22,7 +23,8 @@ export UV_CACHE_DIR ?= $(CURDIR)/.cache/uv
 export UV_SYSTEM_CERTS ?= 1
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
-unexport VIRTUAL_ENV UV_PYTHON PYTHONPATH PYTHONHOME
+# Without byte code on disk, each process would compile the project and its tests again.
+unexport VIRTUAL_ENV UV_PYTHON PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 # ---- Set-up, as shell functions. An environment without the file .ready is incomplete (an earlier set-up was interrupted) and is
 # created again.
@@ -169,6 +171,7 @@ up: $(ready) ## Run Airflow and a local Zoho until Ctrl-C
 
 run_tests = mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 'rm -rf "$$tmp"' EXIT; \
 	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
+test-unit: PYTEST_WORKERS = 2 # they wait for nothing
 test-unit: $(ready) ## Run the tests that start no server and no Airflow
 	@$(run_tests) tests/plugins tests/dags tests/deploy -m 'not integration and not e2e and not browser and not systems' $(PYTEST_ARGS)
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.testing.local_zoho import LocalZoho
 
+pytestmark = pytest.mark.xdist_group("fault_matrix")  # all cases run once, in one process
+
 BYSTANDER = ("bystander", "bystander")
 """A link that a client following redirects would remove."""
 

@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from tests.proofs import killed_process
-from tests.proofs.harness import Try, calls, outcomes, pairs, plan
+from tests.proofs.harness import Try, calls, outcomes, pairs, plan, until
 from tests.proofs.kills import LONG_S, database_of
 from tests.support.local_zoho import link_all, linked, zoho_connection
+from zoho_crm.ledger import tables
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -92,10 +93,14 @@ async def test_try_waits_until_an_earlier_one_may_no_longer_send(
     link_all(zoho, links)
     (chunk,) = plan(ledger, links).chunks
     stopped = ledger.claims.claim("run", chunk["chunk_no"], "a stopped worker")
-    ledger.claims.lease(stopped, 0.5)
-    ends_at = time.monotonic() + 0.5
+    ledger.claims.lease(stopped, LONG_S)
+    waiting = "Waiting for an earlier try that may still send: holder=a stopped worker"
     with caplog.at_level("INFO"):
-        await Try(ledger, chunk, renew_every_s=0.05)()
-    assert time.monotonic() >= ends_at
-    assert "Waiting for an earlier try that may still send: holder=a stopped worker" in caplog.text
+        newer = asyncio.create_task(Try(ledger, chunk, renew_every_s=0.05)())
+        await until(lambda: waiting in caplog.text)
+    assert calls(zoho, "DELETE") == []
+    with ledger.engine.begin() as connection:
+        # Its lease ends.
+        connection.execute(sa.update(tables.chunks).values(send_until=0.0))
+    await newer
     assert linked(zoho) == set()

@@ -40,15 +40,14 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.testing.local_zoho import LocalZoho
 
-LINKS = 300
 LATENCY_S = 0.02
 
 
 class World:
-    """300 planned links, 200 of them existing, and unplanned links of the same records."""
+    """Planned links of many parents, two thirds of them existing, and unplanned links of the same records."""
 
-    def __init__(self) -> None:
-        self.planned = pairs(30, 10)
+    def __init__(self, parents: int = 30) -> None:
+        self.planned = pairs(parents, 10)
         kinds: dict[str, list[Pair]] = {"there": [], "absent": [], "parent": [], "related": [], "locked": []}
         for number, pair in enumerate(self.planned):
             parent = number // 10
@@ -70,11 +69,6 @@ class World:
         return linked(zoho)
 
 
-@pytest.fixture(scope="module")
-def world() -> World:
-    return World()
-
-
 def undisturbed(zoho: LocalZoho, world: World, path: Path, strategy: str) -> dict[Pair, str]:
     """Return the outcomes of an undisturbed run."""
     before = world.build(zoho)
@@ -88,12 +82,12 @@ def undisturbed(zoho: LocalZoho, world: World, path: Path, strategy: str) -> dic
 
 
 @pytest.mark.parametrize(
-    ("database", "strategy", "seed", "kills"),
+    ("database", "strategy", "parents", "seed", "kills"),
     [
-        pytest.param("sqlite", "single", 1, 3, id="sqlite-single-3"),
-        pytest.param("sqlite", "by_parent", 3, 2, id="sqlite-by_parent-2"),
+        pytest.param("sqlite", "single", 14, 1, 2, id="sqlite-single-2"),
+        pytest.param("sqlite", "by_parent", 20, 3, 2, id="sqlite-by_parent-2"),
         *(
-            pytest.param(database, strategy, 2, kills, marks=pytest.mark.systems)
+            pytest.param(database, strategy, 30, 2, kills, marks=pytest.mark.systems)
             for database, strategy, kills in (
                 ("sqlite", "single", 12),
                 ("postgres", "single", 12),
@@ -104,15 +98,16 @@ def undisturbed(zoho: LocalZoho, world: World, path: Path, strategy: str) -> dic
 )
 def test_run_killed_repeatedly_ends_like_an_undisturbed_one(
     zoho: LocalZoho,
-    world: World,
     processes: multiprocessing.context.BaseContext,
     request: pytest.FixtureRequest,
     tmp_path: Path,
     database: str,
     strategy: str,
+    parents: int,
     seed: int,
     kills: int,
 ) -> None:
+    world = World(parents)
     expected = undisturbed(zoho, world, tmp_path / "undisturbed.db", strategy)
     before = world.build(zoho)
     ledger = ledger_in(database, request, tmp_path)
@@ -133,7 +128,7 @@ def test_run_killed_repeatedly_ends_like_an_undisturbed_one(
             ),
         )
         process.start()
-        step = chance.randint(1, 2 * LINKS // kills if strategy == "single" else 12)
+        step = chance.randint(1, 2 * len(world.planned) // kills if strategy == "single" else 12)
         if killed < kills:
             killed += kill_at(zoho, process, requests(zoho) + step, chance.uniform(0, 2 * LATENCY_S))
         process.join(LONG_S)
@@ -153,7 +148,7 @@ def test_run_killed_repeatedly_ends_like_an_undisturbed_one(
             assert GONE_AND_NOT_SEEN_LINKED in row["detail"]
     assert counts["removed"] <= len(world.kinds["there"]) <= counts["removed"] + counts["presumed_removed"]
     # One row per link: a killed try writes no outcome for links in flight.
-    assert len(rows(ledger, "zoho_delink_audit", "event_id")) == LINKS
+    assert len(rows(ledger, "zoho_delink_audit", "event_id")) == len(world.planned)
     assert ledger.runs.pending("run") == 0
     assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
     if strategy == "single":
@@ -177,11 +172,11 @@ def ledger_in(database: str, request: pytest.FixtureRequest, tmp_path: Path) -> 
 @pytest.mark.parametrize("strategy", ["single", "by_parent"])
 def test_terminated_task_writes_known_outcomes(
     zoho: LocalZoho,
-    world: World,
     processes: multiprocessing.context.BaseContext,
     ledger: Ledger,
     strategy: str,
 ) -> None:
+    world = World()
     before = world.build(zoho)
     (chunk,) = plan(ledger, world.planned, strategy=strategy).chunks
     arguments = (connection_to(ledger.engine.url), zoho_connection(zoho), chunk, strategy)

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 LATENCY_S = 0.005
 WORK: dict[str, tuple[dict[str, Any], int, int]] = {
     # options of a try, links in its plan, and links that one try may leave in flight
-    "single": ({"strategy": "single", "concurrency": 3}, 90, 2 * 3),
-    "by_parent": ({"strategy": "by_parent", "concurrency": 1}, 300, 2 * 100),
-    "relink": ({"operation": RELINK, "concurrency": 3}, 90, 2 * 3),
+    "single": ({"strategy": "single", "concurrency": 3}, 60, 2 * 3),
+    "by_parent": ({"strategy": "by_parent", "concurrency": 1}, 200, 2 * 100),
+    "relink": ({"operation": RELINK, "concurrency": 3}, 60, 2 * 3),
 }
 DONE_BY_OTHERS = {"none": 0, "half": 2, "all": 1}
 """Every how many links are changed by others before the run: removed, or for a relink restored."""

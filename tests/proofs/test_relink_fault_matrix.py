@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.testing.local_zoho import LocalZoho
 
+pytestmark = pytest.mark.xdist_group("relink_fault_matrix")  # all cases run once, in one process
+
 ROLE = {"name": "Purchasing", "id": "4876876000000006875"}
 OTHER = {"name": "Decision Maker", "id": "4876876000000006873"}
 SNAPSHOT = json.dumps({"Contact_Role": ROLE})

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -28,21 +29,16 @@ def test_written_outcomes_survive_a_killed_server_that_does_not_wait_for_its_dis
     with LocalPostgres(tmp_path / "postgres") as server:
         _write_to_disk_late(server)
         server.create_database("audit")
-        ledger = Ledger(sa.create_engine(server.url("audit", "psycopg")))
-        ledger.ensure_schema()
-        planned(ledger, pairs(CHUNKS * PER_CHUNK), chunk_size=PER_CHUNK)
-        work = [
-            threading.Thread(target=_settle_until_killed, args=(ledger, n, written)) for n in range(CHUNKS)
-        ]
-        for thread in work:
-            thread.start()
-        while len(written) < 200:
-            time.sleep(0.01)
-        for pid in server.processes():
-            os.kill(pid, signal.SIGKILL)
-        for thread in work:
-            thread.join()
-        ledger.close()
+        with closing(Ledger(sa.create_engine(server.url("audit", "psycopg")))) as ledger:
+            ledger.ensure_schema()
+            planned(ledger, pairs(CHUNKS * PER_CHUNK), chunk_size=PER_CHUNK)
+            with ThreadPoolExecutor(CHUNKS) as pool:
+                work = [pool.submit(_settle_until_killed, ledger, n, written) for n in range(CHUNKS)]
+                while len(written) < 200 and not all(one.done() for one in work):
+                    time.sleep(0.01)
+                _kill(server)
+            for one in work:
+                one.result()
 
     with LocalPostgres(tmp_path / "postgres") as server:
         engine = sa.create_engine(server.url("audit", "psycopg"))
@@ -51,6 +47,12 @@ def test_written_outcomes_survive_a_killed_server_that_does_not_wait_for_its_dis
         engine.dispose()
     assert set(written) <= settled == audited
     assert len(settled) < CHUNKS * PER_CHUNK
+
+
+def _kill(server: LocalPostgres) -> None:
+    for pid in server.processes():
+        with suppress(ProcessLookupError):  # its own end, or that of a process killed before, came first
+            os.kill(pid, signal.SIGKILL)
 
 
 def _write_to_disk_late(server: LocalPostgres) -> None:

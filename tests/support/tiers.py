@@ -12,8 +12,8 @@ those:
 
 Only a test that starts something without a fixture, or takes seconds, carries `@pytest.mark.integration` itself.
 
-All tests that need a running Airflow belong to one group of `--dist loadgroup`: the group runs in one process, so that
-there is one Airflow.
+Tests that share something expensive belong to one group of `--dist loadgroup`: a group runs in one process, so that
+there is one running Airflow, and one process that runs Dags.
 """
 
 from __future__ import annotations
@@ -49,8 +49,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         for mark in _marks(item):
             item.add_marker(mark)
-        if item.get_closest_marker("e2e"):
-            item.add_marker(pytest.mark.xdist_group("e2e"))
+        if group := _group(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _group(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("e2e"):
+        return "e2e"
+    return "dag_runs" if "empty_airflow_db" in getattr(item, "fixturenames", ()) else None
 
 
 def _marks(item: pytest.Item) -> set[str]:

@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-DRIVERS_DIFFER_IN = {"test_claims", "test_concurrency", "test_isolation", "test_plan", "test_schema"}
-"""Where much is written at once, or by several at once; elsewhere one driver of PostgreSQL speaks for both."""
+DRIVERS_DIFFER_IN = {"test_concurrency", "test_isolation", "test_schema"}
+"""Where several write at once, or a driver's errors count; elsewhere one driver of PostgreSQL speaks for both."""
+MUCH_IS_WRITTEN_IN = {"test_claims", "test_plan"}
+"""Where the drivers write many rows in ways that differ: the system tests run the second driver too."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -23,8 +25,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left_out = [], []
     for item in items:
         folder, _, module = item.module.__name__.rpartition(".")  # type: ignore[attr-defined]
-        repeats = folder == here and "psycopg2" in item.name and module not in DRIVERS_DIFFER_IN
-        (left_out if repeats else kept).append(item)
+        second = folder == here and "psycopg2" in item.name and module not in DRIVERS_DIFFER_IN
+        if second and module in MUCH_IS_WRITTEN_IN:
+            item.add_marker(pytest.mark.systems)
+        (left_out if second and module not in MUCH_IS_WRITTEN_IN else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
 
