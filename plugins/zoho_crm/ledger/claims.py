@@ -16,7 +16,7 @@ import logging
 import time
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -36,6 +36,59 @@ log = logging.getLogger(__name__)
 
 _IN_LIST = 500
 """Values in one ``IN``: far below what any database takes."""
+
+_UNSETTLED = [state.value for state in LinkState if state is not LinkState.SETTLED]
+
+_READ_AHEAD = 500
+"""Links that are read at once, before they are taken: no one else changes them while the claim holds."""
+
+# Statements of every write under a claim, made once: to make them takes longer than to execute them.
+_FENCE = (
+    sa.update(chunks)
+    .where(
+        chunks.c.run_key == sa.bindparam("of_run"),
+        chunks.c.chunk_no == sa.bindparam("of_chunk"),
+        chunks.c.claim_no == sa.bindparam("of_claim"),
+        chunks.c.write_no == sa.bindparam("of_write"),
+    )
+    .values(
+        write_no=sa.bindparam("next_write"),
+        chain_no=sa.bindparam("end_no"),
+        chain_hash=sa.bindparam("end_hash"),
+        credits=chunks.c.credits + sa.bindparam("more_credits", type_=chunks.c.credits.type),
+    )
+)
+_UNSETTLED_PART = sa.and_(
+    links.c.run_key == sa.bindparam("of_run"),
+    links.c.seq.between(sa.bindparam("first"), sa.bindparam("last")),
+    links.c.state != LinkState.SETTLED.value,
+)
+_READ_PART = (
+    sa.select(
+        links.c.seq,
+        links.c.external_id,
+        links.c.related_external_id,
+        links.c.pair_key,
+        links.c.state,
+        links.c.snapshot,
+    )
+    .where(_UNSETTLED_PART)
+    .order_by(links.c.seq)
+    .limit(sa.bindparam("at_most", type_=sa.Integer))
+)
+# An outcome of an earlier try is no longer the latest.
+_MARK_IN_FLIGHT = (
+    sa.update(links).where(_UNSETTLED_PART).values(state=LinkState.IN_FLIGHT.value, outcome=None)
+)
+_WRITE_STATE = (
+    sa.update(links)
+    .where(
+        links.c.run_key == sa.bindparam("of_run"),
+        links.c.seq.in_(sa.bindparam("seqs", expanding=True)),
+        links.c.state.in_(sa.bindparam("states", expanding=True)),
+    )
+    .values(state=sa.bindparam("next_state"), outcome=sa.bindparam("next_outcome"))
+)
 
 
 @dataclass(slots=True)
@@ -61,6 +114,7 @@ class Claim:
     _last_taken: int = field(default=-1, repr=False)
     _write_no: int = field(default=0, repr=False)
     _open: dict[int, PlannedLink] = field(default_factory=dict, repr=False)
+    _ahead: list[PlannedLink] = field(default_factory=list, repr=False)
 
     @property
     def end_seq(self) -> int:
@@ -320,6 +374,7 @@ class ChunkClaims(Store):
                         f"link {seq} of run {claim.run_key!r} has been sent by now: a snapshot comes before; "
                         "nothing was written"
                     )
+        claim._ahead.clear()
         claim.count_write()
 
 
@@ -374,19 +429,17 @@ def fence(
     """
     chain = chain or claim.chain
     fenced = connection.execute(
-        sa.update(chunks)
-        .where(
-            chunks.c.run_key == claim.run_key,
-            chunks.c.chunk_no == claim.chunk_no,
-            chunks.c.claim_no == claim.claim_no,
-            chunks.c.write_no == claim._write_no,
-        )
-        .values(
-            write_no=claim._write_no + 1,
-            chain_no=chain.chain_no,
-            chain_hash=chain.row_hash or None,
-            credits=chunks.c.credits + credits_used,
-        )
+        _FENCE,
+        {
+            "of_run": claim.run_key,
+            "of_chunk": claim.chunk_no,
+            "of_claim": claim.claim_no,
+            "of_write": claim._write_no,
+            "next_write": claim._write_no + 1,
+            "end_no": chain.chain_no,
+            "end_hash": chain.row_hash or None,
+            "more_credits": credits_used,
+        },
     )
     if fenced.rowcount == 0:
         raise ClaimLostError(
@@ -399,24 +452,31 @@ def fence(
 def _write_states(
     connection: sa.Connection, claim: Claim, results: Sequence[LinkResult], *, in_flight: bool
 ) -> None:
-    expected = (
-        links.c.state == LinkState.IN_FLIGHT.value if in_flight else links.c.state != LinkState.SETTLED.value
-    )
+    expected = [LinkState.IN_FLIGHT.value] if in_flight else _UNSETTLED
     ordered = sorted(results, key=_state_and_outcome)
     for (state, outcome), group in groupby(ordered, key=_state_and_outcome):
         seqs = [result.planned.seq for result in group]
         for start in range(0, len(seqs), _IN_LIST):
             part = seqs[start : start + _IN_LIST]
             written = connection.execute(
-                sa.update(links)
-                .where(links.c.run_key == claim.run_key, links.c.seq.in_(part), expected)
-                .values(state=state, outcome=outcome)
+                _WRITE_STATE,
+                {
+                    "of_run": claim.run_key,
+                    "seqs": part,
+                    "states": expected,
+                    "next_state": state,
+                    "next_outcome": outcome,
+                },
             )
-            if written.rowcount != len(part):
-                raise PlanError(
-                    f"run {claim.run_key!r}: {len(part)} links should be waiting for a result and "
-                    f"{written.rowcount} are: something else writes to the plan; nothing was written"
-                )
+            _check_written(claim, written, len(part), "waiting for a result")
+
+
+def _check_written(claim: Claim, written: sa.CursorResult[Any], links_expected: int, what: str) -> None:
+    if written.rowcount != links_expected:
+        raise PlanError(
+            f"run {claim.run_key!r}: {links_expected} links should be {what} and {written.rowcount} are: something "
+            "else writes to the plan; nothing was written"
+        )
 
 
 def _state_and_outcome(result: LinkResult) -> tuple[str, str]:
@@ -447,25 +507,38 @@ def _take(
 ) -> list[PlannedLink]:
     if limit < 1:
         return []
-    statement = (
-        sa.select(
-            links.c.seq,
-            links.c.external_id,
-            links.c.related_external_id,
-            links.c.pair_key,
-            links.c.state,
-            links.c.snapshot,
+    _read_ahead(connection, claim, limit)
+    upcoming = claim._ahead[:limit]
+    taken = upcoming[: select(upcoming)]
+    if not in_flight and any(planned.ambiguous_before for planned in taken):
+        raise PlanError(
+            f"run {claim.run_key!r} has sent requests whose responses are not known, so it cannot continue as a dry run"
         )
-        .where(
-            links.c.run_key == claim.run_key,
-            links.c.seq >= max(claim.first_seq, claim._last_taken + 1),
-            links.c.seq < claim.end_seq,
-            links.c.state != LinkState.SETTLED.value,
+    if in_flight and taken:
+        marked = connection.execute(
+            _MARK_IN_FLIGHT,
+            {"of_run": claim.run_key, "first": taken[0].seq, "last": taken[-1].seq},
         )
-        .order_by(links.c.seq)
-        .limit(limit)
+        _check_written(claim, marked, len(taken), "unsettled")
+    return taken
+
+
+def _read_ahead(connection: sa.Connection, claim: Claim, limit: int) -> None:
+    """Read the next links that are not settled, unless as many as may be taken have been read before."""
+    known = claim._ahead
+    first = known[-1].seq + 1 if known else max(claim.first_seq, claim._last_taken + 1)
+    if len(known) >= limit or first >= claim.end_seq:
+        return
+    rows = connection.execute(
+        _READ_PART,
+        {
+            "of_run": claim.run_key,
+            "first": first,
+            "last": claim.end_seq - 1,
+            "at_most": max(limit - len(known), _READ_AHEAD),
+        },
     )
-    upcoming = [
+    known += [
         PlannedLink(
             row.seq,
             Link(row.external_id, row.related_external_id),
@@ -473,26 +546,8 @@ def _take(
             ambiguous_before=row.state == LinkState.IN_FLIGHT.value,
             snapshot=row.snapshot,
         )
-        for row in connection.execute(statement)
+        for row in rows
     ]
-    taken = upcoming[: select(upcoming)]
-    if not in_flight and any(planned.ambiguous_before for planned in taken):
-        raise PlanError(
-            f"run {claim.run_key!r} has sent requests whose responses are not known, so it cannot continue as a dry run"
-        )
-    if in_flight and taken:
-        # Exactly the rows selected: no other transaction writes to this chunk while its row is locked.
-        connection.execute(
-            sa.update(links)
-            .where(
-                links.c.run_key == claim.run_key,
-                links.c.seq.between(taken[0].seq, taken[-1].seq),
-                links.c.state != LinkState.SETTLED.value,
-            )
-            # An outcome of an earlier try is no longer the latest.
-            .values(state=LinkState.IN_FLIGHT.value, outcome=None)
-        )
-    return taken
 
 
 def _advance(
@@ -505,3 +560,4 @@ def _advance(
     for planned in taken:
         claim._open[planned.seq] = planned
         claim._last_taken = planned.seq
+    del claim._ahead[: len(taken)]
