@@ -149,7 +149,7 @@ def test_run_killed_repeatedly_ends_like_an_undisturbed_one(
     assert counts["removed"] <= len(world.kinds["there"]) <= counts["removed"] + counts["presumed_removed"]
     # One row per link: a killed try writes no outcome for links in flight.
     assert len(rows(ledger, "zoho_delink_audit", "event_id")) == len(world.planned)
-    assert ledger.runs.pending("run") == 0
+    assert ledger.runs.count_unsettled("run") == 0
     assert close_run(ledger, "run", origin=REPORT, tolerance=0.0)[0] == "succeeded"
     if strategy == "single":
         # A removed link is not sent again, even when the response was lost with the process.
@@ -193,7 +193,7 @@ def test_terminated_task_writes_known_outcomes(
     assert process.exitcode == killed_process.UNFINISHED_EXIT_CODE
     said = Counter(outcomes(ledger).values())
     assert set(said) & {"unknown", "failed"} == set()
-    assert ledger.runs.pending("run") > 0
+    assert ledger.runs.count_unsettled("run") > 0
     # Nothing is in flight and no slot is held: the remaining links were not sent.
     states = Counter(row["state"] for row in rows(ledger, "zoho_delink_link", "seq"))
     assert set(states) == {"planned", "settled"}

@@ -100,7 +100,7 @@ def _run_report(ledger: Ledger, name: str, job_name: str | None) -> dict[str, An
         **asdict(run),
         "credits": progress.credits,
         "outcomes": {one.value: progress.by_outcome[one] for one in Outcome if progress.by_outcome[one]},
-        "unfinished_links": ledger.runs.pending(run.run_key),
+        "unfinished_links": ledger.runs.count_unsettled(run.run_key),
         "reasons": [asdict(reason) for reason in queries.reasons(run, progress, limit=50, sample=None)],
     }
 

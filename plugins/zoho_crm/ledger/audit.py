@@ -7,7 +7,7 @@ import threading
 import time
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 
@@ -60,13 +60,30 @@ class AuditRows:
     end: ChainEnd
 
 
+class ChainOwner(Protocol):
+    """What audit rows are written under: a claim on a chunk, or the plan itself."""
+
+    @property
+    def run_key(self) -> str:
+        """The run of the links."""
+
+    @property
+    def chunk_no(self) -> int:
+        """Their chunk; :data:`~zoho_crm.ledger.chain.CHUNK_OF_PLAN` for what the plan itself decides."""
+
+    @property
+    def claim_no(self) -> int:
+        """The claim under which they were taken; 0 for the plan."""
+
+    @property
+    def chain(self) -> ChainEnd:
+        """Where the chunk's chain ends now."""
+
+
 def audit_rows(
-    run_key: str,
+    owner: ChainOwner,
     results: Sequence[LinkResult],
     *,
-    chunk_no: int,
-    claim_no: int,
-    after: ChainEnd,
     origin: Origin,
     target: Target,
     job: str,
@@ -77,15 +94,12 @@ def audit_rows(
 
     The rows of all runs are ordered by their event IDs, and so by the clock that these are made from.
 
-    :param chunk_no: the links' chunk; :data:`~zoho_crm.ledger.chain.CHUNK_OF_PLAN` for what the plan itself decides
-    :param claim_no: the claim under which the links were taken; 0 for rows of the plan
-    :param after: where the chunk's chain ends now
     :param now_s: seconds since 1970 by the database's clock
     """
     shared = {
-        "run_key": run_key,
-        "chunk_no": chunk_no,
-        "claim_no": claim_no,
+        "run_key": owner.run_key,
+        "chunk_no": owner.chunk_no,
+        "claim_no": owner.claim_no,
         "map_index": origin.map_index,
         "try_number": origin.try_number,
         "dry_run": target.dry_run,
@@ -94,12 +108,12 @@ def audit_rows(
     }
     common, hashes = common_of(shared), RowHashes()
     new_event_id = EventIds(lambda: int(now_s * 1e9))
-    rows, row_hash = [], after.row_hash
-    for chain_no, result in enumerate(results, start=after.chain_no + 1):
+    rows, row_hash = [], owner.chain.row_hash
+    for chain_no, result in enumerate(results, start=owner.chain.chain_no + 1):
         row = {**shared, **_row(result), "event_id": new_event_id(), "chain_no": chain_no}
         row["row_hash"] = row_hash = hashes.of(row_hash, common, own_of(row))
         rows.append(row)
-    return AuditRows(rows, ChainEnd(after.chain_no + len(rows), row_hash))
+    return AuditRows(rows, ChainEnd(owner.chain.chain_no + len(rows), row_hash))
 
 
 def append(connection: sa.Connection, audit_rows: AuditRows) -> None:

@@ -282,7 +282,7 @@ class ChunkClaims(Store):
         _check_results(claim, results)
         with self._engine.begin() as connection:
             now_s = self._clock(connection) if results else 0.0
-            rows = audit_rows(claim, results, origin=origin, target=target, job=job, now_s=now_s)
+            rows = audit.audit_rows(claim, results, origin=origin, target=target, job=job, now_s=now_s)
             fence(connection, claim, rows.end, credits_used)
             _write_states(connection, claim, results, in_flight=in_flight)
             audit.append(connection, rows)
@@ -380,29 +380,6 @@ class ChunkClaims(Store):
 
 def _is_of(claim: Claim) -> sa.ColumnElement[bool]:
     return sa.and_(chunks.c.run_key == claim.run_key, chunks.c.chunk_no == claim.chunk_no)
-
-
-def audit_rows(
-    claim: Claim,
-    results: Sequence[LinkResult],
-    *,
-    origin: Origin,
-    target: Target,
-    job: str,
-    now_s: float,
-) -> audit.AuditRows:
-    """Make the audit rows of results under a claim; :func:`fence` writes where they leave the chain."""
-    return audit.audit_rows(
-        claim.run_key,
-        results,
-        chunk_no=claim.chunk_no,
-        claim_no=claim.claim_no,
-        after=claim.chain,
-        origin=origin,
-        target=target,
-        job=job,
-        now_s=now_s,
-    )
 
 
 def _check_results(claim: Claim, results: Sequence[LinkResult]) -> None:

@@ -18,9 +18,9 @@ from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink, Target
 from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import AuditAlteredError
-from zoho_crm.ledger.audit import append
+from zoho_crm.ledger.audit import append, audit_rows
 from zoho_crm.ledger.chain import CHUNK_OF_PLAN, ChainEnd, canonical, digest, moment
-from zoho_crm.ledger.claims import ChunkClaims, audit_rows, fence
+from zoho_crm.ledger.claims import ChunkClaims, fence
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.runs import RunStore, no_such_run
 from zoho_crm.ledger.tables import audit, chunks, links, runs, seals

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,16 @@ class _Figures:
     rows: int
     distinct: int
     valid: int
+
+
+@dataclass(slots=True)
+class _PlanChain:
+    """The chain of the rows that a plan itself decides; see :class:`~zoho_crm.ledger.audit.ChainOwner`."""
+
+    run_key: str
+    chunk_no: int = CHUNK_OF_PLAN
+    claim_no: int = 0
+    chain: ChainEnd = field(default=ChainEnd())
 
 
 class PlanStore(Store):
@@ -177,22 +187,15 @@ class PlanStore(Store):
                 return
             connection.execute(_insert_links(run.run_key, attempt, size))
             connection.execute(_insert_chunks(run.run_key))
-            first, end, chain = figures.valid, figures.distinct, ChainEnd()
+            first, end = figures.valid, figures.distinct
+            owner = _PlanChain(run.run_key)
             for start in range(first, end, BATCH_ROWS):
                 invalid = _invalid_links(connection, run.run_key, start, min(start + BATCH_ROWS, end), now)
                 rows = audit.audit_rows(
-                    run.run_key,
-                    invalid,
-                    chunk_no=CHUNK_OF_PLAN,
-                    claim_no=0,
-                    after=chain,
-                    origin=origin,
-                    target=target,
-                    job=run.job,
-                    now_s=now.timestamp(),
+                    owner, invalid, origin=origin, target=target, job=run.job, now_s=now.timestamp()
                 )
                 audit.append(connection, rows)
-                chain = rows.end
+                owner.chain = rows.end
 
     def _figures(self, attempt: str) -> _Figures:
         is_invalid = sa.case((staging.c.invalid_reason.is_(None), 0), else_=1)

@@ -85,7 +85,7 @@ class RunStore(Store):
         with reading(self._engine).begin() as connection:
             return _counts(connection, run_key)
 
-    def pending(self, run_key: str) -> int:
+    def count_unsettled(self, run_key: str) -> int:
         """Return how many planned links are not settled: never tried, or to be retried."""
         statement = (
             sa.select(sa.func.count())

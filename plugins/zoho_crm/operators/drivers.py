@@ -309,7 +309,7 @@ def check_plan_age(ledger: Ledger, run: StoredRun, max_age: timedelta | None) ->
     if max_age is None or run.planned_at is None:
         return
     age = ledger.runs.now() - run.planned_at
-    if age > max_age and ledger.runs.pending(run.run_key):
+    if age > max_age and ledger.runs.count_unsettled(run.run_key):
         raise RunStoppedError(
             f"The plan is {format_duration(age)} old; max_plan_age is {format_duration(max_age)}. "
             "Nothing was sent in this try; start a new run"

@@ -93,7 +93,7 @@ def test_results_are_written_and_the_next_links_taken_at_once(
     assert [link.seq for link in following] == [2]
     assert states(engine)[:3] == [("settled", "removed"), ("settled", "removed"), ("in_flight", None)]
     assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 2}
-    assert ledger.runs.pending(RUN) == 4
+    assert ledger.runs.count_unsettled(RUN) == 4
 
 
 def test_audit_row_says_all_that_is_known(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
@@ -242,7 +242,7 @@ def test_failed_link_is_not_taken_again_under_the_same_claim(ledger: Ledger, cla
 
     assert settle(ledger, claim, taken, Outcome.FAILED, take=5) == []
     assert ledger.claims.take(claim, 5) == []
-    assert ledger.runs.pending(RUN) == 6
+    assert ledger.runs.count_unsettled(RUN) == 6
 
 
 def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, engine: sa.Engine) -> None:
@@ -383,7 +383,7 @@ def test_more_results_than_fit_one_statement_are_written(ledger: Ledger) -> None
     )
 
     assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 401, Outcome.ALREADY_ABSENT: 400, Outcome.FAILED: 400}
-    assert ledger.runs.pending(RUN) == 400
+    assert ledger.runs.count_unsettled(RUN) == 400
 
 
 def test_dry_run_marks_nothing_in_flight_and_settles(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
@@ -430,7 +430,7 @@ def test_every_link_ends_with_one_latest_outcome_after_any_number_of_tries(
 
     assert len(rows_of(engine, tables.audit)) == 1 + 6 * 4
     assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 6, Outcome.INVALID: 1}
-    assert ledger.runs.pending(RUN) == 0
+    assert ledger.runs.count_unsettled(RUN) == 0
 
 
 # -- the right to send

@@ -123,7 +123,7 @@ def test_many_processes_settle_their_chunks_side_by_side(
 
     assert counts == [20] * 24
     assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 480}
-    assert ledger.runs.pending(RUN) == 0
+    assert ledger.runs.count_unsettled(RUN) == 0
     assert Counter(row["seq"] for row in rows_of(engine, tables.audit)) == Counter(range(480))
 
 

@@ -113,7 +113,7 @@ def test_closed_links_are_taken_up_by_a_later_try(ledger: Ledger) -> None:
     planned(ledger, pairs(3))
     ledger.claims.take(ledger.claims.claim(RUN, 0, "a try that dies"), 1)
     ledger.finalizer.close_unfinished_links(RUN, origin=REPORT)
-    assert ledger.runs.pending(RUN) == 3
+    assert ledger.runs.count_unsettled(RUN) == 3
 
     claim = ledger.claims.claim(RUN, 0, "after a clear")
     links = ledger.claims.take(claim, 3)

@@ -126,7 +126,7 @@ def test_figures_are_of_one_run_alone(ledger: Ledger) -> None:
     planned(ledger, pairs(4), run_key=OTHER)
     drive(ledger)
 
-    assert (ledger.runs.pending(RUN), ledger.runs.pending(OTHER)) == (2, 4)
+    assert (ledger.runs.count_unsettled(RUN), ledger.runs.count_unsettled(OTHER)) == (2, 4)
     assert ledger.runs.counts(RUN)[Outcome.REMOVED] == 3
     assert sum(ledger.runs.counts(OTHER).values()) == 0
     assert [
@@ -195,7 +195,7 @@ def test_a_dry_run_needs_no_link_in_flight(ledger: Ledger) -> None:
         job=JOB,
         in_flight=False,
     )
-    assert ledger.runs.pending(RUN) == 0
+    assert ledger.runs.count_unsettled(RUN) == 0
 
 
 def test_text_for_a_run_is_cut_to_what_it_holds(ledger: Ledger, engine: sa.Engine) -> None:

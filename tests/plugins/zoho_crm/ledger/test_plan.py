@@ -95,7 +95,7 @@ def test_chunks_grow_rather_than_be_too_many(
 
     assert [chunk["links"] for chunk in summary.chunks] == sizes
     assert sum(drive(ledger, chunk["chunk_no"]) for chunk in summary.chunks) == count
-    assert ledger.runs.pending(RUN) == 0
+    assert ledger.runs.count_unsettled(RUN) == 0
 
 
 @pytest.mark.parametrize(("chunk_size", "max_chunks"), [(0, 1), (1, 0), (-1, 5)])
@@ -117,7 +117,7 @@ def test_source_of_invalid_rows_only_gives_a_plan_without_chunks(ledger: Ledger)
 
     assert (summary.planned, summary.duplicates, summary.invalid, summary.chunks) == (2, 1, 2, [])
     assert ledger.runs.counts(RUN) == {Outcome.INVALID: 2}
-    assert ledger.runs.pending(RUN) == 0
+    assert ledger.runs.count_unsettled(RUN) == 0
 
 
 def test_link_named_several_times_is_planned_once(ledger: Ledger, engine: sa.Engine) -> None:

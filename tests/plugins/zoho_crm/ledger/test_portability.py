@@ -129,7 +129,7 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.slots.release("zoho", "a")
     ledger.claims.lease(claim, 30)
     ledger.claims.release(claim)
-    ledger.runs.pending(RUN)
+    ledger.runs.count_unsettled(RUN)
     ledger.runs.stop(RUN, "enough")
     ledger.runs.stop_reason(RUN)
     ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)

@@ -85,7 +85,7 @@ def test_run_without_a_key_in_the_database_is_none(ledger: Ledger) -> None:
     assert ledger.runs.get("no such run") is None
     assert ledger.plans.get("no such run") is None
     assert ledger.runs.counts("no such run") == {}
-    assert ledger.runs.pending("no such run") == 0
+    assert ledger.runs.count_unsettled("no such run") == 0
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_finished_run_holds_counts_derived_from_the_last_audit_row_of_each_link(
 
     assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 2, Outcome.UNKNOWN: 2, Outcome.INVALID: 1}
     assert ledger.runs.counts(RUN)[Outcome.FAILED] == 0
-    assert ledger.runs.pending(RUN) == 2
+    assert ledger.runs.count_unsettled(RUN) == 2
 
     ledger.runs.finish(RUN, status=RunStatus.PARTIAL, detail="x" * 5000, finished_at=MOMENT)
 
