@@ -139,7 +139,7 @@ set_up_systems() {
   touch $(ready) $(ready)-systems
 }
 endef
-$(ready) $(ready)-systems requirements programs test-matrix: export SHELL_FUNCTIONS = $(shell_functions)
+$(ready) $(ready)-systems requirements package programs test-matrix: export SHELL_FUNCTIONS = $(shell_functions)
 functions = eval "$$SHELL_FUNCTIONS"
 
 # A PYTHON other than that of .venv creates a new .venv.
@@ -155,7 +155,7 @@ $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 $(ready)-systems: requirements-systems.txt | $(ready)
 	@$(functions); set_up_systems
 
-.PHONY: help setup demo up test test-unit test-systems test-matrix screenshots programs bench lint lint-format lint-rules lint-types lint-words format requirements clean other-python
+.PHONY: help setup demo up test test-unit test-systems test-matrix screenshots programs bench package lint lint-format lint-rules lint-types lint-words format requirements clean other-python
 other-python:
 
 help: ## Show this help
@@ -217,10 +217,25 @@ requirements: ## Update requirements*.txt from pyproject.toml; UPGRADE=1 upgrade
 	@$(functions); python=$$(find_python); lock; find_uv "$$python"; \
 	export UV_CUSTOM_COMPILE_COMMAND='make requirements'; \
 	$(compile) --no-annotate --output-file requirements-tools.txt - <<< 'uv'; \
-	$(compile) --extra dev --output-file requirements-dev.txt pyproject.toml; \
-	$(compile) --extra dev --extra systems --constraint requirements-dev.txt --output-file requirements-systems.txt pyproject.toml; \
-	$(compile) --extra deploy --constraint requirements-systems.txt --output-file requirements-deploy.txt pyproject.toml; \
-	$(compile) --extra postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml
+	$(compile) --group dev --output-file requirements-dev.txt pyproject.toml; \
+	$(compile) --group dev --group systems --constraint requirements-dev.txt --output-file requirements-systems.txt pyproject.toml; \
+	$(compile) --group deploy --constraint requirements-systems.txt --output-file requirements-deploy.txt pyproject.toml; \
+	$(compile) --extra postgres --constraint requirements-dev.txt --output-file requirements.txt pyproject.toml; \
+	$(compile) --no-annotate --output-file requirements-package.txt --group package
+
+# The environment of the tools that check a release, apart from .venv: no other target needs them.
+package_tools := .cache/package-tools
+define set_up_package
+	python=$$(find_python); lock; find_uv "$$python"; \
+	if ! [ $(package_tools)/.ready -nt requirements-package.txt ]; then \
+	  say 'Installing the tools of make package ...'; \
+	  rm -rf $(package_tools); "$$uv" venv --quiet --no-project --python "$$python" $(package_tools); \
+	  "$$uv" pip sync --quiet --python $(package_tools)/bin/python --no-build --require-hashes requirements-package.txt; \
+	  touch $(package_tools)/.ready; \
+	fi
+endef
+package: ## Build wheel and source package into dist, check them, and add an SBOM and checksums
+	@$(functions); $(set_up_package); UV="$$uv" PYTHON="$$python" TOOLS=$(package_tools)/bin scripts/package.sh
 
 clean: ## Delete everything the other targets created; stop `make up` first
 	@if pid=$$(cat .airflow/stack.pid 2>/dev/null) && kill -0 "$$pid" 2>/dev/null; then \

@@ -1,9 +1,12 @@
-"""Provider metadata for Airflow: the connection type and its form."""
+"""Provider metadata for Airflow: what the package contains, the connection type and its form."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from zoho_crm import __version__
+
+_INTEGRATION = "Zoho CRM"
 _DATA_CENTERS = ["us", "eu", "in", "au", "cn", "jp", "ca", "sa", "uk"]
 
 
@@ -17,9 +20,25 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "zoho-crm-delink",
         "name": "Zoho CRM",
-        "description": "Take stale links out of Zoho CRM by external ids, with an audit trail.",
-        "versions": ["0.1.0"],
-        "hooks": [{"integration-name": "Zoho CRM", "python-modules": ["zoho_crm.hooks.zoho_crm"]}],
+        "description": "Remove stale links from Zoho CRM by external IDs, with an audit trail.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": _INTEGRATION,
+                "external-doc-url": "https://www.zoho.com/crm/developer/docs/api/v7/",
+                "tags": ["service"],
+            }
+        ],
+        "operators": [
+            {
+                "integration-name": _INTEGRATION,
+                "python-modules": ["zoho_crm.operators.delete_related", "zoho_crm.operators.relink"],
+            }
+        ],
+        "hooks": [{"integration-name": _INTEGRATION, "python-modules": ["zoho_crm.hooks.zoho_crm"]}],
+        # Assets of relations, such as zoho://zoho_crm_default/Contacts/Deals, need no normalization.
+        "asset-uris": [{"schemes": ["zoho"], "handler": None}],
+        "extra-links": ["zoho_crm.ui.plugin.DelinkRunLink"],
         "connection-types": [
             {
                 "connection-type": "zoho_crm",

@@ -41,7 +41,11 @@ def test_sample_job_runs_in_a_new_project(tmp_path: Path, run_with_airflow: Run)
         for parent, related in stale:
             zoho.state.link("Contacts", parent, "Deals", related)
         before = zoho.state.links("Contacts", "Deals")
-        done = run_with_airflow("-c", RUN, str(project / "dags"), **connections(zoho.port, warehouse, audit))
+        env = {
+            **connections(zoho.port, warehouse, audit),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(project / "dags"),
+        }
+        done = run_with_airflow("-c", RUN, str(project / "dags"), **env)
         after = zoho.state.links("Contacts", "Deals")
     said = [line for line in done.stdout.splitlines() if line.startswith(("errors ", "dags ", "state "))]
     assert said == [

@@ -6,8 +6,7 @@ import subprocess
 import tomllib
 
 from tests.support.deployment import ENV_EXAMPLE, OURS, PROJECT, instructions, pins
-
-VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
+from zoho_crm import __version__
 
 
 def test_both_stages_share_one_versioned_base():
@@ -19,7 +18,7 @@ def test_both_stages_share_one_versioned_base():
 
 def test_image_has_labels_with_version_and_base():
     (labels,) = instructions("LABEL")
-    assert f'org.opencontainers.image.version="{VERSION}"' in labels
+    assert f'org.opencontainers.image.version="{__version__}"' in labels
     assert 'org.opencontainers.image.licenses="Apache-2.0"' in labels
     # Without the second ARG, the label of the second stage would be empty.
     assert instructions("ARG")[1] == "BASE_IMAGE"
@@ -59,7 +58,7 @@ def test_copied_files_exist_and_are_not_ignored():
 
 
 def test_image_tags_have_the_version_of_the_package():
-    assert {service["image"] for service in OURS.values()} == {f"zoho-crm-delink:{VERSION}"}
+    assert {service["image"] for service in OURS.values()} == {f"zoho-crm-delink:{__version__}"}
 
 
 def test_entrypoint_execs_the_command_with_a_group_writable_umask():
@@ -86,12 +85,10 @@ def test_entrypoint_returns_the_exit_code_of_the_command():
     assert subprocess.run(command, env={"AIRFLOW_HOME": "/"}, check=False).returncode == 7
 
 
-def test_requirements_cover_the_extra_and_match_the_tested_versions():
-    extra = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"][
-        "deploy"
-    ]
+def test_requirements_cover_the_group_and_match_the_tested_versions():
+    group = tomllib.loads((PROJECT / "pyproject.toml").read_text())["dependency-groups"]["deploy"]
     deployed = pins("requirements-deploy.txt")
-    assert {re.split(r"[\[<>=]", line)[0] for line in extra} <= deployed.keys()
+    assert {re.split(r"[\[<>=]", line)[0] for line in group} <= deployed.keys()
     for tested in (pins("requirements.txt"), pins("requirements-dev.txt")):
         assert {name: tested[name] for name in deployed.keys() & tested.keys()} == {
             name: deployed[name] for name in deployed.keys() & tested.keys()

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.systems
 def test_hadolint_accepts_the_dockerfile():
     program = shutil.which("hadolint", path=str(Path(sys.executable).parent))
     if program is None:
-        pytest.skip("needs the extra `systems`: make test-systems")
+        pytest.skip("needs the dependency group `systems`: make test-systems")
     done = subprocess.run(
         [program, str(PROJECT / "Dockerfile")], capture_output=True, text=True, check=False, timeout=60
     )

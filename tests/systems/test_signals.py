@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 # The same group as tests/e2e: no two Airflows at a time.
 pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]
-pytest.importorskip("airflow.providers.openlineage", reason="needs the extra `systems`: make test-systems")
+pytest.importorskip(
+    "airflow.providers.openlineage", reason="needs the dependency group `systems`: make test-systems"
+)
 
 PROJECT = Path(__file__).parents[2]
 JOB = "signals"

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 # The same group as tests/e2e: no two Airflows at a time.
 pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]
-pytest.importorskip("airflow.providers.celery", reason="needs the extra `systems`: make test-systems")
+pytest.importorskip(
+    "airflow.providers.celery", reason="needs the dependency group `systems`: make test-systems"
+)
 
 JOB = "two_workers"
 DAG_ID = f"zoho_delink__{JOB}"

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import json
-from importlib import metadata
+from importlib import import_module, metadata
 from pathlib import Path
 from typing import get_args
+from urllib.parse import urlsplit
 
 import airflow
 import jsonschema
 import pytest
 
+import zoho_crm
+from zoho_crm.core.links import Relation
 from zoho_crm.data_centers import DataCenter, Environment
 from zoho_crm.get_provider_info import get_provider_info
 from zoho_crm.hooks.connection import EXTRAS, ApiVersion, ZohoConnection
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+from zoho_crm.operators.report import relation_asset
+from zoho_crm.ui.plugin import ZohoDelinkPlugin
 
 CONNECTION_TYPE = get_provider_info()["connection-types"][0]
 FIELDS = CONNECTION_TYPE["conn-fields"]
@@ -21,6 +26,40 @@ FIELDS = CONNECTION_TYPE["conn-fields"]
 def test_fits_airflows_schema() -> None:
     schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
     jsonschema.validate(get_provider_info(), schema)
+    assert set(get_provider_info()) - {"versions"} <= set(schema["properties"])
+
+
+def test_version_is_that_of_the_package() -> None:
+    assert get_provider_info()["versions"] == [zoho_crm.__version__]
+
+
+@pytest.mark.parametrize("kind", ["operators", "hooks"])
+def test_modules_can_be_imported_and_belong_to_an_integration(kind: str) -> None:
+    info = get_provider_info()
+    integrations = {one["integration-name"] for one in info["integrations"]}
+    for group in info[kind]:
+        assert group["integration-name"] in integrations
+        for module in group["python-modules"]:
+            import_module(module)
+
+
+def test_names_every_operator_that_the_package_exports() -> None:
+    (group,) = get_provider_info()["operators"]
+    exported = {getattr(zoho_crm, name).__module__ for name in zoho_crm.__all__ if name.endswith("Operator")}
+    assert set(group["python-modules"]) == exported
+
+
+def test_names_the_links_that_the_plugin_registers() -> None:
+    registered = {
+        f"{type(link).__module__}.{type(link).__qualname__}" for link in ZohoDelinkPlugin.operator_extra_links
+    }
+    assert set(get_provider_info()["extra-links"]) == registered
+
+
+def test_assets_of_relations_have_a_scheme_of_the_provider() -> None:
+    relation = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
+    scheme = urlsplit(relation_asset("zoho_crm_default", relation).uri).scheme
+    assert [scheme] == get_provider_info()["asset-uris"][0]["schemes"]
 
 
 def test_package_name_is_the_distributions() -> None:

@@ -1,0 +1,1 @@
+"""Example Dags: copy one to your Dags folder and adapt it."""
