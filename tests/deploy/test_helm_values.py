@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from typing import TYPE_CHECKING, Any
 
 from tests.support.deployment import HELM, PROJECT, SERVICES, pins
+from zoho_crm import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,8 +23,7 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def test_versions_are_those_built_and_tested():
-    version = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
-    assert HELM["defaultAirflowTag"] == version
+    assert HELM["defaultAirflowTag"] == __version__
     assert HELM["airflowVersion"] == pins("requirements-deploy.txt")["apache-airflow"]
 
 
