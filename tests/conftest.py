@@ -36,6 +36,7 @@ pytest_plugins = [
     "tests.support.airflow_process",
     "tests.support.databases",
     "tests.support.empty_ledgers",
+    "tests.support.live_dags",
     "tests.support.local_zoho",
     "tests.support.postgres",  # before mariadb, which imports it
     "tests.support.mariadb",

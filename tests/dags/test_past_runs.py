@@ -190,17 +190,13 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield World(tmp_path_factory.mktemp("world"), zoho)
 
 
-@pytest.fixture(scope="module")
-def live(
-    world: World, tmp_path_factory: pytest.TempPathFactory, empty_airflow_db: Path
-) -> Iterator[LiveDags]:
-    """One process for the tests below: starting it costs more than a run."""
-    with LiveDags(tmp_path_factory.mktemp("airflow"), empty_airflow_db, world.env) as live:
-        yield live
+@pytest.fixture
+def live(world: World, live_dags: LiveDags) -> LiveDags:
+    live_dags.env = world.env
+    return live_dags
 
 
 @pytest.mark.systems
-@pytest.mark.xdist_group("past_runs")
 def test_a_thousand_links_are_relinked_as_they_were(world: World, live: LiveDags) -> None:
     state = world.zoho.state
     for contact, deal in GONE_BEFORE:
@@ -242,7 +238,6 @@ def test_a_thousand_links_are_relinked_as_they_were(world: World, live: LiveDags
     ]
 
 
-@pytest.mark.xdist_group("past_runs")
 def test_unfinished_links_of_a_stopped_run_are_retried_once(world: World, live: LiveDags) -> None:
     state = world.zoho.state
     before = world.links()

@@ -21,7 +21,7 @@ from zoho_crm.testing.local_zoho import LocalZoho
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.support.airflow_process import Run
+    from tests.support.live_dags import LiveDags
 
 SAMPLE = PROJECT / "include" / "jobs" / "contacts_deals.yaml"
 USER_DAG = """\
@@ -40,13 +40,6 @@ def nightly():
     load() >> delink_task_group({job!r}, group_id="stale_links") >> refresh()
 
 nightly = nightly()
-"""
-RUN = """\
-import sys
-from zoho_crm.airflow_compat import DagBag
-run = DagBag(dag_folder=sys.argv[1]).dags["nightly"].test(run_conf={"mode": "apply"})
-for one in run.get_task_instances():
-    print("task", one.task_id, one.state)
 """
 
 
@@ -82,7 +75,7 @@ def test_an_invalid_job_file_is_refused(tmp_path: Path, build: object) -> None:
         build(job)  # type: ignore[operator]
 
 
-def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path, run_with_airflow: Run) -> None:
+def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path, live_dags: LiveDags) -> None:
     jobs, warehouse, audit = tmp_path / "include" / "jobs", tmp_path / "warehouse.db", tmp_path / "audit.db"
     for name in ("jobs/contacts_deals.yaml", "sql/contacts_deals.sql"):
         path = tmp_path / "include" / name
@@ -90,8 +83,7 @@ def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path, ru
         path.write_text((PROJECT / "include" / name).read_text())
     sample = jobs / "contacts_deals.yaml"
     sample.write_text(yaml.safe_dump({**yaml.safe_load(sample.read_text()), "chunk_size": 5}))
-    dag_file = tmp_path / "dags" / "nightly.py"
-    dag_file.parent.mkdir()
+    dag_file = live_dags.dags_folder / "nightly.py"
     dag_file.write_text(USER_DAG.format(job=str(sample)))
     stale = {(f"c-{number:04}", f"d-{number:04}") for number in range(12)}
     with closing(sqlite3.connect(warehouse)) as connection, connection:
@@ -105,14 +97,15 @@ def test_the_group_removes_the_links_of_its_job_in_a_real_run(tmp_path: Path, ru
         for parent, related in stale:
             zoho.state.link("Contacts", parent, "Deals", related)
         before = zoho.state.links("Contacts", "Deals")
-        env = {
-            **connections(zoho.port, warehouse, audit),
-            "AIRFLOW__CORE__DAGS_FOLDER": str(dag_file.parent),
-        }
-        done = run_with_airflow("-c", RUN, str(dag_file), **env)
+        live_dags.env = {**connections(zoho.port, warehouse, audit), "ZOHO_CRM_JOBS_FOLDER": str(jobs)}
+        run_id = live_dags.run("nightly", mode="apply")
         after = zoho.state.links("Contacts", "Deals")
-    tasks = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("task ")]
-    assert {state for _, state in tasks} == {"success"}, done.stdout[-4000:] + done.stderr[-4000:]
+    dag_file.unlink()
+    with closing(sqlite3.connect(live_dags.database)) as connection:
+        tasks = connection.execute(
+            "SELECT task_id, state FROM task_instance WHERE run_id = ?", [run_id]
+        ).fetchall()
+    assert {state for _, state in tasks} == {"success"}
     assert [task_id for task_id, _ in tasks].count("stale_links.delink") == 3
     assert before - after == stale
     with closing(sqlite3.connect(audit)) as connection:
