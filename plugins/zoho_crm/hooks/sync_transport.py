@@ -41,13 +41,19 @@ class SyncTransport:
 
     :param make_transport: makes the transport that sends them
     :param sleep: waits between the tries of a GET
+    :param check_right: called before each request; raises if it may not be sent
     """
 
     def __init__(
-        self, make_transport: Callable[[], HttpTransport], *, sleep: Callable[[float], None] = time.sleep
+        self,
+        make_transport: Callable[[], HttpTransport],
+        *,
+        sleep: Callable[[float], None] = time.sleep,
+        check_right: Callable[[], None] = lambda: None,
     ) -> None:
         self._make_transport = make_transport
         self._sleep = sleep
+        self._check_right = check_right
         self._opened: tuple[LoopThread, HttpTransport] | None = None
 
     def send(
@@ -60,8 +66,11 @@ class SyncTransport:
         :raises ZohoError: see :meth:`zoho_crm.hooks.http_transport.HttpTransport.exchange`
         """
         if request.method != "GET":
+            self._check_right()
             return self._send_once(request, token, max_body_bytes)
         retrying = tenacity.Retrying(
+            # What it raises is not retried.
+            before=lambda _: self._check_right(),
             stop=tenacity.stop_after_attempt(_READ_ATTEMPTS),
             wait=_pause_s,
             retry=tenacity.retry_if_exception_type((ZohoNotSentError, ZohoUnansweredError))

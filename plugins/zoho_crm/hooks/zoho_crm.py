@@ -96,6 +96,7 @@ class ZohoCRMHook(HttpHook):
         self.read_timeout_s = read_timeout_s
         self._refresh_lock = refresh_lock
         self._shared_clock = shared_clock
+        self._check_right: Callable[[], None] = lambda: None
 
     @cached_property
     def connection(self) -> ZohoConnection:
@@ -126,6 +127,14 @@ class ZohoCRMHook(HttpHook):
             refresh_lock=self._refresh_lock,
             shared_clock=self._shared_clock,
         )
+
+    def require(self, check_right: Callable[[], None]) -> None:
+        """
+        Call this before every further request to Zoho CRM that the hook itself sends.
+
+        :param check_right: raises if the request may not be sent
+        """
+        self._check_right = check_right
 
     def send(self, request: ZohoRequest, *, max_body_bytes: int = MAX_BODY_BYTES) -> ZohoResponse:
         """
@@ -354,7 +363,7 @@ class ZohoCRMHook(HttpHook):
             read_timeout_s=self.read_timeout_s,
             repeats_reads=False,
         )
-        return SyncTransport(make_transport, sleep=self.sleep)
+        return SyncTransport(make_transport, sleep=self.sleep, check_right=lambda: self._check_right())
 
     @property
     def _version(self) -> str:

@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.chunk_store import ChunkStore
 
+READ_TIMEOUT_S = 50.0
+"""Seconds without a byte: a request ends within twice as long, and so within the lease of its slot."""
+
 
 class PreflightOperator(JobOperator):
     """
@@ -131,10 +134,12 @@ class PreflightOperator(JobOperator):
         conn_id = job.zoho_conn_id
         hook = ZohoCRMHook(
             conn_id,
+            read_timeout_s=READ_TIMEOUT_S,
             refresh_lock=partial(refresh_lock, ledger, conn_id),
             shared_clock=shared_clock(ledger),
         )
-        with one_slot(ledger, conn_id, hook.connection.max_concurrency):
+        with one_slot(ledger, conn_id, hook.connection.max_concurrency) as renew_slot:
+            hook.require(renew_slot)
             org = hook.get_org()
             faults = hook.check_relation(job.relation.as_relation(), self.operation)
         if faults:

@@ -33,6 +33,9 @@ SEND_LEASE_S = 45.0
 UNRENEWED_LEASE_S = 90.0
 """Seconds of a lease that is held for a few calls and not renewed."""
 
+ONE_REQUEST_LEASE_S = 120.0
+"""Seconds of a lease that is renewed before each request, and lasts until it has ended."""
+
 LEASE_MARGIN = 0.1
 """Share of a lease that is not used: the database's clock and this process's may run at different speeds."""
 
@@ -169,6 +172,7 @@ class SlotKeeper:
         self._deadline = -math.inf
         self._renewing = asyncio.Lock()
         self._lost: ClaimLostError | None = None
+        self._waits_for = "the audit database"
 
     @property
     def held(self) -> int:
@@ -177,8 +181,8 @@ class SlotKeeper:
 
     @property
     def waits_for(self) -> str:
-        """Who or what keeps the try from holding any slot."""
-        return self._slots.waits_for
+        """Who or what keeps the try from holding any slot: the audit database, while it does not respond."""
+        return self._waits_for
 
     def raise_if_lost(self) -> None:
         """
@@ -200,8 +204,8 @@ class SlotKeeper:
             await self._hold()
             if self.held:
                 return
-            if waits_for != self._slots.waits_for:
-                waits_for = self._slots.waits_for
+            if waits_for != self._waits_for:
+                waits_for = self._waits_for
                 log.info("Waiting for %s", waits_for)
             await asyncio.sleep(min(_RETRY_S, self._slots.renew_every_s))
 
@@ -218,6 +222,7 @@ class SlotKeeper:
                 await self._hold()
             except Exception as error:
                 # The leases hold until their end; the next renewal tries again.
+                self._note_failure(error)
                 log.warning("Slots of the org not renewed: held=%d", self.held, exc_info=error)
             await changed()
 
@@ -249,9 +254,12 @@ class SlotKeeper:
         except ClaimLostError:
             raise
         except Exception as error:
+            self._note_failure(error)
             log.warning("Slots of the org not renewed: nothing is sent", exc_info=error)
-            return f"the audit database ({type(error).__name__})"
-        return self._slots.waits_for
+        return self._waits_for
+
+    def _note_failure(self, error: Exception) -> None:
+        self._waits_for = f"the audit database ({type(error).__name__})"
 
     def release(self) -> None:
         """Release all leases. It blocks."""
@@ -272,6 +280,7 @@ class SlotKeeper:
                 self._lost, self._deadline = error, -math.inf
                 raise
             self._deadline = asked_at + self._slots.lease_s * (1 - LEASE_MARGIN)
+            self._waits_for = self._slots.waits_for
 
 
 async def wait_uncancelled(call: asyncio.Future[T]) -> T:
@@ -286,19 +295,21 @@ async def wait_uncancelled(call: asyncio.Future[T]) -> T:
 @contextmanager
 def one_slot(
     ledger: Ledger, connection: str, limit: int, *, sleep: Callable[[float], None] = time.sleep
-) -> Iterator[None]:
+) -> Iterator[Callable[[], None]]:
     """
     Hold one slot of the org for requests that are sent one after the other; wait until one is free.
 
     :param connection: ID of the Zoho connection
     :param limit: slots the org has
     :param sleep: for tests
+    :return: renews the lease, which lasts for one request: call it before each one. It waits as at the start
     :raises ZohoNotSentError: none was free for :data:`ONE_SLOT_WAIT_S`
     """
     slots = LeasedSlots(
-        ledger, connection, uuid.uuid4().hex, wanted=1, limit=limit, lease_s=UNRENEWED_LEASE_S
+        ledger, connection, uuid.uuid4().hex, wanted=1, limit=limit, lease_s=ONE_REQUEST_LEASE_S
     )
-    try:
+
+    def renew() -> None:
         ends_at = time.monotonic() + ONE_SLOT_WAIT_S
         while not slots.hold():
             if time.monotonic() > ends_at:
@@ -307,7 +318,10 @@ def one_slot(
                     "nothing was sent"
                 )
             sleep(1.0)
-        yield
+
+    try:
+        renew()
+        yield renew
     finally:
         slots.release()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,9 +14,13 @@ from tests.support.operators import context, jobs_folder, make_job
 from zoho_crm.airflow_compat import AirflowFailException, TaskDeferred, has_retry_policies
 from zoho_crm.core.job import RelationModel
 from zoho_crm.errors import ZohoError, ZohoTokenThrottledError
-from zoho_crm.operators.preflight import PreflightOperator
+from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+from zoho_crm.operators import preflight
+from zoho_crm.operators.preflight import READ_TIMEOUT_S, PreflightOperator
+from zoho_crm.operators.slot_keeper import ONE_REQUEST_LEASE_S, one_slot
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import sqlalchemy as sa
@@ -49,6 +55,39 @@ def test_creates_the_tables_and_records_what_it_learns(
     assert audit.runs() == []
     assert sent(zoho) == []
     assert audit.leases() == []
+
+
+def test_slot_is_renewed_before_each_request_also_if_one_is_repeated(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    renewed_after: list[int] = []
+    requests = zoho.state.journal.requests
+
+    @contextmanager
+    def counted(*args: Any, **options: Any) -> Iterator[Callable[[], None]]:
+        with one_slot(*args, **options) as renew:
+
+            def count() -> None:
+                renewed_after.append(sum(one.path.startswith("/crm/") for one in requests))
+                renew()
+
+            yield count
+
+    monkeypatch.setattr(preflight, "one_slot", counted)
+    zoho.state.faults.add(do="status", status=503, match={"path": "settings/fields"})
+    check(make_job(), sql_path)
+    count = sum(one.path.startswith("/crm/") for one in requests)
+    assert count > 4
+    assert renewed_after == list(range(count))
+
+
+def test_a_request_ends_within_the_lease_of_its_slot() -> None:
+    connect_s = inspect.signature(ZohoCRMHook).parameters["connect_timeout_s"].default
+    assert connect_s + 2 * READ_TIMEOUT_S < ONE_REQUEST_LEASE_S
 
 
 def test_tokens_that_zoho_does_not_give_for_a_while_may_be_tried_again(

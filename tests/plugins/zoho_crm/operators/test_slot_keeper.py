@@ -16,6 +16,7 @@ from zoho_crm.hooks.oauth import FETCH_S
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators import slot_keeper
 from zoho_crm.operators.slot_keeper import (
+    ONE_REQUEST_LEASE_S,
     SEND_LEASE_S,
     UNRENEWED_LEASE_S,
     LeasedSlots,
@@ -284,6 +285,39 @@ async def test_renewal_ends_with_the_reason() -> None:
     assert world.holds == 0
 
 
+async def test_wait_for_the_database_is_named_as_such_and_not_as_a_wait_for_a_slot() -> None:
+    world = World(slots=[0, OSError("away"), 2, OSError("away")])
+    keeper, said = world.keeper(), []
+    assert keeper.waits_for == "the audit database"
+
+    async def changed() -> None:
+        said.append(keeper.waits_for)
+        if len(said) == 4:
+            raise asyncio.CancelledError
+
+    with pytest.raises(asyncio.CancelledError):
+        await keeper.keep_renewed(changed)
+    assert said == [
+        "a free slot",
+        "the audit database (OSError)",
+        "a free slot",
+        "the audit database (OSError)",
+    ]
+
+
+async def test_look_for_a_stop_that_the_database_does_not_answer_is_a_wait_for_the_database() -> None:
+    async def is_stopped() -> bool:
+        raise OSError("away")
+
+    async def changed() -> None:
+        raise asyncio.CancelledError
+
+    keeper = SlotKeeper(World(), is_stopped)
+    with pytest.raises(asyncio.CancelledError):
+        await keeper.keep_renewed(changed)
+    assert keeper.waits_for == "the audit database (OSError)"
+
+
 async def test_lost_claim_ends_the_right_at_once_and_for_good() -> None:
     world = World(slots=[3, ClaimLostError("a newer try")])
     keeper, renewed = world.keeper(), []
@@ -300,6 +334,28 @@ async def test_lost_claim_ends_the_right_at_once_and_for_good() -> None:
     with pytest.raises(ClaimLostError):
         await keeper.renew()
     assert world.holds == 2
+
+
+def test_one_slot_is_renewed_before_each_request(audit: Audit) -> None:
+    now, other = [1_783_000_000.0], []
+    ledger = Ledger(audit.ledger().engine, clock=lambda _: now[0])
+
+    def sleep(_: float) -> None:
+        now[0] += ONE_REQUEST_LEASE_S / 2
+
+    with one_slot(ledger, "zoho", 1, sleep=sleep) as renew:
+        for _ in range(3):
+            now[0] += ONE_REQUEST_LEASE_S - 1
+            other.append(ledger.slots.lease("zoho", "other", wanted=1, limit=1, lease_s=10.0))
+            renew()
+        assert other == [[]] * 3
+        now[0] += ONE_REQUEST_LEASE_S + 1
+        assert ledger.slots.lease("zoho", "other", wanted=1, limit=1, lease_s=10.0) == [0]
+        before = now[0]
+        renew()
+        assert now[0] > before, "it did not wait for the other holder"
+        assert ledger.slots.lease("zoho", "other", wanted=1, limit=1, lease_s=10.0) == []
+    assert ledger.slots.lease("zoho", "other", wanted=1, limit=1, lease_s=10.0) == [0]
 
 
 def test_one_slot_waits_for_a_limited_time(audit: Audit, monkeypatch: pytest.MonkeyPatch) -> None:
