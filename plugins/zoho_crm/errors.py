@@ -40,7 +40,7 @@ class ZohoError(Exception):
     """
 
     sends = 0
-    """Requests that were sent before the error, each with an access token that Zoho rejected."""
+    """Requests that were sent before the error: Zoho rejected their access token, or was overloaded."""
 
     def __init__(
         self,

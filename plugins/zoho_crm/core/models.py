@@ -82,6 +82,7 @@ class PlannedLink:
     :param ambiguous_before: whether an earlier try may have sent it without a recorded response
     :param snapshot: the link's attributes as a JSON object, read before it is removed, or to be restored with it;
         None if they were not read
+    :param seen_linked_at: when this run saw it linked, before any request for it was in doubt; None if it did not
     """
 
     seq: int
@@ -89,6 +90,7 @@ class PlannedLink:
     pair_key: str
     ambiguous_before: bool = False
     snapshot: str | None = None
+    seen_linked_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,8 @@
 What a response to a relink means. This is the one place that decides it.
 
 Every row below is a row of the test's table. What is not here is as for a delink: see :mod:`zoho_crm.core.verdict`.
+After an ambiguous request, a missing record keeps its outcome, as the link does not exist; the detail names that
+request.
 
 =========================  ==========================================  =======================================
 status                     body                                        verdict
@@ -33,10 +35,12 @@ Sources: https://www.zoho.com/crm/developer/docs/api/v7/update-related-records-e
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.verdict import (
+    MISSING_OUTCOMES,
     Verdict,
     judge_refusal,
     named_fields,
@@ -55,9 +59,16 @@ if TYPE_CHECKING:
 SEEN_GONE_THEN_LINKED = "this run saw it not linked; linked after a request that may have been applied"
 LINKED_AND_NOT_SEEN_GONE = "linked; this run did not see it not linked, so it may have been linked before"
 
+MISSING_AFTER_A_REQUEST = "an earlier request may have linked it before the record was gone"
+
 
 def judge_relink(
-    response: ClassifiedResponse, *, relation: Relation, link: Link, attributes: Collection[str] = ()
+    response: ClassifiedResponse,
+    *,
+    relation: Relation,
+    link: Link,
+    attributes: Collection[str] = (),
+    ambiguous_before: bool = False,
 ) -> Verdict:
     """
     Judge the response to a relink; see the table above.
@@ -65,13 +76,17 @@ def judge_relink(
     :param relation: the relation of the link; its field names identify the id that an error is about
     :param link: the link that was sent
     :param attributes: names of the attributes that were sent with it
+    :param ambiguous_before: whether an earlier request for this link may have been applied
     """
     item = parse_clear_item(response)
     if isinstance(item, Verdict):
         return item
     status, wait_s = response.status, response.retry_after_s
     if not item.says_success:
-        return _judge_error(status, item, relation, attributes, wait_s)
+        verdict = _judge_error(status, item, relation, attributes, wait_s)
+        if ambiguous_before and verdict.outcome in MISSING_OUTCOMES:
+            return replace(verdict, detail=MISSING_AFTER_A_REQUEST)
+        return verdict
     named = item.details.get(relation.related_external_field)
     if named is not None and named != link.related_external_id:
         return verify(status, item, "success for another link", wait_s)

@@ -4,7 +4,8 @@ What a response to a delink means. This is the one place that decides it.
 What does not depend on the call is shared with :mod:`zoho_crm.core.relink_verdict`.
 
 Every row below is a row of the test's table. "Ambiguous before" means that an earlier request for the same link was
-sent and had no clear response; "seen linked", that this run verified before such a request that the link existed.
+sent and had no clear response; "seen linked", that this run verified before such a request that the link existed. After
+an ambiguous request, a refusal says nothing about that request: the caller verifies the link by GET.
 
 =========================  ==========================================  =======================================
 status                     body                                        verdict
@@ -16,8 +17,10 @@ any of those               success and error at once, several or no    verify
 2xx, 207, 4xx              "relation not found", "contact role not     ``already_absent``; ambiguous before:
                            deleted"                                    ``presumed_removed``, and if the link was
                                                                        seen linked ``removed``
-2xx, 207, 4xx              INVALID_DATA naming the parent's field      ``parent_not_found``
-2xx, 207, 4xx              INVALID_DATA naming the related field       ``related_not_found``
+2xx, 207, 4xx              INVALID_DATA naming the parent's field      ``parent_not_found``; ambiguous before:
+                                                                       ``presumed_removed``
+2xx, 207, 4xx              INVALID_DATA naming the related field       ``related_not_found``; ambiguous before:
+                                                                       ``presumed_removed``
 2xx, 207, 4xx              INVALID_DATA about module or list           stop the run
 2xx, 207, 4xx              any other INVALID_DATA                      verify
 2xx, 207, 4xx              a refusal of this link (RECORD_LOCKED, ..)   ``rejected``
@@ -49,6 +52,7 @@ from zoho_crm.core.response import RUN_WIDE_CODES, ResponseKind, parse_response_
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from zoho_crm.core.links import Relation
     from zoho_crm.core.response import ClassifiedResponse, ResponseItem
@@ -116,6 +120,10 @@ class Verdict:
 
 SEEN_LINKED_THEN_GONE = "this run saw it linked; gone after a request that may have been applied"
 GONE_AND_NOT_SEEN_LINKED = "gone; this run did not see it linked, so it may have been gone before"
+GONE_WITH_ITS_RECORD = "has no record now, so the link is gone; a request before may have removed it first"
+
+MISSING_OUTCOMES = frozenset({Outcome.PARENT_NOT_FOUND, Outcome.RELATED_NOT_FOUND})
+"""Outcomes of a link of which a record does not exist."""
 
 _TRACE_ID = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 _GONE_MESSAGES = ("relation not found", "contact role not deleted")
@@ -146,6 +154,7 @@ def judge(
     relation: Relation,
     ambiguous_before: bool,
     seen_linked: bool = False,
+    seen_at: datetime | None = None,
     record_id: str | None = None,
 ) -> Verdict:
     """
@@ -154,6 +163,7 @@ def judge(
     :param relation: the relation of the link; its field names identify the id that an error is about
     :param ambiguous_before: whether an earlier request for this link may have been applied
     :param seen_linked: whether this run has verified that the link existed, as :func:`judge_gone` needs it
+    :param seen_at: when, as :func:`judge_gone` needs it
     :param record_id: Zoho's id of the related record, where it is known: a success for another one is verified
     """
     item = parse_clear_item(response)
@@ -164,23 +174,46 @@ def judge(
             return verify(response.status, item, "success for another record", response.retry_after_s)
         return settle(response.status, item, Outcome.REMOVED)
     if _says_gone(item):
-        outcome, detail = judge_gone(ambiguous=ambiguous_before, seen_linked=seen_linked)
+        outcome, detail = judge_gone(ambiguous=ambiguous_before, seen_linked=seen_linked, seen_at=seen_at)
         return settle(response.status, item, outcome, detail=detail)
-    return _judge_error(response.status, item, relation, response.retry_after_s)
+    verdict = _judge_error(response.status, item, relation, response.retry_after_s)
+    if verdict.outcome in MISSING_OUTCOMES:
+        outcome, detail = judge_missing(verdict.outcome, ambiguous=ambiguous_before)
+        return replace(verdict, outcome=outcome, detail=detail)
+    return verdict
 
 
-def judge_gone(*, ambiguous: bool, seen_linked: bool) -> tuple[Outcome, str | None]:
+def judge_missing(missing: Outcome, *, ambiguous: bool) -> tuple[Outcome, str | None]:
+    """
+    Judge a link of which a record does not exist.
+
+    :param missing: which record: ``parent_not_found`` or ``related_not_found``
+    :param ambiguous: whether a request for this link may have been applied, while the record existed
+    :return: the outcome, and the detail that says what is known
+    """
+    if not ambiguous:
+        return missing, None
+    which = "parent" if missing is Outcome.PARENT_NOT_FOUND else "related"
+    return Outcome.PRESUMED_REMOVED, f"the {which} external ID {GONE_WITH_ITS_RECORD}"
+
+
+def judge_gone(
+    *, ambiguous: bool, seen_linked: bool, seen_at: datetime | None = None
+) -> tuple[Outcome, str | None]:
     """
     Judge a link that does not exist, while both records do.
 
     :param ambiguous: whether a request for this link may have been applied
-    :param seen_linked: whether this run has seen the link: in its snapshot, or by GET before its last request
+    :param seen_linked: whether this run has seen the link: in a snapshot that was read before any request for it was
+        in doubt, or by GET before its last request
+    :param seen_at: when that snapshot was read; None if there is none
     :return: the outcome, and the detail that says what is known
     """
     if not ambiguous:
         return Outcome.ALREADY_ABSENT, None
     if seen_linked:
-        return Outcome.REMOVED, SEEN_LINKED_THEN_GONE
+        when = f"in its snapshot of {seen_at:%Y-%m-%d %H:%M:%S} UTC, " if seen_at else ""
+        return Outcome.REMOVED, f"{when}{SEEN_LINKED_THEN_GONE}"
     return Outcome.PRESUMED_REMOVED, GONE_AND_NOT_SEEN_LINKED
 
 

@@ -18,9 +18,9 @@ from zoho_crm.core.models import LinkResult
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import delete_related_many, id_lists
 from zoho_crm.core.response import parse_response_items
-from zoho_crm.core.verdict import Action, Verdict, judge, judge_each, judge_gone
+from zoho_crm.core.verdict import MISSING_OUTCOMES, Action, Verdict, judge, judge_each, judge_gone
 from zoho_crm.errors import ZohoError, ZohoNotSentError, ZohoUnansweredError
-from zoho_crm.hooks.link_operation import EARLIER_TRY, DelinkOperation, has_snapshot
+from zoho_crm.hooks.link_operation import EARLIER_TRY, DelinkOperation
 from zoho_crm.hooks.presence import link_result
 from zoho_crm.hooks.record_ids import fetch_linked_records, fetch_record_ids
 
@@ -40,6 +40,7 @@ PAGE_LINKS = 100
 
 TOGETHER = "sent together with others, without a clear response"
 UNMATCHED = "sent together with others, and the response does not say what happened to it"
+_REFUSALS = MISSING_OUTCOMES | {Outcome.REJECTED}
 REFUSED_TOGETHER = "refused together with others, and the run stopped before it was sent alone"
 
 
@@ -132,7 +133,7 @@ class _PageOperation:
         self._alone: list[PlannedLink] = []
         self._attempts: Counter[int] = Counter()
         self._sent_at: dict[int, datetime] = {}
-        self._seen = {planned.seq for planned in page if has_snapshot(planned)}
+        self._seen = {planned.seq for planned in page if planned.seen_linked_at}
         self._verified: set[int] = set()
         self._related_ids: dict[str, str] = {}
         self._is_refused = False
@@ -183,8 +184,15 @@ class _PageOperation:
     def _settle_gone(self, planned: PlannedLink) -> None:
         """Settle a link that may have been removed and is gone. Both records exist: their ids were just read."""
         doubt = TOGETHER if planned.seq in self._sent_at else EARLIER_TRY
-        outcome, why = judge_gone(ambiguous=True, seen_linked=planned.seq in self._seen)
+        outcome, why = self._judge_gone(planned, ambiguous=True)
         self._settle(planned, Verdict(Action.SETTLE, outcome=outcome, detail=f"{doubt}; {why}"))
+
+    def _judge_gone(self, planned: PlannedLink, *, ambiguous: bool) -> tuple[Outcome, str | None]:
+        return judge_gone(
+            ambiguous=ambiguous,
+            seen_linked=planned.seq in self._seen,
+            seen_at=planned.seen_linked_at,
+        )
 
     def _settle(self, planned: PlannedLink, verdict: Verdict) -> None:
         result = link_result(
@@ -300,10 +308,13 @@ class _PageOperation:
                 if verdict is None or verdict.ambiguous:
                     unclear.add(key)
                 continue
+            if planned.ambiguous_before and verdict.outcome in _REFUSALS:
+                # It says nothing about the request before: the link is verified alone.
+                rest[key] = planned
+                self._verified.discard(planned.seq)
+                continue
             if verdict.outcome is Outcome.ALREADY_ABSENT:
-                outcome, detail = judge_gone(
-                    ambiguous=planned.ambiguous_before, seen_linked=planned.seq in self._seen
-                )
+                outcome, detail = self._judge_gone(planned, ambiguous=planned.ambiguous_before)
                 verdict = replace(verdict, outcome=outcome, detail=detail)
             self._settle(planned, verdict)
         return self._split(replace(call, links=rest), unclear)

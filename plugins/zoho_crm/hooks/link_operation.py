@@ -12,9 +12,9 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoho_crm.core.links import NO_ATTRIBUTES, sendable_attributes
+from zoho_crm.core.links import sendable_attributes
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
-from zoho_crm.core.relink_verdict import judge_linked, judge_relink
+from zoho_crm.core.relink_verdict import MISSING_AFTER_A_REQUEST, judge_linked, judge_relink
 from zoho_crm.core.request import delete_related, put_related
 from zoho_crm.core.verdict import (
     Action,
@@ -22,6 +22,7 @@ from zoho_crm.core.verdict import (
     Verdict,
     judge,
     judge_gone,
+    judge_missing,
     judge_no_answer,
     overloaded,
     rejected_with_new_token,
@@ -39,11 +40,7 @@ if TYPE_CHECKING:
 
 
 EARLIER_TRY = "an earlier try or run may have sent it, without a recorded response"
-
-
-def has_snapshot(planned: PlannedLink) -> bool:
-    """Return whether this run has seen the link: its attributes were read before anything was sent."""
-    return planned.snapshot not in {None, NO_ATTRIBUTES}
+REFUSED_IN_DOUBT = "refused; an earlier request had no clear response"
 
 
 class DelinkClient(LinkClient):
@@ -104,6 +101,10 @@ class LinkOperation(ABC):
     def _judge_changed(self) -> tuple[Outcome, str]:
         """Return the outcome of a link that is as the request would leave it, and what is known about that."""
 
+    @abstractmethod
+    def _judge_missing(self, missing: Outcome) -> tuple[Outcome, str]:
+        """Return the outcome of a link of which a record does not exist, and what is known about that."""
+
     async def _check_first(self) -> Verdict | None:
         """Return the verdict on a link that need not be sent; None if it must be."""
         return None
@@ -128,6 +129,8 @@ class LinkOperation(ABC):
             verdict = await self._send()
             self._ambiguous |= verdict.ambiguous
             match verdict.action:
+                case Action.SETTLE if self._ambiguous and verdict.outcome is Outcome.REJECTED:
+                    return await self._verify_refused(verdict)
                 case Action.SETTLE | Action.STOP:
                     return verdict
                 case Action.REFRESH:
@@ -174,6 +177,11 @@ class LinkOperation(ABC):
         detail = f"{self.unchanged} after {self._attempts} requests; the last: {last.detail}"
         return replace(last, outcome=Outcome.FAILED, detail=detail)
 
+    async def _verify_refused(self, refusal: Verdict) -> Verdict:
+        """Verify a link that Zoho refuses: an earlier request, without a clear response, may have changed it."""
+        unclear = replace(refusal, detail=REFUSED_IN_DOUBT)
+        return await self._verify(unclear) or self._verified(unclear, Outcome.REJECTED, self.unchanged)
+
     async def _verify(self, unclear: Verdict) -> Verdict | None:
         """Verify the link; None if it did not change and may be sent again."""
         rounds = 0
@@ -183,9 +191,9 @@ class LinkOperation(ABC):
                 case Presence.LINKED | Presence.GONE:
                     return self._judge_presence(check.presence, unclear)
                 case Presence.PARENT_UNKNOWN:
-                    return self._verified(unclear, Outcome.PARENT_NOT_FOUND)
+                    return self._verified(unclear, *self._judge_missing(Outcome.PARENT_NOT_FOUND))
                 case Presence.RELATED_UNKNOWN:
-                    return self._verified(unclear, Outcome.RELATED_NOT_FOUND)
+                    return self._verified(unclear, *self._judge_missing(Outcome.RELATED_NOT_FOUND))
             why = check.why or unclear
             is_throttled = why.action is Action.LATER
             if is_throttled and not self._may_wait():
@@ -265,7 +273,7 @@ class DelinkOperation(LinkOperation):
     ) -> None:
         super().__init__(client, planned, doubt=doubt)
         self._record_id = record_id
-        self._is_evident = seen_linked or has_snapshot(planned)
+        self._is_evident = seen_linked or planned.seen_linked_at is not None
         self._is_verified = is_verified
 
     def _request(self) -> ZohoRequest:
@@ -277,12 +285,19 @@ class DelinkOperation(LinkOperation):
             relation=self._client.relation,
             ambiguous_before=self._ambiguous,
             seen_linked=self._is_evident,
+            seen_at=self._planned.seen_linked_at,
             record_id=self._record_id,
         )
 
     def _judge_changed(self) -> tuple[Outcome, str]:
-        outcome, detail = judge_gone(ambiguous=self._ambiguous, seen_linked=self._is_evident)
+        outcome, detail = judge_gone(
+            ambiguous=self._ambiguous, seen_linked=self._is_evident, seen_at=self._planned.seen_linked_at
+        )
         return outcome, detail or "verified: both records exist, the link does not"
+
+    def _judge_missing(self, missing: Outcome) -> tuple[Outcome, str]:
+        outcome, detail = judge_missing(missing, ambiguous=self._ambiguous)
+        return outcome, detail or "verified"
 
 
 _NOT_SENT = Verdict(Action.SETTLE)
@@ -320,8 +335,12 @@ class RelinkOperation(LinkOperation):
             relation=self._client.relation,
             link=self._planned.link,
             attributes=self._attributes.keys(),
+            ambiguous_before=self._ambiguous,
         )
 
     def _judge_changed(self) -> tuple[Outcome, str]:
         outcome, detail = judge_linked(ambiguous=self._ambiguous, seen_gone=self._is_evident)
         return outcome, detail if self._attempts or self._ambiguous else f"{detail}; nothing was sent"
+
+    def _judge_missing(self, missing: Outcome) -> tuple[Outcome, str]:
+        return missing, MISSING_AFTER_A_REQUEST if self._ambiguous else "verified"

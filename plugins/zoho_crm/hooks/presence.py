@@ -121,15 +121,22 @@ class LinkClient:
         """
         Send a request, and repeat it while Zoho is overloaded, which applies nothing.
 
+        :return: the last response, with the number of all requests
         :raises ZohoError: see :meth:`Sender.send`
         """
+        sends = 0
         for pauses in range(1, self.limits.waits + 1):
-            response = await self.client.send(request)
+            try:
+                response = await self.client.send(request)
+            except ZohoError as error:
+                error.sends += sends
+                raise
             self.observe(response)
+            sends += response.sends
             if response.classified.kind is not ResponseKind.OVERLOADED:
                 break
             await self.pause(pauses, response.classified.retry_after_s)
-        return response
+        return response if sends == response.sends else replace(response, sends=sends)
 
     async def pause(self, pauses: int, retry_after_s: float | None) -> None:
         """

@@ -36,7 +36,7 @@ class ZohoResponse:
     :param body: not longer than the bound it was read with, decompressed
     :param duration_s: from before the request was sent to the end of the body
     :param token_used: the access token of the request, to identify the one that Zoho rejects
-    :param sends: requests it took, with those whose access token was rejected
+    :param sends: requests it took, with those whose access token was rejected or that met an overloaded Zoho
     """
 
     status: int

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.core.links import Link
+from zoho_crm.core.links import NO_ATTRIBUTES, Link
 from zoho_crm.core.models import LinkResult, Origin, PlannedLink, Target
 from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
@@ -31,6 +31,7 @@ from zoho_crm.ledger.tables import chunks, fitted, links, runs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ _READ_PART = (
         links.c.pair_key,
         links.c.state,
         links.c.snapshot,
+        links.c.seen_linked_at,
     )
     .where(_UNSETTLED_PART)
     .order_by(links.c.seq)
@@ -296,7 +298,7 @@ class ChunkClaims(Store):
 
         :param in_flight: False for a dry run: no request follows, so no link is marked
         :raises ClaimLostError: a newer claim exists, and nothing was written
-        :raises PlanError: requests of this run have been sent, and this try is a dry run
+        :raises PlanError: links may have been sent without a recorded response, and this try is a dry run
         """
         with self._engine.begin() as connection:
             fence(connection, claim)
@@ -319,9 +321,9 @@ class ChunkClaims(Store):
 
     def without_snapshot(self, claim: Claim, limit: int) -> list[PlannedLink]:
         """
-        Return the chunk's next links that have neither an outcome nor a snapshot; an empty list: no more.
+        Return the chunk's next links that have no outcome and whose attributes are to be read; an empty list: no more.
 
-        A link that an earlier try or run may have sent is one of them, if that try kept no snapshot.
+        Those of a link that an earlier try or run may have sent are read again, unless this run has read them before.
         """
         if limit < 1:
             return []
@@ -332,7 +334,10 @@ class ChunkClaims(Store):
                 links.c.seq >= max(claim.first_seq, claim.last_read + 1),
                 links.c.seq < claim.end_seq,
                 links.c.state != LinkState.SETTLED.value,
-                links.c.snapshot.is_(None),
+                sa.or_(
+                    links.c.snapshot.is_(None),
+                    sa.and_(links.c.state == LinkState.IN_FLIGHT.value, links.c.seen_linked_at.is_(None)),
+                ),
             )
             .order_by(links.c.seq)
             .limit(limit)
@@ -347,7 +352,7 @@ class ChunkClaims(Store):
 
     def store_snapshots(self, claim: Claim, texts: Mapping[int, str], *, credits_used: int = 0) -> None:
         """
-        Store the attributes of links in one transaction.
+        Store the attributes of links in one transaction. Attributes of a link that does not exist replace none.
 
         :param texts: JSON text by the link's place in the plan
         :param credits_used: API credits since the last write under this claim
@@ -359,6 +364,7 @@ class ChunkClaims(Store):
             raise PlanError(f"link {outside[0]} of run {claim.run_key!r} is not in chunk {claim.chunk_no}")
         with self._engine.begin() as connection:
             fence(connection, claim, credits_used=credits_used)
+            now = self._now(connection)
             for seq, text in texts.items():
                 stored = connection.execute(
                     sa.update(links)
@@ -367,7 +373,7 @@ class ChunkClaims(Store):
                         links.c.seq == seq,
                         links.c.state != LinkState.SETTLED.value,
                     )
-                    .values(snapshot=fitted(links.c.snapshot, text))
+                    .values(_snapshot_values(text, now))
                 )
                 if stored.rowcount != 1 or seq in claim._open:
                     raise PlanError(
@@ -376,6 +382,17 @@ class ChunkClaims(Store):
                     )
         claim._ahead.clear()
         claim.count_write()
+
+
+def _snapshot_values(text: str, now: datetime) -> dict[str, Any]:
+    if text == NO_ATTRIBUTES:
+        return {"snapshot": sa.func.coalesce(links.c.snapshot, text)}
+    # After a request that is in doubt, seeing the link is no evidence that this request removed it.
+    is_undoubted = links.c.state == LinkState.PLANNED.value
+    return {
+        "snapshot": fitted(links.c.snapshot, text),
+        "seen_linked_at": sa.case((is_undoubted, now), else_=links.c.seen_linked_at),
+    }
 
 
 def _is_of(claim: Claim) -> sa.ColumnElement[bool]:
@@ -487,9 +504,11 @@ def _take(
     _read_ahead(connection, claim, limit)
     upcoming = claim._ahead[:limit]
     taken = upcoming[: select(upcoming)]
-    if not in_flight and any(planned.ambiguous_before for planned in taken):
+    if not in_flight and (doubtful := [planned for planned in taken if planned.ambiguous_before]):
         raise PlanError(
-            f"run {claim.run_key!r} has sent requests whose responses are not known, so it cannot continue as a dry run"
+            f"run {claim.run_key!r} cannot continue as a dry run: an earlier try or run may have sent link "
+            f"{doubtful[0].seq}, without a recorded response, and only a verification settles that. Nothing was sent; "
+            "turn off dry_run, or start a new run as a dry run"
         )
     if in_flight and taken:
         marked = connection.execute(
@@ -522,6 +541,7 @@ def _read_ahead(connection: sa.Connection, claim: Claim, limit: int) -> None:
             row.pair_key,
             ambiguous_before=row.state == LinkState.IN_FLIGHT.value,
             snapshot=row.snapshot,
+            seen_linked_at=row.seen_linked_at,
         )
         for row in rows
     ]

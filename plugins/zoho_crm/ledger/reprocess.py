@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.core.links import Link
+from zoho_crm.core.links import NO_ATTRIBUTES, Link
 from zoho_crm.core.models import DELINK, RELINK
 from zoho_crm.core.outcomes import REMOVAL_OUTCOMES, RETRYABLE_OUTCOMES, LinkState, Outcome
 from zoho_crm.core.relink_request import RelinkFilter
@@ -189,9 +189,9 @@ class OriginLinks(Store):
         """
         Mark the links of a plan as in flight that a request of an earlier run may have reached.
 
-        They are verified before anything is sent, and presumed changed when they are as the run would leave them, as
-        within one run. Links that this run has touched already are left alone, so that it can be repeated. A dry run
-        sends nothing, and marks nothing.
+        They keep the attributes that the earlier run has read. They are verified before anything is sent, and presumed
+        changed when they are as the run would leave them, as within one run. Links that this run has touched already
+        are left alone, so that it can be repeated. A dry run sends nothing, and marks nothing.
 
         :param org_id: Zoho's ID of the organization, for a run that does not know it yet
         """
@@ -203,14 +203,22 @@ class OriginLinks(Store):
         while page := self._unsettled_page(run_key, after, _UNTOUCHED):
             after = page[-1].seq
             in_doubt = self._in_doubt(run, [row.pair_key for row in page])
-            seqs = [row.seq for row in page if row.pair_key in in_doubt]
-            if not seqs:
+            doubtful = [
+                {"of_seq": row.seq, "known": in_doubt[row.pair_key]}
+                for row in page
+                if row.pair_key in in_doubt
+            ]
+            if not doubtful:
                 continue
             with self._engine.begin() as connection:
                 connection.execute(
                     sa.update(links)
-                    .where(links.c.run_key == run_key, links.c.seq.in_(seqs), _UNTOUCHED)
-                    .values(state=LinkState.IN_FLIGHT.value)
+                    .where(links.c.run_key == run_key, links.c.seq == sa.bindparam("of_seq"), _UNTOUCHED)
+                    .values(
+                        state=LinkState.IN_FLIGHT.value,
+                        snapshot=sa.func.coalesce(links.c.snapshot, sa.bindparam("known")),
+                    ),
+                    doubtful,
                 )
 
     def _unsettled_page(
@@ -278,11 +286,13 @@ class OriginLinks(Store):
         with reading(self._engine).begin() as connection:
             return connection.execute(statement).all()
 
-    def _in_doubt(self, run: StoredRun, pair_keys: Sequence[str]) -> set[str]:
+    def _in_doubt(self, run: StoredRun, pair_keys: Sequence[str]) -> dict[str, str | None]:
         """
-        Return the keys of links that a run of the same operation and organization left in flight, and are so still.
+        Return the links that a run of the same operation and organization left in flight, and that are so still.
 
         A later outcome of any run settles a doubt if it shows what became of the link.
+
+        :return: the attributes that these runs have last read, None if they have not, by pair key
         """
         doubt, later = audit.alias("doubt"), audit.alias("later")
         settled_since = sa.exists().where(
@@ -294,8 +304,7 @@ class OriginLinks(Store):
             later.c.data_center == run.data_center,
         )
         statement = (
-            sa.select(doubt.c.pair_key)
-            .distinct()
+            sa.select(doubt.c.pair_key, links.c.snapshot)
             .join(links, sa.and_(links.c.run_key == doubt.c.run_key, links.c.seq == doubt.c.seq))
             .join(runs, runs.c.run_key == doubt.c.run_key)
             .where(
@@ -308,9 +317,14 @@ class OriginLinks(Store):
                 links.c.state == LinkState.IN_FLIGHT.value,
                 sa.not_(settled_since),
             )
+            .order_by(doubt.c.event_id)
         )
+        known: dict[str, str | None] = {}
         with reading(self._engine).begin() as connection:
-            return set(connection.scalars(statement))
+            for row in connection.execute(statement):
+                has_attributes = row.snapshot not in {None, NO_ATTRIBUTES}
+                known[row.pair_key] = row.snapshot if has_attributes else known.get(row.pair_key)
+        return known
 
 
 def ineligibility_reason(run: StoredRun, job: str, target: Target) -> str | None:

@@ -212,6 +212,11 @@ links = sa.Table(
     sa.Column("outcome", sa.String(20)),
     sa.Column("invalid_reason", sa.String(MESSAGE_LENGTH)),
     sa.Column("snapshot", long_text(), comment="the link's own attributes, a JSON object"),
+    sa.Column(
+        "seen_linked_at",
+        UtcDateTime,
+        comment="when this run saw it linked, before any request for it was in doubt",
+    ),
     # For people who look: which links of a run ended so, and which have that related id.
     sa.Index("zoho_delink_link_outcome", "run_key", "outcome", "seq"),
     sa.Index("zoho_delink_link_related", "run_key", "related_external_id"),

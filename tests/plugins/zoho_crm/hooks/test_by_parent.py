@@ -379,6 +379,22 @@ async def test_waits_while_zoho_is_overloaded() -> None:
     settled = await run(fake, page(*TWO), limits=RetryLimits(waits=4))
     assert fake.seen == [*FIND, MANY, "pause", MANY]
     assert outcomes(settled) == {"d-1": R, "d-2": R}
+    assert {(result.attempts, result.sent_at) for result, _ in settled.values()} == {(2, MOMENT)}
+
+
+@pytest.mark.parametrize(
+    ("last", "sends"),
+    [
+        pytest.param(ZohoUnansweredError("reset"), 2, id="unanswered"),
+        pytest.param(ZohoNotSentError("no connection"), 1, id="not-sent"),
+    ],
+)
+async def test_requests_to_an_overloaded_zoho_count_before_an_error_too(last: ZohoError, sends: int) -> None:
+    overloaded = response(429, item("TOO_MANY_REQUESTS", "Many requests fired in concurrent"))
+    fake = FakeZoho(set(TWO), delink_many=[overloaded, last], delink_one=[response(500)] * 4)
+    settled = await run(fake, page(*TWO), limits=RetryLimits(waits=4, sends=1))
+    alone = len([line for line in fake.delete_lines() if line == ALONE_1])
+    assert {(result.attempts, result.sent_at) for result, _ in settled.values()} == {(sends + alone, MOMENT)}
 
 
 async def test_a_success_for_another_record_than_the_known_one_is_verified() -> None:
@@ -548,12 +564,39 @@ async def test_a_link_seen_in_the_list_and_gone_after_the_next_call_is_removed()
         )
 
 
-@pytest.mark.parametrize("snapshot", ['{"Contact_Role": null}', "{}", None])
-async def test_a_snapshot_is_evidence_for_a_link_that_is_not_in_the_list(snapshot: str | None) -> None:
+@pytest.mark.parametrize(("seen_at", "expected"), [(MOMENT, R), (None, P)], ids=["evidence", "none"])
+async def test_a_snapshot_of_this_run_is_evidence_for_a_link_that_is_not_in_the_list(
+    seen_at: datetime | None, expected: Outcome
+) -> None:
     fake = FakeZoho(set(), delink_many=[ZohoUnansweredError("reset")])
-    settled = await run(fake, [replace(one, snapshot=snapshot) for one in page(*TWO)])
-    expected = R if snapshot == '{"Contact_Role": null}' else P
+    links = [replace(one, snapshot='{"Contact_Role": null}', seen_linked_at=seen_at) for one in page(*TWO)]
+    settled = await run(fake, links)
     assert outcomes(settled) == {"d-1": expected, "d-2": expected}
+    for result, _ in settled.values():
+        assert ("in its snapshot of 2026-07-01 00:00:00 UTC" in (result.detail or "")) is (expected is R)
+
+
+@pytest.mark.parametrize("gone_since", [True, False], ids=["gone", "linked"])
+@pytest.mark.parametrize("refusal", ["RECORD_LOCKED", "parent"])
+async def test_an_item_that_refuses_a_link_after_an_unclear_call_is_verified(
+    gone_since: bool, refusal: str
+) -> None:
+    def refused(fake: FakeZoho, ids: list[str]) -> ZohoResponse:
+        if gone_since:
+            fake.linked.clear()
+        locked = [item("RECORD_LOCKED", "", one) for one in ids]
+        unknown = [item("INVALID_DATA", "", one, api_name="External_Contact_ID") for one in ids]
+        return response(400, {"data": locked if refusal == "RECORD_LOCKED" else unknown})
+
+    locked_alone = response(400, {"data": [item("RECORD_LOCKED")]})
+    fake = FakeZoho(
+        set(TWO), delink_many=[ZohoUnansweredError("reset"), refused], delink_one=[locked_alone] * 2
+    )
+    settled = await run(fake, page(*TWO))
+    expected = R if gone_since else Outcome.REJECTED
+    assert outcomes(settled) == {"d-1": expected, "d-2": expected}
+    assert LOOK_1 in fake.seen
+    assert {result.attempts for result, _ in settled.values()} == {2 if gone_since else 3}
 
 
 async def test_an_item_that_says_gone_after_an_unclear_call_is_no_absence() -> None:

@@ -30,7 +30,12 @@ from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.request import find_records
-from zoho_crm.core.verdict import GONE_AND_NOT_SEEN_LINKED, SEEN_LINKED_THEN_GONE, StopReason
+from zoho_crm.core.verdict import (
+    GONE_AND_NOT_SEEN_LINKED,
+    GONE_WITH_ITS_RECORD,
+    SEEN_LINKED_THEN_GONE,
+    StopReason,
+)
 from zoho_crm.errors import (
     UnsafeRequestError,
     ZohoAuthError,
@@ -45,6 +50,7 @@ from zoho_crm.hooks.presence import RetryLimits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
@@ -54,8 +60,17 @@ class World(ScriptedLink):
         super().__post_init__()
         self.delinker: DelinkClient = self.client(DelinkClient)
 
-    async def delink(self, *, ambiguous: bool = False, snapshot: str | None = None) -> Any:
-        planned = PlannedLink(3, Link("c/1", "d 1"), "key", ambiguous_before=ambiguous, snapshot=snapshot)
+    async def delink(
+        self, *, ambiguous: bool = False, snapshot: str | None = None, seen_at: datetime | None = None
+    ) -> Any:
+        planned = PlannedLink(
+            3,
+            Link("c/1", "d 1"),
+            "key",
+            ambiguous_before=ambiguous,
+            snapshot=snapshot,
+            seen_linked_at=seen_at,
+        )
         result = await self.process(self.delinker, planned)
         assert result.planned is planned
         return result
@@ -202,53 +217,55 @@ async def test_a_link_seen_linked_and_gone_after_an_unclear_request_is_removed(
     assert result.detail == f"sent, not answered; {SEEN_LINKED_THEN_GONE}"
 
 
-@pytest.mark.parametrize(
-    ("snapshot", "outcome"),
-    [
-        pytest.param('{"Contact_Role":null}', Outcome.REMOVED, id="linked-without-attributes"),
-        pytest.param('{"Contact_Role":"7"}', Outcome.REMOVED, id="linked"),
-        pytest.param("{}", Outcome.PRESUMED_REMOVED, id="not-linked"),
-        pytest.param(None, Outcome.PRESUMED_REMOVED, id="not-read"),
-    ],
-)
 @pytest.mark.parametrize("ambiguous", [False, True], ids=["this-try", "earlier-try"])
-async def test_a_snapshot_of_an_existing_link_is_evidence(
-    snapshot: str | None, outcome: Outcome, ambiguous: bool
+async def test_a_snapshot_of_an_existing_link_is_evidence(ambiguous: bool) -> None:
+    sent: list[Any] = [] if ambiguous else [UNANSWERED]
+    world = World([*sent, MISSING, FOUND, FOUND])
+    result = await world.delink(ambiguous=ambiguous, snapshot='{"Contact_Role":"7"}', seen_at=START)
+    assert result.outcome is Outcome.REMOVED
+    assert result.detail.endswith(
+        "; in its snapshot of 2026-11-22 02:00:00 UTC, this run saw it linked; gone after a request that may have been "
+        "applied"
+    )
+
+
+@pytest.mark.parametrize("snapshot", ['{"Contact_Role":"7"}', "{}", None])
+@pytest.mark.parametrize("ambiguous", [False, True], ids=["this-try", "earlier-try"])
+async def test_attributes_of_another_run_or_of_a_later_time_are_no_evidence(
+    snapshot: str | None, ambiguous: bool
 ) -> None:
     sent: list[Any] = [] if ambiguous else [UNANSWERED]
     world = World([*sent, MISSING, FOUND, FOUND])
-    assert (await world.delink(ambiguous=ambiguous, snapshot=snapshot)).outcome is outcome
+    result = await world.delink(ambiguous=ambiguous, snapshot=snapshot)
+    assert result.outcome is Outcome.PRESUMED_REMOVED
 
 
 async def test_a_link_of_the_snapshot_that_the_first_request_finds_gone_is_absent() -> None:
     world = World([GONE])
-    result = await world.delink(snapshot='{"Contact_Role":"7"}')
+    result = await world.delink(snapshot='{"Contact_Role":"7"}', seen_at=START)
     assert (result.outcome, result.detail) == (Outcome.ALREADY_ABSENT, None)
 
 
 @pytest.mark.parametrize(
-    ("looks", "requests", "outcome"),
+    ("looks", "requests", "which"),
     [
-        pytest.param([WRONG_ID, MISSING], [LINKED, PARENT], Outcome.PARENT_NOT_FOUND, id="parent-204"),
-        pytest.param([MISSING, WRONG_ID], [LINKED, PARENT], Outcome.PARENT_NOT_FOUND, id="parent-400"),
-        pytest.param(
-            [MISSING, FOUND, MISSING], [LINKED, PARENT, RELATED], Outcome.RELATED_NOT_FOUND, id="related-204"
-        ),
-        pytest.param(
-            [WRONG_ID, FOUND, WRONG_ID],
-            [LINKED, PARENT, RELATED],
-            Outcome.RELATED_NOT_FOUND,
-            id="related-400",
-        ),
+        pytest.param([WRONG_ID, MISSING], [LINKED, PARENT], "parent", id="parent-204"),
+        pytest.param([MISSING, WRONG_ID], [LINKED, PARENT], "parent", id="parent-400"),
+        pytest.param([MISSING, FOUND, MISSING], [LINKED, PARENT, RELATED], "related", id="related-204"),
+        pytest.param([WRONG_ID, FOUND, WRONG_ID], [LINKED, PARENT, RELATED], "related", id="related-400"),
     ],
 )
-async def test_verification_finds_the_missing_record(
-    looks: list[ZohoResponse], requests: list[str], outcome: Outcome
+@pytest.mark.parametrize("seen_at", [None, START], ids=["not-seen-linked", "seen-linked"])
+async def test_a_link_whose_record_is_gone_after_an_unclear_request_is_presumed_removed(
+    looks: list[ZohoResponse], requests: list[str], which: str, seen_at: datetime | None
 ) -> None:
     world = World([UNANSWERED, *looks])
-    result = await world.delink()
+    result = await world.delink(seen_at=seen_at)
     assert world.seen == [DELETE, "pause", *requests]
-    assert (result.outcome, result.detail) == (outcome, "sent, not answered; verified")
+    assert (result.outcome, result.detail) == (
+        Outcome.PRESUMED_REMOVED,
+        f"sent, not answered; the {which} external ID {GONE_WITH_ITS_RECORD}",
+    )
 
 
 UNCLEAR_LOOKS = [
@@ -554,8 +571,34 @@ async def test_a_link_with_an_unclear_request_never_fails(
     assert result.detail
 
 
-async def test_a_link_that_zoho_refuses_after_an_unclear_request_is_rejected() -> None:
-    world = World([UNANSWERED, FOUND, LOCKED])
+@pytest.mark.parametrize(
+    ("looks", "outcome", "detail"),
+    [
+        pytest.param([FOUND], Outcome.REJECTED, "still linked", id="linked"),
+        pytest.param([MISSING, FOUND, FOUND], Outcome.REMOVED, SEEN_LINKED_THEN_GONE, id="gone"),
+        pytest.param([BROKEN] * 3, Outcome.UNKNOWN, "could not be verified", id="unclear"),
+        pytest.param(
+            [MISSING, MISSING],
+            Outcome.PRESUMED_REMOVED,
+            f"the parent external ID {GONE_WITH_ITS_RECORD}",
+            id="no-parent",
+        ),
+    ],
+)
+@pytest.mark.parametrize("ambiguous", [False, True], ids=["this-try", "earlier-try"])
+async def test_a_link_that_zoho_refuses_after_an_unclear_request_is_verified(
+    looks: list[Any], outcome: Outcome, detail: str, ambiguous: bool
+) -> None:
+    before: list[Any] = [FOUND] if ambiguous else [UNANSWERED, FOUND]
+    world = World([*before, LOCKED, *looks], RetryLimits(verifications=3))
+    result = await world.delink(ambiguous=ambiguous)
+    assert (result.outcome, result.zoho_code) == (outcome, "RECORD_LOCKED")
+    assert result.detail == f"refused; an earlier request had no clear response; {detail}"
+    assert result.attempts == (1 if ambiguous else 2)
+
+
+async def test_a_link_that_zoho_refuses_at_once_is_rejected_without_a_verification() -> None:
+    world = World([LOCKED])
     assert (await world.delink()).outcome is Outcome.REJECTED
 
 
@@ -629,7 +672,7 @@ def read(world: World) -> Callable[[], Any]:
 
 async def test_a_get_is_repeated_only_while_zoho_is_overloaded() -> None:
     world = World([BUSY, BUSY, FOUND])
-    assert await read(world)() is FOUND
+    assert await read(world)() == replace(FOUND, sends=3)
     assert [one for one in world.seen if not one.startswith("GET")] == ["pause", "pause"]
 
 

@@ -157,6 +157,18 @@ async def test_what_cannot_be_verified_is_unknown() -> None:
             id="seen-not-linked-first",
         ),
         pytest.param([MISSING, MISSING], Outcome.PARENT_NOT_FOUND, [LINKED, PARENT], id="no-parent"),
+        pytest.param(
+            [MISSING, FOUND, FOUND, LOCKED, FOUND],
+            Outcome.RELINKED,
+            [LINKED, PARENT, RELATED, PUT, LINKED],
+            id="refused-and-linked",
+        ),
+        pytest.param(
+            [MISSING, FOUND, FOUND, LOCKED, MISSING, FOUND, FOUND],
+            Outcome.REJECTED,
+            [LINKED, PARENT, RELATED, PUT, LINKED, PARENT, RELATED],
+            id="refused-and-not-linked",
+        ),
     ],
 )
 async def test_a_link_that_an_earlier_try_may_have_relinked_is_verified_first(
@@ -170,6 +182,21 @@ async def test_a_link_that_an_earlier_try_may_have_relinked_is_verified_first(
             result.detail
             == f"an earlier try or run may have sent it, without a recorded response; {LINKED_AND_NOT_SEEN_GONE}"
         )
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param([MISSING, UNANSWERED, MISSING, MISSING], id="by-get"),
+        pytest.param(
+            [MISSING, UNANSWERED, MISSING, FOUND, FOUND, wrong("External_Contact_ID")], id="by-response"
+        ),
+    ],
+)
+async def test_a_record_that_is_gone_after_an_unclear_request_names_that_request(script: list[Any]) -> None:
+    result = await World(script).relink()
+    assert result.outcome is Outcome.PARENT_NOT_FOUND
+    assert (result.detail or "").endswith("an earlier request may have linked it before the record was gone")
 
 
 async def test_an_unclear_first_look_sends_nothing() -> None:

@@ -16,7 +16,7 @@ from zoho_crm.core.links import Relation, pair_key
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_request import RelinkFilter
-from zoho_crm.errors import ZohoConfigError
+from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger import reprocess, tables
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.reprocess import Since, ineligibility_reason
@@ -379,6 +379,50 @@ def test_snapshots_come_from_the_removal_and_no_other_run(
         for key in ("back", "back bare")
     }
     assert stored == {"back": {'{"Contact_Role": "Buyer"}'}, "back bare": {None}}
+
+
+def test_retry_that_finds_a_link_gone_keeps_the_attributes_that_the_run_before_read(ledger: Ledger) -> None:
+    role, links = '{"Contact_Role": "Buyer"}', [pair(0), pair(1)]
+    ledger.runs.start(run_start("first"))
+    ledger.plans.create("first", RELATION, links, chunk_size=9, max_chunks=1, origin=ORIGIN, target=TARGET)
+    claim = ledger.claims.claim("first", 0, "a try")
+    ledger.claims.store_snapshots(claim, {0: role, 1: "{}"})
+    ledger.claims.take(claim, 2)
+    ledger.finalizer.close_unfinished_links("first", origin=ORIGIN)
+
+    ledger.runs.start(run_start("again"))
+    ledger.plans.create("again", RELATION, links, chunk_size=9, max_chunks=1, origin=ORIGIN, target=TARGET)
+    ledger.reprocess.carry_over_in_flight("again")
+    claim = ledger.claims.claim("again", 0, "a try")
+    assert [link.seq for link in ledger.claims.without_snapshot(claim, 9)] == [0, 1]
+    ledger.claims.store_snapshots(claim, {0: "{}", 1: "{}"})
+    taken = ledger.claims.take(claim, 2)
+    # What another run has read is no evidence of what this one saw.
+    assert [(one.snapshot, one.seen_linked_at) for one in taken] == [(role, None), ("{}", None)]
+    results = [result(one, Outcome.PRESUMED_REMOVED) for one in taken]
+    ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
+
+    relink = replace(TARGET, operation=RELINK)
+    ledger.runs.start(run_start("back", target=relink, origin_run_key="again"))
+    ledger.plans.create("back", RELATION, links, chunk_size=9, max_chunks=1, origin=ORIGIN, target=relink)
+    ledger.reprocess.copy_snapshots("back", "again")
+    claim = ledger.claims.claim("back", 0, "a try")
+    assert [one.snapshot for one in ledger.claims.take(claim, 2)] == [role, "{}"]
+
+
+def test_dry_run_over_a_link_in_doubt_says_that_an_earlier_run_may_have_sent_it(ledger: Ledger) -> None:
+    run(ledger, "first", {pair(0): Outcome.UNKNOWN})
+    ledger.runs.start(run_start("again"))
+    ledger.plans.create(
+        "again", RELATION, [pair(0)], chunk_size=9, max_chunks=1, origin=ORIGIN, target=TARGET
+    )
+    ledger.reprocess.carry_over_in_flight("again")
+    claim = ledger.claims.claim("again", 0, "dry")
+    with pytest.raises(
+        PlanError,
+        match="'again' cannot continue as a dry run: an earlier try or run may have sent link 0, without a recorded",
+    ):
+        ledger.claims.take(claim, 1, in_flight=False)
 
 
 def test_a_link_that_a_request_may_have_reached_is_asked_about_first(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,6 +73,51 @@ def test_link_without_an_outcome_is_read_even_if_an_earlier_try_may_have_sent_it
     ledger.claims.store_snapshots(again, {third.seq: ROLE})
     (taken,) = [link for link in ledger.claims.take(again, 9) if link.seq == third.seq]
     assert (taken.snapshot, taken.ambiguous_before) == (ROLE, True)
+
+
+def test_attributes_read_before_any_request_show_that_this_run_saw_the_link(
+    ledger: Ledger, claim: Claim
+) -> None:
+    ledger.claims.store_snapshots(claim, {4: ROLE, 5: "{}"})
+    read_at = ledger.runs.now()
+    ledger.claims.take(claim, 4)
+
+    again = ledger.claims.claim(RUN, 1, "next try")
+    seen, missing, *unread = ledger.claims.take(again, 4)
+
+    assert seen.seen_linked_at is not None
+    assert abs(read_at - seen.seen_linked_at) < timedelta(seconds=5)
+    assert [link.seen_linked_at for link in (missing, *unread)] == [None] * 3
+    assert all(link.ambiguous_before for link in (seen, missing, *unread))
+
+
+def test_attributes_read_after_a_request_in_doubt_are_kept_and_show_nothing(
+    ledger: Ledger, claim: Claim
+) -> None:
+    ledger.claims.take(claim, 2)
+    again = ledger.claims.claim(RUN, 1, "next try")
+    ledger.claims.store_snapshots(again, {4: ROLE, 6: ROLE})
+
+    doubtful, _, clear, _ = ledger.claims.take(again, 4)
+
+    assert (doubtful.snapshot, doubtful.ambiguous_before, doubtful.seen_linked_at) == (ROLE, True, None)
+    assert (clear.snapshot, clear.ambiguous_before) == (ROLE, False)
+    assert clear.seen_linked_at is not None
+
+
+def test_link_in_doubt_that_is_gone_keeps_the_attributes_that_are_known(
+    ledger: Ledger, engine: sa.Engine, claim: Claim
+) -> None:
+    ledger.claims.take(claim, 2)
+    again = ledger.claims.claim(RUN, 1, "next try")
+    ledger.claims.store_snapshots(again, {4: ROLE, 5: "{}"})
+    ledger.claims.take(again, 2)
+
+    third = ledger.claims.claim(RUN, 1, "third try")
+
+    assert [link.seq for link in ledger.claims.without_snapshot(third, 9)] == [4, 5, 6, 7]
+    ledger.claims.store_snapshots(third, {4: "{}", 5: ROLE})
+    assert snapshots(engine)[4:] == [ROLE, ROLE, None, None]
 
 
 def test_link_that_is_being_sent_or_has_an_outcome_gets_no_snapshot(ledger: Ledger, claim: Claim) -> None:
