@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 from importlib import metadata
 from typing import TYPE_CHECKING
 
@@ -17,6 +20,7 @@ from zoho_crm import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())
 METADATA = PYPROJECT["project"]
@@ -141,3 +145,48 @@ def test_tools_of_a_release_are_pinned_with_hashes() -> None:
         name_of(one) for one in pinned
     }
     assert "://" not in text
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The wheel, built twice from copies of the project that differ in place and time."""
+    built = []
+    for name in ("first", "second"):
+        copy = tmp_path_factory.mktemp(name)
+        for file in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copyfile(PROJECT / file, copy / file)
+        shutil.copytree(PACKAGE, copy / "plugins" / "zoho_crm", ignore=shutil.ignore_patterns("__pycache__"))
+        (copy / ".gitignore").write_text("__pycache__/\n")
+        subprocess.run(
+            [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", "dist"],
+            cwd=copy,
+            env={**os.environ, "SOURCE_DATE_EPOCH": "1764201600"},
+            check=True,
+            capture_output=True,
+            timeout=120,
+        )
+        built += (copy / "dist").glob("*.whl")
+    return built
+
+
+def test_wheel_is_reproducible(wheels: list[Path]) -> None:
+    first, second = wheels
+    assert first.name == second.name == f"zoho_crm_delink-{__version__}-py3-none-any.whl"
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_wheel_has_the_package_with_its_data_and_nothing_else(wheels: list[Path]) -> None:
+    with zipfile.ZipFile(wheels[0]) as wheel:
+        names = set(wheel.namelist())
+    info = f"zoho_crm_delink-{__version__}.dist-info"
+    assert {name.split("/")[0] for name in names} == {"zoho_crm", info}
+    package = {
+        str(file.relative_to(PACKAGE.parent))
+        for file in PACKAGE.rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts and file.name != "chart.LICENSE.md"
+    }
+    assert {name for name in names if name.startswith("zoho_crm/")} == package
+    assert {
+        f"{info}/licenses/LICENSE",
+        f"{info}/licenses/plugins/zoho_crm/ui/static/chart.LICENSE.md",
+    } <= names

@@ -154,8 +154,9 @@ def _version_problem(version: int | None) -> str | None:
 
 
 def default_jobs_folder() -> Path:
-    """Return the folder of the job files that the Dags read."""
-    return jobs_folder(Path(dags_folder()).parent)
+    """Return the folder of the job files that the Dags read: inside or beside the Dags folder."""
+    dags = Path(dags_folder())
+    return jobs_folder(dags if (dags / "include" / "jobs").is_dir() else dags.parent)
 
 
 def audit_databases_of(request: Request) -> AuditDatabases:
