@@ -134,4 +134,4 @@ def test_asset_of_dbt_is_that_of_the_job(tmp_path: Path) -> None:
     updated = bag.dags["dbt_nightly"].get_task("dbt_build").outlets
     assert updated == [Asset("stale_contacts_deals")]
     condition = bag.dags["zoho_delink__contacts_deals"].timetable.asset_condition
-    assert condition.objects == updated
+    assert list(condition.objects) == updated
