@@ -116,10 +116,11 @@ def test_a_missing_absolute_jobs_folder_is_named(tmp_path: Path) -> None:
 
 
 def test_a_missing_job_file_of_a_task_group_is_an_import_error_that_names_it(tmp_path: Path) -> None:
-    found = read_dag_file(tmp_path / "dags", "nightly.py", TASK_GROUP)
+    # No folder above the tests has this file.
+    found = read_dag_file(tmp_path / "dags", "nightly.py", TASK_GROUP.replace("contacts_deals", "missing"))
     (error,) = found.import_errors.values()
-    assert "job file 'include/jobs/contacts_deals.yaml' does not exist; looked for " in error
-    assert f"{tmp_path}/include/jobs/contacts_deals.yaml," in error
+    assert "job file 'include/jobs/missing.yaml' does not exist; looked for " in error
+    assert f"{tmp_path}/include/jobs/missing.yaml," in error
 
 
 def test_a_project_without_a_job_has_the_other_dags(tmp_path: Path) -> None:

@@ -278,7 +278,7 @@ hostile_text = st.one_of(
 )
 
 
-@settings(max_examples=800, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(hostile_text, hostile_text, st.sampled_from(["v7", "v8"]))
 @example("..", "b", "v7")
 @example("a", "..", "v7")

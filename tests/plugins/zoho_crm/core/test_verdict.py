@@ -1021,7 +1021,7 @@ def _says_gone(answer: bytes) -> bool:
         return False
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(ANY_STATUS, HEADERS, BODIES, st.booleans(), st.sampled_from([RELATION, SAME_FIELD]))
 @example(200, {}, data(SUCCESS), False, RELATION)
 @example(400, {}, data(SUCCESS), True, RELATION)

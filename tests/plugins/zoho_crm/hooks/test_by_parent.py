@@ -626,7 +626,7 @@ async def test_a_link_that_may_be_removed_late_stays_unknown_when_it_is_refused_
 
 
 @given(data=st.data())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 async def test_no_outcome_claims_more_than_what_happened(data: st.DataObject) -> None:
     links = [(f"c-{number // 4}", f"d-{number}") for number in range(8)]
     before = data.draw(st.sets(st.sampled_from(links)))

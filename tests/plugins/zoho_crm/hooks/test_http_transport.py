@@ -183,7 +183,8 @@ class TestTimeLimits:
         started = time.monotonic()
         with pytest.raises(ZohoUnansweredError) as caught:
             send(delete)
-        assert time.monotonic() - started < 3
+        # The server would go on for ever; a busy machine may take seconds.
+        assert time.monotonic() - started < 30
         assert zoho.api_lines == [DELETE_LINE]
         assert "sent, but without a complete response" in str(caught.value)
 

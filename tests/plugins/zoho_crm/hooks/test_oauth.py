@@ -209,7 +209,8 @@ def test_a_response_that_does_not_end_is_given_up(
         fetch_token(
             connection, Network.from_environment(connection), timeout_s=(0.2, 0.1), sleep=lambda _: None
         )
-    assert time.monotonic() - started < 5
+    # The server would go on for ever; a busy machine may take seconds.
+    assert time.monotonic() - started < 30
     assert len(zoho.token_calls) == tries
 
 

@@ -56,7 +56,7 @@ def percent_encoded(text: str) -> str:
 
 
 def test_any_ids(zoho: Any, send: Callable[[Any], ZohoResponse], relation: Relation) -> None:
-    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(external_id=IDS, related_external_id=IDS)
     @example("..", "..")
     @example("c-1", "..")
@@ -94,7 +94,7 @@ ATTRIBUTES = st.dictionaries(
 def test_any_ids_and_attributes_of_a_link_that_is_relinked(
     zoho: Any, send: Callable[[Any], ZohoResponse], relation: Relation
 ) -> None:
-    @settings(max_examples=300, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     @given(external_id=IDS, related_external_id=IDS, attributes=ATTRIBUTES)
     @example("..", "d-1", {})
     @example("c-1", "..", {})

@@ -80,7 +80,6 @@ def test_chain_costs_no_statement(ledger: Ledger, engine: sa.Engine) -> None:
         "UPDATE zoho_delink_chunk SET",
         "UPDATE zoho_delink_link SET",
         "INSERT INTO zoho_delink_audit",
-        "SELECT zoho_delink_link.seq, zoho_delink_link.external_id,",
         "UPDATE zoho_delink_link SET",
     ]
 
