@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import zoho_crm
+
 if TYPE_CHECKING:
     from tests.support.airflow_world import World
 
@@ -77,7 +79,7 @@ def test_provider_is_listed_by_the_command_line(world: World):
     )
 
     providers = {each["package_name"]: each for each in json.loads(listed.stdout)}
-    assert providers["zoho-crm-delink"]["version"] == "0.1.0"
+    assert providers["zoho-crm-delink"]["version"] == zoho_crm.__version__
 
 
 def _press_test(world: World, **changes: Any) -> Any:
