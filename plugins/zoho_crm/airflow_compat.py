@@ -10,11 +10,11 @@ from __future__ import annotations
 from functools import cache
 from importlib import metadata
 from pkgutil import resolve_name
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import timedelta
+    from collections.abc import Mapping, Sequence
+    from datetime import datetime, timedelta
     from uuid import UUID
 
     from airflow.api_fastapi.app import get_auth_manager
@@ -48,6 +48,7 @@ __all__ = [
     "DataInterval",
     "ExceptionRetryPolicy",
     "GetUserDep",
+    "GivenResponse",
     "OperatorPartial",
     "ResourceMethod",
     "RetryAction",
@@ -60,6 +61,7 @@ __all__ = [
     "dags_folder",
     "forbid_retry",
     "get_auth_manager",
+    "given_responses",
     "has_awaiting_input",
     "has_retry_policies",
     "max_map_length",
@@ -181,6 +183,52 @@ def partial_of(operator_class: type[Any], arguments: dict[str, Any]) -> Operator
     if partial.kwargs.get("execution_timeout") is None:
         partial.kwargs.pop("execution_timeout", None)
     return partial
+
+
+class GivenResponse(NamedTuple):
+    """
+    A question that a person has responded to, and the response.
+
+    :param approvers: IDs of the users who may respond
+    :param max_tries: of the task that asks
+    :param by: ID and name of the user; None after a timeout
+    """
+
+    subject: str
+    body: str | None
+    approvers: list[str]
+    max_tries: int
+    chosen_options: list[str]
+    at: datetime
+    by: Mapping[str, str] | None
+
+
+def given_responses(dag_id: str, dag_run_id: str) -> list[GivenResponse]:
+    """Return the responses to questions of a Dag run, from Airflow's metadata database; for the API server alone."""
+    import sqlalchemy as sa
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    query = (
+        sa.select(HITLDetail, TaskInstance.max_tries)
+        .join(TaskInstance, TaskInstance.id == HITLDetail.ti_id)
+        .where(TaskInstance.dag_id == dag_id, TaskInstance.run_id == dag_run_id)
+        .where(HITLDetail.responded_at.is_not(None))
+    )
+    with create_session() as session:
+        return [
+            GivenResponse(
+                subject=detail.subject,
+                body=detail.body,
+                approvers=[user["id"] for user in detail.assigned_users],
+                max_tries=max_tries,
+                chosen_options=list(detail.chosen_options or ()),
+                at=detail.responded_at,
+                by=detail.responded_by_user,
+            )
+            for detail, max_tries in session.execute(query)
+        ]
 
 
 def register_question(operator: Any, task_instance_id: UUID) -> tuple[str, str | None, Sequence[str]]:

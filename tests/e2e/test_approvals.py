@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+import requests
 
 from include.stack import ApiError
 from tests.support.approvals import WAITING, question_path, respond_to_many, summary
@@ -72,6 +73,16 @@ def decide(world: World, run_id: str, option: str) -> None:
     assert state(world, run_id) == "success"
 
 
+def page_of(world: World, run_id: str) -> str:
+    """Return the page of a run, as a browser gets it."""
+    with requests.Session() as session:
+        session.trust_env = False
+        address = f"{world.airflow.url}/zoho-delinks/dags/{NEEDS_APPROVAL}/runs/{quote(run_id, safe='')}"
+        response = session.get(address, cookies={"_token": world.token_of("admin")}, timeout=30)
+    assert response.status_code == 200
+    return response.text
+
+
 def test_nothing_is_sent_before_approval_and_the_run_names_its_approver(world: World):
     requested_at = datetime.now(UTC)
     run_id, links = start(world, "approved")
@@ -95,7 +106,9 @@ def test_nothing_is_sent_before_approval_and_the_run_names_its_approver(world: W
     assert refused.value.status == 403
     assert world.delinks(before) == []
 
-    decide(world, run_id, "Approve")
+    assert "Waiting for approval" in page_of(world, run_id)
+    respond(world, run_id, "Approve")
+    assert "approved, by admin" in page_of(world, run_id)
     world.runs.finish(NEEDS_APPROVAL, run_id)
 
     run = world.check_run(NEEDS_APPROVAL, run_id, dict.fromkeys(links, "removed"), since=before)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from zoho_crm.core.formatting import format_percent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime
 
     from zoho_crm.core.links import Link
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 ASKED = "asked"
 APPROVED = "approved"
 REJECTED = "rejected"
+
+APPROVE = "Approve"
+"""What a person chooses; anything else is a rejection."""
 
 _BACKTICKS = re.compile("`+")
 _LONGEST_TEXT = 1000
@@ -114,6 +117,18 @@ def question_digest(subject: str, body: str | None, approvers: Iterable[str], tr
     :param tries: up to which try of the task the question, and a response to it, counts
     """
     return sha256(json.dumps([subject, body, sorted(approvers), tries]).encode()).hexdigest()
+
+
+def decide(chosen_options: Sequence[str]) -> str:
+    """Return what chosen options mean for a run: a plain approval, or a rejection."""
+    return APPROVED if list(chosen_options) == [APPROVE] else REJECTED
+
+
+def format_approver(user: Mapping[str, str] | None) -> str | None:
+    """Return the name of a user, with Airflow's ID if it differs."""
+    if not user:
+        return None
+    return user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
 
 
 def approval_block_reason(approval: str | None) -> str | None:

@@ -10,7 +10,14 @@ from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOper
 from airflow.providers.standard.triggers.hitl import HITLTrigger
 
 from zoho_crm.airflow_compat import await_response, base_url, has_awaiting_input, register_question
-from zoho_crm.core.approval import APPROVED, REJECTED, Question, plan_url, question_digest
+from zoho_crm.core.approval import (
+    REJECTED,
+    Question,
+    decide,
+    format_approver,
+    plan_url,
+    question_digest,
+)
 from zoho_crm.core.formatting import format_duration
 from zoho_crm.core.guard_rules import Facts, Override, judge
 from zoho_crm.core.job_files import SOURCE_SQL, read_sql
@@ -22,7 +29,7 @@ from zoho_crm.operators.job_operator import JobOperator, final_errors
 from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
     from datetime import timedelta
     from pathlib import Path
     from uuid import UUID
@@ -267,13 +274,13 @@ class ApproveOperator(JobOperator, ApprovalOperator):
             return super().execute_complete(context, event)
         job = self.job_of(context)
         timed_out = bool(event.get("timedout"))
-        approval = APPROVED
-        if timed_out or event["chosen_options"] != [self.APPROVE]:
+        approval = REJECTED if timed_out else decide(event["chosen_options"])
+        if approval == REJECTED:
             # Anything but a plain approval is a rejection, for Airflow as well.
-            approval, event = REJECTED, {**event, "chosen_options": [self.REJECT]}
+            event = {**event, "chosen_options": [self.REJECT]}
         if timed_out:
             approval += f": no response within {format_duration(job.guards.approval_timeout)}"
-        by = None if timed_out else _name_of(event.get("responded_by_user"))
+        by = None if timed_out else format_approver(event.get("responded_by_user"))
         at = datetime.fromtimestamp(event["responded_at"].timestamp(), UTC)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
@@ -360,10 +367,3 @@ def _question(
         origin_run_key=run.origin_run_key,
         send_until=planned_at + age if age and planned_at else None,
     )
-
-
-def _name_of(user: Mapping[str, str] | None) -> str | None:
-    """Return the name of a user, with Airflow's ID if it differs."""
-    if not user:
-        return None
-    return user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"

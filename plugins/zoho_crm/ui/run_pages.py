@@ -19,6 +19,7 @@ from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, REMOVAL_OUT
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ledger.link_queries import PENDING, LinkFilter
 from zoho_crm.ledger.run_queries import REASON_SAMPLE
+from zoho_crm.ui.approvals import Decision, find_decision
 from zoho_crm.ui.audit_databases import AuditDatabase, AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
 from zoho_crm.ui.query_params import FormDep, outcome_param, seq_param
@@ -131,7 +132,7 @@ def run_progress(found: Annotated[FoundRun, Depends(require_run)]) -> dict[str, 
         "credits": progress.credits,
         "by_outcome": {outcome.value: count for outcome, count in progress.by_outcome.items()},
         "status": run.status,
-        "shown": _page_version(run, progress),
+        "shown": _page_version(run, progress, find_decision(run)),
         "finished": run.finished_at is not None,
         "poll_ms": _POLL_MS,
     }
@@ -170,6 +171,7 @@ def _run_page(
     run, queries = found.run, found.database.runs
     rows = found.database.links.page(run, wanted, after=after, limit=PAGE_LINKS + 1)
     progress = queries.progress(run)
+    decision = find_decision(run)
     possible = RELINK_OUTCOMES if run.operation == RELINK else DELINK_OUTCOMES
     return page(
         request,
@@ -177,7 +179,7 @@ def _run_page(
         run=run,
         others=found.others,
         progress=progress,
-        shown=_page_version(run, progress),
+        shown=_page_version(run, progress, decision),
         poll=f"{Urls.of(request).run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
         outcomes=[each for each in possible if progress.by_outcome[each] or _is_common(run, each)],
         reasons=[
@@ -194,13 +196,22 @@ def _run_page(
         actions=_actions(run, reader),
         later_runs=[each for each in queries.started_from(run) if reader.may_read(each.dag_id, each.job)],
         origin=_origin_run(found, reader),
-        needs_approval=run.approval == ASKED and run.finished_at is None,
+        needs_approval=run.approval == ASKED and run.finished_at is None and decision is None,
+        decision=decision,
     )
 
 
-def _page_version(run: StoredRun, progress: Progress) -> str:
+def _page_version(run: StoredRun, progress: Progress, decision: Decision | None) -> str:
     """Return a text that changes when the page has to be reloaded, because more than counts has changed."""
-    facts = (run.status, run.planned, run.guard_decision, run.approval, run.stop_reason, run.finished_at)
+    facts = (
+        run.status,
+        run.planned,
+        run.guard_decision,
+        run.approval,
+        decision,
+        run.stop_reason,
+        run.finished_at,
+    )
     seen = [outcome.value for outcome in Outcome if progress.by_outcome[outcome]]
     return hashlib.sha256(repr((facts, seen)).encode()).hexdigest()[:16]
 

@@ -13,6 +13,9 @@ import sqlalchemy as sa
 
 from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
 from tests.support.ledger import JOB, ORIGIN, TARGET
+from zoho_crm import airflow_compat
+from zoho_crm.airflow_compat import GivenResponse
+from zoho_crm.core.approval import question_digest
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.core.relink_request import RelinkFilter
@@ -169,6 +172,31 @@ def test_run_that_waits_for_approval_links_to_the_question(pages: Pages):
     page = pages.client.get(pages.run()).text
 
     assert f'href="/dags/{DAG_ID}/runs/scheduled__2026-07-01T00%3A00%3A00%2B00%3A00/required_actions"' in page
+
+
+@pytest.mark.parametrize(("option", "decision"), [("Approve", "Approved"), ("Reject", "Rejected")])
+def test_run_page_shows_a_response_before_the_task_has_stored_it(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, option: str, decision: str
+):
+    pages.store(LINKS)
+    pages.ledger.runs.ask_approval("a-run", question_digest("Remove them?", "13 links", ["7"], 20))
+    stored: list[GivenResponse] = []
+    monkeypatch.setattr(
+        airflow_compat, "given_responses", lambda *run: stored if run == (DAG_ID, RUN_ID) else []
+    )
+    before = pages.client.get(f"{pages.run()}/progress").json()["shown"]
+    at = datetime(2026, 7, 1, 8, 15, tzinfo=UTC)
+    given = GivenResponse("Remove them?", "13 links", ["7"], 20, [option], at, {"id": "7", "name": "anna"})
+    stored += [given._replace(max_tries=10, by={"id": "8", "name": "bob"}), given]
+
+    text = pages.client.get(pages.run()).text
+
+    assert f"{decision} by anna (7)" in text
+    assert f"{decision.lower()}, by anna (7)" in text
+    assert "2026-07-01T08:15:00" in text
+    assert "bob" not in text
+    assert "required_actions" not in text
+    assert pages.client.get(f"{pages.run()}/progress").json()["shown"] != before
 
 
 def test_page_of_an_unfinished_run_polls_its_progress(pages: Pages):
