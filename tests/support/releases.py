@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import partial
+from inspect import signature
 from pkgutil import resolve_name
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from zoho_crm.airflow_compat import TaskDeferred, has_awaiting_input
+from zoho_crm.airflow_compat import TaskDeferred, has_awaiting_input, stats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _named(module: str, *names: str) -> Any:
@@ -14,9 +21,60 @@ def _named(module: str, *names: str) -> Any:
     return next(getattr(found, name) for name in names if hasattr(found, name))
 
 
+def _first(*paths: str) -> Any:
+    """Return what the first path leads to that this release has."""
+    for path in paths:
+        with suppress(ImportError, AttributeError):
+            return resolve_name(path)
+    raise ImportError(f"none of {', '.join(paths)}")
+
+
 DagSerialization = _named("airflow.serialization.serialized_objects", "DagSerialization", "SerializedDAG")
 
 # What a task raises to wait for a person.
 WaitsForResponse = (
     _named("airflow.sdk.exceptions", "TaskAwaitingInput") if has_awaiting_input() else TaskDeferred
 )
+
+ParamValidationError = _first(
+    "airflow.sdk.exceptions:ParamValidationError", "airflow.exceptions:ParamValidationError"
+)
+
+
+def core_timetable(timetable: Any) -> Any:
+    """Return the scheduler's form of a timetable; before Airflow 3.2, a Dag has no other."""
+    try:
+        coerce = resolve_name("airflow.serialization.encoders:coerce_to_core_timetable")
+    except ImportError:
+        return timetable
+    return coerce(timetable)
+
+
+# The shared library of metrics moved to the Task SDK with Airflow 3.2.
+_METRICS = ("airflow.sdk._shared.observability.metrics", "airflow.metrics")
+NoStatsLogger = _first(*(f"{package}.base_stats_logger:NoStatsLogger" for package in _METRICS))
+SafeOtelLogger = _first(*(f"{package}.otel_logger:SafeOtelLogger" for package in _METRICS))
+
+
+def statsd_factory() -> Callable[[], Any]:
+    """Return what makes Airflow's StatsD client from the current settings."""
+    if isinstance(stats, ModuleType):
+        made: Callable[[], Any] = resolve_name(
+            "airflow.sdk.observability.metrics.stats_utils:get_stats_factory"
+        )()
+        return made
+    get_logger = _first(
+        "airflow.sdk.observability.metrics.statsd_logger:get_statsd_logger",
+        "airflow.metrics.statsd_logger:get_statsd_logger",
+    )
+    return get_logger if not signature(get_logger).parameters else partial(get_logger, None)
+
+
+def set_stats_backend(factory: Callable[[], Any]) -> None:
+    """Send the metrics of this process to what a factory returns."""
+    if isinstance(stats, ModuleType):
+        stats.initialize(factory=factory, export_legacy_names=True)
+    else:
+        # Before Airflow 3.3 a metaclass holds the factory; it would pass the class to a plain function.
+        type(stats).factory = staticmethod(factory)
+        stats.instance = None

@@ -95,19 +95,16 @@ def _read(line: str) -> Sample:
 @pytest.fixture
 def statsd(monkeypatch: pytest.MonkeyPatch) -> Iterator[StatsdServer]:
     """A StatsD server that receives the metrics of this process, like those of a task."""
-    pytest.importorskip("airflow.sdk.observability.stats", reason="Airflow 3.1 counts otherwise")
     # Here, since every test loads this file and few need Airflow.
-    from airflow.sdk._shared.observability.metrics.base_stats_logger import NoStatsLogger
-    from airflow.sdk.observability import stats
-    from airflow.sdk.observability.metrics.stats_utils import get_stats_factory
+    from tests.support.releases import NoStatsLogger, set_stats_backend, statsd_factory
 
     made: list[Any] = []
     with StatsdServer() as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
-        factory = get_stats_factory()
-        stats.initialize(factory=lambda: made.append(factory()) or made[-1], export_legacy_names=True)
+        factory = statsd_factory()
+        set_stats_backend(lambda: made.append(factory()) or made[-1])
         yield server
-    stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+    set_stats_backend(NoStatsLogger)
     for logger in made:
         logger.statsd.close()

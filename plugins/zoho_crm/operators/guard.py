@@ -43,6 +43,14 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
 
 
+_FIRST_PAUSE_S, _RETRY_PAUSE_S = 10.0, 4.0
+"""
+How long the scheduler has to see that the task waits, before a response is looked for.
+
+A retry has a response to use, and a shorter pause: if the scheduler is still slower, another retry follows.
+"""
+
+
 class GuardResult(TypedDict):
     """
     What ``approve`` needs to know.
@@ -228,7 +236,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         try:
             if ledger.runs.existing(key).question == question:
                 self.log.info("The question of an earlier try stays; a response to it counts")
-                self._wait_in_triggerer(ti.id, until)
+                self._wait_in_triggerer(ti.id, until, pause_s=_RETRY_PAUSE_S)
             ledger.runs.ask_approval(key)
             self._check_question(ti.id)
             ledger.runs.ask_approval(key, question)
@@ -236,10 +244,10 @@ class ApproveOperator(JobOperator, ApprovalOperator):
             ledger.close()
         # Not execute() of the base class: it registers the question again, which discards a response.
         if not has_awaiting_input():
-            self._wait_in_triggerer(ti.id, until)
+            self._wait_in_triggerer(ti.id, until, pause_s=_FIRST_PAUSE_S)
         await_response("execute_complete", self.response_timeout)
 
-    def _wait_in_triggerer(self, task_instance_id: UUID, until: datetime) -> NoReturn:
+    def _wait_in_triggerer(self, task_instance_id: UUID, until: datetime, *, pause_s: float) -> NoReturn:
         """Wait for a response to the registered question, or use the one that is there."""
         self.defer(
             trigger=LateResponseTrigger(
@@ -248,6 +256,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
                 params={},
                 defaults=self.defaults,
                 timeout_datetime=until,
+                pause_s=pause_s,
             ),
             method_name="execute_complete",
         )
@@ -301,7 +310,7 @@ class LateResponseTrigger(HITLTrigger):
     :param poke_interval: seconds between two looks
     """
 
-    def __init__(self, *, pause_s: float = 10.0, poke_interval: float = 3.0, **kwargs: Any) -> None:
+    def __init__(self, *, pause_s: float, poke_interval: float = 3.0, **kwargs: Any) -> None:
         super().__init__(poke_interval=poke_interval, **kwargs)
         self.pause_s = pause_s
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pendulum
 import pytest
-from airflow.serialization.encoders import coerce_to_core_timetable
 from airflow.timetables.base import TimeRestriction
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from tests.support.operators import context, make_job
+from tests.support.releases import core_timetable
 from zoho_crm.airflow_compat import CronDataIntervalTimetable
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.operators.job_operator import request_of
@@ -54,7 +54,7 @@ CRONS = [
 def windows(cron: str, timezone: str, since: datetime) -> Iterator[Window]:
     """The windows of the runs that Airflow's scheduler would start, one after the other, from an instant on."""
     schedule: Any = schedule_of(make_job(schedule=cron, timezone=timezone, start_date="2026-01-01"))
-    return walk(coerce_to_core_timetable(schedule), since)
+    return walk(core_timetable(schedule), since)
 
 
 def walk(timetable: Any, since: datetime) -> Iterator[Window]:
@@ -138,7 +138,7 @@ def test_a_schedule_that_airflow_leaves_a_gap_in_is_refused(cron: str, timezone:
     ):
         schedule_of(make_job(schedule=cron, timezone=timezone))
     # Whether the check is still needed: an Airflow without the gap fails here.
-    timetable: Any = coerce_to_core_timetable(CronDataIntervalTimetable(cron, timezone=timezone))
+    timetable: Any = core_timetable(CronDataIntervalTimetable(cron, timezone=timezone))
     change = NEW_YORK_SPRING if timezone == "America/New_York" else BERLIN_SPRING
     found = walk(timetable, change - timedelta(days=2))
     assert any(before[1] < after[0] for before, after in pairwise(islice(found, 60)))
@@ -205,7 +205,8 @@ def test_windows_of_any_schedule_that_is_taken_tile_the_time(
 def test_a_schedule_is_a_timetable_with_intervals_in_the_zone_of_the_job() -> None:
     schedule = schedule_of(make_job(schedule="0 2 * * *", timezone="Europe/Berlin"))
     assert isinstance(schedule, CronDataIntervalTimetable)
-    assert (schedule.expression, str(schedule.timezone)) == ("0 2 * * *", "Europe/Berlin")
+    stored = core_timetable(schedule).serialize()
+    assert (stored["expression"], stored["timezone"]) == ("0 2 * * *", "Europe/Berlin")
 
 
 def test_a_job_without_a_schedule_has_none() -> None:

@@ -4,12 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from airflow.sdk._shared.observability.metrics.base_stats_logger import NoStatsLogger
-from airflow.sdk._shared.observability.metrics.otel_logger import SafeOtelLogger
-from airflow.sdk.observability import stats
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from tests.support.releases import NoStatsLogger, SafeOtelLogger, set_stats_backend
 from tests.support.statsd import Sample
 from zoho_crm import telemetry
 from zoho_crm.core.links import Relation
@@ -78,9 +76,9 @@ def otel() -> Iterator[InMemoryMetricReader]:
     """Airflow's own metrics on OpenTelemetry, kept in memory."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
-    stats.initialize(factory=lambda: SafeOtelLogger(provider), export_legacy_names=True)
+    set_stats_backend(lambda: SafeOtelLogger(provider))
     yield reader
-    stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+    set_stats_backend(NoStatsLogger)
     provider.shutdown()
 
 
@@ -109,10 +107,10 @@ def test_a_backend_that_raises_does_no_harm_and_is_logged_once(
             raise ZeroDivisionError("c-00001")
 
     monkeypatch.setattr(telemetry, "_warned", set())
-    stats.initialize(factory=Broken, export_legacy_names=True)
+    set_stats_backend(Broken)
     with caplog.at_level("WARNING"):
         measure_everything()
-    stats.initialize(factory=NoStatsLogger, export_legacy_names=True)
+    set_stats_backend(NoStatsLogger)
     assert [record.getMessage() for record in caplog.records] == [
         "Metrics not written: error=ZeroDivisionError"
     ]

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk.definitions.param import ParamsDict
-from airflow.sdk.exceptions import ParamValidationError
 
+from tests.support.releases import ParamValidationError
 from zoho_crm.core.run_request import RunRequest, parse_run_request
 from zoho_crm.trigger_forms import job_form
 
