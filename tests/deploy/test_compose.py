@@ -4,8 +4,10 @@ import base64
 import re
 import shlex
 import shutil
+import socket
 import stat
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -177,6 +179,38 @@ def test_airflow_reads_its_settings_from_the_files(secrets):
             f"redis://:{(secrets / 'redis_password').read_text()}@redis:6379/0"
         ),
     }
+
+
+@pytest.mark.systems
+def test_redis_needs_its_password_which_no_command_line_shows(secrets, tmp_path):
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    password = (secrets / "redis_password").read_text()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    script = local_script(SERVICES["redis"]["command"][-1], secrets, tmp_path)
+    check = local_script(SERVICES["redis"]["healthcheck"]["test"][-1], secrets, tmp_path)
+    check = check.replace("redis-cli", f"redis-cli -p {port}")
+    server = subprocess.Popen(
+        ["/bin/sh", "-ec", f"{script.rstrip()} --port {port} --bind 127.0.0.1"], cwd=tmp_path
+    )
+    try:
+        deadline = time.monotonic() + 15
+        while subprocess.run(["/bin/sh", "-c", check], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert password not in Path(f"/proc/{server.pid}/cmdline").read_text()
+        ping = ["/bin/sh", "-c", f"redis-cli -p {port} ping"]
+        assert "NOAUTH" in subprocess.run(ping, capture_output=True, text=True, check=False).stdout
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+def local_script(text: str, secrets: Path, folder: Path) -> str:
+    """Return a script of the compose file that works outside a container."""
+    return text.replace("$$", "$").replace("/run/secrets", str(secrets)).replace("/run/redis", str(folder))
 
 
 def test_roles_of_metadata_and_audit_cannot_connect_to_each_others_database(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
-import venv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +18,8 @@ from zoho_crm.airflow_compat import DagBag
 from zoho_crm.testing import FakeZoho
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.airflow_process import Run
     from tests.support.postgres import PostgresServer
 
@@ -43,14 +43,17 @@ print("state", bag.dags["nightly"].test(run_conf={"mode": "apply"}).state)
 
 
 @pytest.fixture(scope="module")
-def dbt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def dbt(uv: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Install dbt in a separate environment, and return its folder of programs."""
-    folder = tmp_path_factory.mktemp("dbt")
-    venv.create(folder, with_pip=True)
-    programs = folder / "bin"
-    install = [programs / "python", "-m", "pip", "install", "--quiet", "--only-binary", ":all:"]
-    subprocess.run([*install, "dbt-core<2", "dbt-postgres<2"], check=True, capture_output=True, timeout=400)
-    return programs
+    folder = tmp_path_factory.mktemp("dbt") / "venv"
+    uv("venv", "--quiet", "--python", sys.executable, folder)
+    python = folder / "bin" / "python"
+    # Its newest release may need a package that is there as source only.
+    uv(
+        *("pip", "install", "--quiet", "--python", python, "--only-binary", ":all:"),
+        *("dbt-core<2", "dbt-postgres<2"),
+    )
+    return python.parent
 
 
 def write_project(project: Path, dag: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -44,27 +43,6 @@ print("errors", bag.import_errors)
 print("dags", *sorted(bag.dags))
 print("jobs of the pages", *[job.name for job in AuditDatabases(default_jobs_folder()).jobs()])
 """
-
-
-@pytest.fixture(scope="module")
-def uv() -> Callable[..., None]:
-    """Run uv with the cache of this project."""
-    program = shutil.which("uv") or PROJECT / ".tools" / "bin" / "uv"
-
-    def run(*arguments: str | Path, stdin: str = "") -> None:
-        environment = {"UV_CACHE_DIR": str(PROJECT / ".cache" / "uv"), **os.environ}
-        done = subprocess.run(
-            [program, *arguments],
-            env={**environment, "UV_PYTHON_DOWNLOADS": "never"},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=900,
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-
-    return run
 
 
 @pytest.fixture(scope="module")
