@@ -48,3 +48,11 @@ def test_only_the_step_that_publishes_has_an_identity_and_no_step_has_a_token() 
     assert {name for name, job in jobs.items() if "id-token" in job["permissions"]} == {"publish"}
     assert jobs["publish"]["environment"] == "pypi"
     assert "secrets." not in (PROJECT / ".github" / "workflows" / "release.yml").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_actions_are_pinned_to_a_commit(name: str) -> None:
+    steps = [step for job in workflow(name)["jobs"].values() for step in job["steps"]]
+    used = [step["uses"] for step in steps if "uses" in step]
+    assert used
+    assert [one for one in used if not re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", one)] == []

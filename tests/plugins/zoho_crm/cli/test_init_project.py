@@ -2,17 +2,18 @@ from __future__ import annotations
 
 import json
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoho_crm.cli.init_project import FILES, TEMPLATES
 from zoho_crm.hooks.connection import EXTRAS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pytest
 
     from tests.plugins.zoho_crm.cli.conftest import Cli
+
+PAGE = Path(__file__).parents[4] / "docs" / "cli.md"
 
 
 def files_of(folder: Path) -> set[str]:
@@ -71,6 +72,11 @@ def test_a_file_in_the_way_of_a_folder_is_an_error(cli: Cli, tmp_path: Path) -> 
 def test_next_steps_start_in_the_new_folder(cli: Cli, tmp_path: Path) -> None:
     steps = cli.document("init", tmp_path / "my project")["next_steps"]
     assert steps[0] == f"Change to the folder: cd '{tmp_path}/my project'"
+
+
+def test_docs_show_the_output(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert f"$ zoho-delink init zoho\n{cli('init', 'zoho').stdout}```\n" in PAGE.read_text()
 
 
 def test_sample_job_passes_its_check(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
