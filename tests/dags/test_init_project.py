@@ -9,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
+
 from include.demo.world import connections, fill_crm
 from zoho_crm.testing.local_zoho import LocalZoho
 
@@ -60,3 +62,30 @@ def test_sample_job_runs_in_a_new_project(tmp_path: Path, run_with_airflow: Run)
             "SELECT mode, planned, removed FROM zoho_delink_run ORDER BY mode"
         ).fetchall()
     assert runs == [("apply", 3, 3), ("dry_run", 3, 0)]
+
+
+@pytest.mark.integration
+def test_dag_processor_keeps_valid_jobs_beside_an_invalid_one(tmp_path: Path, run_with_airflow: Run) -> None:
+    project = tmp_path / "project"
+    subprocess.run([PROGRAM, "init", project], check=True, capture_output=True, timeout=60)
+    (project / "include" / "jobs" / "broken.yaml").write_text("chunk_size: many")
+    lost = project / "dags" / "lost.py"
+    lost.write_text("from zoho_crm.dags import delink_dags  # for Airflow\ndelink_dags('include/nowhere')\n")
+    run_with_airflow(
+        *("-m", "airflow", "dag-processor", "--num-runs", "1"),
+        AIRFLOW__CORE__DAGS_FOLDER=str(project / "dags"),
+    )
+    with closing(sqlite3.connect(tmp_path / "airflow.db")) as connection:
+        dags = connection.execute("SELECT dag_id, is_stale, is_paused FROM dag ORDER BY dag_id").fetchall()
+        errors = connection.execute("SELECT filename, stacktrace FROM import_error").fetchall()
+    # Not stale: scheduled. The Dag that reports the invalid file is not paused.
+    assert dags == [
+        ("zoho_delink__contacts_deals", 0, 1),
+        ("zoho_delink_invalid_jobs", 0, 0),
+        ("zoho_delink_relink", 0, 1),
+        ("zoho_delink_retention", 0, 1),
+        ("zoho_delink_retry", 0, 1),
+    ]
+    ((file, error),) = errors
+    assert file == "lost.py"
+    assert f"'include/nowhere' does not exist; looked for {project}/dags/include/nowhere, " in error
