@@ -48,7 +48,7 @@ def run_with_airflow(tmp_path: Path, empty_airflow_db: Path) -> Run:
             env=airflow_env(tmp_path, **env),
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             check=False,
         )
 

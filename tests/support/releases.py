@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import version
 from inspect import signature
 from pkgutil import resolve_name
 from types import ModuleType
@@ -35,6 +36,9 @@ DagSerialization = _named("airflow.serialization.serialized_objects", "DagSerial
 WaitsForResponse = (
     _named("airflow.sdk.exceptions", "TaskAwaitingInput") if has_awaiting_input() else TaskDeferred
 )
+
+LEAVES_GAPS = tuple(map(int, version("apache-airflow-core").split(".")[:2])) < (3, 4)
+"""Whether data intervals can leave out a stretch of time when the clocks change."""
 
 ParamValidationError = _first(
     "airflow.sdk.exceptions:ParamValidationError", "airflow.exceptions:ParamValidationError"
