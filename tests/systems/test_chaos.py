@@ -1,8 +1,9 @@
 """
-Five minutes of kills, freezes, clears and repeated windows on a real Airflow, then every link compared.
+What machines do to a real Airflow: they stop for a minute and continue, and their processes are killed.
 
-The rule: no `removed` for a link that others removed, no link that we removed without `removed` or
-`presumed_removed`, and no other link touched.
+Frozen tasks that continue after their links were relinked change nothing. After five minutes of kills, freezes, clears
+and repeated windows, every link is compared: no `removed` for a link that others removed, no link that we removed
+without `removed` or `presumed_removed`, and no other link touched.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from tests.support.dag_runs import Runs
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from tests.support.airflow_world import Pair
 
@@ -50,9 +51,18 @@ CHAOS_S = 300.0
 CALM_S = 600.0
 WINDOW_LINKS = 400
 CHUNK = 100
+FROZEN_LINKS = 200
 ORG_LIMIT = 10
 LATENCY_S = 0.25
 SEED = 20261127
+
+FROZEN_JOBS = {
+    "frozen_single": "single",
+    "frozen_by_parent": "by_parent",
+    "frozen_single_offline": "single",
+    "frozen_by_parent_offline": "by_parent",
+}
+"""Jobs whose task is frozen, with their strategy; the task of an `offline` one continues without an API server."""
 
 SETTINGS = {
     "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
@@ -112,12 +122,7 @@ class Chaos:
         scheduler = airflow.component("scheduler")
         airflow.supervisor.kill(scheduler)
         time.sleep(self.random.uniform(0, 5))
-        airflow.supervisor.start(
-            "scheduler",
-            [sys.executable, "-m", "airflow", "scheduler", "--skip-serve-logs"],
-            env=airflow.environment(),
-            log=scheduler.log,
-        )
+        _start_again(airflow, "scheduler", scheduler.log, "--skip-serve-logs")
         return True
 
     def kill_ledger(self) -> bool:
@@ -165,11 +170,12 @@ class Chaos:
         )
         self.run_ids[run_id] = window
 
-    def state_of(self, run_id: str) -> str:
-        return str(self.world.runs.get(DAG_ID, f"/dagRuns/{quote(run_id, safe='')}")["state"])
-
     def unfinished(self) -> list[str]:
-        return [run_id for run_id in self.run_ids if self.state_of(run_id) in {"queued", "running"}]
+        return [
+            run_id
+            for run_id in self.run_ids
+            if _state_of(self.world, DAG_ID, run_id) in {"queued", "running"}
+        ]
 
     def _add_window(self) -> None:
         number = len(self.windows)
@@ -201,10 +207,12 @@ class Chaos:
 BASE = datetime(2026, 11, 1, tzinfo=UTC)
 
 
-@pytest.fixture
-def chaos(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Chaos]:
+@pytest.fixture(scope="module")
+def chaos(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Chaos]:
+    tmp_path = tmp_path_factory.mktemp("chaos")
     home = tmp_path / "airflow"
-    _write_job(tmp_path / "include")
+    for job, strategy in {JOB: "single", **FROZEN_JOBS}.items():
+        _write_job(tmp_path / "include", job, strategy)
     with (
         start_demo_world(tmp_path / "demo") as demo,
         logs_kept(home, "chaos-logs", request.session),
@@ -234,11 +242,120 @@ def chaos(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Chaos]:
             yield Chaos(world, ledger, ledger_supervisor, random.Random(SEED))  # noqa: S311
 
 
+@dataclass
+class FrozenTask:
+    """
+    A task that was frozen while it sent, with the process that supervises it.
+
+    :param links: the links of its run
+    :param run_id: of its Dag run
+    """
+
+    job: str
+    run_id: str
+    links: list[Pair]
+    process: psutil.Process
+    supervisor: psutil.Process
+
+    def is_over(self) -> bool:
+        """Return whether the task's process has ended."""
+        return not self.process.is_running() or self.process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_frozen_tasks_leave_links_that_were_relinked(chaos: Chaos) -> None:
+    world = chaos.world
+    runs = {job: _start_job(world, job) for job in FROZEN_JOBS}
+    tasks = _freeze_each(world, runs)
+    # Airflow runs a second try once it misses the heartbeats of the first.
+    calm_down(world, ((f"zoho_delink__{task.job}", task.run_id) for task in tasks))
+    links = [pair for task in tasks for pair in task.links]
+    assert world.zoho.state.links("Contacts", "Deals").isdisjoint(links)
+    for parent, related in links:
+        world.zoho.state.link("Contacts", parent, "Deals", related)
+    requests_before = len(_deletes(world))
+
+    online = [task for task in tasks if not task.job.endswith("offline")]
+    _continue(online)
+    api_server = world.airflow.component("api-server")
+    world.airflow.supervisor.kill(api_server)
+    try:
+        _continue([task for task in tasks if task not in online])
+    finally:
+        _start_again(world.airflow, "api-server", api_server.log)
+        world.airflow.wait_until_healthy()
+
+    assert len(_deletes(world)) == requests_before
+    assert set(links) <= world.zoho.state.links("Contacts", "Deals")
+
+
+def _start_job(world: World, job: str) -> tuple[str, list[Pair]]:
+    """Start a run over new links, and return its ID and the links."""
+    per_parent = 1 if FROZEN_JOBS[job] == "single" else 4
+    links = [(f"{job}-{n // per_parent:03}", f"x-{n % 37:02}") for n in range(FROZEN_LINKS)]
+    world.mark(job, [(pair, BASE + timedelta(minutes=5)) for pair in links])
+    window = {
+        "window_start": BASE.isoformat(),
+        "window_end": (BASE + timedelta(hours=1)).isoformat(),
+    }
+    return world.runs.trigger(f"zoho_delink__{job}", {"mode": "apply", **window}), links
+
+
+def _freeze_each(world: World, runs: dict[str, tuple[str, list[Pair]]]) -> list[FrozenTask]:
+    """Stop the task of each run, and its supervisor, once it has removed the first links."""
+    frozen: dict[str, FrozenTask] = {}
+
+    def freeze_those_that_send() -> bool:
+        linked = world.zoho.state.links("Contacts", "Deals")
+        for job, (run_id, links) in runs.items():
+            if job not in frozen and not linked.issuperset(links):
+                frozen[job] = _freeze(world, job, run_id, links)
+        return len(frozen) == len(runs)
+
+    world.runs.until(freeze_those_that_send, "removed links of each run", poll_s=0.02)
+    return list(frozen.values())
+
+
+def _freeze(world: World, job: str, run_id: str, links: list[Pair]) -> FrozenTask:
+    (task,) = world.runs.delinks(f"zoho_delink__{job}", run_id)
+    process = psutil.Process(task["pid"])
+    supervisor = process.parent()
+    for one in (supervisor, process):
+        one.suspend()
+    left = world.zoho.state.links("Contacts", "Deals") & set(links)
+    assert left, f"the task of {job} was done before it was frozen"
+    return FrozenTask(job, run_id, links, process, supervisor)
+
+
+def _continue(tasks: list[FrozenTask]) -> None:
+    """Continue frozen tasks: first without their supervisors, which would end them, then with these."""
+    for task in tasks:
+        task.process.resume()
+    time.sleep(10)
+    for task in tasks:
+        task.supervisor.resume()
+    deadline = time.monotonic() + 120
+    while not all(task.is_over() for task in tasks):
+        assert time.monotonic() < deadline, [task.job for task in tasks if not task.is_over()]
+        time.sleep(0.5)
+
+
+def _deletes(world: World, since: int = 0) -> list[str]:
+    """Return the paths of the DELETE requests after the first ones."""
+    requests = list(world.zoho.state.journal.requests)[since:]
+    return [request.path for request in requests if request.method == "DELETE"]
+
+
+def _start_again(airflow: LocalAirflow, name: str, log: Path, *options: str) -> None:
+    airflow.supervisor.start(
+        name, [sys.executable, "-m", "airflow", name, *options], env=airflow.environment(), log=log
+    )
+
+
 def test_nothing_false_is_recorded_and_nothing_else_is_removed(chaos: Chaos) -> None:
     world = chaos.world
     kept = world.snapshot()
     wreak(chaos)
-    calm_down(chaos)
+    calm_down(world, ((DAG_ID, run_id) for run_id in chaos.run_ids))
     assert {"kill_task", "freeze_task", "kill_scheduler", "kill_ledger", "clear"} <= (+chaos.done).keys()
     print(json.dumps({"done": chaos.done, "runs": len(chaos.run_ids)}, indent=2))  # noqa: T201 - shown by -s
 
@@ -257,7 +374,7 @@ def test_nothing_false_is_recorded_and_nothing_else_is_removed(chaos: Chaos) -> 
         else:
             assert outcomes["removed"] == 0, (pair, outcomes)
     assert sum(outcomes["removed"] for outcomes in recorded.values()) > len(ours) // 2
-    check_zoho(world, planned)
+    check_zoho(world, planned, since=kept.requests)
 
 
 def wreak(chaos: Chaos) -> None:
@@ -289,20 +406,29 @@ def wreak(chaos: Chaos) -> None:
     chaos.thaw(all_of_them=True)
 
 
-def calm_down(chaos: Chaos) -> None:
-    """Let all runs end well; what has failed for good is cleared, as a person would."""
+def calm_down(world: World, runs: Iterable[tuple[str, str]]) -> None:
+    """
+    Let all runs end well; what has failed for good is cleared, as a person would.
+
+    :param runs: a Dag ID and a run ID each
+    """
     deadline = time.monotonic() + CALM_S
-    while True:
-        states = {run_id: chaos.state_of(run_id) for run_id in chaos.run_ids}
-        if set(states.values()) == {"success"}:
-            return
-        assert time.monotonic() < deadline, states
-        for run_id, state in states.items():
+    unfinished = set(runs)
+    while unfinished:
+        assert time.monotonic() < deadline, unfinished
+        for dag_id, run_id in sorted(unfinished):
+            state = _state_of(world, dag_id, run_id)
+            if state == "success":
+                unfinished.remove((dag_id, run_id))
             if state == "failed":
                 body = {"dry_run": False, "dag_run_id": run_id, "only_failed": True}
                 with suppress(ApiError, requests.ConnectionError):
-                    chaos.world.airflow.api("POST", f"/api/v2/dags/{DAG_ID}/clearTaskInstances", body)
+                    world.airflow.api("POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
         time.sleep(2)
+
+
+def _state_of(world: World, dag_id: str, run_id: str) -> str:
+    return str(world.runs.get(dag_id, f"/dagRuns/{quote(run_id, safe='')}")["state"])
 
 
 def check_run(world: World, run_id: str, links: list[Pair], recorded: dict[Pair, Counter[str]]) -> None:
@@ -320,26 +446,19 @@ def check_run(world: World, run_id: str, links: list[Pair], recorded: dict[Pair,
         recorded[pair][outcome] += 1
 
 
-def check_zoho(world: World, planned: set[Pair]) -> None:
+def check_zoho(world: World, planned: set[Pair], since: int) -> None:
     """Check the requests: the links of the plans alone, never too many at a time, few tokens; and the seals."""
     state = world.zoho.state
     assert list(state.journal.harms) == []
     assert state.limits.refused == 0
     assert state.tokens.issued <= 3
-    sent = {(parts[4], parts[6]) for parts in _delete_paths(world)}
-    assert sent <= planned
+    sent = [path.split("/") for path in _deletes(world, since)]
+    assert {len(parts) for parts in sent} == {7}
+    assert {(parts[4], parts[6]) for parts in sent} <= planned
     engine = sa.create_engine(world.audit.url.replace("postgresql://", "postgresql+psycopg://"))
     runs = world.audit.rows("SELECT run_key FROM zoho_delink_run")
     assert [fault for run in runs for fault in Ledger(engine).chain.verify(run["run_key"])] == []
     engine.dispose()
-
-
-def _delete_paths(world: World) -> list[list[str]]:
-    found = [
-        request.path.split("/") for request in world.zoho.state.journal.requests if request.method == "DELETE"
-    ]
-    assert {len(parts) for parts in found} <= {7}
-    return found
 
 
 def _connection(url: str) -> str:
@@ -356,21 +475,23 @@ def _connection(url: str) -> str:
     )
 
 
-def _write_job(include: Path) -> None:
-    (include / "jobs").mkdir(parents=True)
-    (include / "sql").mkdir()
+def _write_job(include: Path, name: str, strategy: str) -> None:
+    (include / "jobs").mkdir(parents=True, exist_ok=True)
+    (include / "sql").mkdir(exist_ok=True)
     project = Path(__file__).parents[2] / "include"
     job: dict[str, Any] = yaml.safe_load((project / "jobs" / "contacts_deals.yaml").read_text())
     job |= {
         "schedule": None,
-        "source": {"conn_id": "warehouse", "sql_file": f"{JOB}.sql"},
-        "chunk_size": CHUNK,
-        "task_concurrency": 4,
+        "source": {"conn_id": "warehouse", "sql_file": f"{name}.sql"},
+        "strategy": strategy,
+        "chunk_size": CHUNK if name == JOB else FROZEN_LINKS,
+        # The tasks that are frozen together leave two slots of the organization free.
+        "task_concurrency": 4 if name == JOB else 2,
         "max_active_chunks": 4,
         "retries": 20,
         "retry_delay_seconds": 2,
         "guards": {"max_links": WINDOW_LINKS},
     }
-    (include / "jobs" / f"{JOB}.yaml").write_text(yaml.safe_dump(job))
+    (include / "jobs" / f"{name}.yaml").write_text(yaml.safe_dump(job))
     sql = (project / "sql" / "contacts_deals.sql").read_text()
-    (include / "sql" / f"{JOB}.sql").write_text(sql.replace("contacts_deals", JOB))
+    (include / "sql" / f"{name}.sql").write_text(sql.replace("contacts_deals", name))
