@@ -55,6 +55,7 @@ __all__ = [
     "RetryRule",
     "TaskDeferred",
     "TimeRestriction",
+    "add_connection_form",
     "await_response",
     "backoff",
     "base_url",
@@ -166,6 +167,45 @@ def forbid_retry(error: Exception) -> None:
     """Make an error an ``AirflowFailException`` as well, after which Airflow never retries a task."""
     kind, fail = type(error), _resolve(_NAMES["AirflowFailException"])
     error.__class__ = type(kind.__name__, (kind, fail), {"__module__": kind.__module__})
+
+
+def add_connection_form(hook_class: type[Any], connection_type: Mapping[str, Any]) -> None:
+    """
+    Give a hook the form of its connection, where Airflow takes it from the hook: before 3.2.
+
+    :param connection_type: of the provider's metadata, where later releases read it
+    """
+    if _release() >= (3, 2):
+        return
+    behavior = {
+        name.replace("-", "_"): value for name, value in connection_type["ui-field-behaviour"].items()
+    }
+    hook_class.get_ui_field_behaviour = staticmethod(lambda: behavior)
+    hook_class.get_connection_form_widgets = staticmethod(
+        lambda: _form_fields(connection_type["conn-fields"])
+    )
+
+
+def _form_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a connection form as Airflow 3.1 takes them: as those of WTForms, or imitations of them."""
+    from wtforms import IntegerField, PasswordField, StringField  # type: ignore[import-untyped]
+    from wtforms.validators import any_of  # type: ignore[import-untyped]
+
+    found = {}
+    for name, field in fields.items():
+        schema = field["schema"]
+        kind = StringField
+        if schema.get("format") == "password":
+            kind = PasswordField
+        elif schema["type"] == "integer":
+            kind = IntegerField
+        found[name] = kind(
+            field["label"],
+            validators=[any_of(schema["enum"])] if "enum" in schema else [],
+            description=field.get("description", ""),
+            default=schema.get("default"),
+        )
+    return found
 
 
 def partial_of(operator_class: type[Any], arguments: dict[str, Any]) -> OperatorPartial:

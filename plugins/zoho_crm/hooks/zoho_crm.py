@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.http.hooks.http import HttpHook
 
+from zoho_crm.airflow_compat import add_connection_form
 from zoho_crm.core.models import DELINK
 from zoho_crm.core.request import (
     ZohoRequest,
@@ -24,6 +25,7 @@ from zoho_crm.errors import (
     ZohoError,
     ZohoResponseError,
 )
+from zoho_crm.get_provider_info import get_provider_info
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource, VariableTokenStore
 from zoho_crm.hooks.async_client import AsyncZohoClient
 from zoho_crm.hooks.connection import ZohoConnection
@@ -382,3 +384,6 @@ class ZohoCRMHook(HttpHook):
         return rows_of(
             request, parse_reading_response(request, self.send(request, max_body_bytes=limit)), key
         )
+
+
+add_connection_form(ZohoCRMHook, get_provider_info()["connection-types"][0])
