@@ -1,8 +1,10 @@
 """
 Tries are planned, claimed, killed, fenced, cleared and closed in any order: the rules hold at every step.
 
-The machine runs the real ledger (a SQLite file) and the real link clients over an in-memory Zoho that loses requests
-and responses. A try is one task run, split into steps, so that it can end between any two.
+The machine runs the real ledger (a SQLite file), the real leases and the real link clients over an in-memory Zoho that
+loses requests and responses. A try is one task run, split into steps, so that it can end between any two. Between two
+steps all processes may stand still past their leases, the clocks of the workers may jump, and the connection may lead
+to another organization for a while. Time passes only as the machine says.
 """
 
 from __future__ import annotations
@@ -12,8 +14,12 @@ import copy
 import shutil
 import sqlite3
 import tempfile
+import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -25,23 +31,33 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.proofs.harness import JOB, ORIGIN, REPORT, latest, plan, sqlite_ledger, target
 from tests.support.fake_zoho import MISHAPS, FakeZoho
 from tests.support.links import RELATION, Pair
+from tests.support.zoho_responses import response
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.verdict import GONE_AND_NOT_SEEN_LINKED
-from zoho_crm.errors import ClaimLostError
+from zoho_crm.errors import ClaimLostError, OtherOrgError
 from zoho_crm.hooks.by_parent import ByParentDelinkClient
 from zoho_crm.hooks.link_operation import DelinkClient
 from zoho_crm.hooks.presence import RetryLimits
+from zoho_crm.hooks.send_right import Turns
 from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.operators.preflight import OrgCheck
 from zoho_crm.operators.report import close_run
+from zoho_crm.operators.slot_keeper import SEND_LEASE_S, LeasedSlots, SlotKeeper, shared_clock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from zoho_crm.core.models import LinkResult, PlannedLink
+    from zoho_crm.core.request import ZohoRequest
+    from zoho_crm.hooks.zoho_response import ZohoResponse
     from zoho_crm.ledger.claims import Claim
 
 ALL = [(f"c-{parent}", f"d-{number}") for parent in range(1, 5) for number in range(1, 4)]
 PLANNED = ALL[:9]
 """The links of the first three parents; those of the fourth are not planned."""
 CHUNKS = 3
+ORG, OTHER_ORG = str(target().org_id), "42"
+HOUR_S = 3600.0
 
 newest_first = st.integers(0, 2)
 mishaps = st.one_of(
@@ -51,11 +67,43 @@ mishaps = st.one_of(
 )
 
 
+@dataclass
+class Leases(LeasedSlots):
+    """Leases whose wait for an earlier try takes no real time."""
+
+    pass_time: Callable[[float], None] = field(kw_only=True)
+
+    def hold(self) -> int:
+        held = super().hold()
+        if not held:
+            self.pass_time(SEND_LEASE_S / 5)
+        return held
+
+
+class Client:
+    """The client of one try: it sends under the right of the try, to the organization of the connection."""
+
+    def __init__(self, zoho: FakeZoho, org_id: str, right: SlotKeeper) -> None:
+        self.connection = SimpleNamespace(conn_id="zoho", api_version="v7")
+        self._zoho, self._org_id = zoho, org_id
+        self._turns = Turns(right, 1)
+
+    async def send(self, request: ZohoRequest) -> ZohoResponse:
+        if request.segments[2:] == ("org",):
+            return response(200, {"org": [{"zgid": self._org_id}]})
+        async with self._turns.turn():
+            self._turns.check()
+            return await self._zoho.send(request)
+
+
 @dataclass(eq=False)
 class LiveTry:
-    """A live try: the links it has taken, and the results it has not written yet."""
+    """A live try: its right to send, the links it has taken, and the results it has not written yet."""
 
     claim: Claim
+    right: SlotKeeper
+    client: Any
+    clock: Callable[[], float]
     open: list[PlannedLink] = field(default_factory=list)
     results: list[LinkResult] = field(default_factory=list)
 
@@ -68,8 +116,12 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.path = Path(tempfile.mkdtemp(dir=self.folder)) / "audit.db"
         shutil.copy(self.empty, self.path)
-        self.ledger = Ledger(sa.create_engine(f"sqlite:///{self.path}"))
+        self.clocks = pytest.MonkeyPatch()
+        self.now_s = self.started_s = time.time()
+        self.ledger = Ledger(sa.create_engine(f"sqlite:///{self.path}"), clock=lambda _: self.read_clock())
+        self.set_worker_clocks(0.0)
         self.tries: list[LiveTry] = []
+        self.numbers = count(1)
         self.plans = self.closes = 0
         self.claims = dict.fromkeys(range(CHUNKS), 0)
         self.sending: LiveTry | None = None
@@ -85,6 +137,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, absent: set[Pair]) -> None:
         self.before = frozenset(ALL) - absent
         self.zoho = FakeZoho(set(self.before), before_delete=self.check_delete)
+        self.elsewhere = FakeZoho(set(ALL))
         self.chunks = plan(self.ledger, PLANNED, chunk_size=3).chunks
         assert [chunk["links"] for chunk in self.chunks] == [3] * CHUNKS
 
@@ -99,7 +152,31 @@ class Machine(RuleBasedStateMachine):
     def start(self, chunk_no: int, count: int) -> None:
         """Start a first try, a retry or a clear; the code under test sees no difference."""
         one = self.claim(chunk_no)
+        self.check_org(one)
         one.open = self.ledger.claims.take(one.claim, count)
+
+    @rule(chunk_no=st.integers(0, CHUNKS - 1))
+    def start_elsewhere(self, chunk_no: int) -> None:
+        """Start a try while the connection leads to another organization: it stops and says so."""
+        one = self.claim(chunk_no, org_id=OTHER_ORG)
+        if self.ledger.claims.has_unsettled(one.claim):
+            with pytest.raises(
+                OtherOrgError, match=f"plan is for organization {ORG}; .* to {OTHER_ORG}.*clear"
+            ):
+                self.check_org(one)
+        self.tries.remove(one)
+
+    @precondition(lambda self: self.tries)
+    @rule()
+    def freeze(self) -> None:
+        """Let all processes stand still until no lease is left; any of them may go on first."""
+        self.pass_time(SEND_LEASE_S + 1)
+
+    @precondition(lambda self: self.tries)
+    @rule(hours=st.sampled_from([-1, 0, 1]))
+    def jump(self, hours: int) -> None:
+        """Set the clocks of all workers: nothing that is selected, ordered or leased depends on them."""
+        self.set_worker_clocks(hours * HOUR_S)
 
     @precondition(lambda self: any(one.open for one in self.tries))
     @rule(which=newest_first, mishaps=mishaps)
@@ -123,10 +200,13 @@ class Machine(RuleBasedStateMachine):
         self.zoho.apply_late_requests()
 
     @precondition(lambda self: self.tries)
-    @rule(which=newest_first)
-    def die(self, which: int) -> None:
-        """End a try before, between or after requests, possibly with results in memory."""
-        self.tries.remove(self.pick(which, self.tries))
+    @rule(which=newest_first, releases=st.booleans())
+    def end(self, which: int, releases: bool) -> None:
+        """End a try before, between or after requests, possibly with results in memory; or kill it, with its leases."""
+        one = self.pick(which, self.tries)
+        self.tries.remove(one)
+        if releases:
+            one.right.release()
 
     @precondition(lambda self: any(one.results for one in self.tries))
     @rule(which=newest_first, take=st.integers(0, 2), response_is_lost=st.booleans())
@@ -154,6 +234,8 @@ class Machine(RuleBasedStateMachine):
     def close(self) -> None:
         """Report the run; a clear may follow."""
         self.closes += 1
+        # It waits for the end of all leases.
+        self.pass_time(SEND_LEASE_S + 1)
         close_run(self.ledger, "run", origin=REPORT, tolerance=0.0)
         self.claims = dict(map(tuple, self.read("SELECT chunk_no, claim_no FROM zoho_delink_chunk")))
         assert len(latest(self.ledger)) == len(PLANNED)
@@ -161,15 +243,16 @@ class Machine(RuleBasedStateMachine):
     # -- invariants
 
     def check_delete(self, links: list[Pair]) -> None:
-        """Check that each DELETE is for planned links that are in flight in the database."""
+        """Check that each DELETE is for planned links in flight, by the only try that may send links of the chunk."""
         assert self.sending is not None
         assert set(links) <= set(PLANNED)
         states = self.states()
-        if self.is_current(self.sending):
-            assert {states[link] for link in links} == {"in_flight"}
-        else:
-            # A fenced try sends what it has taken; the newer try may have settled it meanwhile.
-            assert {states[link] for link in links} <= {"in_flight", "settled"}
+        # A fenced try sends what it has taken until its lease ends; the newer try waits for that.
+        assert {states[link] for link in links} == {"in_flight"}
+        claim = self.sending.claim
+        (chunk,) = self.read(f"SELECT * FROM zoho_delink_chunk WHERE chunk_no = {claim.chunk_no}")  # noqa: S608
+        assert chunk["sender"] == claim.holder
+        assert chunk["send_until"] > self.now_s
 
     @invariant()
     def rules_hold(self) -> None:
@@ -179,7 +262,8 @@ class Machine(RuleBasedStateMachine):
             self.check_audit()
 
     def check_links(self) -> None:
-        """Check that only planned links are gone."""
+        """Check that only planned links are gone, and none of another organization."""
+        assert self.elsewhere.linked == set(ALL)
         assert self.before - self.zoho.linked <= set(PLANNED)
         assert self.zoho.linked <= self.before
 
@@ -207,6 +291,8 @@ class Machine(RuleBasedStateMachine):
             for row in self.read("SELECT * FROM zoho_delink_audit ORDER BY event_id")
         }
         assert {key: events.get(key) for key in self.events} == self.events
+        # Their order is that of the database's clock, and so that in which they were written.
+        assert list(events)[: len(self.events)] == list(self.events)
         self.events = events
         found = self.read("SELECT * FROM zoho_delink_latest")
         said = {(row["external_id"], row["related_external_id"]): row["outcome"] for row in found}
@@ -215,13 +301,19 @@ class Machine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Check that tries without mishaps finish the run, and that a further one sends nothing."""
-        if not hasattr(self, "zoho"):
-            return
+        try:
+            if hasattr(self, "zoho"):
+                self.check_end()
+        finally:
+            self.clocks.undo()
+
+    def check_end(self) -> None:
         self.tries.clear()
         self.finish()
         sent = self.zoho.deletes
         self.finish()
         assert self.zoho.deletes == sent
+        self.check_times()
         self.reader.close()
         self.ledger.close()
         shutil.rmtree(self.path.parent)
@@ -229,6 +321,7 @@ class Machine(RuleBasedStateMachine):
     def finish(self) -> None:
         for chunk_no in range(CHUNKS):
             one = self.claim(chunk_no)
+            self.check_org(one)
             taken = self.ledger.claims.take(one.claim, 2)
             while taken:
                 self.process(one, taken, [])
@@ -246,6 +339,13 @@ class Machine(RuleBasedStateMachine):
         assert counts == self.ledger.runs.counts("run")
         self.rules_hold()
 
+    def check_times(self) -> None:
+        """Check that all times are the database's, whatever the clocks of the workers said."""
+        first, last = (datetime.fromtimestamp(one, UTC) for one in (self.started_s - 1, self.now_s + 1))
+        for row in self.read("SELECT sent_at, finished_at FROM zoho_delink_audit"):
+            for text in filter(None, row):
+                assert first <= datetime.fromisoformat(text).replace(tzinfo=UTC) <= last
+
     # -- helpers
 
     def process(self, one: LiveTry, unit: list[PlannedLink], mishaps: list[str]) -> None:
@@ -254,7 +354,14 @@ class Machine(RuleBasedStateMachine):
 
         self.zoho.mishaps = list(mishaps)
         patience = RetryLimits(sends=2, waits=2, verifications=2)
-        single = DelinkClient(self.zoho, RELATION, "v7", patience, sleep=no_pause)
+        single = DelinkClient(
+            one.client,
+            RELATION,
+            "v7",
+            patience,
+            sleep=no_pause,
+            now=lambda: datetime.fromtimestamp(one.clock(), UTC),
+        )
         delinker = single if len(unit) == 1 else ByParentDelinkClient(single)
         self.sending = one
         settled = asyncio.run(delinker.process_unit(unit))
@@ -276,11 +383,47 @@ class Machine(RuleBasedStateMachine):
     def is_current(self, one: LiveTry) -> bool:
         return one.claim.claim_no == self.claims[one.claim.chunk_no]
 
-    def claim(self, chunk_no: int) -> LiveTry:
-        claim = self.ledger.claims.claim("run", chunk_no, "a try")
+    def claim(self, chunk_no: int, org_id: str = ORG) -> LiveTry:
+        holder = f"try {next(self.numbers)}"
+        claim = self.ledger.claims.claim("run", chunk_no, holder)
         self.claims[chunk_no] = claim.claim_no
-        self.tries.append(LiveTry(claim))
+        leases = Leases(
+            self.ledger,
+            "zoho",
+            holder,
+            wanted=1,
+            limit=10,
+            claim=claim,
+            renew_every_s=0.0,
+            pass_time=self.pass_time,
+        )
+
+        async def is_stopped() -> bool:
+            return False
+
+        right = SlotKeeper(leases, is_stopped, clock=lambda: self.now_s)
+        client = Client(self.zoho if org_id == ORG else self.elsewhere, org_id, right)
+        self.tries.append(LiveTry(claim, right, client, shared_clock(self.ledger)))
         return self.tries[-1]
+
+    def check_org(self, one: LiveTry) -> None:
+        """Do what a try does before it takes a link."""
+        run = self.ledger.runs.existing("run")
+        store: Any = SimpleNamespace(claim=one.claim, target=target())
+        assert asyncio.run(OrgCheck(self.ledger, run, store)(one.client)) is None
+
+    def read_clock(self) -> float:
+        self.now_s += 0.001
+        return self.now_s
+
+    def pass_time(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def set_worker_clocks(self, skew_s: float) -> None:
+        self.clocks.undo()
+        real = time.time
+        self.clocks.setattr(time, "time", lambda: real() + skew_s)
+        self.clocks.setattr(time, "time_ns", lambda: int((real() + skew_s) * 1e9))
 
     @staticmethod
     def pick(which: int, tries: list[LiveTry]) -> LiveTry:
@@ -296,7 +439,7 @@ def test_rules_hold_in_any_order_of_steps(tmp_path: Path) -> None:
 
     LocalMachine.empty, LocalMachine.folder = empty, tmp_path
     LocalMachine.TestCase.settings = settings(
-        max_examples=40,
+        max_examples=30,
         stateful_step_count=30,
         deadline=None,
         database=None,
