@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 pytest_plugins = ["tests.support.airflow_world"]
 
 MANUAL = "zoho_delink__manual"
-LINKS = [["c-0001", "d-0001"], ["=cmd|' /C calc'!A0", "@SUM(1)"]]
 
 
 @pytest.fixture(scope="session")
@@ -23,12 +22,10 @@ def stack_env(jobs_env: dict[str, str]) -> dict[str, str]:
     return jobs_env
 
 
-@pytest.fixture(scope="module")
-def address(world: World) -> str:
+@pytest.fixture
+def address(dry_run_id: str) -> str:
     """Return the address of the links of a dry run."""
-    run_id = world.runs.trigger(MANUAL, {"links": LINKS})
-    world.runs.finish(MANUAL, run_id)
-    return f"/zoho-delinks/dags/{MANUAL}/runs/{quote(run_id, safe='')}/links.csv"
+    return f"/zoho-delinks/dags/{MANUAL}/runs/{quote(dry_run_id, safe='')}/links.csv"
 
 
 def get(world: World, path: str, token: str | None = None, **cookies: str) -> requests.Response:
@@ -50,7 +47,7 @@ def test_file_is_refused_without_a_valid_session(world: World, address: str):
     assert {wrong.status_code, wrong_cookie.status_code} <= {401, 403}
     for response in (without, wrong, wrong_cookie):
         assert response.headers["content-type"] == "application/json"
-        assert "c-0001" not in response.text
+        assert "who-may-see" not in response.text
     for page in ("docs", "redoc", "openapi.json", ""):
         assert get(world, f"/zoho-delinks/{page}").status_code == 401
 
@@ -65,7 +62,7 @@ def test_file_is_sent_to_users_who_may_read_the_runs_of_the_dag(world: World, ad
         rows = list(csv.DictReader(response.text.splitlines()))
         assert [(row["external_id"], row["related_external_id"], row["outcome"]) for row in rows] == [
             ("'=cmd|' /C calc'!A0", "'@SUM(1)", "would_remove"),
-            ("c-0001", "d-0001", "would_remove"),
+            ("who-may-see", "a-deal", "would_remove"),
         ]
 
 

@@ -40,6 +40,8 @@ _DAYS_BACK = 5
 # The rows of the warehouse that a job uses, unless they are named after the job.
 _RELATIONS = {"manual": "contacts_deals", "week_copy": "week"}
 
+MANUAL = "zoho_delink__manual"
+DRY_RUN_LINKS = [["who-may-see", "a-deal"], ["=cmd|' /C calc'!A0", "@SUM(1)"]]
 AUDIT = "zoho_delink_audit"
 UNUSED_AUDIT = "zoho_delink_unused"
 
@@ -241,6 +243,14 @@ def world(airflow_stack: LocalAirflow, delink_home: Home) -> World:
         body = {"connection_id": conn_id, **connection, "extra": json.dumps(connection.get("extra", {}))}
         airflow_stack.api("POST", "/api/v2/connections", body)
     return build_world(airflow_stack, delink_home.demo, delink_home.day_ends)
+
+
+@pytest.fixture(scope="session")
+def dry_run_id(world: World) -> str:
+    """Return a finished dry run of the job `manual`, for tests that only read it."""
+    run_id = world.runs.trigger(MANUAL, {"links": DRY_RUN_LINKS})
+    world.runs.finish(MANUAL, run_id)
+    return run_id
 
 
 def build_world(airflow: LocalAirflow, demo: DemoWorld, day_ends: datetime) -> World:
