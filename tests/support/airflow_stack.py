@@ -19,6 +19,8 @@ from include.stack import LocalAirflow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# The Dag files do not change: reading them again would take a good part of a core.
+_SETTINGS = {"AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300"}
 _KEPT = Path(__file__).parents[2] / ".cache"
 
 
@@ -34,7 +36,10 @@ def airflow_stack(
 ) -> Iterator[LocalAirflow]:
     """Yield a healthy Airflow with the Dags of this repository; its logs stay in .cache/e2e-logs when a test fails."""
     home = tmp_path_factory.mktemp("airflow")
-    with logs_kept(home, "e2e-logs", request.session), LocalAirflow(home, env=stack_env) as airflow:
+    # Only tasks of system tests wait in the triggerer.
+    triggerer = any(item.get_closest_marker("systems") for item in request.session.items)
+    airflow = LocalAirflow(home, env={**_SETTINGS, **stack_env}, triggerer=triggerer)
+    with logs_kept(home, "e2e-logs", request.session), airflow:
         airflow.wait_until_healthy()
         yield airflow
 
