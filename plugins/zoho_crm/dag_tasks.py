@@ -32,6 +32,13 @@ TIME_LIMITS = {
 A task that ends so leaves the links as a killed one does. The wait for an approval does not count.
 """
 
+_APPROVE_RETRIES: dict[str, Any] = {
+    "retries": 20,
+    "retry_delay": timedelta(seconds=3),
+    "retry_exponential_backoff": backoff(1.0),
+}
+"""Soon and often: an early response may cost the task a try, and the next one uses it."""
+
 CHUNK_NAME = "{{ task.chunk['label'].split(' from ')[0] }}, {{ task.chunk['links'] }} links"
 """Name of a mapped task, e.g. ``1/3, 500 links``; the rest of the label contains external IDs."""
 
@@ -74,7 +81,7 @@ def add_tasks(
     checked = add(preflight, "preflight")
     planned = add(plan, "plan", preflight_task_id=checked.task_id)
     guarded = add(GuardOperator, "guard")
-    approved = add(ApproveOperator, "approve", guard_task_id=guarded.task_id)
+    approved = add(ApproveOperator, "approve", guard_task_id=guarded.task_id, **_APPROVE_RETRIES)
     # The report runs whatever the other tasks ended as.
     report = add(ReportOperator, "report", trigger_rule="all_done", retries=1, outlets=[updates_of(updates)])
     checked >> planned >> guarded >> approved >> map_over(planned) >> report

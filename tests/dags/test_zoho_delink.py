@@ -124,6 +124,15 @@ def test_the_wait_for_an_approval_has_its_own_limit(dag: DAG) -> None:
     assert dag.get_task("approve").response_timeout is None
 
 
+def test_approve_is_tried_again_soon_and_often(dag_bag: DagBag) -> None:
+    approves = [task for dag in dag_bag.dags.values() for task in dag.tasks if task.task_id == "approve"]
+    assert len(approves) > 2
+    for task in approves:
+        assert task.retries >= 20
+        assert task.retry_delay <= timedelta(seconds=5)
+        assert task.retry_exponential_backoff in {0, 1.0}
+
+
 def test_a_scheduled_job_has_data_intervals(dag: DAG) -> None:
     assert isinstance(dag.timetable, CronDataIntervalTimetable)
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
