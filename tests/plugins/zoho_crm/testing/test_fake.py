@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import yaml
+from click.testing import CliRunner
 
+from zoho_crm.cli.main import main
 from zoho_crm.testing import Call, FakeZoho
 
 if TYPE_CHECKING:
@@ -39,7 +42,8 @@ def test_the_documented_test_of_a_job_passes(tmp_path: Path, run_with_airflow: R
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "conftest.py").write_text(CONFTEST)
     (tmp_path / "tests" / "test_contacts_deals.py").write_text(JOB_TEST)
-    done = run_with_airflow("-c", PYTEST, str(tmp_path))
+    shutil.copytree(PACKAGE / "cli" / "project" / "dags", tmp_path / "dags")
+    done = run_with_airflow("-c", PYTEST, str(tmp_path), AIRFLOW__CORE__DAGS_FOLDER=str(tmp_path / "dags"))
     assert "1 passed" in done.stdout, done.stdout[-3000:] + done.stderr[-1000:]
 
 
@@ -51,10 +55,36 @@ def fake() -> Iterator[FakeZoho]:
 
 def test_the_documented_relation_links_records_by_the_fields_of_the_org(fake: FakeZoho) -> None:
     exec(RELATION, {"fake_zoho": fake})  # noqa: S102  # the code of a page of this repository
-    assert fake.links("Contacts", "Machines") == {("4711", "SN-1")}
+    assert fake.links("Contacts", "Deals") == {("4711", "O-1")}
     contact = fake.state.crm.records("Contacts")[0]
     assert contact["ERP_Customer_No"] == "4711"
     assert "External_Contact_ID" not in contact
+
+
+@pytest.mark.parametrize(
+    ("module", "related_list"), [("Contacts", "Deals"), ("Contacts", "Machines"), ("Projects", "Deals")]
+)
+def test_a_job_on_an_added_relation_passes_the_checks_of_preflight(
+    fake: FakeZoho, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, related_list: str
+) -> None:
+    relation = {
+        "module": module,
+        "external_field": "ERP_Customer_No",
+        "related_list": related_list,
+        "related_external_field": "ERP_Order_No",
+    }
+    fake.add_relation(**relation)
+    job = yaml.safe_load((PROJECT / "include" / "jobs" / "contacts_deals.yaml").read_text())
+    job |= {"relation": relation, "allow_undocumented_relation": True}
+    shutil.copytree(PROJECT / "include" / "sql", tmp_path / "sql")
+    (tmp_path / "jobs").mkdir()
+    (tmp_path / "jobs" / "orders.yaml").write_text(yaml.safe_dump(job))
+    monkeypatch.setenv("AIRFLOW_CONN_ZOHO_CRM_DEFAULT", fake.connection)
+    checked = CliRunner().invoke(
+        main, ["check-connection", "--job", "orders", "--jobs-folder", str(tmp_path / "jobs")]
+    )
+    assert checked.exit_code == 0, checked.output
+    assert "suffices for orders" in checked.output
 
 
 def test_the_documented_faults_exist(fake: FakeZoho) -> None:
