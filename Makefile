@@ -173,7 +173,7 @@ run_tests = mkdir -p .cache; tmp=$$(mktemp -d "$$PWD/.cache/test.XXXXXX"); trap 
 	TMPDIR="$$tmp" $(bin)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup
 test-unit: PYTEST_WORKERS = 2 # they wait for nothing
 test-unit: $(ready) ## Run the tests that start no server and no Airflow
-	@$(run_tests) tests/plugins tests/dags tests/deploy -m 'not integration and not e2e and not browser and not systems' $(PYTEST_ARGS)
+	@$(run_tests) tests/plugins tests/dags tests/deploy tests/docs -m 'not integration and not e2e and not browser and not systems' $(PYTEST_ARGS)
 
 test: $(ready) ## Run the unit, integration and end-to-end tests; PYTEST_ARGS="-k name" passes options to pytest
 	@$(run_tests) -m 'not systems' $(PYTEST_ARGS)
