@@ -34,7 +34,7 @@ for line in sys.stdin:
         del os.environ[name]
     env = wanted["env"]
     os.environ.update(env)
-    # Airflow 3.1 leaves the ID of the last run's Dag behind, and no other Dag would be made.
+    # Airflow before 3.3 leaves the ID of the last run's Dag behind, and no other Dag would be made.
     os.environ.pop("_AIRFLOW_PARSING_CONTEXT_DAG_ID", None)
     # Load again: Airflow keeps the values of one run in the Dag for the next.
     dag = DagBag(dag_folder=sys.argv[2]).dags[wanted["dag_id"]]

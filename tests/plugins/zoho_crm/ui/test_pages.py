@@ -199,6 +199,22 @@ def test_run_page_shows_a_response_before_the_task_has_stored_it(
     assert pages.client.get(f"{pages.run()}/progress").json()["shown"] != before
 
 
+def test_run_page_without_airflows_responses_links_to_the_question(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*run: str) -> list[GivenResponse]:
+        raise sa.exc.OperationalError("SELECT", {}, Exception("no database"))
+
+    pages.store(LINKS)
+    pages.ledger.runs.ask_approval("a-run", "0" * 64)
+    monkeypatch.setattr(airflow_compat, "given_responses", fail)
+
+    page = pages.client.get(pages.run())
+
+    assert page.status_code == 200
+    assert "required_actions" in page.text
+
+
 def test_page_of_an_unfinished_run_polls_its_progress(pages: Pages):
     half = {pair: outcome for pair, outcome in ALL_REMOVED.items() if pair[0] < "c-05"}
     pages.store(LINKS, half, chunk_size=5)
