@@ -430,7 +430,8 @@ class Machine(RuleBasedStateMachine):
         return tries[-1 - which % len(tries)]
 
 
-def test_rules_hold_in_any_order_of_steps(tmp_path: Path) -> None:
+@pytest.mark.parametrize("examples", [15, pytest.param(60, marks=pytest.mark.systems)])
+def test_rules_hold_in_any_order_of_steps(tmp_path: Path, examples: int) -> None:
     empty = tmp_path / "empty.db"
     sqlite_ledger(empty).close()
 
@@ -439,7 +440,7 @@ def test_rules_hold_in_any_order_of_steps(tmp_path: Path) -> None:
 
     LocalMachine.empty, LocalMachine.folder = empty, tmp_path
     LocalMachine.TestCase.settings = settings(
-        max_examples=30,
+        max_examples=examples,
         stateful_step_count=30,
         deadline=None,
         database=None,

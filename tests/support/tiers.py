@@ -56,7 +56,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _group(item: pytest.Item) -> str | None:
     if item.get_closest_marker("e2e"):
         return "e2e"
-    return "dag_runs" if "empty_airflow_db" in getattr(item, "fixturenames", ()) else None
+    fixtures = getattr(item, "fixturenames", ())
+    if "empty_airflow_db" in fixtures:
+        return "dag_runs"
+    is_proof = item.path.is_relative_to(_TESTS / "proofs") and not item.get_closest_marker("systems")
+    return "killed_processes" if is_proof and "processes" in fixtures else None
 
 
 def _marks(item: pytest.Item) -> set[str]:

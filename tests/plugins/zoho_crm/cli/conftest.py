@@ -117,9 +117,13 @@ def story(story_file: Path, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.fixture
-def any_story(audit: Audit, jobs: Jobs) -> Audit:
+def any_story(audit: Audit, jobs: Jobs, story_file: Path) -> Audit:
     """The runs of story.py in each kind of database."""
-    write_story(audit.engine).close()
+    if audit.engine.name == "sqlite":
+        assert audit.url.database
+        shutil.copy(story_file, audit.url.database)
+    else:
+        write_story(audit.engine).close()
     return audit
 
 

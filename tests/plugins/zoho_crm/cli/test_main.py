@@ -81,21 +81,20 @@ def test_closed_pipe_leaves_no_stack_trace(story: Audit) -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize(
-    "args", [["--help"], ["check-job", "FILE"], ["job-reference"], ["audit", "show", "--help"]]
-)
-def test_airflow_is_not_imported_without_need(jobs: Jobs, args: list[str]) -> None:
-    args = [str(jobs.file) if arg == "FILE" else arg for arg in args]
+def test_airflow_is_not_imported_without_need(jobs: Jobs) -> None:
+    commands = [["--help"], ["check-job", str(jobs.file)], ["job-reference"], ["audit", "show", "--help"]]
     code = (
         "import sys; from zoho_crm.cli.main import main\n"
-        f"try: main({args!r})\n"
-        "except SystemExit: pass\n"
-        "print('airflow' in sys.modules)"
+        f"for args in {commands!r}:\n"
+        "    try: main(args)\n"
+        "    except SystemExit: pass\n"
+        "    if 'airflow' in sys.modules: sys.exit(f'imported by {args}')\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.stdout.splitlines()[-1:] == ["False"], done.stderr
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
 
 
 def test_every_command_has_json_and_is_documented() -> None:
