@@ -125,7 +125,8 @@ def run_row(row: Row, steps: dict[str, list[str]], *, keep_going: bool) -> bool:
     started = time.monotonic()
     say(f"{row.name}: Airflow {row.airflow}, environment ...")
     python = make_environment(row, folder)
-    results = load_results(row)
+    # Results of an earlier run stay only if some steps alone are run.
+    results = load_results(row) if len(steps) < len(STEPS) else {"steps": {}}
     results["row"], results["versions"] = asdict(row), versions(python)
     results["day"] = time.strftime("%Y-%m-%d", time.gmtime())
     passed = True
@@ -134,11 +135,11 @@ def run_row(row: Row, steps: dict[str, list[str]], *, keep_going: bool) -> bool:
         code, outcome = run_step(python, folder, name, arguments)
         passed = passed and code == 0
         results["steps"][name] = outcome
+        (folder / "results.json").write_text(json.dumps(results, indent=2))
         say(f"{row.name}: {name}: {outcome} ({time.monotonic() - begun:.0f} s)")
         if code and not keep_going:
             break
-    results["minutes"] = round((time.monotonic() - started) / 60, 1)
-    (folder / "results.json").write_text(json.dumps(results, indent=2))
+    say(f"{row.name}: {(time.monotonic() - started) / 60:.1f} minutes")
     return passed
 
 
