@@ -29,8 +29,14 @@ STATEMENTS = StatementLimits(silence_s=315, statement_s=300, lock_s=_LOCK_S)
 STATEMENTS_FOR_PEOPLE = StatementLimits(silence_s=45, statement_s=30, lock_s=30)
 """For statements of pages and commands."""
 
-IDLE_TIMEOUT_S = 900
+READER_IDLE_S = 900
 """After this, PostgreSQL ends a transaction whose process does nothing, such as a download that nothing reads."""
+
+WRITER_IDLE_S = 30
+"""
+After this, PostgreSQL and MariaDB end a transaction that writes and whose process does nothing: it was stopped, and
+others wait for the rows that it locks.
+"""
 
 _LIMITS = WaitLimits("The audit database", STATEMENTS)
 _READING = "zoho_delink_reading"
@@ -147,7 +153,7 @@ def _begin_postgresql(connection: sa.Connection) -> None:
         f"SET TRANSACTION ISOLATION LEVEL {_isolation(options)}{', READ ONLY' if options.get(_READING) else ''}; "
         f"SET LOCAL statement_timeout = '{limits.statement_s or 0}s'; "
         f"SET LOCAL lock_timeout = '{limits.lock_s or 0}s'; "
-        f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_TIMEOUT_S}s'"
+        f"SET LOCAL idle_in_transaction_session_timeout = '{_idle_s(options)}s'"
     )
     if not options.get(_READING):
         settings = f"{settings}; {_DURABLE_COMMIT}"
@@ -176,7 +182,8 @@ def _begin_mysql(connection: sa.Connection) -> None:
     options, limits = connection.get_execution_options(), _LIMITS.of(connection)
     _execute(
         connection,
-        f"SET SESSION max_statement_time = {limits.statement_s or 0}"
+        f"SET SESSION max_statement_time = {limits.statement_s or 0}, "
+        f"SESSION idle_write_transaction_timeout = {WRITER_IDLE_S}"
         if connection.dialect.is_mariadb  # type: ignore[attr-defined]
         else f"SET SESSION max_execution_time = {(limits.statement_s or 0) * 1000}",
     )
@@ -188,6 +195,10 @@ def _execute(connection: sa.Connection, statements: str) -> None:
     """Execute what sets up a transaction, without the options of its connection for the statements that follow."""
     options = {"no_parameters": True, "stream_results": False, "yield_per": None}
     connection.exec_driver_sql(statements, execution_options=options).close()
+
+
+def _idle_s(options: Mapping[str, Any]) -> int:
+    return READER_IDLE_S if options.get(_READING) else WRITER_IDLE_S
 
 
 def _isolation(options: Mapping[str, Any]) -> str:

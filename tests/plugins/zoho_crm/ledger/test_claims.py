@@ -27,6 +27,7 @@ from zoho_crm.core.models import PlannedLink
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import tables
+from zoho_crm.ledger.claims import fence
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -49,6 +50,22 @@ def test_claim_is_numbered_and_shown_in_the_table(ledger: Ledger, engine: sa.Eng
     rows = rows_of(engine, tables.chunks)
     assert [(row["claim_no"], row["holder"]) for row in rows] == [(2, "second try"), (0, None)]
     assert rows[0]["claimed_at"] is not None
+
+
+def test_a_process_that_is_stopped_in_a_write_does_not_hold_up_the_next_try(
+    ledger: Ledger, engine: sa.Engine, claim: Claim, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if engine.name == "sqlite":
+        pytest.skip("SQLite waits for a writer as long as it lives")
+    monkeypatch.setattr("zoho_crm.ledger.engine.WRITER_IDLE_S", 1)
+    with engine.connect() as stopped:
+        fence(stopped, claim)
+        again = ledger.claims.claim(RUN, 0, "second try")
+        with pytest.raises(sa.exc.OperationalError):
+            stopped.commit()
+    assert again.claim_no == 2
+    with pytest.raises(ClaimLostError):
+        ledger.claims.take(claim, 1)
 
 
 @pytest.mark.parametrize(("run_key", "chunk_no"), [(RUN, 2), (RUN, -1), ("other", 0)])
