@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
-from airflow.providers.standard.triggers.hitl import HITLTrigger
 
 from zoho_crm.airflow_compat import await_response, base_url, has_awaiting_input, register_question
 from zoho_crm.core.approval import (
@@ -26,16 +24,15 @@ from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_operator import JobOperator, final_errors
+from zoho_crm.operators.late_response import LateResponseTrigger
 from zoho_crm.source import SourceFacts, fetch_source_facts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
     from datetime import timedelta
     from pathlib import Path
     from uuid import UUID
 
     from airflow.sdk import Context
-    from airflow.triggers.base import TriggerEvent
 
     from zoho_crm.core.guard_rules import Decision
     from zoho_crm.core.job import Job
@@ -300,29 +297,6 @@ class ApproveOperator(JobOperator, ApprovalOperator):
             ledger.close()
         super().execute_complete(context, event)
         return {"approval": approval, "by": by, "at": at.isoformat()}
-
-
-class LateResponseTrigger(HITLTrigger):
-    """
-    Look for the response to a question after a pause, in which the scheduler sees that the task waits.
-
-    :param pause_s: seconds before the first look
-    :param poke_interval: seconds between two looks
-    """
-
-    def __init__(self, *, pause_s: float, poke_interval: float = 3.0, **kwargs: Any) -> None:
-        super().__init__(poke_interval=poke_interval, **kwargs)
-        self.pause_s = pause_s
-
-    def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the path of the class, and its arguments."""
-        return f"{__name__}.{type(self).__name__}", {**super().serialize()[1], "pause_s": self.pause_s}
-
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Pause, then look until there is a response or the time is over."""
-        await asyncio.sleep(self.pause_s)
-        async for event in super().run():
-            yield event
 
 
 def build_facts(ledger: Ledger, run: StoredRun, *, planned: int, now: datetime, source: SourceFacts) -> Facts:

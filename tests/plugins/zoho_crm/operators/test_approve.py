@@ -20,7 +20,8 @@ from tests.support.operators import context, jobs_folder, make_job, pairs
 from tests.support.releases import WaitsForResponse
 from zoho_crm.airflow_compat import TaskDeferred, has_awaiting_input
 from zoho_crm.errors import PlanError
-from zoho_crm.operators.guard import ApproveOperator, GuardOperator, LateResponseTrigger
+from zoho_crm.operators.guard import ApproveOperator, GuardOperator
+from zoho_crm.operators.late_response import LateResponseTrigger
 from zoho_crm.operators.plan_links import PlanLinksOperator
 
 if TYPE_CHECKING:
