@@ -125,6 +125,7 @@ class Machine(RuleBasedStateMachine):
         self.numbers = count(1)
         self.plans = self.closes = 0
         self.claims = dict.fromkeys(range(CHUNKS), 0)
+        self.last_sent = dict.fromkeys(range(CHUNKS), 0)
         self.sending: LiveTry | None = None
         self.events: dict[str, Any] = {}
         self.final: dict[Pair, str] = {}
@@ -166,6 +167,29 @@ class Machine(RuleBasedStateMachine):
             ):
                 self.check_org(one)
         self.tries.remove(one)
+
+    @precondition(lambda self: sum(bool(one.open or one.results) for one in self.tries) < 3)
+    @rule(chunk_no=st.integers(0, CHUNKS - 1), freezes=st.booleans())
+    def overtake(self, chunk_no: int, freezes: bool) -> None:
+        """Stop a try between two links, let a newer one work, then let the first continue: it sends nothing."""
+        first, second = self.claim(chunk_no), None
+        first.open = self.ledger.claims.take(first.claim, CHUNKS)
+        if first.open:
+            self.process(first, [first.open.pop(0)], [])
+            if freezes:
+                self.freeze()
+            second = self.claim(chunk_no)
+            second.open = self.ledger.claims.take(second.claim, CHUNKS)
+            self.process(second, [second.open.pop(0)], [])
+        sent = self.zoho.deletes
+        for planned in first.open:
+            self.process(first, [planned], [])
+        assert self.zoho.deletes == sent
+        self.tries.remove(first)
+        first.right.release()
+        if second and second.open:
+            # The release has left the lease of the newer try alone.
+            self.process(second, [second.open.pop(0)], [])
 
     @precondition(lambda self: self.tries)
     @rule()
@@ -254,6 +278,8 @@ class Machine(RuleBasedStateMachine):
         (chunk,) = self.read(f"SELECT * FROM zoho_delink_chunk WHERE chunk_no = {claim.chunk_no}")  # noqa: S608
         assert chunk["sender"] == claim.holder
         assert chunk["send_until"] > self.now_s
+        assert claim.claim_no >= self.last_sent[claim.chunk_no], "a newer try has sent before"
+        self.last_sent[claim.chunk_no] = claim.claim_no
 
     @invariant()
     def rules_hold(self) -> None:
