@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -198,19 +199,22 @@ def run_step(python: Path, folder: Path, name: str, arguments: list[str]) -> tup
         "TMPDIR": str(temporary),
         "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
     }
-    with log.open("w") as output:
+    with (
+        log.open("w") as output,
+        subprocess.Popen(
+            [str(python), "-m", *arguments],
+            cwd=folder / "project",
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        ) as process,
+    ):
         try:
-            code = subprocess.run(
-                [str(python), "-m", *arguments],
-                cwd=folder / "project",
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                timeout=STEP_TIMEOUT_S,
-                check=False,
-            ).returncode
+            code = process.wait(STEP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
             return 1, f"stopped after {STEP_TIMEOUT_S // 60} minutes"
     shutil.rmtree(temporary, ignore_errors=True)
     counts = re.findall(
