@@ -39,6 +39,8 @@ def test_the_documented_test_of_a_job_passes(tmp_path: Path, run_with_airflow: R
     for name in ("include/jobs/contacts_deals.yaml", "include/sql/contacts_deals.sql"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(PROJECT / name, tmp_path / name)
+    # Not the settings of this project, if the folder is below it.
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "conftest.py").write_text(CONFTEST)
     (tmp_path / "tests" / "test_contacts_deals.py").write_text(JOB_TEST)
