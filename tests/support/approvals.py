@@ -65,8 +65,8 @@ def respond_to_many(world: World, responses: int, *, jobs: int) -> list[Arrival]
     rng.shuffle(delays)
     names = [f"{NEEDS_APPROVAL}_{number}" for number in range(jobs)]
     _write_jobs(world, names)
+    world.runs.read_file_again(f"zoho_delink__{NEEDS_APPROVAL}")
     for name in names:
-        # The Dag processor comes to new job files with its next round, late on a busy machine.
         world.airflow.wait_for_dag(f"zoho_delink__{name}", _DAG_TIMEOUT_S)
         world.airflow.unpause(f"zoho_delink__{name}")
     shares = [list(zip(options, delays, strict=True))[number::jobs] for number in range(jobs)]

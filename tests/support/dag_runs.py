@@ -45,6 +45,11 @@ class Runs:
         """Wait until Airflow knows a Dag; other files may have import errors meanwhile."""
         self.until(lambda: self._knows(dag_id), f"the Dag {dag_id}", _DAG_TIMEOUT_S)
 
+    def read_file_again(self, dag_id: str) -> None:
+        """Let Airflow read the file of a Dag next, e.g. for new job files."""
+        token = self.get(dag_id)["file_token"]
+        self._airflow.api("PUT", f"/api/v2/parseDagFile/{quote(token, safe='')}")
+
     def switch_on(self, dag_id: str) -> None:
         """Unpause a Dag once Airflow knows it."""
         self.wait_for_dag(dag_id)
