@@ -47,6 +47,7 @@ class Runs:
 
     def read_file_again(self, dag_id: str) -> None:
         """Let Airflow read the file of a Dag next, e.g. for new job files."""
+        self.wait_for_dag(dag_id)
         token = self.get(dag_id)["file_token"]
         self._airflow.api("PUT", f"/api/v2/parseDagFile/{quote(token, safe='')}")
 
