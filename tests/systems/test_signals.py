@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from tests.support.airflow_world import World
 
-# The same group as tests/e2e: no two Airflows at a time.
-pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("e2e")]
+# One at a time, beside that of tests/e2e: each needs an Airflow of its kind.
+pytestmark = [pytest.mark.systems, pytest.mark.xdist_group("other_airflows")]
 pytest.importorskip(
     "airflow.providers.openlineage", reason="needs the dependency group `systems`: make test-systems"
 )
