@@ -41,9 +41,9 @@ RUN_COLUMNS = (
     "finished_at",
 )
 SAMPLE_QUERY = """\
-  python3 -c "import sqlite3
-  for row in sqlite3.connect('%s').execute(
-      'SELECT outcome, external_id, related_external_id, zoho_message FROM zoho_delink_latest LIMIT 5'): print(row)"
+python3 -c "import sqlite3
+for row in sqlite3.connect('%s').execute(
+    'SELECT outcome, external_id, related_external_id, zoho_message FROM zoho_delink_latest LIMIT 5'): print(row)"
 """
 
 
