@@ -24,8 +24,8 @@ from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_operator import JobOperator, final_errors
-from zoho_crm.operators.late_response import LateResponseTrigger
 from zoho_crm.source import SourceFacts, fetch_source_facts
+from zoho_crm.triggers import LateResponseTrigger
 
 if TYPE_CHECKING:
     from datetime import timedelta

@@ -21,8 +21,8 @@ from tests.support.releases import WaitsForResponse
 from zoho_crm.airflow_compat import TaskDeferred, has_awaiting_input
 from zoho_crm.errors import PlanError
 from zoho_crm.operators.guard import ApproveOperator, GuardOperator
-from zoho_crm.operators.late_response import LateResponseTrigger
 from zoho_crm.operators.plan_links import PlanLinksOperator
+from zoho_crm.triggers import LateResponseTrigger
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,4 +1,4 @@
-"""The trigger that looks for the response to a question; a module of few imports, since the triggerer loads it."""
+"""The trigger that looks for the response to an approval question; few imports, since the triggerer loads it."""
 
 from __future__ import annotations
 
