@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from zoho_crm.core.job_files import JobFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _FACTORIES = {__name__, "zoho_crm.dags", "zoho_crm.past_run_dags"}
 """Modules between a Dag file and the search."""
@@ -21,11 +25,7 @@ def find_jobs_folder(folder: str | Path) -> Path:
     :param folder: e.g. ``include/jobs``, or an absolute path
     :raises JobFileError: there is no such folder; the message lists the paths
     """
-    candidates = _candidates(Path(folder))
-    for candidate in candidates:
-        if candidate.is_dir():
-            return candidate
-    raise JobFileError(f"jobs folder {str(folder)!r} does not exist; looked for {_listed(candidates)}")
+    return _find("jobs folder", Path(folder), Path.is_dir)
 
 
 def find_job_file(job: str | Path) -> Path:
@@ -34,11 +34,16 @@ def find_job_file(job: str | Path) -> Path:
 
     :raises JobFileError: there is no such file; the message lists the paths
     """
-    candidates = _candidates(Path(job))
+    return _find("job file", Path(job), Path.exists)
+
+
+def _find(what: str, path: Path, is_there: Callable[[Path], bool]) -> Path:
+    candidates = _candidates(path)
     for candidate in candidates:
-        if candidate.exists():
+        if is_there(candidate):
             return candidate
-    raise JobFileError(f"job file {str(job)!r} does not exist; looked for {_listed(candidates)}")
+    listed = ", ".join(str(candidate) for candidate in candidates)
+    raise JobFileError(f"{what} {str(path)!r} does not exist; looked for {listed}")
 
 
 def _candidates(path: Path) -> list[Path]:
@@ -57,7 +62,3 @@ def _dag_file() -> Path | None:
     file = frame.f_globals.get("__file__")
     # Links are not followed: git-sync swaps a link to switch to another commit.
     return Path(file).absolute() if file else None
-
-
-def _listed(paths: list[Path]) -> str:
-    return ", ".join(str(path) for path in paths)

@@ -94,16 +94,17 @@ def delink_dags(
     :raises JobFileError: there is no such folder
     """
     found = find_jobs_folder(folder)
-    jobs, faults = _load_valid_jobs(found)
+    jobs, errors = load_jobs(found)
+    valid, faults = _check_schedules(jobs, errors)
     factories: dict[str, Callable[[], DAG]] = {}
-    for job in jobs:
+    for job in valid:
         factories[job.dag_id] = lambda job=job: _job_dag(job, found)  # type: ignore[misc]
     if retry:
-        factories[RETRY_DAG_ID] = lambda: retry_dag(found)
+        factories[RETRY_DAG_ID] = lambda: retry_dag(found, jobs)
     if relink:
-        factories[RELINK_DAG_ID] = lambda: relink_dag(found)
+        factories[RELINK_DAG_ID] = lambda: relink_dag(found, jobs)
     if retention:
-        factories[RETENTION_DAG_ID] = lambda: retention_dag(found)
+        factories[RETENTION_DAG_ID] = lambda: retention_dag(found, jobs)
     if invalid_jobs and faults:
         factories[INVALID_JOBS_DAG_ID] = lambda: _invalid_jobs_dag(faults)
     # A worker parses the file for one Dag alone.
@@ -124,7 +125,7 @@ def report_invalid_jobs(folder: str | Path) -> None:
     """
     if get_parsing_context().dag_id is not None:
         return
-    faults = _load_valid_jobs(find_jobs_folder(folder))[1]
+    faults = _check_schedules(*load_jobs(find_jobs_folder(folder)))[1]
     if faults:
         raise JobFileError("\n".join(faults))
 
@@ -158,18 +159,21 @@ def delink_task_group(job: str | Path, group_id: str = "delink") -> TaskGroup:
     return group
 
 
-def _load_valid_jobs(folder: Path) -> tuple[list[Job], list[str]]:
-    """Return the jobs of which a Dag can be built, and one line for each fault of the others."""
-    jobs, errors = load_jobs(folder)
-    valid = []
+def _check_schedules(jobs: list[Job], errors: list[JobFileError]) -> tuple[list[Job], list[str]]:
+    """
+    Return the jobs of which a Dag can be built, and one line for each fault of the others.
+
+    :param errors: what reading the job files found
+    """
+    valid, faults = [], list(errors)
     for job in jobs:
         try:
             schedule_of(job)
         except JobFileError as error:
-            errors.append(error)
+            faults.append(error)
         else:
             valid.append(job)
-    return valid, [line for error in errors for line in str(error).splitlines()]
+    return valid, [line for fault in faults for line in str(fault).splitlines()]
 
 
 def _invalid_jobs_dag(faults: list[str]) -> DAG:

@@ -23,8 +23,10 @@ from zoho_crm.operators.retention_task import RetentionOperator
 from zoho_crm.trigger_forms import relink_form, retry_form
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from zoho_crm.core.job import Job
     from zoho_crm.operators.preflight import PreflightOperator
 
 RETENTION_DAG_ID = "zoho_delink_retention"
@@ -53,20 +55,21 @@ Jobs without `retention_days` are skipped. *Dry run* only counts. See `docs/audi
 """
 
 
-def retry_dag(folder: str | Path) -> DAG:
+def retry_dag(folder: str | Path, jobs: Sequence[Job] | None = None) -> DAG:
     """
     Return the Dag that retries the unfinished links of earlier runs, for all jobs.
 
     :param folder: folder of the job files, e.g. ``include/jobs``
+    :param jobs: those of the folder, if they have been read already
     :raises JobFileError: there is no such folder
     """
-    jobs_folder = find_jobs_folder(folder)
+    jobs_folder, jobs = _read(folder, jobs)
     return _reprocess_dag(
         RETRY_DAG_ID,
         jobs_folder,
         description="Retry unfinished links",
         doc_md=_RETRY_DOC,
-        params=retry_form([job.name for job in load_jobs(jobs_folder)[0]]),
+        params=retry_form([job.name for job in jobs]),
         preflight=RetryPreflightOperator,
         plan=PlanRetryOperator,
         task_id="delink",
@@ -74,20 +77,21 @@ def retry_dag(folder: str | Path) -> DAG:
     )
 
 
-def relink_dag(folder: str | Path) -> DAG:
+def relink_dag(folder: str | Path, jobs: Sequence[Job] | None = None) -> DAG:
     """
     Return the Dag that restores links that a run removed, for all jobs.
 
     :param folder: folder of the job files, e.g. ``include/jobs``
+    :param jobs: those of the folder, if they have been read already
     :raises JobFileError: there is no such folder
     """
-    jobs_folder = find_jobs_folder(folder)
+    jobs_folder, jobs = _read(folder, jobs)
     return _reprocess_dag(
         RELINK_DAG_ID,
         jobs_folder,
         description="Relink removed links",
         doc_md=_RELINK_DOC,
-        params=relink_form([job.name for job in load_jobs(jobs_folder)[0]]),
+        params=relink_form([job.name for job in jobs]),
         preflight=RelinkPreflightOperator,
         plan=PlanRelinkOperator,
         task_id="relink",
@@ -95,15 +99,16 @@ def relink_dag(folder: str | Path) -> DAG:
     )
 
 
-def retention_dag(folder: str | Path) -> DAG:
+def retention_dag(folder: str | Path, jobs: Sequence[Job] | None = None) -> DAG:
     """
     Return the Dag that replaces external IDs of old runs by hashes, for all jobs that set ``retention_days``.
 
     :param folder: folder of the job files, e.g. ``include/jobs``
+    :param jobs: those of the folder, if they have been read already
     :raises JobFileError: there is no such folder
     """
-    jobs_folder = find_jobs_folder(folder)
-    jobs = [job.name for job in load_jobs(jobs_folder)[0] if job.retention_days is not None]
+    jobs_folder, jobs = _read(folder, jobs)
+    names = [job.name for job in jobs if job.retention_days is not None]
     dry_run = Param(
         False,
         type="boolean",
@@ -128,8 +133,14 @@ def retention_dag(folder: str | Path) -> DAG:
             execution_timeout=TIME_LIMITS["pseudonymize"],
             max_active_tis_per_dagrun=1,
             map_index_template="{{ task.job_name }}",
-        ).expand(job_name=jobs)
+        ).expand(job_name=names)
     return dag
+
+
+def _read(folder: str | Path, jobs: Sequence[Job] | None) -> tuple[Path, Sequence[Job]]:
+    """Return the path of a folder of job files, and its valid jobs."""
+    found = find_jobs_folder(folder)
+    return found, load_jobs(found)[0] if jobs is None else jobs
 
 
 _UNBOUND_MAPPING: dict[str, Any] = {"max_active_tis_per_dagrun": 2, "map_index_template": CHUNK_NAME}
