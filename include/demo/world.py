@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from include.demo.cases import DUPLICATES, kept_links, stale_links
-from zoho_crm.testing.local_zoho import LocalZoho
+from zoho_crm.testing.local_zoho import LocalZoho, default_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -58,15 +58,7 @@ def start_demo_world(home: Path) -> Iterator[DemoWorld]:
 def connections(zoho_port: int, warehouse: Path, audit: Path) -> dict[str, str]:
     """Return the connections the sample jobs name, in the form Airflow reads from its environment."""
     connection = {
-        "zoho_crm_default": {
-            "conn_type": "zoho_crm",
-            "schema": "http",
-            "host": "127.0.0.1",
-            "port": zoho_port,
-            "login": "local-client",
-            "password": "local-secret",
-            "extra": {"refresh_token": "local-refresh-token"},
-        },
+        "zoho_crm_default": default_connection("127.0.0.1", zoho_port),
         "warehouse": {"conn_type": "sqlite", "host": str(warehouse)},
         "zoho_delink_audit": {"conn_type": "sqlite", "host": str(audit)},
     }

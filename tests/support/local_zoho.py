@@ -9,7 +9,7 @@ from urllib.parse import unquote
 import pytest
 
 from tests.support.links import X_EXTERNAL, Pair
-from zoho_crm.testing.local_zoho import LocalZoho
+from zoho_crm.testing.local_zoho import LocalZoho, default_connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,15 +19,7 @@ ZOHO = "zoho_crm_default"
 
 def zoho_connection(zoho: LocalZoho, **extra: Any) -> dict[str, Any]:
     """Return the Airflow connection to a local Zoho."""
-    return {
-        "conn_type": "zoho_crm",
-        "schema": "http",
-        "host": zoho.host,
-        "port": zoho.port,
-        "login": "local-client",
-        "password": "local-secret",
-        "extra": {"refresh_token": "local-refresh-token", **extra},
-    }
+    return default_connection(zoho.host, zoho.port, **extra)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from zoho_crm.testing.local_zoho.seed import Field, Module, RelatedList
+from zoho_crm.testing.local_zoho.seed import Field, Module, RelatedList, default_connection
 from zoho_crm.testing.local_zoho.server import LocalZoho
 
 if TYPE_CHECKING:
@@ -62,17 +62,7 @@ class FakeZoho:
     @property
     def connection(self) -> str:
         """Airflow connection to this CRM in JSON, the value of a variable ``AIRFLOW_CONN_...``."""
-        return json.dumps(
-            {
-                "conn_type": "zoho_crm",
-                "schema": "http",
-                "host": self._server.host,
-                "port": self._server.port,
-                "login": "local-client",
-                "password": "local-secret",
-                "extra": {"refresh_token": "local-refresh-token"},
-            }
-        )
+        return json.dumps(default_connection(self._server.host, self._server.port))
 
     @property
     def calls(self) -> list[Call]:

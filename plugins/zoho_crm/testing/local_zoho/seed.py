@@ -212,6 +212,24 @@ def default_seed() -> Seed:
     }
 
 
+def default_connection(host: str, port: int, **extra: Any) -> dict[str, Any]:
+    """
+    Return the Airflow connection to a CRM with the credentials of the default seed.
+
+    :param extra: more of the connection's extra fields
+    """
+    oauth = default_seed()["oauth"]
+    return {
+        "conn_type": "zoho_crm",
+        "schema": "http",
+        "host": host,
+        "port": port,
+        "login": oauth["client_id"],
+        "password": oauth["client_secret"],
+        "extra": {"refresh_token": oauth["refresh_tokens"][0], **extra},
+    }
+
+
 def read_seed(seed: Mapping[str, Any] | Path | str | None) -> Seed:
     """
     Complete a seed with the defaults.
