@@ -87,7 +87,9 @@ def _next_steps(airflow: LocalAirflow) -> Panel:
     ):
         steps.add_row(f"{number}.", step)
     steps.add_row(
-        "", "An unpaused Dag also runs on its schedule, starting with last night. Scheduled runs apply."
+        "",
+        "An unpaused Dag also runs on its schedule, starting with last night: a dry run as well, "
+        "until the job file says 'automatic: apply'.",
     )
     return Panel(steps, title="Next steps", expand=False)
 

@@ -55,9 +55,11 @@ Removes links of **{relation}** from Zoho CRM. Both records stay; Zoho cannot un
 | plan and audit | connection `{audit_conn_id}`, tables `zoho_delink_*` |
 | Zoho | connection `{zoho_conn_id}` |
 | schedule | {schedule} |
+| automatic runs | {automatic} |
 | limit | {max_links} |
 
-A manual run is a **dry run** unless *Mode* is `apply`. The outcome of every link is in `zoho_delink_latest`, the result
+A manual run is a **dry run** unless *Mode* is `apply`. Automatic runs are those that Airflow starts: scheduled,
+asset-triggered and backfill runs. The outcome of every link is in `zoho_delink_latest`, the result
 of the run in `zoho_delink_run`.
 """
 
@@ -207,7 +209,7 @@ def _job_dag(job: Job, folder: Path) -> DAG:
         start_date=job.start,
         catchup=False,
         max_active_runs=1,
-        params=job_form(),
+        params=job_form(job),
         tags={"zoho", "delink", *job.tags},
         default_args=_job_defaults(job),
     ) as dag:
@@ -225,8 +227,15 @@ def _job_doc(job: Job) -> str:
         audit_conn_id=job.audit_conn_id,
         zoho_conn_id=job.zoho_conn_id,
         schedule=schedule_text(job),
+        automatic=_automatic_text(job),
         max_links="none" if limit is None else f"{limit} links per run",
     )
+
+
+def _automatic_text(job: Job) -> str:
+    if job.automatic == "apply":
+        return f"**{job.automatic_runs}** (`automatic: apply` in the job file)"
+    return f"{job.automatic_runs}, until the job file says `automatic: apply`"
 
 
 def _job_defaults(job: Job) -> dict[str, Any]:

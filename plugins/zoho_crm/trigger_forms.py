@@ -19,13 +19,30 @@ from zoho_crm.core.run_request import MAX_REASON_LENGTH, MODES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from zoho_crm.core.job import Job
+
 WINDOW = "Window"
 LINKS = "Links"
 FILTERS = "Filters"
 
 _MODE = """\
-**auto**: a scheduled, asset-triggered or backfill run removes links, a manual run is a **dry run**. **dry_run**: plan \
-only. **apply**: remove links; Zoho cannot undo it."""
+**auto**: a manual run is a **dry run**; {automatic}. **dry_run**: plan only. **apply**: remove links; Zoho cannot \
+undo it.{unpause}"""
+
+_AUTOMATIC = {
+    None: "a scheduled, asset-triggered or backfill run does what `automatic` in the job file says",
+    "dry_run": "so is a scheduled, asset-triggered or backfill run, until the job file says `automatic: apply`",
+    "apply": "a scheduled, asset-triggered or backfill run **removes links** (`automatic: apply` in the job file)",
+}
+
+_UNPAUSE = """\
+ If the Dag is paused, *Unpause … on trigger* above is ticked, and the scheduled run of the last interval starts as \
+well. {effect}"""
+
+_UNPAUSE_EFFECT = {
+    "dry_run": "That run is a **dry run** too.",
+    "apply": "That run **removes links**: untick it to start only your run.",
+}
 
 _VERIFY = """\
 Verify each link in Zoho (1 API call per link) and record what a run would find: linked, already absent, or a record \
@@ -107,10 +124,16 @@ Relink links with the outcome `presumed_removed` as well. They are gone after a 
 Zoho, so they may have been gone before the run. Without this field, they are only counted."""
 
 
-def job_form() -> dict[str, Param]:
-    """Return the form's fields, created for each Dag: Airflow keeps values in them."""
+def job_form(job: Job | None = None) -> dict[str, Param]:
+    """
+    Return the form's fields, created for each Dag: Airflow keeps values in them.
+
+    :param job: says what its automatic runs do; None for the form of a Dag of your own
+    """
     return {
-        "mode": Param("auto", type="string", enum=list(MODES), title="Mode", description_md=_MODE),
+        "mode": Param(
+            "auto", type="string", enum=list(MODES), title="Mode", description_md=_mode_description(job)
+        ),
         "reason": Param(None, type=["null", "string"], title="Reason", description_md=_REASON),
         "max_links": Param(
             None, type=["null", "integer"], minimum=0, title="Maximum links", description_md=_MAX_LINKS
@@ -190,6 +213,15 @@ def instant_field(title: str, description_md: str, section: str = WINDOW) -> Par
         title=title,
         description_md=description_md,
         section=section,
+    )
+
+
+def _mode_description(job: Job | None) -> str:
+    automatic = job.automatic if job else None
+    has_interval = job is not None and job.cron is not None
+    return _MODE.format(
+        automatic=_AUTOMATIC[automatic],
+        unpause=_UNPAUSE.format(effect=_UNPAUSE_EFFECT[str(automatic)]) if has_interval else "",
     )
 
 

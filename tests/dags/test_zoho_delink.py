@@ -138,6 +138,30 @@ def test_a_scheduled_job_has_data_intervals(dag: DAG) -> None:
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
 
 
+def test_page_and_form_of_a_job_say_that_its_automatic_runs_are_dry(dag: DAG) -> None:
+    assert "| automatic runs | dry run, until the job file says `automatic: apply` |" in str(dag.doc_md)
+    description = dag.params.get_param("mode").schema["description_md"]
+    assert "so is a scheduled, asset-triggered or backfill run" in description
+    assert (
+        "the scheduled run of the last interval starts as well. That run is a **dry run** too." in description
+    )
+
+
+def test_page_and_form_of_a_job_say_that_its_automatic_runs_remove_links(jobs: Path) -> None:
+    content = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
+    (jobs / "contacts_deals.yaml").write_text(yaml.safe_dump({**content, "automatic": "apply"}))
+    dag = read_dags().dags[CONTACTS_DEALS]
+    assert "| automatic runs | **remove links** (`automatic: apply` in the job file) |" in str(dag.doc_md)
+    description = dag.params.get_param("mode").schema["description_md"]
+    assert "a scheduled, asset-triggered or backfill run **removes links**" in description
+    assert "That run **removes links**: untick it to start only your run." in description
+
+
+def test_form_of_a_job_without_intervals_names_no_run_of_the_last_one(dag_bag: DagBag) -> None:
+    dag = dag_bag.dags["zoho_delink__campaigns_leads"]
+    assert "last interval" not in dag.params.get_param("mode").schema["description_md"]
+
+
 def test_a_mapped_task_is_bounded_named_and_retried_with_care(dag: DAG) -> None:
     arguments: dict[str, Any] = dag.get_task("delink").partial_kwargs
     assert arguments["max_active_tis_per_dag"] == 2

@@ -311,6 +311,7 @@ def _jobs(sample: dict[str, Any], day_ends: datetime) -> dict[str, dict[str, Any
         **sample,
         "schedule": f"{day_ends.minute} {day_ends.hour} * * *",
         "start_date": (day_ends - timedelta(days=_DAYS_BACK)).date(),
+        "automatic": "apply",
     }
     week = {**daily, "start_date": (day_ends - timedelta(days=10)).date()}
     return {
@@ -329,5 +330,5 @@ def _jobs(sample: dict[str, Any], day_ends: datetime) -> dict[str, dict[str, Any
             "guards": {"max_links": 2, "on_breach": "approve"},
             "retry_delay_seconds": 2,
         },
-        "by_asset": {**sample, "schedule": {"asset": "links_to_remove"}},
+        "by_asset": {**sample, "schedule": {"asset": "links_to_remove"}, "automatic": "apply"},
     }

@@ -52,6 +52,7 @@ def _describe(job: Job, file: Path) -> dict[str, Any]:
         "audit_conn_id": job.audit_conn_id,
         "strategy": job.strategy,
         "schedule": _schedule(job),
+        "automatic": job.automatic,
         "next_windows": _next_windows(job),
         "guards": {
             name: duration(value) if name in {"max_source_age", "max_plan_age", "approval_timeout"} else value
@@ -132,6 +133,8 @@ def _format_value(value: object) -> str:
 
 
 def _show(out: Output, report: dict[str, Any]) -> None:
+    from zoho_crm.core.job import AUTOMATIC_RUNS
+
     source, guards = report["source"], dict(report["guards"])
     timeout = guards.pop("approval_timeout")
     on_breach = guards.pop("on_breach")
@@ -145,6 +148,7 @@ def _show(out: Output, report: dict[str, Any]) -> None:
             "Zoho": f"connection {report['zoho_conn_id']}, strategy {report['strategy']}",
             "audit": f"connection {report['audit_conn_id']}",
             "schedule": report["schedule"],
+            "automatic runs": AUTOMATIC_RUNS[report["automatic"]],
             "guards": ", ".join(f"{name} {_format_value(value)}" for name, value in guards.items())
             or "no limits",
             "on a breach": f"approval within {timeout}" if on_breach == "approve" else "the run stops",

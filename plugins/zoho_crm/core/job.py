@@ -32,6 +32,9 @@ from zoho_crm.errors import ZohoConfigError
 
 DAG_ID_PREFIX = "zoho_delink__"
 
+AUTOMATIC_RUNS = {"dry_run": "dry run", "apply": "remove links"}
+"""What each value of ``automatic`` means, in words."""
+
 DEFAULT_ORG_CONCURRENCY = 10
 """Requests in flight for the whole org, unless the connection sets ``max_concurrency``."""
 
@@ -231,6 +234,8 @@ class Job(_Model):
     :param schedule: cron expression; an asset whose updates start a run; or null for manual runs only
     :param timezone: IANA time zone of the cron expression
     :param start_date: first day of the schedule and of backfills, from midnight in ``timezone``
+    :param automatic: what scheduled, asset-triggered and backfill runs do: ``dry_run``: plan and count only; ``apply``:
+        remove links. The mode of the trigger form, or of a backfill's ``--dag-run-conf``, overrides it
     :param zoho_conn_id: connection of type ``zoho_crm``
     :param audit_conn_id: connection of the audit database, which stores plan and audit
     :param strategy: ``single``: one call per link; ``by_parent``: up to 100 links of one parent per call
@@ -265,6 +270,7 @@ class Job(_Model):
     schedule: Schedule | None = None
     timezone: str = "UTC"
     start_date: datetime
+    automatic: Literal["dry_run", "apply"] = "dry_run"
     source: Source
     relation: RelationModel
     zoho_conn_id: ConnId = "zoho_crm_default"
@@ -378,6 +384,16 @@ class Job(_Model):
     def asset(self) -> AssetSchedule | None:
         """``schedule``, where it is an asset."""
         return self.schedule if isinstance(self.schedule, AssetSchedule) else None
+
+    @property
+    def automatic_runs(self) -> str:
+        """What automatic runs do, in words."""
+        return AUTOMATIC_RUNS[self.automatic]
+
+    @property
+    def has_automatic_runs(self) -> bool:
+        """Whether Airflow may start runs: the job has a schedule, or says what they do in a Dag of your own."""
+        return self.schedule is not None or self.automatic == "apply"
 
     @property
     def dag_id(self) -> str:

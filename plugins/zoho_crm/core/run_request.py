@@ -35,7 +35,7 @@ BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Start of the window of a run over all pending links."""
 
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
-_RUN_TYPES_THAT_APPLY = frozenset({"scheduled", "backfill", "asset_triggered", "asset_materialization"})
+_AUTOMATIC_RUN_TYPES = frozenset({"scheduled", "backfill", "asset_triggered", "asset_materialization"})
 _RUN_TYPES_WITH_INTERVAL = frozenset({"scheduled", "backfill"})
 
 
@@ -98,6 +98,7 @@ def parse_run_request(
     run_type: str,
     run_after: datetime,
     data_interval: tuple[datetime, datetime] | None,
+    automatic: str = DRY_RUN,
     asset_events: Sequence[AssetEvent] = (),
     fields: Collection[str] | None = None,
 ) -> RunRequest:
@@ -109,13 +110,14 @@ def parse_run_request(
     :param run_type: Airflow's type of the run: manual, scheduled, backfill, asset_triggered, ...
     :param run_after: when the run was due; the default end of the window
     :param data_interval: the run's data interval, if it has one
+    :param automatic: mode of the job's automatic runs, where the form does not say another
     :param asset_events: the updates of assets that started the run, if any
     :param fields: names of the form's fields, to refuse any other; None allows them
     :raises ZohoConfigError: a field is wrong; the message names it
     """
     _check_names(params, fields)
     window_start, window_end = _window(params, run_type, run_after, data_interval, asset_events)
-    mode = _mode(params.get("mode"), run_type)
+    mode = _mode(params.get("mode"), run_type, automatic)
     reason = _reason(params)
     max_links = _limit(params.get("max_links"))
     verify = parse_flag(params, "verify")
@@ -155,6 +157,21 @@ def parse_retry_request(params: Mapping[str, Any], request: RunRequest) -> Retry
         window=(request.window_start, request.window_end) if has_window else None,
         outcomes=_outcomes(params.get("outcomes")),
     )
+
+
+def default_mode(run_type: str, automatic: str) -> str:
+    """
+    Return the mode of a run whose form says ``auto``: a dry run, unless it is automatic and the job applies those.
+
+    :param run_type: Airflow's type of the run
+    :param automatic: mode of the job's automatic runs
+    """
+    return automatic if is_automatic(run_type) else DRY_RUN
+
+
+def is_automatic(run_type: str) -> bool:
+    """Return whether Airflow started a run: by schedule, by an asset, or in a backfill."""
+    return run_type in _AUTOMATIC_RUN_TYPES
 
 
 def run_key(job: str, *parts: object) -> str:
@@ -202,12 +219,12 @@ def parse_text(params: Mapping[str, Any], field: str) -> str | None:
     return value.strip()
 
 
-def _mode(value: Any, run_type: str) -> str:
+def _mode(value: Any, run_type: str, automatic: str) -> str:
     mode = value or "auto"
     if mode not in MODES:
         raise ZohoConfigError(f"mode: {mode!r} is none of {', '.join(MODES)}")
     if mode == "auto":
-        return APPLY if run_type in _RUN_TYPES_THAT_APPLY else DRY_RUN
+        return default_mode(run_type, automatic)
     return str(mode)
 
 

@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator
 from zoho_crm.airflow_compat import forbid_retry, has_retry_policies
 from zoho_crm.core.job_files import named_job
 from zoho_crm.core.models import Origin
-from zoho_crm.core.run_request import AssetEvent, parse_run_request, run_key
+from zoho_crm.core.run_request import DRY_RUN, AssetEvent, parse_run_request, run_key
 from zoho_crm.errors import (
     GuardError,
     RunStoppedError,
@@ -169,10 +169,11 @@ def asset_events_of(context: Context) -> list[AssetEvent]:
     ]
 
 
-def request_of(context: Context) -> RunRequest:
+def request_of(context: Context, *, automatic: str = DRY_RUN) -> RunRequest:
     """
     Parse the trigger form and the run's window.
 
+    :param automatic: mode of the job's automatic runs
     :raises ZohoConfigError: a field of the trigger form is invalid or unknown; the message names it
     """
     dag = context.get("dag")
@@ -181,6 +182,7 @@ def request_of(context: Context) -> RunRequest:
         run_type=run_type_of(context),
         run_after=context["dag_run"].run_after,
         data_interval=data_interval_of(context),
+        automatic=automatic,
         asset_events=asset_events_of(context),
         fields=None if dag is None else list(dag.params),
     )

@@ -43,7 +43,7 @@ class PlanLinksOperator(PlanOperator):
         from zoho_crm.ledger.ledger import Ledger
 
         job, origin = self.job_of(context), origin_of(context)
-        request = request_of(context)
+        request = request_of(context, automatic=job.automatic)
         preflight: dict[str, Any] = self.pull_preflight(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:

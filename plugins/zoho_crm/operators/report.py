@@ -11,6 +11,7 @@ from zoho_crm import telemetry
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
+from zoho_crm.core.run_request import APPLY, default_mode
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_operator import JobOperator, final_errors, origin_of, request_of, run_type_of
@@ -51,7 +52,7 @@ class ReportOperator(JobOperator):
         except PlanError:
             raise
         except Exception as error:
-            if _is_final(error, context) and _applies(context):
+            if _is_final(error, context) and _applies(job, context):
                 text = f"{job.name} failed, and its report as well: {type(error).__name__}"
                 notify.notify_failure(None, job, context, self.run_key_of(context), text)
             raise
@@ -105,7 +106,7 @@ class ReportOperator(JobOperator):
     def _notify_of_no_plan(self, ledger: Ledger, job: Job, context: Context) -> None:
         key = self.run_key_of(context)
         run = ledger.runs.get(key)
-        if _applies(context) if run is None else not run.dry_run:
+        if _applies(job, context) if run is None else not run.dry_run:
             text = f"{job.name} failed before anything was planned; the log of the task that failed says why"
             notify.notify_failure(ledger, job, context, key, text)
 
@@ -174,12 +175,12 @@ def _notify(
     )
 
 
-def _applies(context: Context) -> bool:
-    """Return whether a run without a row would have sent anything; an invalid form is judged by the run type."""
+def _applies(job: Job, context: Context) -> bool:
+    """Return whether a run without a row would have sent anything; for an invalid form, by run type and job."""
     try:
-        return request_of(context).mode == "apply"
+        return request_of(context, automatic=job.automatic).mode == APPLY
     except ZohoConfigError:
-        return run_type_of(context) != "manual"
+        return default_mode(run_type_of(context), job.automatic) == APPLY
 
 
 def _is_final(error: Exception, context: Context) -> bool:

@@ -66,6 +66,7 @@ def overview(
     found = _page_of_runs(databases, reader, wanted, position_param(after))
     shown = found[:PAGE_RUNS]
     last = RunPosition.of(shown[-1]) if len(found) > PAGE_RUNS else None
+    jobs = {job.name: job for job in databases.jobs_of(reader)}
     of_job = RunFilter(job=wanted.job, operation=wanted.operation, since=_first_moment(int(days)))
     return page(
         request,
@@ -76,7 +77,7 @@ def overview(
         first_page=_query(params) if after else None,
         periods=[(each, _query(params, days=str(each))) for each in CHART_DAYS],
         chart=links_chart(databases, reader, of_job, int(days)),
-        jobs=[each.name for each in databases.jobs_of(reader)],
+        jobs=jobs,
         statuses=[each.value for each in RunStatus],
         operations=[DELINK, RELINK],
         problems=databases.problems(),

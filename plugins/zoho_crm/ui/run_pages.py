@@ -16,7 +16,7 @@ from zoho_crm.core.formatting import record_url
 from zoho_crm.core.job import DAG_ID_PREFIX
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, REMOVAL_OUTCOMES, Outcome
-from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
+from zoho_crm.core.run_request import DRY_RUN, RELINK_DAG_ID, RETRY_DAG_ID, is_automatic
 from zoho_crm.ledger.link_queries import PENDING, LinkFilter
 from zoho_crm.ledger.run_queries import REASON_SAMPLE
 from zoho_crm.ui.approvals import Decision, find_decision
@@ -89,7 +89,8 @@ def run_page(
     """Show a run and a page of its links."""
     found = find_run(dag_id, dag_run_id, reader, databases, job)
     if found is not None:
-        return _run_page(request, found, reader, LinkFilter(outcome=outcome_param(outcome)), seq_param(after))
+        wanted = LinkFilter(outcome=outcome_param(outcome))
+        return _run_page(request, found, reader, databases, wanted, seq_param(after))
     if not wants_html(request):
         raise _missing_run(dag_id, dag_run_id, databases)
     return page(
@@ -108,6 +109,7 @@ def search(
     request: Request,
     found: Annotated[FoundRun, Depends(require_run)],
     reader: ReaderDep,
+    databases: DatabasesDep,
     form: FormDep,
 ) -> HTMLResponse:
     """Show a run and the links that match a search; ids travel in a form, so that access logs never contain them."""
@@ -116,7 +118,7 @@ def search(
         external_id=form.get("external_id") or None,
         related_external_id=form.get("related_external_id") or None,
     )
-    return _run_page(request, found, reader, wanted, seq_param(form.get("after")))
+    return _run_page(request, found, reader, databases, wanted, seq_param(form.get("after")))
 
 
 @router.get("/progress")
@@ -166,7 +168,12 @@ def _missing_run(dag_id: str, dag_run_id: str, databases: AuditDatabases) -> HTT
 
 
 def _run_page(
-    request: Request, found: FoundRun, reader: Reader, wanted: LinkFilter, after: int
+    request: Request,
+    found: FoundRun,
+    reader: Reader,
+    databases: AuditDatabases,
+    wanted: LinkFilter,
+    after: int,
 ) -> HTMLResponse:
     run, queries = found.run, found.database.runs
     rows = found.database.links.page(run, wanted, after=after, limit=PAGE_LINKS + 1)
@@ -198,7 +205,15 @@ def _run_page(
         origin=_origin_run(found, reader),
         needs_approval=run.approval == ASKED and run.finished_at is None and decision is None,
         decision=decision,
+        automatic_stays_dry=_automatic_stays_dry(run, databases),
     )
+
+
+def _automatic_stays_dry(run: StoredRun, databases: AuditDatabases) -> bool:
+    """Return whether a run that Airflow started is dry because the job file does not say otherwise."""
+    if not run.dry_run or not is_automatic(run.run_type):
+        return False
+    return any(job.name == run.job and job.automatic == DRY_RUN for job in databases.jobs())
 
 
 def _page_version(run: StoredRun, progress: Progress, decision: Decision | None) -> str:

@@ -47,6 +47,14 @@ def test_terminal_shows_tables_and_pipe_plain_lines(
         check_golden(name, cli("check-job", "include/jobs/contacts_deals.yaml", terminal=terminal).stdout)
 
 
+def test_says_what_automatic_runs_do(cli: Cli, jobs: Jobs) -> None:
+    assert cli.document("check-job", jobs.file)["automatic"] == "dry_run"
+    assert "automatic runs: dry run\n" in cli("check-job", jobs.file).stdout
+    jobs.write(automatic="apply")
+    assert cli.document("check-job", jobs.file)["automatic"] == "apply"
+    assert "automatic runs: remove links\n" in cli("check-job", jobs.file).stdout
+
+
 def test_every_error_of_the_file_is_reported_and_exits_with_1(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="every night", chunk_size=0)
     document = cli.document("check-job", jobs.file, code=1)

@@ -28,36 +28,45 @@ def ask(
     interval: tuple[datetime, datetime] | None = None,
     events: Sequence[AssetEvent] = (),
     fields: Collection[str] | None = None,
+    automatic: str = "dry_run",
 ) -> RunRequest:
     return parse_run_request(
         params or {},
         run_type=run_type,
         run_after=DUE,
         data_interval=interval,
+        automatic=automatic,
         asset_events=events,
         fields=fields,
     )
 
 
-@pytest.mark.parametrize(
-    ("mode", "run_type", "expected"),
-    [
-        (None, "manual", "dry_run"),
-        ("", "manual", "dry_run"),
-        ("auto", "manual", "dry_run"),
-        ("auto", "operator_triggered", "dry_run"),
-        ("auto", "something_new", "dry_run"),
-        ("auto", "scheduled", "apply"),
-        ("auto", "backfill", "apply"),
-        ("auto", "asset_triggered", "apply"),
-        ("apply", "manual", "apply"),
-        ("dry_run", "scheduled", "dry_run"),
-    ],
-)
-def test_mode_follows_the_form_and_then_the_kind_of_run(
-    mode: str | None, run_type: str, expected: str
+@pytest.mark.parametrize("automatic", ["dry_run", "apply"])
+@pytest.mark.parametrize("mode", [None, "", "auto"])
+@pytest.mark.parametrize("run_type", ["manual", "operator_triggered", "something_new"])
+def test_a_run_that_a_person_starts_is_dry_whatever_the_job_says(
+    mode: str | None, run_type: str, automatic: str
 ) -> None:
-    assert ask({"mode": mode}, run_type).mode == expected
+    assert ask({"mode": mode}, run_type, automatic=automatic).mode == "dry_run"
+
+
+@pytest.mark.parametrize("automatic", ["dry_run", "apply"])
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill", "asset_triggered", "asset_materialization"])
+def test_an_automatic_run_does_what_the_job_says(run_type: str, automatic: str) -> None:
+    assert ask({"mode": "auto"}, run_type, automatic=automatic).mode == automatic
+
+
+@pytest.mark.parametrize("automatic", ["dry_run", "apply"])
+@pytest.mark.parametrize("run_type", ["manual", "scheduled", "backfill", "asset_triggered"])
+@pytest.mark.parametrize("mode", ["dry_run", "apply"])
+def test_an_explicit_mode_overrides_the_job(mode: str, run_type: str, automatic: str) -> None:
+    assert ask({"mode": mode}, run_type, automatic=automatic).mode == mode
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill", "asset_triggered"])
+def test_automatic_runs_are_dry_by_default(run_type: str) -> None:
+    request = parse_run_request({}, run_type=run_type, run_after=DUE, data_interval=DAY)
+    assert request.mode == "dry_run"
 
 
 @pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
@@ -216,8 +225,10 @@ def test_a_dry_run_may_verify(params: dict[str, Any], run_type: str, expected: b
 
 
 def test_verify_is_refused_where_auto_means_apply() -> None:
+    form = {"verify": True, "mode": "auto"}
+    assert ask(form, "backfill", DAY).verify
     with pytest.raises(ZohoConfigError, match=r"^verify: is for a dry run only"):
-        ask({"verify": True, "mode": "auto"}, "backfill", DAY)
+        ask(form, "backfill", DAY, automatic="apply")
 
 
 def test_an_unknown_field_is_refused() -> None:
@@ -276,7 +287,6 @@ def test_the_window_of_a_run_started_by_assets_is_that_of_their_updates(
 ) -> None:
     request = ask({}, "asset_triggered", events=events)
     assert (request.window_start, request.window_end) == expected
-    assert request.mode == "apply"
     assert request.window_end.tzinfo is UTC
 
 

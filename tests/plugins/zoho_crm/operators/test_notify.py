@@ -236,19 +236,27 @@ def test_a_question_is_reported_at_once_and_then_what_came_of_it(
 
 
 @pytest.mark.parametrize(
-    ("run_type", "params", "reported"),
+    ("run_type", "automatic", "params", "reported"),
     [
-        ("scheduled", {}, ["contacts_deals: failed"]),
-        ("manual", {"mode": "apply"}, ["contacts_deals: failed"]),
-        ("manual", {}, []),
-        ("manual", {"window_start": "nonsense", "mode": "apply"}, []),
-        ("scheduled", {"window_start": "nonsense"}, ["contacts_deals: failed"]),
+        ("scheduled", "apply", {}, ["contacts_deals: failed"]),
+        ("scheduled", "dry_run", {}, []),
+        ("manual", "apply", {"mode": "apply"}, ["contacts_deals: failed"]),
+        ("manual", "apply", {}, []),
+        ("manual", "apply", {"window_start": "nonsense", "mode": "apply"}, []),
+        ("scheduled", "apply", {"window_start": "nonsense"}, ["contacts_deals: failed"]),
+        ("scheduled", "dry_run", {"window_start": "nonsense"}, []),
     ],
 )
 def test_a_run_that_never_had_a_plan_is_notified_unless_it_was_a_dry_run(
-    audit: Audit, sql_path: Path, inbox: list[Any], run_type: str, params: dict[str, Any], reported: list[str]
+    audit: Audit,
+    sql_path: Path,
+    inbox: list[Any],
+    run_type: str,
+    automatic: str,
+    params: dict[str, Any],
+    reported: list[str],
 ) -> None:
-    run = Run(audit, sql_path)
+    run = Run(audit, sql_path, automatic=automatic)
     for _ in range(2):
         failed = run.report("x__1", run_type=run_type, params=params)
         assert isinstance(failed, PlanError)
@@ -258,7 +266,7 @@ def test_a_run_that_never_had_a_plan_is_notified_unless_it_was_a_dry_run(
 def test_without_its_database_the_last_try_of_the_report_notifies(
     audit: Audit, sql_path: Path, inbox: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(audit, sql_path)
+    run = Run(audit, sql_path, automatic="apply")
     set_connection(monkeypatch, "audit", conn_type="postgres", host="127.0.0.1", port=1, schema="gone")
     for number in (1, 2):
         failed = run.report("scheduled__1", run_type="scheduled", try_number=number)
@@ -270,7 +278,7 @@ def test_without_its_database_the_last_try_of_the_report_notifies(
 def test_a_database_that_cannot_be_the_right_one_is_reported_at_once(
     audit: Audit, sql_path: Path, inbox: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(audit, sql_path)
+    run = Run(audit, sql_path, automatic="apply")
     set_connection(monkeypatch, "audit", conn_type="http", host="example.com")
     assert isinstance(run.report("scheduled__1", run_type="scheduled"), ZohoConfigError)
     assert titles(inbox) == ["contacts_deals: failed"]

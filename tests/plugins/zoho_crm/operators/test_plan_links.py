@@ -55,11 +55,30 @@ def test_a_window_is_half_open(audit: Audit, warehouse: Warehouse, sql_path: Pat
         )
     ):
         warehouse.add(pairs(1, start=number), at=at)
-    plan(sql_path, run_type="scheduled", interval=DAY)
+    plan(sql_path, make_job(automatic="apply"), run_type="scheduled", interval=DAY)
     assert [row["external_id"] for row in audit.links()] == ["c-00001", "c-00002"]
     stored = audit.ledger().runs.get(audit.run()["run_key"])
     assert stored is not None
     assert (stored.window_start, stored.window_end, stored.mode) == (*DAY, "apply")
+
+
+@pytest.mark.parametrize(
+    ("params", "mode"),
+    [({}, "dry_run"), ({"mode": "apply"}, "apply")],
+    ids=["automatic", "with the mode in its configuration"],
+)
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill", "asset_triggered"])
+def test_an_automatic_run_is_dry_unless_job_or_configuration_says_apply(
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    run_type: str,
+    params: dict[str, str],
+    mode: str,
+) -> None:
+    warehouse.add(pairs(1), at="2026-11-21 03:00:00")
+    plan(sql_path, run_type=run_type, interval=DAY, params=params)
+    assert audit.run()["mode"] == mode
 
 
 def test_a_second_try_takes_the_plan_as_it_is_stored(

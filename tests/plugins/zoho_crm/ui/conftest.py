@@ -67,7 +67,11 @@ class Pages:
     ) -> None:
         """Store a run and outcomes of some of its links."""
         origin = replace(ORIGIN, dag_id=f"zoho_delink__{job}", dag_run_id=start.pop("run_id", RUN_ID))
-        origin = replace(origin, dag_id=start.pop("dag_id", origin.dag_id))
+        origin = replace(
+            origin,
+            dag_id=start.pop("dag_id", origin.dag_id),
+            run_type=start.pop("run_type", origin.run_type),
+        )
         target = replace(
             TARGET, relation=RELATION, dry_run=start.get("mode") == "dry_run", **start.pop("target", {})
         )
@@ -95,6 +99,15 @@ class Pages:
             self.ledger.runs.finish(
                 run_key, status=finished, detail=None, finished_at=MOMENT + timedelta(minutes=3)
             )
+
+
+@pytest.fixture
+def jobs_copy(pages: Pages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Copy the job files for the pages to read, and return their folder."""
+    shutil.copytree(JOBS.parent / "sql", tmp_path / "sql")
+    folder = shutil.copytree(JOBS, tmp_path / "jobs")
+    monkeypatch.setattr(pages.app.state.databases, "_jobs_folder", folder)
+    return Path(folder)
 
 
 @pytest.fixture

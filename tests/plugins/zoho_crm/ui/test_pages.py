@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
+import yaml
 
 from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
 from tests.support.ledger import JOB, ORIGIN, TARGET
@@ -24,6 +25,8 @@ from zoho_crm.ledger import link_queries
 from zoho_crm.ledger.tables import runs
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.plugins.zoho_crm.ui.conftest import Pages
 
 # Airflow's API server imports deprecated names.
@@ -36,6 +39,41 @@ ALL_REMOVED = {(f"c-{number:02}", f"d-{number:02}"): Outcome.REMOVED for number 
 def ids(text: str) -> list[str]:
     """The external ids of a page's table of links."""
     return re.findall(r'<th scope="row"><a href="/links/[0-9a-f]{64}">([^<]*)</a>', text)
+
+
+@pytest.mark.parametrize(
+    ("automatic", "label"),
+    [("dry_run", "automatic runs: dry run"), ("apply", "automatic runs: remove links")],
+)
+def test_overview_says_what_automatic_runs_of_a_job_do(
+    pages: Pages, jobs_copy: Path, automatic: str, label: str
+):
+    set_automatic(jobs_copy, automatic)
+    pages.store(LINKS[:1], finished="succeeded")
+    assert label in pages.client.get("/").text
+
+
+@pytest.mark.parametrize(
+    ("automatic", "run_type", "mode", "shown"),
+    [
+        ("dry_run", "scheduled", "dry_run", True),
+        ("dry_run", "backfill", "dry_run", True),
+        ("dry_run", "manual", "dry_run", False),
+        ("apply", "scheduled", "dry_run", False),
+        ("dry_run", "scheduled", "apply", False),
+    ],
+)
+def test_page_of_an_automatic_dry_run_says_how_to_make_such_runs_remove_links(
+    pages: Pages, jobs_copy: Path, automatic: str, run_type: str, mode: str, shown: bool
+):
+    set_automatic(jobs_copy, automatic)
+    pages.store(LINKS[:1], run_type=run_type, mode=mode, finished="succeeded")
+    assert ("<code>automatic: apply</code>" in pages.client.get(pages.run()).text) is shown
+
+
+def set_automatic(jobs: Path, automatic: str) -> None:
+    file = jobs / f"{JOB}.yaml"
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "automatic": automatic}))
 
 
 def test_overview_lists_runs_newest_first_with_counts(pages: Pages):
