@@ -120,6 +120,11 @@ def __getattr__(name: str) -> Any:
     return _resolve(_NAMES[name])
 
 
+def auth_manager() -> str:
+    """Return the path of the class of Airflow's auth manager; empty if it is not configured."""
+    return str(_conf().get("core", "auth_manager", fallback="") or "")
+
+
 def base_url() -> str | None:
     """Return the URL of Airflow's UI, if it is configured."""
     url = _conf().get("api", "base_url", fallback=None)

@@ -24,8 +24,18 @@ class Hosts:
     crm: str
 
     def api(self, environment: Environment) -> str:
-        """Return the API host of an environment."""
+        """Return the API host of an environment, to which requests go."""
         return f"{_API_HOST_PREFIXES[environment]}.{self.api_domain}"
+
+    def token_hosts(self, environment: Environment) -> frozenset[str]:
+        """
+        Return the hosts that Zoho may name as ``api_domain`` of an access token for an environment.
+
+        Beside the API host itself this is the production host, since Zoho does not document which one it names for a
+        sandbox, and the older ``api.zoho.<domain>``. None of them is an address that requests go to.
+        """
+        older = self.accounts.replace("accounts.", "api.", 1)
+        return frozenset({self.api(environment), self.api("production"), older})
 
 
 _API_HOST_PREFIXES: dict[Environment, str] = {

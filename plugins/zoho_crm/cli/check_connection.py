@@ -103,7 +103,9 @@ def _check(
             f"flight: lower it to {allowed}, so that Zoho does not refuse requests."
         )
     if job:
-        found = hook.check_relation(job.relation.as_relation(), operation)
+        found = hook.check_relation(
+            job.relation.as_relation(), operation, allow_user_fields=job.allow_user_external_field
+        )
         errors += [error for error in found if error not in errors]
 
 

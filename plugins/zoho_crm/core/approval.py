@@ -131,6 +131,25 @@ def format_approver(user: Mapping[str, str] | None) -> str | None:
     return user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
 
 
+def approver_faults(approvers: Iterable[str], auth_manager: str) -> list[str]:
+    """
+    Return the approvers who cannot be users of this Airflow, a sentence each.
+
+    Airflow compares IDs of users. FAB's are the numbers of its table of users; those of the simple auth manager are
+    user names. A task cannot look users up, so that whether an ID exists is not known.
+
+    :param auth_manager: path of the class of Airflow's auth manager; empty if it is not known
+    """
+    if not auth_manager.endswith("FabAuthManager"):
+        return []
+    return [
+        f"guards.approvers: {approver!r} is not a user ID: with the FAB auth manager these are numbers, as in "
+        "the address of the user's page in Airflow (Security, List Users)"
+        for approver in approvers
+        if not (approver.isascii() and approver.isdigit())
+    ]
+
+
 def approval_block_reason(approval: str | None) -> str | None:
     """Return why the links of a run may not be sent, or None: a run that needs an approval waits for it."""
     if approval is None or approval == APPROVED:

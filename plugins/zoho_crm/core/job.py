@@ -27,7 +27,7 @@ from pydantic import (
     model_validator,
 )
 
-from zoho_crm.core.links import LINK_ATTRIBUTES, Relation, check_api_name
+from zoho_crm.core.links import LINK_ATTRIBUTES, Relation, check_api_name, documented_module
 from zoho_crm.errors import ZohoConfigError
 
 DAG_ID_PREFIX = "zoho_delink__"
@@ -69,9 +69,15 @@ def _read_duration(value: Any) -> Any:
     return int(match[1]) * _UNITS[match[2]]
 
 
+def _read_user_id(value: Any) -> Any:
+    """Read a number as text: Airflow compares user IDs as text, and those of FAB are numbers."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
 ConnId = Annotated[str, AfterValidator(_check_conn_id)]
 ApiName = Annotated[str, AfterValidator(_check_api_name)]
 Duration = Annotated[timedelta, BeforeValidator(_read_duration), Field(gt=timedelta(0))]
+UserId = Annotated[str, BeforeValidator(_read_user_id), Field(min_length=1)]
 SqlFile = Annotated[str, Field(min_length=1)]
 Event = Literal["failed", "stopped", "rejected", "breach", "recovered"]
 
@@ -108,7 +114,8 @@ class RelationModel(_Model):
     :param module: module of the parent records, e.g. ``Contacts``
     :param external_field: external field of the parent records
     :param related_list: related list of the parent records
-    :param related_module: module of the related records; by default the name of the related list
+    :param related_module: module of the related records; by default the name of the related list, from which it may
+        differ: the list ``Contact_Roles`` of a deal holds ``Contacts``
     :param related_external_field: external field of the related records
     """
 
@@ -176,7 +183,8 @@ class Guards(_Model):
     :param max_plan_age: how long after planning a link may still be sent
     :param max_jump: maximum number of planned links, as a multiple of the median of the last runs
     :param on_breach: ``stop`` the run, or ``approve``: wait for an approval
-    :param approvers: Airflow user IDs of those who may approve; empty: everyone who may edit the Dag run
+    :param approvers: Airflow user IDs of those who may approve: user names for the simple auth manager, numbers for
+        FAB; empty: everyone who may edit the Dag run
     :param approval_timeout: how long to wait for an approval; no response in time is a rejection
     """
 
@@ -188,7 +196,7 @@ class Guards(_Model):
     max_plan_age: Duration | None = None
     max_jump: float | None = Field(default=None, gt=1.0)
     on_breach: Literal["stop", "approve"] = "stop"
-    approvers: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    approvers: tuple[UserId, ...] = ()
     approval_timeout: Duration = timedelta(hours=24)
 
     @model_validator(mode="after")
@@ -239,7 +247,9 @@ class Job(_Model):
     :param zoho_conn_id: connection of type ``zoho_crm``
     :param audit_conn_id: connection of the audit database, which stores plan and audit
     :param strategy: ``single``: one call per link; ``by_parent``: up to 100 links of one parent per call
-    :param allow_undocumented_relation: allow a relation for which Zoho documents no delink
+    :param allow_undocumented_relation: allow a relation for which Zoho documents no delink; try it in a sandbox first
+    :param allow_user_external_field: allow external fields whose values belong to one Zoho user; the refresh token must
+        be that user's
     :param chunk_size: links of one mapped task; larger if a run would exceed Airflow's limit of mapped tasks
     :param task_concurrency: requests in flight of one mapped task
     :param max_active_chunks: mapped tasks at a time over all runs of the job; by default 10 / ``task_concurrency``,
@@ -277,6 +287,7 @@ class Job(_Model):
     audit_conn_id: ConnId
     strategy: Literal["single", "by_parent"] = "single"
     allow_undocumented_relation: bool = False
+    allow_user_external_field: bool = False
     chunk_size: int = Field(default=500, ge=1, le=100_000)
     task_concurrency: int = Field(default=5, ge=1, le=25)
     max_active_chunks: int | None = Field(default=None, ge=1)
@@ -351,10 +362,7 @@ class Job(_Model):
         except ZohoConfigError as error:
             raise ValueError(f"relation: {error}") from None
         if not relation.is_documented and not self.allow_undocumented_relation:
-            raise ValueError(
-                f"relation: Zoho documents no delink for {relation.module} -> {relation.related_list}; "
-                "set allow_undocumented_relation: true once you have tried it in a sandbox"
-            )
+            raise ValueError(f"relation: {_undocumented(relation)}")
         return self
 
     @model_validator(mode="after")
@@ -426,3 +434,17 @@ class Job(_Model):
     def task_timeout(self) -> timedelta:
         """``task_timeout_minutes`` as a duration, or its default."""
         return timedelta(minutes=self.task_timeout_minutes or max(120, self.chunk_size / 20))
+
+
+def _undocumented(relation: Relation) -> str:
+    """Return why a relation that Zoho does not document is refused, and what to write instead."""
+    module, name = relation.module, relation.related_list
+    if (holds := documented_module(module, name)) is not None:
+        return f"related list {name} of {module} holds records of {holds}: set related_module: {holds}"
+    instead = ""
+    if (module, name) == ("Deals", "Contacts"):
+        instead = "use related_list: Contact_Roles with related_module: Contacts, or "
+    return (
+        f"Zoho documents no delink for {module} -> {name}; {instead}"
+        "set allow_undocumented_relation: true once you have tried it in a sandbox"
+    )

@@ -25,23 +25,24 @@ MAX_EXTERNAL_ID_LENGTH = 255
 REFUSED_LISTS = frozenset({"notes", "attachments", "locking_information__s"})
 """Related lists whose records exist only under their parent: a delink would delete them for good."""
 
-DOCUMENTED_RELATIONS = frozenset(
-    {
-        ("Appointments__s", "Services__s"),
-        ("Campaigns", "Contacts"),
-        ("Campaigns", "Leads"),
-        ("Contacts", "Deals"),
-        ("Deals", "Contact_Roles"),
-        ("Deals", "Contacts"),
-        ("Products", "Accounts"),
-        ("Products", "Contacts"),
-        ("Products", "Deals"),
-        ("Products", "Leads"),
-        ("Products", "Price_Books"),
-    }
-)
+DOCUMENTED_RELATIONS = {
+    ("Appointments", "Services"): "Services",
+    ("Appointments__s", "Services__s"): "Services__s",
+    ("Campaigns", "Contacts"): "Contacts",
+    ("Campaigns", "Leads"): "Leads",
+    ("Contacts", "Deals"): "Deals",
+    ("Deals", "Contact_Roles"): "Contacts",
+    ("Products", "Accounts"): "Accounts",
+    ("Products", "Contacts"): "Contacts",
+    ("Products", "Deals"): "Deals",
+    ("Products", "Leads"): "Leads",
+    ("Products", "Price_Books"): "Price_Books",
+}
 """
-Module and related list of each relation that Zoho documents a delink for.
+The relations that Zoho documents a delink for: module and related list, with the module of the related records.
+
+``Contacts`` to ``Deals`` is documented by external IDs, ``Deals`` to ``Contact_Roles`` by record IDs on a page of its
+own, the others by record IDs. ``Deals`` to ``Contacts`` is not: the list of a deal's contacts is ``Contact_Roles``.
 
 Source: the pages "Delink Records", "Delete Related Records Using External ID" and "Remove Contact Role From a
 Specific Deal" of https://www.zoho.com/crm/developer/docs/api/v7/.
@@ -52,7 +53,6 @@ LINK_ATTRIBUTES = {
     ("Campaigns", "Leads"): ("Member_Status",),
     ("Contacts", "Deals"): ("Contact_Role",),
     ("Deals", "Contact_Roles"): ("Contact_Role",),
-    ("Deals", "Contacts"): ("Contact_Role",),
 }
 """
 Attributes of a link, by module and related list. They are lost when the link is removed.
@@ -129,8 +129,8 @@ class Relation:
 
     @property
     def is_documented(self) -> bool:
-        """Whether Zoho documents a delink for this relation."""
-        return (self.module, self.related_list) in DOCUMENTED_RELATIONS
+        """Whether Zoho documents a delink for this relation, and so which module its list holds."""
+        return documented_module(self.module, self.related_list) == self.related_module
 
     def __str__(self) -> str:
         """Return the relation in one line."""
@@ -138,6 +138,11 @@ class Relation:
             f"{self.module}.{self.external_field} -> "
             f"{self.related_list} ({self.related_module}.{self.related_external_field})"
         )
+
+
+def documented_module(module: str, related_list: str) -> str | None:
+    """Return the module of the records in a list that Zoho documents a delink for; None for any other list."""
+    return DOCUMENTED_RELATIONS.get((module, related_list))
 
 
 def check_api_name(field: str, value: object) -> str:

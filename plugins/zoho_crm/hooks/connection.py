@@ -137,18 +137,28 @@ class ZohoConnection(BaseModel):
 
     def accepts_api_domain(self, url: str) -> str:
         """
-        Return the base address for an ``api_domain`` that came with a token.
+        Return the address that requests go to, after a check of the ``api_domain`` that came with a token.
 
-        A token is sent only to the host of this connection's data center and environment.
+        A token is sent only to the host of this connection's data center and environment, whichever of its hosts Zoho
+        names.
 
-        :raises ZohoConfigError: it is any other address
+        :raises ZohoConfigError: it is not one of that data center and environment
         """
-        if _origin(url) != _origin(self.base_url):
+        found = _origin(url)
+        is_known = found == _origin(self.base_url) or (
+            not self.is_local and found in {("https", host, 443) for host in self._token_hosts}
+        )
+        if not is_known:
             raise ZohoConfigError(
-                f"Connection {self.conn_id!r}: the token is for {url[:100]!r}, not for {self.base_url}; "
-                "correct data_center and environment: a refresh token works only in those it was generated for"
+                f"Connection {self.conn_id!r}: the token is for {url[:100]!r} (its api_domain), but data_center "
+                f"{self.data_center} and environment {self.environment} lead to {self.base_url}; correct data_center "
+                "or environment, or generate a refresh token for them"
             )
         return self.base_url
+
+    @property
+    def _token_hosts(self) -> frozenset[str]:
+        return DATA_CENTERS[self.data_center].token_hosts(self.environment)
 
 
 def _extras(conn_id: str, text: str | None) -> dict[str, Any]:

@@ -14,7 +14,6 @@ import tenacity
 
 from zoho_crm.errors import (
     ZohoAuthError,
-    ZohoConfigError,
     ZohoError,
     ZohoNotSentError,
     ZohoResponseError,
@@ -49,6 +48,8 @@ _CREDENTIAL_ERRORS = {
     "invalid_client_secret": "the client secret is wrong: check password (client secret)",
 }
 _THROTTLE_ERRORS = frozenset({"access denied", "access_denied"})
+_PASSING_ERRORS = frozenset({"server_error", "temporarily_unavailable"})
+"""Errors of OAuth (RFC 6749, section 4.1.2.1) that may pass by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,13 +204,13 @@ def _refusal(connection: ZohoConnection, status: int, content: Mapping[str, Any]
         )
     if (advice := _CREDENTIAL_ERRORS.get(code)) is not None:
         return ZohoAuthError(f"{where}: {code}: {advice}", http_status=status, code=code)
-    if code and status < 500:
+    if code and status < 500 and status != 408 and code not in _PASSING_ERRORS:
         shown = re.sub(r"[^\w .-]", "", code)[:40]
         return ZohoAuthError(
             f"{where}: Zoho refuses the credentials: {shown}", http_status=status, code=shown
         )
     if 300 <= status < 400:
-        return ZohoConfigError(
+        return ZohoResponseError(
             f"{where}: the response is a redirect ({status}), which is not followed; check for a proxy in between",
             http_status=status,
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from zoho_crm.core.models import DELINK, RELINK
-from zoho_crm.core.response import PERMISSION_CODES
-from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoResponseError
+from zoho_crm.errors import ZohoAuthError, ZohoResponseError
 from zoho_crm.hooks.metadata import FieldMeta, ModuleMeta, Org, RelatedListMeta, edition_of
+from zoho_crm.hooks.zoho_response import is_final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -70,13 +70,16 @@ class Metadata(Protocol):
         """Return the granted scopes, empty if they are not known."""
 
 
-def check_relation(zoho: Metadata, relation: Relation, operation: str = DELINK) -> list[str]:
+def check_relation(
+    zoho: Metadata, relation: Relation, operation: str = DELINK, *, allow_user_fields: bool = False
+) -> list[str]:
     """
     Return the errors that keep links of this relation from being removed or restored, one sentence each.
 
     Costs up to five API credits. Metadata that Zoho refuses to return is an error too.
 
     :param operation: ``delink`` or ``relink``
+    :param allow_user_fields: allow external fields whose values belong to one Zoho user
     :raises ZohoError: Zoho cannot be reached now, or there is no access token
     """
     errors = missing_scopes(zoho.granted_scopes(), relation, operation)
@@ -84,7 +87,7 @@ def check_relation(zoho: Metadata, relation: Relation, operation: str = DELINK) 
     modules = _errors_of(lambda: _module_errors(zoho, relation))
     if modules:
         return errors + modules
-    errors += _errors_of(lambda: _field_errors(zoho, relation))
+    errors += _errors_of(lambda: _field_errors(zoho, relation, allow_user_fields))
     return errors + _errors_of(lambda: _list_errors(zoho.get_related_lists(relation.module), relation))
 
 
@@ -92,29 +95,35 @@ def missing_scopes(granted: frozenset[str], relation: Relation, operation: str =
     """
     Return an error that names the scopes that the refresh token lacks; nothing where its scopes are not known.
 
-    READ and DELETE are needed on both modules; for a relink, READ and UPDATE. ``ALL`` covers them all, ``WRITE``
-    covers UPDATE, and a scope for all modules covers each.
+    ``ALL`` covers every right, ``WRITE`` covers UPDATE, and a scope for all modules or settings covers each.
+
+    :param operation: ``delink`` or ``relink``
+    """
+    has = {scope.lower() for scope in granted}
+    missing = [scope for scope in needed_scopes(relation, operation) if not _is_covered(scope.lower(), has)]
+    if not granted or not missing:
+        return []
+    return [
+        f"The refresh token lacks the scope {', '.join(missing)}: generate a refresh token that includes it."
+    ]
+
+
+def needed_scopes(relation: Relation, operation: str = DELINK) -> list[str]:
+    """
+    Return the smallest scopes for a relation: both modules, the metadata that is checked, and the organization.
+
+    READ and DELETE are needed on both modules; for a relink, READ and UPDATE.
 
     Source: https://www.zoho.com/crm/developer/docs/api/v7/delete-related-records-ext.html and
     update-related-records-ext.html
 
     :param operation: ``delink`` or ``relink``
     """
-    if not granted:
-        return []
-    has = {scope.lower() for scope in granted}
-    missing = []
-    for name in dict.fromkeys(scope_name(module) for module in _modules_of(relation)):
-        for right in _RIGHTS[operation]:
-            if not _covered(has, ("zohocrm.modules", f"zohocrm.modules.{name}"), right):
-                missing.append(f"ZohoCRM.modules.{name}.{right}")
-    for setting in _SETTINGS:
-        if not _covered(has, ("zohocrm.settings", f"zohocrm.settings.{setting}"), "READ"):
-            missing.append(f"ZohoCRM.settings.{setting}.READ")
-    if not missing:
-        return []
+    names = dict.fromkeys(scope_name(module) for module in _modules_of(relation))
     return [
-        f"The refresh token lacks the scope {', '.join(missing)}: generate a refresh token that includes it."
+        *(f"ZohoCRM.modules.{name}.{right}" for name in names for right in _RIGHTS[operation]),
+        *(f"ZohoCRM.settings.{setting}.READ" for setting in _SETTINGS),
+        "ZohoCRM.org.READ",
     ]
 
 
@@ -149,13 +158,11 @@ def describe_connection(connection: ZohoConnection, org: Org, scopes: frozenset[
 
 
 def _errors_of(check: Callable[[], list[str]]) -> list[str]:
-    """Run a check. Metadata that Zoho refuses to return is an error; a temporary failure is raised."""
+    """Run a check. Metadata that Zoho refuses to return is an error; what may pass by itself is raised."""
     try:
         return check()
-    except ZohoError as exc:
-        refused = isinstance(exc, ZohoAuthError) and exc.code in PERMISSION_CODES
-        wrong = isinstance(exc, ZohoResponseError) and (exc.http_status or 0) in range(200, 429)
-        if not refused and not wrong:
+    except (ZohoAuthError, ZohoResponseError) as exc:
+        if not is_final(exc):
             raise
         return [f"Zoho refuses to return the metadata for this check: {exc}."]
 
@@ -179,9 +186,12 @@ def _modules_of(relation: Relation) -> list[str]:
     return list(dict.fromkeys((relation.module, relation.related_module)))
 
 
-def _covered(has: set[str], stems: Iterable[str], right: str) -> bool:
-    words = {"all", right.lower()} | ({"write"} if right == "UPDATE" else set())
-    return any(f"{stem}.{word}" in has for stem in stems for word in words)
+def _is_covered(scope: str, has: set[str]) -> bool:
+    """Whether a scope is granted: by itself, by a right that includes it, or for all modules or settings."""
+    service, group, *name, right = scope.split(".")
+    stems = {f"{service}.{group}", ".".join([service, group, *name])}
+    rights = {"all", right} | ({"write"} if right == "update" else set())
+    return any(f"{stem}.{one}" in has for stem in stems for one in rights)
 
 
 def _unknown_name(what: str, name: str, known: Iterable[str]) -> str:
@@ -190,7 +200,7 @@ def _unknown_name(what: str, name: str, known: Iterable[str]) -> str:
     return f"{what} {name!r} does not exist: {hint}"
 
 
-def _field_errors(zoho: Metadata, relation: Relation) -> list[str]:
+def _field_errors(zoho: Metadata, relation: Relation, allow_user_fields: bool) -> list[str]:
     errors = []
     for module, name in dict.fromkeys(
         (
@@ -201,9 +211,17 @@ def _field_errors(zoho: Metadata, relation: Relation) -> list[str]:
         fields = {row.get("api_name", ""): row for row in zoho.get_fields(module)}
         if name not in fields:
             errors.append(_unknown_name(f"Module {module!r}: field", name, fields))
-        elif not (fields[name].get("external") or {}).get("type"):
+            continue
+        kind = (fields[name].get("external") or {}).get("type")
+        if not kind:
             errors.append(
                 f"Field {module}.{name} is not an external field: mark it as external in Zoho's setup."
+            )
+        elif kind == "user" and not allow_user_fields:
+            errors.append(
+                f"Field {module}.{name} is a user-based external field: each value belongs to one Zoho user, and "
+                "the token of another user finds another record or none. Use an organization-based external field, "
+                "or set allow_user_external_field: true in the job file if the refresh token is that user's."
             )
     return errors
 
@@ -221,7 +239,8 @@ def _list_errors(lists: list[RelatedListMeta], relation: Relation) -> list[str]:
     if (status := found.get("status")) != "visible":
         errors.append(f"{where} has status {status}, not visible: show it in the module's layout.")
     module = (found.get("module") or {}).get("api_name")
-    if module != relation.related_module:
+    # Zoho documents which records a documented list holds, but not what its metadata says, such as for Contact_Roles.
+    if module != relation.related_module and not relation.is_documented:
         errors.append(
             f"{where} holds records of {module!r}, not of {relation.related_module!r}: correct related_module."
         )

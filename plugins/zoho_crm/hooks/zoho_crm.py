@@ -284,9 +284,11 @@ class ZohoCRMHook(HttpHook):
         """Return the scopes of the access token; empty if Zoho does not report them."""
         return self.token_source.get().scopes
 
-    def check_relation(self, relation: Relation, operation: str = DELINK) -> list[str]:
+    def check_relation(
+        self, relation: Relation, operation: str = DELINK, *, allow_user_fields: bool = False
+    ) -> list[str]:
         """Return the errors of this relation; see :func:`zoho_crm.hooks.zoho_checks.check_relation`."""
-        return check_relation(self, relation, operation)
+        return check_relation(self, relation, operation, allow_user_fields=allow_user_fields)
 
     def test_connection(self) -> tuple[bool, str]:
         """

@@ -81,7 +81,8 @@ def unclear(request: ZohoRequest, response: ZohoResponse) -> ZohoError:
         code, message, details = item.code[:100], item.message[:300], dict(item.details)
     if 300 <= response.status < 400:
         message = "Zoho's API does not redirect; the response is from another server, such as a proxy"
-    error = ZohoAuthError if response.status in {401, 403} or code in PERMISSION_CODES else ZohoResponseError
+    is_refusal = response.status in {401, 403} and item is not None and not response.classified.is_throttled
+    error = ZohoAuthError if is_refusal or code in PERMISSION_CODES else ZohoResponseError
     advice = _ADVICE_BY_KIND.get(response.classified.kind) or _ADVICE.get(code, "")
     return error(
         f"{request.method} {_place(request)}: {response.status} {code} {message}".rstrip() + advice,
@@ -92,6 +93,22 @@ def unclear(request: ZohoRequest, response: ZohoResponse) -> ZohoError:
     )
 
 
+def is_final(error: ZohoAuthError | ZohoResponseError) -> bool:
+    """
+    Whether a response to a GET is one that a retry cannot change: Zoho itself refuses the request, with a code.
+
+    A response without a code of Zoho, such as an HTML page with any status, or a redirect, is from a server in between.
+    """
+    if isinstance(error, ZohoAuthError):
+        return error.code in PERMISSION_CODES
+    if not error.code or error.code in _PASSING_CODES:
+        return False
+    return 200 <= (error.http_status or 0) < 429 and error.http_status != 408
+
+
+_PASSING_CODES = frozenset(
+    {"INTERNAL_ERROR", "INTERNAL_SERVER_ERROR", "REQUEST_TIMEOUT", "TOO_MANY_REQUESTS"}
+)
 _ADVICE_BY_KIND = {
     ResponseKind.OVERLOADED: "; too many requests are in flight: retry later, or lower max_concurrency",
     ResponseKind.OUT_OF_CREDITS: "; the org's API credits of 24 hours are used up: retry once credits return",

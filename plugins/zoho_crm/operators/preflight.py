@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from zoho_crm.airflow_compat import AirflowFailException, has_retry_policies
+from zoho_crm.airflow_compat import AirflowFailException, auth_manager, has_retry_policies
+from zoho_crm.core.approval import approver_faults
 from zoho_crm.core.job_files import read_sql
 from zoho_crm.core.models import DELINK
 from zoho_crm.core.request import get_setting
@@ -27,6 +28,7 @@ from zoho_crm.errors import (
 )
 from zoho_crm.hooks.metadata import org_id_of, org_in
 from zoho_crm.hooks.presence import LinkClient, judge_error
+from zoho_crm.hooks.zoho_checks import environment_fault
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.hooks.zoho_response import parse_reading_response, rows_of
 from zoho_crm.operators.breaker import Stop
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.models import StoredRun
     from zoho_crm.hooks.async_client import AsyncZohoClient
     from zoho_crm.hooks.connection import ZohoConnection
+    from zoho_crm.hooks.metadata import Org
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.chunk_store import ChunkStore
 
@@ -94,7 +97,7 @@ class PreflightOperator(JobOperator):
         self.check_form(context)
         job = self.job_of(context)
         self.check_sql(job)
-        if faults := notifier_faults(job):
+        if faults := [*notifier_faults(job), *approver_faults(job.guards.approvers, auth_manager())]:
             raise ZohoConfigError(". ".join(faults))
         from zoho_crm.ledger.ledger import Ledger
 
@@ -140,10 +143,12 @@ class PreflightOperator(JobOperator):
         )
         with one_slot(ledger, conn_id, hook.connection.max_concurrency) as renew_slot:
             hook.require(renew_slot)
+            faults = hook.check_relation(
+                job.relation.as_relation(), self.operation, allow_user_fields=job.allow_user_external_field
+            )
+            if faults:
+                raise ZohoConfigError(" ".join(faults))
             org = hook.get_org()
-            faults = hook.check_relation(job.relation.as_relation(), self.operation)
-        if faults:
-            raise ZohoConfigError(" ".join(faults))
         return {
             "org_id": org_id_of(org),
             "data_center": hook.connection.data_center,
@@ -198,14 +203,17 @@ class OrgCheck:
 
         Nothing is read if no link of the chunk is left to send.
 
-        :raises OtherOrgError: it is another organization
+        :raises OtherOrgError: it is another organization, or of another environment than the connection says
         :raises ZohoError: it cannot be read
         """
         if self.is_done or not await asyncio.to_thread(self.ledger.claims.has_unsettled, self.store.claim):
             return None
-        found = await _read_org(LinkClient(client, self.run.relation, client.connection.api_version))
-        if isinstance(found, Stop):
-            return found
+        org = await _read_org(LinkClient(client, self.run.relation, client.connection.api_version))
+        if isinstance(org, Stop):
+            return org
+        if fault := environment_fault(client.connection, org):
+            raise OtherOrgError(f"{fault} Nothing was sent in this try")
+        found = org_id_of(org)
         planned = self.run.org_id or await asyncio.to_thread(self._record, found)
         if found != planned:
             raise OtherOrgError(
@@ -222,8 +230,8 @@ class OrgCheck:
         return self.ledger.runs.record_org(self.run.run_key, org_id)
 
 
-async def _read_org(client: LinkClient) -> str | Stop:
-    """Return Zoho's ID of the organization, or a reason to stop."""
+async def _read_org(client: LinkClient) -> Org | Stop:
+    """Return the organization, or a reason to stop."""
     request = get_setting(client.api_version, "org")
     for tries in range(1, client.limits.verifications + 1):
         retry_after_s = None
@@ -237,7 +245,7 @@ async def _read_org(client: LinkClient) -> str | Stop:
             if stop := _STOPS.get(response.classified.kind):
                 return stop
             try:
-                return org_id_of(org_in(rows_of(request, parse_reading_response(request, response), "org")))
+                return org_in(rows_of(request, parse_reading_response(request, response), "org"))
             except ZohoAuthError as error:
                 return Stop(f"the organization cannot be read: {error}", StopReason.REFUSED)
             except ZohoResponseError as error:

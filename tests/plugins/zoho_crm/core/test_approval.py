@@ -10,7 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from zoho_crm.core.approval import Question, approval_block_reason, code, is_rejected, plan_url
+from zoho_crm.core.approval import (
+    Question,
+    approval_block_reason,
+    approver_faults,
+    code,
+    is_rejected,
+    plan_url,
+)
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlanSummary
 
@@ -180,3 +187,23 @@ def test_a_run_id_cannot_leave_the_address() -> None:
 )
 def test_only_a_yes_lets_a_run_that_asks_go_on(approval: str | None, why: str | None, rejected: bool) -> None:
     assert (approval_block_reason(approval), is_rejected(approval)) == (why, rejected)
+
+
+FAB = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+SIMPLE = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+
+
+@pytest.mark.parametrize(
+    ("approvers", "auth_manager", "refused"),
+    [
+        (["1", "ada", "2 ", "²"], FAB, ["'ada'", "'2 '", "'²'"]),
+        (["1", "2"], FAB, []),
+        (["ada"], SIMPLE, []),
+        (["ada"], "", []),
+        ([], FAB, []),
+    ],
+)
+def test_user_ids_of_fab_are_numbers(approvers: list[str], auth_manager: str, refused: list[str]) -> None:
+    faults = approver_faults(approvers, auth_manager)
+    assert [fault.split()[1] if "'2 '" not in fault else "'2 '" for fault in faults] == refused
+    assert all(fault.startswith("guards.approvers: ") for fault in faults)

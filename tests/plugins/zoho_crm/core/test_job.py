@@ -53,6 +53,11 @@ def test_a_short_job_file_takes_its_defaults(jobs: Path) -> None:
     assert job.retry_delay == timedelta(seconds=30)
 
 
+def test_numbers_of_approvers_are_read_as_text(jobs: Path) -> None:
+    guards = {"on_breach": "approve", "approvers": [1, "ada"]}
+    assert load_job(write(jobs, guards=guards)).guards.approvers == ("1", "ada")
+
+
 @pytest.mark.parametrize(
     ("chunk_size", "minutes", "timeout_minutes"),
     [(500, None, 120), (2400, None, 120), (100_000, None, 5000), (100_000, 30, 30)],
@@ -121,6 +126,19 @@ FAULTS = {
         {"relation": {**JOB["relation"], "module": "Accounts", "related_list": "Contacts"}},
         "relation: Zoho documents no delink for Accounts -> Contacts; "
         "set allow_undocumented_relation: true once you have tried it in a sandbox",
+    ),
+    "list of a deal's contacts": (
+        {"relation": {**JOB["relation"], "module": "Deals", "related_list": "Contacts"}},
+        "relation: Zoho documents no delink for Deals -> Contacts; use related_list: Contact_Roles with "
+        "related_module: Contacts, or set allow_undocumented_relation: true once you have tried it in a sandbox",
+    ),
+    "module of a documented list": (
+        {"relation": {**JOB["relation"], "module": "Deals", "related_list": "Contact_Roles"}},
+        "relation: related list Contact_Roles of Deals holds records of Contacts: set related_module: Contacts",
+    ),
+    "approver who is yes or no": (
+        {"guards": {"on_breach": "approve", "approvers": [True]}},
+        "guards.approvers.0: Input should be a valid string",
     ),
     "strategy": ({"strategy": "bulk"}, "strategy: Input should be 'single' or 'by_parent'"),
     "concurrency": ({"task_concurrency": 26}, "task_concurrency: Input should be less than or equal to 25"),

@@ -342,17 +342,17 @@ def test_relation_and_link_cannot_be_changed() -> None:
 
 
 DOCUMENTED = {
-    ("Appointments__s", "Services__s"),
-    ("Campaigns", "Contacts"),
-    ("Campaigns", "Leads"),
-    ("Contacts", "Deals"),
-    ("Deals", "Contact_Roles"),
-    ("Deals", "Contacts"),
-    ("Products", "Accounts"),
-    ("Products", "Contacts"),
-    ("Products", "Deals"),
-    ("Products", "Leads"),
-    ("Products", "Price_Books"),
+    ("Appointments", "Services"): "Services",
+    ("Appointments__s", "Services__s"): "Services__s",
+    ("Campaigns", "Contacts"): "Contacts",
+    ("Campaigns", "Leads"): "Leads",
+    ("Contacts", "Deals"): "Deals",
+    ("Deals", "Contact_Roles"): "Contacts",
+    ("Products", "Accounts"): "Accounts",
+    ("Products", "Contacts"): "Contacts",
+    ("Products", "Deals"): "Deals",
+    ("Products", "Leads"): "Leads",
+    ("Products", "Price_Books"): "Price_Books",
 }
 
 
@@ -360,18 +360,29 @@ def test_documented_relations_are_those_of_the_documentation() -> None:
     assert DOCUMENTED_RELATIONS == DOCUMENTED
 
 
-@pytest.mark.parametrize(("module", "related_list"), sorted(DOCUMENTED), ids=".".join)
-def test_documented_relation_is_known_as_such(module: str, related_list: str) -> None:
-    assert Relation(module, "Ext_A", related_list, "Whatever", "Ext_B").is_documented
+@pytest.mark.parametrize(
+    ("module", "related_list", "related_module"),
+    [(*names, related_module) for names, related_module in sorted(DOCUMENTED.items())],
+)
+def test_documented_relation_is_known_as_such(module: str, related_list: str, related_module: str) -> None:
+    assert Relation(module, "Ext_A", related_list, related_module, "Ext_B").is_documented
 
 
 @pytest.mark.parametrize(
-    ("module", "related_list"),
-    [("Accounts", "Contacts"), ("Leads", "Campaigns"), ("contacts", "Deals"), ("Contacts", "DEALS")],
-    ids=".".join,
+    ("module", "related_list", "related_module"),
+    [
+        ("Accounts", "Contacts", "Contacts"),
+        ("Leads", "Campaigns", "Campaigns"),
+        ("contacts", "Deals", "Deals"),
+        ("Contacts", "DEALS", "Deals"),
+        ("Contacts", "Deals", "Leads"),
+        ("Deals", "Contact_Roles", "Contact_Roles"),
+        ("Deals", "Contacts", "Contacts"),
+        ("Contacts", "Deals_X", "Deals"),
+    ],
 )
-def test_other_relation_is_not_documented(module: str, related_list: str) -> None:
-    assert not Relation(module, "Ext_A", related_list, "Whatever", "Ext_B").is_documented
+def test_other_relation_is_not_documented(module: str, related_list: str, related_module: str) -> None:
+    assert not Relation(module, "Ext_A", related_list, related_module, "Ext_B").is_documented
 
 
 def test_pair_key_never_changes() -> None:

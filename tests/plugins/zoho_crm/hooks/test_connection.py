@@ -209,10 +209,26 @@ def test_refuses_any_other_host(fields: dict[str, Any]) -> None:
         "https://www.zohoapis.eu/",
         "https://WWW.zohoapis.eu",
         "https://www.zohoapis.eu:443",
+        "https://api.zoho.eu",
     ],
 )
 def test_accepts_the_api_domain_of_its_own(url: str) -> None:
     assert make({"data_center": "eu"}).accepts_api_domain(url) == "https://www.zohoapis.eu"
+
+
+@pytest.mark.parametrize(
+    "url", ["https://sandbox.zohoapis.ca", "https://www.zohoapis.ca", "https://api.zohocloud.ca"]
+)
+def test_a_token_for_a_sandbox_is_sent_to_the_sandbox_whatever_host_zoho_names(url: str) -> None:
+    sandbox = make({"data_center": "ca", "environment": "sandbox"})
+    assert sandbox.accepts_api_domain(url) == "https://sandbox.zohoapis.ca"
+    with pytest.raises(ZohoConfigError) as error:
+        sandbox.accepts_api_domain("https://developer.zohoapis.ca")
+    assert str(error.value) == (
+        f"Connection {sandbox.conn_id!r}: the token is for 'https://developer.zohoapis.ca' (its api_domain), but "
+        "data_center ca and environment sandbox lead to https://sandbox.zohoapis.ca; correct data_center or "
+        "environment, or generate a refresh token for them"
+    )
 
 
 @pytest.mark.parametrize(
@@ -223,6 +239,10 @@ def test_accepts_the_api_domain_of_its_own(url: str) -> None:
         "http://www.zohoapis.eu",
         "https://www.zohoapis.com",
         "https://sandbox.zohoapis.eu",
+        "https://api.zoho.com",
+        "http://api.zoho.eu",
+        "https://accounts.zoho.eu",
+        "https://crm.zoho.eu",
         "https://www.zohoapis.eu:8443",
         "https://www.zohoapis.eu.evil.example",
         "https://evil.example/www.zohoapis.eu",
@@ -247,7 +267,10 @@ def test_refuses_any_other_api_domain(url: str) -> None:
         make({"data_center": "eu"}).accepts_api_domain(url)
 
 
-@pytest.mark.parametrize("url", ["https://www.zohoapis.com", "http://127.0.0.1:1", "https://127.0.0.1:8025"])
+@pytest.mark.parametrize(
+    "url",
+    ["https://www.zohoapis.com", "https://api.zoho.com", "http://127.0.0.1:1", "https://127.0.0.1:8025"],
+)
 def test_a_local_zoho_refuses_any_other_api_domain(url: str) -> None:
     with pytest.raises(ZohoConfigError):
         make(host="127.0.0.1", port=8025).accepts_api_domain(url)

@@ -221,10 +221,20 @@ def test_passing_trouble_ends_well(zoho: Any, fetch: Callable[[], Token]) -> Non
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
 def test_follows_no_redirect(zoho: Any, fetch: Callable[[], Token], status: int) -> None:
-    zoho.token_script = [zoho.answer(status, None, {"Location": f"{zoho.url}/crm/v7/x"})]
-    with pytest.raises(ZohoConfigError, match="redirect"):
+    zoho.token_script = [zoho.answer(status, None, {"Location": f"{zoho.url}/crm/v7/x"})] * 4
+    with pytest.raises(ZohoResponseError, match="redirect"):
         fetch()
-    assert (len(zoho.token_calls), zoho.seen) == (1, [])
+    assert (len(zoho.token_calls), zoho.seen) == (4, [])
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(400, "server_error"), (200, "temporarily_unavailable"), (408, "timeout")]
+)
+def test_an_error_of_the_accounts_server_is_no_refusal(
+    zoho: Any, fetch: Callable[[], Token], status: int, error: str
+) -> None:
+    zoho.token_script = [zoho.answer(status, {"error": error})]
+    assert fetch().access_token == "access-token-2"
 
 
 def test_a_refused_connection_is_not_sent(zoho: Any, fetch: Callable[[], Token], slept: list[float]) -> None:

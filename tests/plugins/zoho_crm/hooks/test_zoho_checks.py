@@ -9,12 +9,19 @@ from zoho_crm.core.links import Relation
 from zoho_crm.core.models import RELINK
 from zoho_crm.errors import ZohoAuthError, ZohoError, ZohoNotSentError, ZohoResponseError
 from zoho_crm.hooks.connection import ZohoConnection
-from zoho_crm.hooks.zoho_checks import check_relation, describe_connection, missing_scopes, scope_name
+from zoho_crm.hooks.zoho_checks import (
+    check_relation,
+    describe_connection,
+    missing_scopes,
+    needed_scopes,
+    scope_name,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ALL = frozenset({"ZohoCRM.modules.ALL", "ZohoCRM.settings.ALL"})
+ORG = "ZohoCRM.org.READ"
+ALL = frozenset({"ZohoCRM.modules.ALL", "ZohoCRM.settings.ALL", ORG})
 RELATION = Relation("Contacts", "F_C", "Deals_X", "Deals", "F_D")
 
 
@@ -39,7 +46,7 @@ class Metadata:
                 {"api_name": "Plain"},
             ],
             "Deals": [
-                {"api_name": "F_D", "external": {"type": "user"}},
+                {"api_name": "F_D", "external": {"type": "org"}},
                 {"api_name": "Null", "external": None},
             ],
         }
@@ -179,7 +186,7 @@ def test_names_the_error(spoil: Callable[[Metadata], Any], says: list[str]) -> N
 
 
 def test_names_all_errors_at_once() -> None:
-    zoho = Metadata(scopes=frozenset({"ZohoCRM.modules.READ", "ZohoCRM.settings.ALL"}))
+    zoho = Metadata(scopes=frozenset({"ZohoCRM.modules.READ", "ZohoCRM.settings.ALL", ORG}))
     zoho.org["type"] = "bigin"
     zoho.fields["Deals"].clear()
     zoho.related_list.update(href=None, status="scheduled_for_deletion")
@@ -236,7 +243,7 @@ def test_names_all_errors_at_once() -> None:
     ],
 )
 def test_scopes(scopes: set[str], missing: str | None) -> None:
-    faults = missing_scopes(frozenset(scopes), RELATION)
+    faults = missing_scopes(frozenset(scopes | {ORG} if scopes else ()), RELATION)
     assert faults == (
         []
         if missing is None
@@ -265,10 +272,53 @@ def test_names_a_module_as_scopes_do(module: str, name: str) -> None:
 def test_scopes_of_modules_whose_scope_name_is_another() -> None:
     relation = Relation("Products", "F_P", "Price_Books", "Price_Books", "F_B")
     rights = {f"ZohoCRM.modules.{name}.ALL" for name in ("products", "pricebooks")}
-    assert missing_scopes(frozenset({*rights, "ZohoCRM.settings.ALL"}), relation) == []
+    assert missing_scopes(frozenset({*rights, "ZohoCRM.settings.ALL", ORG}), relation) == []
     custom = Relation("Projects", "F_P", "Members", "Members", "F_M")
-    (missing,) = missing_scopes(frozenset({"ZohoCRM.modules.custom.READ", "ZohoCRM.settings.ALL"}), custom)
+    (missing,) = missing_scopes(
+        frozenset({"ZohoCRM.modules.custom.READ", "ZohoCRM.settings.ALL", ORG}), custom
+    )
     assert "lacks the scope ZohoCRM.modules.custom.DELETE:" in missing
+
+
+def test_the_scope_of_the_organization_is_named_too() -> None:
+    assert missing_scopes(ALL - {ORG}, RELATION) == [
+        "The refresh token lacks the scope ZohoCRM.org.READ: generate a refresh token that includes it."
+    ]
+    assert missing_scopes(ALL - {ORG} | {"ZohoCRM.org.ALL"}, RELATION) == []
+
+
+def test_needed_scopes_are_the_smallest_that_suffice() -> None:
+    needed = needed_scopes(Relation("Products", "F_P", "Price_Books", "Price_Books", "F_B"))
+    assert needed == [
+        "ZohoCRM.modules.products.READ",
+        "ZohoCRM.modules.products.DELETE",
+        "ZohoCRM.modules.pricebooks.READ",
+        "ZohoCRM.modules.pricebooks.DELETE",
+        "ZohoCRM.settings.modules.READ",
+        "ZohoCRM.settings.fields.READ",
+        "ZohoCRM.settings.related_lists.READ",
+        "ZohoCRM.org.READ",
+    ]
+
+
+def test_a_user_based_field_is_refused_unless_the_job_allows_it() -> None:
+    zoho = Metadata()
+    zoho.fields["Deals"][0].update(external={"type": "user"})
+    assert check_relation(zoho, RELATION) == [
+        "Field Deals.F_D is a user-based external field: each value belongs to one Zoho user, and the token of "
+        "another user finds another record or none. Use an organization-based external field, or set "
+        "allow_user_external_field: true in the job file if the refresh token is that user's."
+    ]
+    assert check_relation(zoho, RELATION, allow_user_fields=True) == []
+
+
+@pytest.mark.parametrize(
+    "module", [{"api_name": "Contact_Roles"}, {"api_name": "Contacts"}, None], ids=["list", "module", "null"]
+)
+def test_metadata_may_name_any_module_for_a_documented_list(module: dict[str, str] | None) -> None:
+    zoho = Metadata()
+    zoho.related_list.update(api_name="Contact_Roles", href="Deals/{ENTITYID}/Contact_Roles", module=module)
+    assert check_relation(zoho, Relation("Deals", "F_D", "Contact_Roles", "Contacts", "F_C")) == []
 
 
 @pytest.mark.parametrize(
@@ -288,7 +338,7 @@ def test_scopes_of_modules_whose_scope_name_is_another() -> None:
     ],
 )
 def test_scopes_of_a_relink(granted: set[str], missing: str | None) -> None:
-    scopes = frozenset({"ZohoCRM.settings.ALL", *(f"ZohoCRM.modules.{right}" for right in granted)})
+    scopes = frozenset({"ZohoCRM.settings.ALL", ORG, *(f"ZohoCRM.modules.{right}" for right in granted)})
     faults = (
         []
         if missing is None
@@ -324,8 +374,26 @@ def test_metadata_that_zoho_refuses_to_return_is_an_error(refusal: ZohoError) ->
         ZohoResponseError("down", http_status=503),
         ZohoAuthError("revoked", code="invalid_code"),
         ZohoAuthError("bad token", http_status=401, code="INVALID_TOKEN"),
+        ZohoResponseError("HTML", http_status=200),
+        ZohoResponseError("a proxy's page", http_status=404),
+        ZohoResponseError("redirect", http_status=302),
+        ZohoResponseError("timeout", http_status=408, code="REQUEST_TIMEOUT"),
+        ZohoResponseError("error", http_status=200, code="INTERNAL_ERROR"),
+        ZohoResponseError("busy", http_status=400, code="TOO_MANY_REQUESTS"),
     ],
-    ids=["not-sent", "429", "503", "revoked", "token"],
+    ids=[
+        "not-sent",
+        "429",
+        "503",
+        "revoked",
+        "token",
+        "html",
+        "404-html",
+        "redirect",
+        "408",
+        "internal",
+        "busy",
+    ],
 )
 def test_a_temporary_failure_is_raised(trouble: ZohoError) -> None:
     with pytest.raises(type(trouble)):

@@ -561,6 +561,18 @@ def test_connection_to_another_org_than_that_of_the_plan_is_refused(
     assert audit.leases() == []
 
 
+def test_an_org_of_another_environment_than_the_connection_says_is_refused(
+    zoho: LocalZoho, audit: Audit
+) -> None:
+    link_all(zoho, pairs(2))
+    zoho.state.configure(environment="sandbox")
+    with pytest.raises(
+        AirflowFailException, match="environment is production, but the organization is of type sandbox"
+    ):
+        delink(links=pairs(2), audit_conn_id=AUDIT).execute(context())
+    assert linked(zoho) == set(pairs(2))
+
+
 def test_own_plan_keeps_to_the_org_of_its_first_try(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(2))
     task = delink(links=pairs(2), audit_conn_id=AUDIT)

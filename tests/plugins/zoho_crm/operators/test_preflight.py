@@ -16,6 +16,7 @@ from zoho_crm.core.job import RelationModel
 from zoho_crm.errors import ZohoError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators import preflight
+from zoho_crm.operators.job_operator import FINAL_ERRORS
 from zoho_crm.operators.preflight import READ_TIMEOUT_S, PreflightOperator
 from zoho_crm.operators.slot_keeper import ONE_REQUEST_LEASE_S, one_slot
 
@@ -180,6 +181,69 @@ def test_a_missing_scope_is_reported(
     zoho.state.configure(granted_scopes=("ZohoCRM.modules.READ", "ZohoCRM.settings.ALL", "ZohoCRM.org.READ"))
     with pytest.raises(AirflowFailException, match=r"ZohoCRM\.modules\.contacts\.DELETE.*deals\.DELETE"):
         check(make_job(), sql_path)
+
+
+@pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    "path", ["/oauth/", "/org", "settings/modules", "settings/fields", "settings/related_lists"]
+)
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"do": "html", "status": 200}, id="html"),
+        pytest.param({"do": "html", "status": 403}, id="html of a proxy"),
+        pytest.param({"do": "redirect"}, id="redirect"),
+        pytest.param({"do": "status", "status": 408}, id="408"),
+        pytest.param({"do": "status", "status": 503}, id="503"),
+    ],
+)
+def test_an_odd_response_to_any_request_may_be_tried_again(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    fault: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(ZohoCRMHook, "sleep", staticmethod(lambda _: None))
+    zoho.state.faults.add(**fault, match={"path": path}, times=None)
+    with pytest.raises(ZohoError) as error:
+        check(make_job(), sql_path)
+    assert not isinstance(error.value, FINAL_ERRORS)
+
+
+@pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
+def test_a_user_based_external_field_is_refused_unless_the_job_allows_it(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ZohoCRMHook.get_fields
+
+    def user_based(hook: ZohoCRMHook, module: str) -> Any:
+        return [
+            row | {"external": {"type": "user"}} if row.get("external") else row for row in read(hook, module)
+        ]
+
+    monkeypatch.setattr(ZohoCRMHook, "get_fields", user_based)
+    with pytest.raises(
+        AirflowFailException, match=r"Contacts\.External_Contact_ID is a user-based external field"
+    ):
+        check(make_job(), sql_path)
+    check(make_job(allow_user_external_field=True), sql_path)
+
+
+@pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
+def test_an_approver_who_cannot_be_a_user_of_fab_is_reported(
+    zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = make_job(guards={"on_breach": "approve", "approvers": ["7", "ada"]})
+    check(job, sql_path)
+    fab = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+    monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", fab)
+    with pytest.raises(
+        AirflowFailException, match=r"^guards\.approvers: 'ada' is not a user ID: with the FAB"
+    ):
+        check(job, sql_path)
 
 
 @pytest.mark.parametrize(
