@@ -41,6 +41,7 @@ JOB = {
     "start_date": "2026-11-01",
     "relation": RELATION,
     "audit_conn_id": "zoho_delink_audit",
+    "guards": {"max_links": None},
     # Two running tasks use the org's limit; a third waits to replace the first that ends.
     "chunk_size": 2_500,
     "task_concurrency": CONCURRENCY // 2,

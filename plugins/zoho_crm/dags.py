@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import DAG, TaskGroup, get_parsing_context, task
 
+from zoho_crm.core.formatting import format_percent
 from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.dag_files import find_job_file, find_jobs_folder
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from zoho_crm.core.job import Job
+    from zoho_crm.core.job import Guards, Job
 
 __all__ = [
     "delink_dag",
@@ -218,7 +219,6 @@ def _job_dag(job: Job, folder: Path) -> DAG:
 
 
 def _job_doc(job: Job) -> str:
-    limit = job.guards.max_links
     return _JOB_DOC.format(
         description=job.description,
         relation=job.relation.as_relation(),
@@ -228,8 +228,18 @@ def _job_doc(job: Job) -> str:
         zoho_conn_id=job.zoho_conn_id,
         schedule=schedule_text(job),
         automatic=_automatic_text(job),
-        max_links="none" if limit is None else f"{limit} links per run",
+        max_links=_limit_text(job.guards),
     )
+
+
+def _limit_text(guards: Guards) -> str:
+    limits = []
+    if guards.link_limit is not None:
+        default = " (the default: `guards.max_links` is not set)" if guards.has_default_limit else ""
+        limits.append(f"{guards.link_limit} links per run{default}")
+    if guards.max_share is not None:
+        limits.append(f"{format_percent(guards.max_share)} of the baseline links")
+    return ", ".join(limits) or "none"
 
 
 def _automatic_text(job: Job) -> str:

@@ -157,6 +157,20 @@ def test_page_and_form_of_a_job_say_that_its_automatic_runs_remove_links(jobs: P
     assert "That run **removes links**: untick it to start only your run." in description
 
 
+@pytest.mark.parametrize(
+    ("guards", "limit"),
+    [
+        ({}, "1000 links per run (the default: `guards.max_links` is not set)"),
+        ({"max_links": 7}, "7 links per run"),
+        ({"max_links": None}, "none"),
+    ],
+)
+def test_page_of_a_job_says_its_limit(jobs: Path, guards: dict[str, int | None], limit: str) -> None:
+    content = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
+    (jobs / "contacts_deals.yaml").write_text(yaml.safe_dump({**content, "guards": guards}))
+    assert f"| limit | {limit} |" in str(read_dags().dags[CONTACTS_DEALS].doc_md)
+
+
 def test_form_of_a_job_without_intervals_names_no_run_of_the_last_one(dag_bag: DagBag) -> None:
     dag = dag_bag.dags["zoho_delink__campaigns_leads"]
     assert "last interval" not in dag.params.get_param("mode").schema["description_md"]

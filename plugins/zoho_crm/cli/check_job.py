@@ -54,15 +54,21 @@ def _describe(job: Job, file: Path) -> dict[str, Any]:
         "schedule": _schedule(job),
         "automatic": job.automatic,
         "next_windows": _next_windows(job),
-        "guards": {
-            name: duration(value) if name in {"max_source_age", "max_plan_age", "approval_timeout"} else value
-            for name, value in job.guards
-            if value is not None and value != ()
-        },
+        "guards": _guards(job),
+        "max_links_is_default": job.guards.has_default_limit,
         "failure_tolerance": job.failure_tolerance,
         "snapshot": list(job.snapshot_attributes),
         "retention_days": job.retention_days,
         "notify": [notice.notifier for notice in job.notify],
+    }
+
+
+def _guards(job: Job) -> dict[str, Any]:
+    values = {**dict(job.guards), "max_links": job.guards.link_limit}
+    return {
+        name: duration(value) if name in {"max_source_age", "max_plan_age", "approval_timeout"} else value
+        for name, value in values.items()
+        if value is not None and value != ()
     }
 
 
@@ -138,6 +144,8 @@ def _show(out: Output, report: dict[str, Any]) -> None:
     source, guards = report["source"], dict(report["guards"])
     timeout = guards.pop("approval_timeout")
     on_breach = guards.pop("on_breach")
+    if report["max_links_is_default"]:
+        guards["max_links"] = f"{guards['max_links']} (the default)"
     out.title(report["dag"])
     out.facts(
         {

@@ -97,7 +97,10 @@ class Decision:
         breached = {check.limit for check in self.checks if check.breached}
         ways = []
         if "max_links" in breached:
-            ways.append("To let it pass, start a run with a larger max_links and a reason")
+            ways.append(
+                "To let it pass, start a run with a larger max_links and a reason, or raise guards.max_links in the "
+                "job file"
+            )
         if others := sorted(breached - {"max_links"}):
             ways.append(f"For {', '.join(others)}, correct the source or the limit, then start a new run")
         return ". ".join(ways)
@@ -165,12 +168,14 @@ def read_time(value: object) -> datetime | None:
 
 
 def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Check:
-    limit = guards.max_links if override is None else override.max_links
+    limit = guards.link_limit if override is None else override.max_links
     if limit is None:
         return Check("max_links", f"{facts.planned} links planned, no limit set")
     says = f"{facts.planned} links planned, {limit} allowed"
     if override is not None:
         says += f" (limit set for this run: {override.reason})"
+    elif guards.has_default_limit:
+        says += " by default (the job file does not set guards.max_links)"
     return Check("max_links", says, facts.planned > limit)
 
 

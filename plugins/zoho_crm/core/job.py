@@ -35,6 +35,9 @@ DAG_ID_PREFIX = "zoho_delink__"
 AUTOMATIC_RUNS = {"dry_run": "dry run", "apply": "remove links"}
 """What each value of ``automatic`` means, in words."""
 
+DEFAULT_MAX_LINKS = 1_000
+"""Maximum number of planned links of a job that sets no limit, neither by count nor by share."""
+
 DEFAULT_ORG_CONCURRENCY = 10
 """Requests in flight for the whole org, unless the connection sets ``max_concurrency``."""
 
@@ -175,7 +178,8 @@ class Guards(_Model):
     """
     Limits that are checked between planning and sending.
 
-    :param max_links: maximum number of planned links
+    :param max_links: maximum number of planned links; null: no limit. By default 1000, or no limit if ``max_share`` is
+        set
     :param max_share: maximum share (0 to 1) of planned links in the number that ``baseline_sql_file`` yields
     :param baseline_sql_file: SQL that yields one number: how many links exist in all
     :param freshness_sql_file: SQL that yields one time: when the source was last updated
@@ -198,6 +202,16 @@ class Guards(_Model):
     on_breach: Literal["stop", "approve"] = "stop"
     approvers: tuple[UserId, ...] = ()
     approval_timeout: Duration = timedelta(hours=24)
+
+    @property
+    def has_default_limit(self) -> bool:
+        """Whether the number of links is limited because the job file sets no limit."""
+        return "max_links" not in self.model_fields_set and self.max_share is None
+
+    @property
+    def link_limit(self) -> int | None:
+        """Maximum number of planned links: ``max_links`` or its default; None: no limit."""
+        return DEFAULT_MAX_LINKS if self.has_default_limit else self.max_links
 
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:

@@ -55,6 +55,25 @@ def test_says_what_automatic_runs_do(cli: Cli, jobs: Jobs) -> None:
     assert "automatic runs: remove links\n" in cli("check-job", jobs.file).stdout
 
 
+@pytest.mark.parametrize(
+    ("guards", "max_links", "line"),
+    [
+        ({}, 1_000, "guards: max_links 1000 (the default)\n"),
+        ({"max_links": 20}, 20, "guards: max_links 20\n"),
+        ({"max_links": None}, None, "guards: no limits\n"),
+    ],
+    ids=["default", "set", "null"],
+)
+def test_says_how_many_links_are_allowed_and_that_it_is_the_default(
+    cli: Cli, jobs: Jobs, guards: dict[str, int | None], max_links: int | None, line: str
+) -> None:
+    jobs.write(guards=guards)
+    document = cli.document("check-job", jobs.file)
+    assert document["guards"].get("max_links") == max_links
+    assert document["max_links_is_default"] is (guards == {})
+    assert line in cli("check-job", jobs.file).stdout
+
+
 def test_every_error_of_the_file_is_reported_and_exits_with_1(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="every night", chunk_size=0)
     document = cli.document("check-job", jobs.file, code=1)

@@ -57,7 +57,9 @@ def test_counts_are_those_of_a_run(
     assert len(document["sample"]) == 3
     assert {(one["external_id"], one["related_external_id"]) for one in document["sample"]} <= set(pairs(12))
     assert document["window_start"] == "2026-11-21T00:00:00Z"
-    assert document["guards"] == "passed: 16 links planned, no limit set"
+    assert document["guards"] == (
+        "passed: 16 links planned, 1000 allowed by default (the job file does not set guards.max_links)"
+    )
     assert list(own_temporary_folder.iterdir()) == []
 
 

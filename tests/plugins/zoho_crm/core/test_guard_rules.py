@@ -132,7 +132,9 @@ def test_age_of_the_source(as_of: datetime | None, breach: list[str]) -> None:
     ],
 )
 def test_a_sudden_jump(planned: int, recent: list[int], breach: list[str]) -> None:
-    assert breaches({"planned": planned, "recent_planned": recent}, {"max_jump": 3}) == breach
+    assert (
+        breaches({"planned": planned, "recent_planned": recent}, {"max_links": None, "max_jump": 3}) == breach
+    )
 
 
 ALL = {"max_links": 5, "max_share": 0.5, "max_source_age": "6h", "max_jump": 2.5, **BASELINE, **FRESHNESS}
@@ -171,10 +173,37 @@ def test_a_decision_lists_breaches_before_passed_checks() -> None:
     assert decision.way_on == "For max_source_age, correct the source or the limit, then start a new run"
 
 
+def test_a_job_without_a_limit_gets_one_and_the_breach_says_how_to_raise_it() -> None:
+    decision = judge(Facts(planned=1_001, now=NOW), Guards())
+    says = "1001 links planned, 1000 allowed by default (the job file does not set guards.max_links)"
+    assert (decision.text, decision.breaches) == (f"breached: {says}", [says])
+    assert decision.way_on == (
+        "To let it pass, start a run with a larger max_links and a reason, or raise guards.max_links in the job file"
+    )
+    assert judge(Facts(planned=1_000, now=NOW), Guards()).breaches == []
+
+
+@pytest.mark.parametrize(
+    "guards", [{"max_links": None}, {"max_share": 0.5, **BASELINE}], ids=["null", "max_share"]
+)
+def test_null_or_a_limit_by_share_means_no_limit_by_count(guards: dict[str, Any]) -> None:
+    facts = Facts(planned=100_000, now=NOW, baseline_links=1_000_000)
+    assert judge(facts, Guards(**guards)).breaches == []
+
+
+def test_an_override_takes_the_place_of_the_default_limit() -> None:
+    decision = judge(Facts(planned=2_000, now=NOW), Guards(), Override(2_000, "the first run"))
+    assert decision.text == "passed: 2000 links planned, 2000 allowed (limit set for this run: the first run)"
+
+
 @pytest.mark.parametrize(
     ("guards", "text"),
     [
-        ({}, "passed: 10 links planned, no limit set"),
+        (
+            {},
+            "passed: 10 links planned, 1000 allowed by default (the job file does not set guards.max_links)",
+        ),
+        ({"max_links": None}, "passed: 10 links planned, no limit set"),
         ({"max_links": 10}, "passed: 10 links planned, 10 allowed"),
         (
             {"max_links": 10, "max_jump": 3},

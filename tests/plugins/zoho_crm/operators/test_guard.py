@@ -80,7 +80,8 @@ def test_a_larger_plan_stops_and_leaves_its_reason(audit: Audit, sql_path: Path,
     decision = f"breached: 10 links planned, {max_links} allowed"
     with pytest.raises(
         GuardError,
-        match=rf"^{decision}\. Nothing was sent\. To let it pass, start a run with a larger max_links and a reason$",
+        match=rf"^{decision}\. Nothing was sent\. To let it pass, start a run with a larger max_links and a reason, "
+        r"or raise guards\.max_links in the job file$",
     ):
         decide(sql_path, {"max_links": max_links}, **APPLY)
     assert audit.run()["guard_decision"] == decision
