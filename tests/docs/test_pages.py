@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from zoho_crm.core.links import Relation
+from zoho_crm.hooks.zoho_checks import needed_scopes
+
 PROJECT = Path(__file__).parents[2]
 DOCS = sorted((PROJECT / "docs").glob("*.md"))
 
@@ -40,3 +43,10 @@ def test_a_page_of_docs_has_at_most_200_lines(page: Path) -> None:
 def test_the_index_names_every_page(page: Path) -> None:
     index = (PROJECT / "docs" / "index.md").read_text()
     assert page.name == "index.md" or f"({page.name}" in index
+
+
+def test_the_page_on_connections_lists_the_scopes_that_are_checked() -> None:
+    page = (PROJECT / "docs" / "connection.md").read_text()
+    (listed,) = re.findall(r"```text\n(ZohoCRM[^`]*)```", page)
+    relation = Relation("Contacts", "External_Contact_ID", "Deals", "Deals", "External_Deal_ID")
+    assert "".join(listed.split()).split(",") == needed_scopes(relation)

@@ -35,11 +35,13 @@ def check_job(file: Path, out: Output) -> Exit:
     except JobFileError as error:
         return _print_report(out, {"file": file, "errors": str(error).splitlines()})
     report = _describe(job, file)
-    report["errors"] = _schedule_errors(job) + _sql_errors(job, file.parent)
+    report["errors"] = _schedule_errors(job) + _sql_errors(job, file.parent) + _approver_errors(job)
     return _print_report(out, report)
 
 
 def _describe(job: Job, file: Path) -> dict[str, Any]:
+    from zoho_crm.hooks.zoho_checks import needed_scopes
+
     return {
         "file": file,
         "job": job.name,
@@ -49,6 +51,7 @@ def _describe(job: Job, file: Path) -> dict[str, Any]:
         "relation": str(job.relation.as_relation()),
         "source": {"conn_id": job.source.conn_id, "sql_file": job.source.sql_file},
         "zoho_conn_id": job.zoho_conn_id,
+        "scopes": needed_scopes(job.relation.as_relation()),
         "audit_conn_id": job.audit_conn_id,
         "strategy": job.strategy,
         "schedule": _schedule(job),
@@ -103,6 +106,16 @@ def _schedule_errors(job: Job) -> list[str]:
     return []
 
 
+def _approver_errors(job: Job) -> list[str]:
+    """Return the approvers who cannot be users of the Airflow that is configured here."""
+    if not job.guards.approvers:
+        return []
+    from zoho_crm.airflow_compat import auth_manager
+    from zoho_crm.core.approval import approver_faults
+
+    return approver_faults(job.guards.approvers, auth_manager())
+
+
 def _sql_errors(job: Job, jobs_folder: Path) -> list[str]:
     from zoho_crm.core.job_files import find_sql, sql_files
     from zoho_crm.source import check_sql
@@ -154,6 +167,7 @@ def _show(out: Output, report: dict[str, Any]) -> None:
             "relation": report["relation"],
             "source": f"connection {source['conn_id']}, {source['sql_file']}",
             "Zoho": f"connection {report['zoho_conn_id']}, strategy {report['strategy']}",
+            "scopes": ", ".join(report["scopes"]),
             "audit": f"connection {report['audit_conn_id']}",
             "schedule": report["schedule"],
             "automatic runs": AUTOMATIC_RUNS[report["automatic"]],

@@ -74,6 +74,24 @@ def test_says_how_many_links_are_allowed_and_that_it_is_the_default(
     assert line in cli("check-job", jobs.file).stdout
 
 
+def test_names_the_scopes_that_the_refresh_token_needs(cli: Cli, jobs: Jobs) -> None:
+    scopes = cli.document("check-job", jobs.file)["scopes"]
+    assert scopes[:2] == ["ZohoCRM.modules.contacts.READ", "ZohoCRM.modules.contacts.DELETE"]
+    assert scopes[-1] == "ZohoCRM.org.READ"
+    assert f"scopes: {', '.join(scopes)}\n" in cli("check-job", jobs.file).stdout
+
+
+def test_names_of_approvers_are_an_error_where_user_ids_are_numbers(
+    cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs.write(guards={"on_breach": "approve", "approvers": [1, "ada"]})
+    cli.document("check-job", jobs.file)
+    fab = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
+    monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", fab)
+    (error,) = cli.document("check-job", jobs.file, code=1)["errors"]
+    assert error.startswith("guards.approvers: 'ada' is not a user ID: with the FAB auth manager")
+
+
 def test_every_error_of_the_file_is_reported_and_exits_with_1(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="every night", chunk_size=0)
     document = cli.document("check-job", jobs.file, code=1)
