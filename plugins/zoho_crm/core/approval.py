@@ -143,8 +143,8 @@ def approver_faults(approvers: Iterable[str], auth_manager: str) -> list[str]:
     if not auth_manager.endswith("FabAuthManager"):
         return []
     return [
-        f"guards.approvers: {approver!r} is not a user ID: with the FAB auth manager these are numbers, as in "
-        "the address of the user's page in Airflow (Security, List Users)"
+        f"guards.approvers: {approver!r} is not a user ID: with the FAB auth manager these are numbers, which "
+        "airflow users list shows"
         for approver in approvers
         if not (approver.isascii() and approver.isdigit())
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Protocol
 
 from zoho_crm.core.models import DELINK, RELINK
@@ -95,12 +96,13 @@ def missing_scopes(granted: frozenset[str], relation: Relation, operation: str =
     """
     Return an error that names the scopes that the refresh token lacks; nothing where its scopes are not known.
 
-    ``ALL`` covers every right, ``WRITE`` covers UPDATE, and a scope for all modules or settings covers each.
+    ``ALL`` covers every right, ``WRITE`` covers UPDATE, and a scope for all modules or settings covers each. Modules
+    may be named as in Zoho's pages on v7 (``pricebooks``) or on v8 (``Price_Books``).
 
     :param operation: ``delink`` or ``relink``
     """
-    has = {scope.lower() for scope in granted}
-    missing = [scope for scope in needed_scopes(relation, operation) if not _is_covered(scope.lower(), has)]
+    has = {_plain(scope) for scope in granted}
+    missing = [scope for scope in needed_scopes(relation, operation) if not _is_covered(_plain(scope), has)]
     if not granted or not missing:
         return []
     return [
@@ -184,6 +186,11 @@ def _module_errors(zoho: Metadata, relation: Relation) -> list[str]:
 
 def _modules_of(relation: Relation) -> list[str]:
     return list(dict.fromkeys((relation.module, relation.related_module)))
+
+
+def _plain(scope: str) -> str:
+    """Return a scope in lower case, with one spelling for ``Price_Books`` and ``pricebooks``, and so on."""
+    return re.sub(r"__s(?=\.)", "", scope.lower()).replace("_", "")
 
 
 def _is_covered(scope: str, has: set[str]) -> bool:

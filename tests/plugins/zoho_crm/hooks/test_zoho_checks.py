@@ -280,6 +280,13 @@ def test_scopes_of_modules_whose_scope_name_is_another() -> None:
     assert "lacks the scope ZohoCRM.modules.custom.DELETE:" in missing
 
 
+@pytest.mark.parametrize("names", [("appointments", "services"), ("Appointments__s", "Services__s")])
+def test_modules_in_scopes_may_be_named_as_on_any_page_of_zoho(names: tuple[str, str]) -> None:
+    rights = {f"ZohoCRM.modules.{name}.{right}" for name in names for right in ("READ", "DELETE")}
+    relation = Relation("Appointments__s", "F_A", "Services__s", "Services__s", "F_S")
+    assert missing_scopes(frozenset({*rights, "ZohoCRM.settings.ALL", ORG}), relation) == []
+
+
 def test_the_scope_of_the_organization_is_named_too() -> None:
     assert missing_scopes(ALL - {ORG}, RELATION) == [
         "The refresh token lacks the scope ZohoCRM.org.READ: generate a refresh token that includes it."
