@@ -12,7 +12,7 @@ import pytest
 from zoho_crm.cli.main import main
 
 ROOT = Path(__file__).parents[4]
-PAGES = ("cli", "deploy", "runbook", "job-file", "audit-queries", "jobs")
+PAGES = ("cli", "deploy", "runbook", "job-file", "audit-queries", "jobs", "zoho-setup")
 PROMPT = re.compile(r"^ *\$ (zoho-delink .*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?P<page>[\w.-]+\.md)?(?:#(?P<anchor>[\w-]+))?\)")
 
