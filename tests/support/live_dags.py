@@ -24,8 +24,11 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).parents[2]
 
 _RUNNER = """
-import json, os, sys
+import functools, json, os, sys
+from airflow.sdk.execution_time import supervisor
 from zoho_crm.airflow_compat import DagBag
+# Before Airflow 3.3 each task makes an execution API for itself, which takes longer than the task.
+supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
 out = open(int(sys.argv[1]), "w", buffering=1)
 env = {}
 for line in sys.stdin:
