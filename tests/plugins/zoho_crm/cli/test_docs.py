@@ -12,7 +12,7 @@ import pytest
 from zoho_crm.cli.main import main
 
 ROOT = Path(__file__).parents[4]
-PAGES = ("cli", "deploy", "runbook", "job-file", "audit-queries", "jobs", "zoho-setup")
+PAGES = ("cli", "deploy", "runbook", "job-file", "audit-queries", "jobs", "zoho-setup", "troubleshooting")
 PROMPT = re.compile(r"^ *\$ (zoho-delink .*)$", re.MULTILINE)
 LINK = re.compile(r"\]\((?P<page>[\w.-]+\.md)?(?:#(?P<anchor>[\w-]+))?\)")
 
@@ -76,9 +76,24 @@ def test_links_between_pages_are_valid(page: str) -> None:
 )
 def test_messages_quoted_by_the_runbook_are_in_the_code(said: str) -> None:
     assert said in " ".join(text_of("runbook").split())
+    assert is_in_the_code(said)
+
+
+def quoted_by_troubleshooting() -> list[str]:
+    """Return the parts of the messages in the first column: between the backticks, and around what varies."""
+    cells = re.findall(r"^\| ([^|]+) \|", text_of("troubleshooting"), re.MULTILINE)
+    messages = [text for cell in cells for text in re.findall(r"`([^`]+)`", cell) if " " in text]
+    return [part.strip() for message in messages for part in message.split("…") if part.strip()]
+
+
+def is_in_the_code(said: str) -> bool:
     package = ROOT / "plugins" / "zoho_crm"
-    sources = (
-        path.read_text(encoding="utf-8") for path in package.rglob("*.py") if path.parent.name != "cli"
-    )
+    files = [*package.rglob("*.py"), *package.rglob("*.html")]
     # Join strings that are split over lines.
-    assert any(said in re.sub(r'"\s*\n\s*f?"', "", source) for source in sources)
+    return any(said in re.sub(r'"\s*\n\s*f?"', "", file.read_text(encoding="utf-8")) for file in files)
+
+
+@pytest.mark.parametrize("said", quoted_by_troubleshooting())
+def test_messages_quoted_by_troubleshooting_are_in_the_code(said: str) -> None:
+    # The one message of Airflow.
+    assert is_in_the_code(said) or said == "is not a respondent for the task"
