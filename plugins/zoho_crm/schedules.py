@@ -76,6 +76,25 @@ def next_windows(job: Job, now: datetime, count: int = 3) -> list[tuple[datetime
     ]
 
 
+def first_window_inside_period(job: Job, now: datetime) -> tuple[datetime, datetime] | None:
+    """
+    Return the first window of a job whose ``start_date`` lies between two times of its schedule, in UTC.
+
+    Rows that were marked earlier in that period belong to no window.
+
+    :param now: aware
+    :return: None for a job without a cron expression, or if the first window is over
+    """
+    if job.cron is None:
+        return None
+    from zoho_crm.airflow_compat import CoreCronTimetable
+
+    first = next(_intervals_after(CoreCronTimetable(job.cron, job.timezone), None, job.start))
+    if first.start == job.start or first.end <= now:
+        return None
+    return first.start.astimezone(UTC), first.end.astimezone(UTC)
+
+
 def _check_changes_of_clocks(job: Job, cron: str) -> None:
     """
     Refuse a schedule that is due several times in an hour that a change of the clocks leaves out.
@@ -156,11 +175,12 @@ def _seams(job: Job, cron: str, change: datetime) -> Iterator[tuple[datetime, da
 
 
 def _intervals_after(
-    timetable: CoreCronTimetable, last: DataInterval, earliest: datetime | None = None
+    timetable: CoreCronTimetable, last: DataInterval | None, earliest: datetime | None = None
 ) -> Iterator[DataInterval]:
     """
     Yield the data intervals that Airflow would schedule after one of them, without end.
 
+    :param last: None: from the first on
     :param earliest: start date of the Dag, aware
     """
     import pendulum

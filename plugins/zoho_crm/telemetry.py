@@ -175,6 +175,7 @@ def log_plan(log: Any, run: StoredRun, plan: PlanSummary, *, is_new: bool) -> No
         mode=run.mode,
         window_start=run.window_start and run.window_start.isoformat(),
         window_end=run.window_end and run.window_end.isoformat(),
+        source_start=run.source_start and run.source_start.isoformat(),
         planned=plan.planned,
         chunks=len(plan.chunks),
         invalid=plan.invalid,

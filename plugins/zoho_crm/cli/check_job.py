@@ -12,7 +12,7 @@ from zoho_crm.cli.output import duration
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from zoho_crm.cli.output import Output
     from zoho_crm.core.job import Job
@@ -36,6 +36,7 @@ def check_job(file: Path, out: Output) -> Exit:
         return _print_report(out, {"file": file, "errors": str(error).splitlines()})
     report = _describe(job, file)
     report["errors"] = _schedule_errors(job) + _sql_errors(job, file.parent) + _approver_errors(job)
+    report["warnings"] = _warnings(job)
     return _print_report(out, report)
 
 
@@ -49,7 +50,11 @@ def _describe(job: Job, file: Path) -> dict[str, Any]:
         "description": job.description or None,
         "owner": job.owner,
         "relation": str(job.relation.as_relation()),
-        "source": {"conn_id": job.source.conn_id, "sql_file": job.source.sql_file},
+        "source": {
+            "conn_id": job.source.conn_id,
+            "sql_file": job.source.sql_file,
+            "lookback": job.source.lookback,
+        },
         "zoho_conn_id": job.zoho_conn_id,
         "scopes": needed_scopes(job.relation.as_relation()),
         "audit_conn_id": job.audit_conn_id,
@@ -131,6 +136,20 @@ def _sql_errors(job: Job, jobs_folder: Path) -> list[str]:
     return errors
 
 
+def _warnings(job: Job) -> list[str]:
+    if job.cron is None:
+        return []
+    from zoho_crm.schedules import first_window_inside_period
+
+    window = first_window_inside_period(job, current_time())
+    if window is None:
+        return []
+    return [
+        f"start_date lies between two times of the schedule: rows marked before {window[0]:%Y-%m-%d %H:%M} UTC, where "
+        "the first window starts, belong to no window; a manual run reads them"
+    ]
+
+
 def _print_report(out: Output, report: dict[str, Any]) -> Exit:
     errors: list[str] = report["errors"]
     if out.as_json:
@@ -138,6 +157,8 @@ def _print_report(out: Output, report: dict[str, Any]) -> Exit:
         return Exit.CHECK_FAILED if errors else Exit.OK
     if "job" in report:
         _show(out, report)
+    for warning in report.get("warnings", ()):
+        out.warning(warning)
     for error in errors:
         out.error(error)
     if not errors:
@@ -149,6 +170,12 @@ def _format_value(value: object) -> str:
     if isinstance(value, tuple):
         return " ".join(value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _lookback_text(lookback: timedelta | None) -> str:
+    if lookback is None:
+        return "none: rows that are committed after their window was read are missed (source.lookback)"
+    return f"scheduled and backfill runs read from {duration(lookback)} before their window"
 
 
 def _show(out: Output, report: dict[str, Any]) -> None:
@@ -170,6 +197,7 @@ def _show(out: Output, report: dict[str, Any]) -> None:
             "scopes": ", ".join(report["scopes"]),
             "audit": f"connection {report['audit_conn_id']}",
             "schedule": report["schedule"],
+            "lookback": _lookback_text(source["lookback"]) if report["next_windows"] else None,
             "automatic runs": AUTOMATIC_RUNS[report["automatic"]],
             "guards": ", ".join(f"{name} {_format_value(value)}" for name, value in guards.items())
             or "no limits",

@@ -92,6 +92,10 @@ class Output:
         """Print that a check failed, and why."""
         self._mark("✗", "error", "red", text)
 
+    def warning(self, text: str) -> None:
+        """Print what is allowed, but may not be meant."""
+        self._mark("!", "warning", "yellow", text)
+
     def say(self, text: str) -> None:
         """Print a line of text."""
         if self._rich:

@@ -19,10 +19,11 @@ from zoho_crm.cli.options import (
     json_option,
     usage_error,
 )
+from zoho_crm.cli.output import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from sqlalchemy import Engine
 
@@ -184,6 +185,7 @@ def _document(job: Job, request: RunRequest, planned: _Planned) -> dict[str, Any
         "job": job.name,
         "window_start": request.window_start,
         "window_end": request.window_end,
+        "lookback": job.source.lookback,
         "source_rows": plan.source_rows,
         "distinct": plan.planned,
         "duplicates": plan.duplicates,
@@ -211,6 +213,7 @@ def _print_report(out: Output, report: dict[str, Any]) -> None:
     out.facts(
         {
             "window": _window(report["window_start"], report["window_end"]),
+            "lookback": _lookback_text(report["lookback"]),
             "source rows": report["source_rows"],
             "distinct links": report["distinct"],
             "duplicates": report["duplicates"],
@@ -237,6 +240,14 @@ def _print_report(out: Output, report: dict[str, Any]) -> None:
         out.say("A run would wait for an approval.")
     else:
         out.say("A run would stop before sending anything.")
+
+
+def _lookback_text(lookback: timedelta | None) -> str | None:
+    if lookback is None:
+        return None
+    return (
+        f"not read here; scheduled and backfill runs also read the {duration(lookback)} before their window"
+    )
 
 
 def _window(start: datetime, end: datetime) -> str:

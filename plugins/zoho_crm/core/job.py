@@ -104,10 +104,13 @@ class Source(_Model):
     :param conn_id: connection of the warehouse; any whose hook is a ``DbApiHook``
     :param sql_file: file below ``include/sql`` (or ``include``) with one SELECT that yields ``external_id`` and
         ``related_external_id``, and may use ``:window_start`` and ``:window_end``
+    :param lookback: how much earlier than its window a scheduled or backfill run starts to read, for rows that are
+        committed late; null: not at all. Windows of the trigger form and of assets are read as they are
     """
 
     conn_id: ConnId
     sql_file: str = Field(min_length=1)
+    lookback: Duration | None = None
 
 
 class RelationModel(_Model):

@@ -128,6 +128,7 @@ class RunStart:
     :param job: name of the job, or of the task where there is no job
     :param mode: ``apply`` or ``dry_run``
     :param window_start: start of the half-open window the links are from, or None if there is no window
+    :param source_start: what the SQL gets as ``:window_start``; None for links that no SQL yields
     :param params: the trigger form's values, kept for the auditor
     :param origin_run_key: the earlier run whose links this one retries or relinks; None for links of a source
     :param environment: ``production``, ``sandbox``, ``developer`` or ``local``; None where it is not known
@@ -141,6 +142,7 @@ class RunStart:
     mode: str
     window_start: datetime | None = None
     window_end: datetime | None = None
+    source_start: datetime | None = None
     reason: str | None = None
     params: dict[str, Any] = field(default_factory=dict)
     origin_run_key: str | None = None
@@ -174,6 +176,7 @@ class StoredRun:
 
     :param mode: ``apply`` or ``dry_run``
     :param window_start: start of the half-open window of the first try: later tries reuse it
+    :param source_start: what the SQL got as ``:window_start``: earlier by the lookback of the job
     :param params: the trigger form's values
     :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
     :param credits: API credits used by all requests of all tries; None while the run is not finished
@@ -204,6 +207,7 @@ class StoredRun:
     mode: str
     window_start: datetime | None
     window_end: datetime | None
+    source_start: datetime | None
     reason: str | None
     params: dict[str, Any]
     status: str

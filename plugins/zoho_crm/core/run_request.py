@@ -11,7 +11,7 @@ import hashlib
 import re
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pendulum
@@ -34,6 +34,7 @@ RELINK_DAG_ID = "zoho_delink_relink"
 BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
 """Start of the window of a run over all pending links."""
 
+_NO_TIME = timedelta(0)
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _AUTOMATIC_RUN_TYPES = frozenset({"scheduled", "backfill", "asset_triggered", "asset_materialization"})
 _RUN_TYPES_WITH_INTERVAL = frozenset({"scheduled", "backfill"})
@@ -47,6 +48,7 @@ class RunRequest:
     :param mode: ``apply`` or ``dry_run``
     :param window_start: start of the half-open window, aware, in UTC
     :param window_end: its end
+    :param source_start: what the job's SQL gets as ``:window_start``: earlier than the window's by the job's lookback
     :param links: links pasted into the trigger form, which replace the SQL; or None
     :param max_links: limit that overrides the job's, or None
     :param reason: why the run was started, or None
@@ -56,6 +58,7 @@ class RunRequest:
     mode: str
     window_start: datetime
     window_end: datetime
+    source_start: datetime
     links: list[tuple[object, object]] | None = None
     max_links: int | None = None
     reason: str | None = None
@@ -99,6 +102,7 @@ def parse_run_request(
     run_after: datetime,
     data_interval: tuple[datetime, datetime] | None,
     automatic: str = DRY_RUN,
+    lookback: timedelta = _NO_TIME,
     asset_events: Sequence[AssetEvent] = (),
     fields: Collection[str] | None = None,
 ) -> RunRequest:
@@ -111,12 +115,15 @@ def parse_run_request(
     :param run_after: when the run was due; the default end of the window
     :param data_interval: the run's data interval, if it has one
     :param automatic: mode of the job's automatic runs, where the form does not say another
+    :param lookback: how much earlier the SQL of the job reads, if the window is the data interval
     :param asset_events: the updates of assets that started the run, if any
     :param fields: names of the form's fields, to refuse any other; None allows them
     :raises ZohoConfigError: a field is wrong; the message names it
     """
     _check_names(params, fields)
-    window_start, window_end = _window(params, run_type, run_after, data_interval, asset_events)
+    given, interval = _given_window(params), _interval(run_type, data_interval)
+    window_start, window_end = given or interval or _window_without_interval(run_after, asset_events)
+    is_interval = interval is not None and given is None
     mode = _mode(params.get("mode"), run_type, automatic)
     reason = _reason(params)
     max_links = _limit(params.get("max_links"))
@@ -129,6 +136,7 @@ def parse_run_request(
         mode=mode,
         window_start=window_start,
         window_end=window_end,
+        source_start=window_start - lookback if is_interval else window_start,
         links=form_links(params.get("links")),
         max_links=max_links,
         reason=reason,
@@ -237,18 +245,19 @@ def _check_names(params: Mapping[str, Any], fields: Collection[str] | None) -> N
             raise ZohoConfigError(f"{name}: is not a field of the form; its fields are {', '.join(fields)}")
 
 
-def _window(
-    params: Mapping[str, Any],
-    run_type: str,
-    run_after: datetime,
-    data_interval: tuple[datetime, datetime] | None,
-    asset_events: Sequence[AssetEvent],
+def _interval(
+    run_type: str, data_interval: tuple[datetime, datetime] | None
+) -> tuple[datetime, datetime] | None:
+    """Return the data interval of a run that has one with a length, in UTC."""
+    if data_interval is None or run_type not in _RUN_TYPES_WITH_INTERVAL:
+        return None
+    start, end = data_interval
+    return (start.astimezone(UTC), end.astimezone(UTC)) if start < end else None
+
+
+def _window_without_interval(
+    run_after: datetime, asset_events: Sequence[AssetEvent]
 ) -> tuple[datetime, datetime]:
-    given = _given_window(params)
-    if given:
-        return given
-    if data_interval and run_type in _RUN_TYPES_WITH_INTERVAL and data_interval[0] < data_interval[1]:
-        return data_interval[0].astimezone(UTC), data_interval[1].astimezone(UTC)
     if asset_events:
         windows = [_window_of_event(event) for event in asset_events]
         return min(start for start, _ in windows), max(end for _, end in windows)

@@ -358,6 +358,7 @@ def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
         "mode": run.mode,
         "window_start": run.window_start,
         "window_end": run.window_end,
+        "source_start": run.source_start,
         "reason": fitted(runs.c.reason, run.reason),
         "params": json.dumps(run.params, default=str, sort_keys=True),
         "status": RunStatus.PLANNED.value,

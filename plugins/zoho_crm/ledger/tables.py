@@ -144,6 +144,7 @@ runs = sa.Table(
     sa.Column("mode", sa.String(20), nullable=False),
     sa.Column("window_start", UtcDateTime),
     sa.Column("window_end", UtcDateTime),
+    sa.Column("source_start", UtcDateTime, comment="the SQL's :window_start, earlier by the job's lookback"),
     sa.Column("reason", sa.String(MESSAGE_LENGTH)),
     sa.Column("params", long_text(), nullable=False),
     sa.Column("status", sa.String(20), nullable=False),

@@ -138,11 +138,11 @@ class GuardOperator(JobOperator):
         sql = _guard_sql(job, self.jobs_folder)
         if not sql:
             return SourceFacts()
-        assert run.window_start is not None  # noqa: S101 - for the type checker: a run of a job has a window
+        assert run.source_start is not None  # noqa: S101 - for the type checker: a run of a job has a window
         assert run.window_end is not None  # noqa: S101 - as above
         engine = create_source_engine(job.source.conn_id)
         try:
-            return fetch_source_facts(engine, sql, run.window_start, run.window_end)
+            return fetch_source_facts(engine, sql, run.source_start, run.window_end)
         finally:
             engine.dispose()
 

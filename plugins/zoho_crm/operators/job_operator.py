@@ -12,7 +12,7 @@ from airflow.sdk import BaseOperator
 from zoho_crm.airflow_compat import forbid_retry, has_retry_policies
 from zoho_crm.core.job_files import named_job
 from zoho_crm.core.models import Origin
-from zoho_crm.core.run_request import DRY_RUN, AssetEvent, parse_run_request, run_key
+from zoho_crm.core.run_request import AssetEvent, parse_run_request, run_key
 from zoho_crm.errors import (
     GuardError,
     RunStoppedError,
@@ -169,11 +169,11 @@ def asset_events_of(context: Context) -> list[AssetEvent]:
     ]
 
 
-def request_of(context: Context, *, automatic: str = DRY_RUN) -> RunRequest:
+def request_of(context: Context, job: Job | None = None) -> RunRequest:
     """
     Parse the trigger form and the run's window.
 
-    :param automatic: mode of the job's automatic runs
+    :param job: says what its automatic runs do and read; None for runs that are never automatic
     :raises ZohoConfigError: a field of the trigger form is invalid or unknown; the message names it
     """
     dag = context.get("dag")
@@ -182,10 +182,17 @@ def request_of(context: Context, *, automatic: str = DRY_RUN) -> RunRequest:
         run_type=run_type_of(context),
         run_after=context["dag_run"].run_after,
         data_interval=data_interval_of(context),
-        automatic=automatic,
+        **_automatic_settings(job),
         asset_events=asset_events_of(context),
         fields=None if dag is None else list(dag.params),
     )
+
+
+def _automatic_settings(job: Job | None) -> dict[str, Any]:
+    """Return what a job says about its automatic runs, as arguments of ``parse_run_request``."""
+    if job is None:
+        return {}
+    return {"automatic": job.automatic, "lookback": job.source.lookback or timedelta(0)}
 
 
 def _utc(instant: Any) -> datetime | None:

@@ -43,7 +43,7 @@ class PlanLinksOperator(PlanOperator):
         from zoho_crm.ledger.ledger import Ledger
 
         job, origin = self.job_of(context), origin_of(context)
-        request = request_of(context, automatic=job.automatic)
+        request = request_of(context, job)
         preflight: dict[str, Any] = self.pull_preflight(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
@@ -89,6 +89,7 @@ class PlanLinksOperator(PlanOperator):
             mode=request.mode,
             window_start=request.window_start,
             window_end=request.window_end,
+            source_start=request.source_start,
             reason=request.reason,
             params={name: value for name, value in context["params"].items() if name != "links"},
             environment=preflight.get("environment"),
@@ -112,11 +113,11 @@ class PlanLinksOperator(PlanOperator):
             yield from request.links
             return
         self._reads_source = True
-        assert run.window_start is not None  # noqa: S101 - for the type checker: start_run has stored both
+        assert run.source_start is not None  # noqa: S101 - for the type checker: start_run has stored both
         assert run.window_end is not None  # noqa: S101 - as above
         engine = create_source_engine(job.source.conn_id)
         try:
             sql = read_sql(job, self.jobs_folder)[SOURCE_SQL]
-            yield from stream_links(engine, sql, run.window_start, run.window_end)
+            yield from stream_links(engine, sql, run.source_start, run.window_end)
         finally:
             engine.dispose()

@@ -117,7 +117,7 @@ class PreflightOperator(JobOperator):
 
     def check_form(self, context: Context) -> None:
         """Check the trigger form."""
-        request_of(context, automatic=self.job_of(context).automatic)
+        request_of(context, self.job_of(context))
 
     def check_sql(self, job: Job) -> None:
         """Check what can be checked of the job's SQL, and of its guards', without a database."""

@@ -178,7 +178,7 @@ def _notify(
 def _applies(job: Job, context: Context) -> bool:
     """Return whether a run without a row would have sent anything; for an invalid form, by run type and job."""
     try:
-        return request_of(context, automatic=job.automatic).mode == APPLY
+        return request_of(context, job).mode == APPLY
     except ZohoConfigError:
         return default_mode(run_type_of(context), job.automatic) == APPLY
 

@@ -18,7 +18,7 @@ from tests.support.releases import LEAVES_GAPS, core_timetable
 from zoho_crm.airflow_compat import CronDataIntervalTimetable
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.operators.job_operator import request_of
-from zoho_crm.schedules import next_windows, schedule_of, schedule_text
+from zoho_crm.schedules import first_window_inside_period, next_windows, schedule_of, schedule_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -263,6 +263,25 @@ def test_window_that_begins_now_is_the_next_one() -> None:
     now = datetime(2026, 11, 23, 2, tzinfo=UTC)
     job = make_job(schedule="0 2 * * *", start_date="2026-01-01")
     assert next_windows(job, now, 1) == [(now, now + timedelta(days=1))]
+
+
+@pytest.mark.parametrize(
+    ("start_date", "first"),
+    [
+        pytest.param("2026-11-23", (23, 24), id="earlier in the first period"),
+        pytest.param("2026-11-22", None, id="the first window is over"),
+        pytest.param("2026-11-30T12:00", (1, 2), id="in the future"),
+        pytest.param("2026-11-23T02:00", None, id="at a time of the schedule"),
+    ],
+)
+def test_first_window_may_begin_after_the_start_date(start_date: str, first: tuple[int, int] | None) -> None:
+    job = make_job(schedule="0 2 * * *", start_date=start_date)
+    found = first_window_inside_period(job, datetime(2026, 11, 23, 12, tzinfo=UTC))
+    assert (found and (found[0].day, found[1].day)) == first
+
+
+def test_job_without_cron_expression_has_no_first_window() -> None:
+    assert first_window_inside_period(make_job(), datetime(2026, 11, 23, tzinfo=UTC)) is None
 
 
 def test_job_without_cron_expression_has_no_next_windows() -> None:

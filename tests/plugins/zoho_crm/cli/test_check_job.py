@@ -92,6 +92,29 @@ def test_names_of_approvers_are_an_error_where_user_ids_are_numbers(
     assert error.startswith("guards.approvers: 'ada' is not a user ID: with the FAB auth manager")
 
 
+def test_warns_of_rows_before_the_first_window(cli: Cli, jobs: Jobs) -> None:
+    jobs.write(schedule="0 2 * * *", start_date="2026-11-23")
+    says = (
+        "start_date lies between two times of the schedule: rows marked before 2026-11-23 02:00 UTC, where the first "
+        "window starts, belong to no window; a manual run reads them"
+    )
+    document = cli.document("check-job", jobs.file)
+    assert (document["ok"], document["warnings"]) == (True, [says])
+    assert f"warning: {says}\n" in cli("check-job", jobs.file).stdout
+
+
+def test_says_whether_late_rows_are_read(cli: Cli, jobs: Jobs) -> None:
+    jobs.write(schedule="0 2 * * *")
+    assert "lookback: none: rows that are committed after" in cli("check-job", jobs.file).stdout
+    jobs.write(
+        schedule="0 2 * * *",
+        source={"conn_id": "warehouse", "sql_file": "contacts_deals.sql", "lookback": "6h"},
+    )
+    assert cli.document("check-job", jobs.file)["source"]["lookback"] == "6h"
+    line = "lookback: scheduled and backfill runs read from 6h before their window\n"
+    assert line in cli("check-job", jobs.file).stdout
+
+
 def test_every_error_of_the_file_is_reported_and_exits_with_1(cli: Cli, jobs: Jobs) -> None:
     jobs.write(schedule="every night", chunk_size=0)
     document = cli.document("check-job", jobs.file, code=1)

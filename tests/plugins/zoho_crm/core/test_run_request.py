@@ -29,6 +29,7 @@ def ask(
     events: Sequence[AssetEvent] = (),
     fields: Collection[str] | None = None,
     automatic: str = "dry_run",
+    lookback: timedelta = timedelta(0),
 ) -> RunRequest:
     return parse_run_request(
         params or {},
@@ -36,6 +37,7 @@ def ask(
         run_after=DUE,
         data_interval=interval,
         automatic=automatic,
+        lookback=lookback,
         asset_events=events,
         fields=fields,
     )
@@ -73,6 +75,39 @@ def test_automatic_runs_are_dry_by_default(run_type: str) -> None:
 def test_a_scheduled_window_is_the_data_interval(run_type: str) -> None:
     request = ask({}, run_type, DAY)
     assert (request.window_start, request.window_end) == DAY
+
+
+HOURS = timedelta(hours=6)
+EXPLICIT = {"window_start": "2026-11-20T00:00:00Z", "window_end": "2026-11-21T00:00:00Z"}
+SAME_AS_INTERVAL = {"window_start": DAY[0].isoformat(), "window_end": DAY[1].isoformat()}
+
+
+@pytest.mark.parametrize("run_type", ["scheduled", "backfill"])
+def test_the_sql_of_a_data_interval_reads_from_the_lookback_before_it(run_type: str) -> None:
+    request = ask({}, run_type, DAY, lookback=HOURS)
+    assert (request.window_start, request.window_end) == DAY
+    assert request.source_start == DAY[0] - HOURS
+
+
+@pytest.mark.parametrize(
+    ("params", "run_type", "interval"),
+    [
+        (EXPLICIT, "manual", None),
+        (EXPLICIT, "backfill", DAY),
+        (SAME_AS_INTERVAL, "scheduled", DAY),
+        ({}, "manual", DAY),
+        ({}, "asset_triggered", None),
+    ],
+)
+def test_other_windows_are_read_as_they_are(
+    params: dict[str, str], run_type: str, interval: tuple[datetime, datetime] | None
+) -> None:
+    request = ask(params, run_type, interval, lookback=HOURS)
+    assert request.source_start == request.window_start
+
+
+def test_without_a_lookback_the_sql_reads_the_window() -> None:
+    assert ask({}, "scheduled", DAY).source_start == DAY[0]
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,22 @@ def test_the_share_is_of_the_baseline_within_the_window(audit: Audit, sql_path: 
     assert (run["baseline_links"], run["source_as_of"], run["guard_decision"]) == (50, None, decision)
 
 
+def test_the_baseline_is_of_what_the_plan_was_read_from(
+    audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    write(sql_path, "known.sql", KNOWN)
+    warehouse.add(pairs(2, start=LINKS), at="2026-11-20 12:00:00.000000")
+    source = {"conn_id": "warehouse", "sql_file": "contacts_deals.sql", "lookback": "1d"}
+    job = make_job(source=source, guards={**BASELINE, "max_share": 0.2})
+    interval = (datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC))
+    PlanLinksOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
+        context("plan", run_id="scheduled__1", run_type="scheduled", interval=interval)
+    )
+    guard(job, sql_path, "scheduled__1")
+    run = audit.run()
+    assert (run["planned"], run["baseline_links"]) == (12, 60)
+
+
 def test_a_share_within_the_limit_passes(audit: Audit, sql_path: Path) -> None:
     write(sql_path, "known.sql", KNOWN)
     found = decide(sql_path, {**BASELINE, "max_share": 0.2}, **APPLY, **WINDOW)
@@ -205,7 +221,7 @@ def start_of(run_id: str, **changes: Any) -> RunStart:
     target = Target(make_job().relation.as_relation(), "us", "v7")
     key = run_key("contacts_deals", origin.dag_id, run_id)
     window = datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)
-    return replace(RunStart(key, "contacts_deals", origin, target, "apply", *window), **changes)
+    return replace(RunStart(key, "contacts_deals", origin, target, "apply", *window, window[0]), **changes)
 
 
 def test_a_jump_is_measured_against_earlier_runs(audit: Audit, sql_path: Path) -> None:

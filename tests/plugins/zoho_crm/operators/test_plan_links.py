@@ -5,12 +5,14 @@ from __future__ import annotations
 import uuid
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 
 import pytest
 
 from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators.plan_links import PlanLinksOperator
+from zoho_crm.telemetry import log_plan
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,6 +81,26 @@ def test_an_automatic_run_is_dry_unless_job_or_configuration_says_apply(
     warehouse.add(pairs(1), at="2026-11-21 03:00:00")
     plan(sql_path, run_type=run_type, interval=DAY, params=params)
     assert audit.run()["mode"] == mode
+
+
+def test_late_rows_are_read_within_the_lookback_of_the_job(
+    audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    moments = ("2026-11-20 19:59:59.999999", "2026-11-20 20:00:00.000000", "2026-11-21 02:00:00.000000")
+    for number, at in enumerate(moments):
+        warehouse.add(pairs(1, start=number), at=at)
+    source = {"conn_id": "warehouse", "sql_file": "contacts_deals.sql", "lookback": "6h"}
+    plan(sql_path, make_job(source=source), run_type="scheduled", interval=DAY)
+    assert [row["external_id"] for row in audit.links()] == ["c-00001", "c-00002"]
+    stored = audit.ledger().runs.get(audit.run()["run_key"])
+    assert stored is not None
+    assert (stored.window_start, stored.window_end) == DAY
+    assert stored.source_start == datetime(2026, 11, 20, 20, tzinfo=UTC)
+    log = Mock()
+    planned = audit.ledger().plans.get(stored.run_key)
+    assert planned is not None
+    log_plan(log, stored, planned, is_new=False)
+    assert log.info.call_args.kwargs["source_start"] == "2026-11-20T20:00:00+00:00"
 
 
 def test_a_second_try_takes_the_plan_as_it_is_stored(

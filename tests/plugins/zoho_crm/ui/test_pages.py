@@ -71,6 +71,17 @@ def test_page_of_an_automatic_dry_run_says_how_to_make_such_runs_remove_links(
     assert ("<code>automatic: apply</code>" in pages.client.get(pages.run()).text) is shown
 
 
+def test_page_says_where_the_source_was_read_from_if_that_is_not_the_window(pages: Pages):
+    start = datetime(2026, 6, 30, tzinfo=UTC)
+    window = {"window_start": start, "window_end": start + timedelta(days=1)}
+    pages.store(LINKS[:1], run_key="late", run_id="late", source_start=start - timedelta(hours=6), **window)
+    pages.store(LINKS[:1], run_key="plain", run_id="plain", source_start=start, **window)
+    late, plain = (pages.client.get(f"/dags/{DAG_ID}/runs/{run_id}").text for run_id in ("late", "plain"))
+    assert "Source read from (UTC)" in late
+    assert "2026-06-29 18:00:00" in late
+    assert "Source read from" not in plain
+
+
 def set_automatic(jobs: Path, automatic: str) -> None:
     file = jobs / f"{JOB}.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "automatic": automatic}))
