@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from include.demo.world import connections
+from tests.support.airflow_process import MAKE_EXECUTION_API_ONCE
 from zoho_crm.testing.local_zoho import LocalZoho
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.airflow_process import Run
+
+RUN = """
+import runpy, sys
+runpy.run_path(sys.argv[1], run_name="__main__")
+"""
 
 DAG = """
 from datetime import datetime, timedelta, timezone
@@ -113,7 +119,7 @@ def test_both_operators_work_when_mapped_over_chunks_and_over_arguments(
             **connections(zoho.port, tmp_path / "warehouse.db", audit),
             "AIRFLOW__CORE__DAGS_FOLDER": str(tmp_path),
         }
-        done = run_with_airflow(str(dag_file), **env)
+        done = run_with_airflow("-c", MAKE_EXECUTION_API_ONCE + RUN, str(dag_file), **env)
         assert "run success -" in done.stdout, done.stdout[-6000:] + done.stderr[-6000:]
         assert zoho.state.links("Contacts", "Deals") == set(pairs)
         assert list(zoho.state.journal.harms) == []

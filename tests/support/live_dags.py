@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
-from tests.support.airflow_process import airflow_env
+from tests.support.airflow_process import MAKE_EXECUTION_API_ONCE, airflow_env
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 PROJECT = Path(__file__).parents[2]
 
-_RUNNER = """
-import functools, json, os, sys
-from airflow.sdk.execution_time import supervisor
+_RUNNER = (
+    MAKE_EXECUTION_API_ONCE
+    + """
+import json, os, sys
 from zoho_crm.airflow_compat import DagBag
-# Before Airflow 3.3 each task makes an execution API for itself, which takes longer than the task.
-supervisor.in_process_api_server = functools.cache(supervisor.in_process_api_server)
 out = open(int(sys.argv[1]), "w", buffering=1)
 env = {}
 for line in sys.stdin:
@@ -44,6 +43,7 @@ for line in sys.stdin:
     run = dag.test(run_conf=wanted["conf"], mark_success_pattern=wanted["mark_success"])
     print(json.dumps({"state": run.state.value, "run_id": run.run_id}), file=out)
 """
+)
 
 
 class LiveDags:
