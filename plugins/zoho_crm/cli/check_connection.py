@@ -9,13 +9,14 @@ import click
 
 from zoho_crm.cli.options import Exit, command, exit_of, job_named, jobs_folder_option, json_option
 from zoho_crm.core.models import DELINK, RELINK
-from zoho_crm.errors import ZohoError
+from zoho_crm.errors import ZohoConfigError, ZohoError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from zoho_crm.cli.output import Output
     from zoho_crm.core.job import Job
+    from zoho_crm.hooks.connection import ZohoConnection
     from zoho_crm.hooks.metadata import Org
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
@@ -81,6 +82,7 @@ def _check(
     from zoho_crm.hooks.zoho_checks import environment_fault
 
     connection = hook.connection
+    _refuse_placeholders(connection)
     report |= {
         "data_center": connection.data_center,
         "environment": connection.environment,
@@ -107,6 +109,24 @@ def _check(
             job.relation.as_relation(), operation, allow_user_fields=job.allow_user_external_field
         )
         errors += [error for error in found if error not in errors]
+
+
+def _refuse_placeholders(connection: ZohoConnection) -> None:
+    """
+    Refuse the placeholders of the template that ``zoho-delink init`` writes.
+
+    :raises ZohoConfigError: a field still has its placeholder
+    """
+    fields = {
+        "login": (connection.client_id, "CLIENT_ID"),
+        "password": (connection.client_secret.get_secret_value(), "CLIENT_SECRET"),
+        "refresh_token": (connection.refresh_token.get_secret_value(), "REFRESH_TOKEN"),
+    }
+    if found := [f"{name} is {word}" for name, (value, word) in fields.items() if value == word]:
+        raise ZohoConfigError(
+            f"Connection {connection.conn_id!r} still has placeholders of connections.env.example "
+            f"({', '.join(found)}): fill in the values of your Zoho client, and load the file again"
+        )
 
 
 def _use_fresh_token(hook: ZohoCRMHook) -> None:

@@ -59,7 +59,7 @@ def _describe(job: Job, file: Path) -> dict[str, Any]:
         "scopes": needed_scopes(job.relation.as_relation()),
         "audit_conn_id": job.audit_conn_id,
         "strategy": job.strategy,
-        "schedule": _schedule(job),
+        "schedule": format_schedule(job),
         "automatic": job.automatic,
         "next_windows": _next_windows(job),
         "guards": _guards(job),
@@ -88,7 +88,8 @@ def _next_windows(job: Job) -> list[dict[str, datetime]]:
     return [{"window_start": start, "window_end": end} for start, end in next_windows(job, current_time())]
 
 
-def _schedule(job: Job) -> str:
+def format_schedule(job: Job) -> str:
+    """Return in words when a job runs."""
     if job.cron:
         return f"{job.cron} ({job.timezone})"
     if job.asset:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from zoho_crm.cli.airflow_home import is_temporary
 from zoho_crm.cli.options import CommandError, Exit
 
 if TYPE_CHECKING:
@@ -170,6 +171,8 @@ def _metadata_problem() -> str | None:
     engine = settings.engine
     if engine is None:
         return "Airflow has no metadata database configured"
+    if is_temporary(engine.url.database or ""):
+        return "no Airflow is configured here (AIRFLOW_HOME is not set, and ~/airflow does not exist)"
     place = f"{engine.url.get_backend_name()}, {engine.url.host or 'local'}, {engine.url.database}"
     try:
         with engine.connect() as connection:

@@ -19,6 +19,7 @@ COMMANDS = {
     "check-job": "zoho_crm.cli.check_job:check_job",
     "init": "zoho_crm.cli.init_project:init_project",
     "job-reference": "zoho_crm.cli.job_reference:job_reference",
+    "list": "zoho_crm.cli.list_jobs:list_jobs",
     "plan": "zoho_crm.cli.plan_command:plan",
 }
 
@@ -45,7 +46,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="zoho-delink")
 def main() -> None:
-    """Start a project, check jobs and connections, preview plans, and read the audit of the delink Dags."""
+    """Start a project, list and check jobs, check connections, preview plans, and read the audit."""
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from zoho_crm.cli.airflow_home import provide_airflow_home
 from zoho_crm.cli.output import Output
 from zoho_crm.errors import (
     GuardError,
@@ -97,7 +98,9 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     @wraps(function)
     def run(*, as_json: bool = False, **options: Any) -> None:
         out = Output(as_json=as_json, stream=sys.stdout)
-        os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "WARNING")
+        # Airflow warns of matters that the user of a command cannot change, such as short values in a connection.
+        os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
+        provide_airflow_home()
         try:
             # Airflow logs to standard output, which is for the result.
             with redirect_stdout(sys.stderr):
