@@ -56,7 +56,7 @@ def _run(home: Path, port: int, console: Console) -> Never:
             stack.enter_context(airflow)
             airflow.wait_until_healthy()
         console.print(_addresses(airflow))
-        console.print(_next_steps(airflow))
+        console.print(_next_steps_panel(airflow.url))
         stack.callback(console.print, "Stopping ...")
         while True:
             airflow.check()
@@ -72,25 +72,23 @@ def _addresses(airflow: LocalAirflow) -> Panel:
     return Panel(table, title="Running until Ctrl-C", expand=False)
 
 
-def _next_steps(airflow: LocalAirflow) -> Panel:
-    """Describe the way from here to removed links, their outcomes, and a relink."""
-    steps = Table.grid(padding=(0, 1))
-    for number, step in enumerate(
-        (
-            f"Sign in as admin and open {airflow.url}/dags/{_SAMPLE_DAG}",
-            "Press Trigger and submit the form as it is: a manual run is a dry run by default.",
-            "Watch the tab 'Zoho delinks' of the run; Browse > Zoho delinks lists all runs.",
-            "Trigger the Dag again with the mode 'apply': this removes the links from the local Zoho.",
-            "The tab shows the outcome of each link, exports CSV and JSON Lines, and starts a relink.",
-        ),
-        start=1,
-    ):
-        steps.add_row(f"{number}.", step)
-    steps.add_row(
-        "",
-        "An unpaused Dag also runs on its schedule, starting with last night: a dry run as well, "
-        "until the job file says 'automatic: apply'.",
+def next_steps(url: str) -> tuple[str, ...]:
+    """Return the way from here to removed links, their outcomes, and a relink; ``test_user_journey.py`` follows it."""
+    return (
+        f"Sign in as admin and open {url}/dags/{_SAMPLE_DAG}",
+        "Press Trigger and submit the form as it is: a dry run of everything pending. It also unpauses the Dag, which "
+        "starts the scheduled run of last night: a dry run too, as the job file says 'automatic: dry_run'.",
+        "Open the tab 'Zoho delinks' of the run: 'would remove' counts the links that a run would remove.",
+        "Trigger the Dag again with the mode 'apply': this removes the links from the local Zoho.",
+        "In the tab of that run, press 'Relink removed links', choose the mode 'apply' and press 'Start run'.",
+        "Browse > Zoho delinks lists all runs. The page of a run exports its links as CSV and JSON Lines.",
     )
+
+
+def _next_steps_panel(url: str) -> Panel:
+    steps = Table.grid(padding=(0, 1))
+    for number, step in enumerate(next_steps(url), start=1):
+        steps.add_row(f"{number}.", step)
     return Panel(steps, title="Next steps", expand=False)
 
 

@@ -1,4 +1,4 @@
-"""The first steps of a new user in the UI: dry run, apply, progress, downloads, relink, history of a link."""
+"""The steps that `make up` prints, in the UI: dry run, apply, relink; progress, downloads, history of a link."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import expect
 
 from include.demo.cases import stale_links
+from include.stack.__main__ import next_steps
 from zoho_crm.core.formatting import safe_csv_cell
 
 if TYPE_CHECKING:
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import FrameLocator, Page
 
-    from tests.support.airflow_world import Pair, World
+    from tests.support.airflow_world import CrmSnapshot, Pair, World
 
 pytest_plugins = ["tests.support.airflow_world"]
 
 DAG = "zoho_delink__contacts_deals"
 RELINK = "zoho_delink_relink"
 RECORDS = "https://crm.zoho.com/"
+
+_TRIGGER_MS = 120_000
 
 
 @pytest.fixture(scope="session")
@@ -50,20 +53,27 @@ def stale(world: World) -> Iterator[set[Pair]]:
     state.configure(**before)
 
 
-def test_dry_run_apply_and_relink_in_the_browser(
+def test_printed_steps_remove_no_link_before_the_one_that_applies(
     page: Page, world: World, stale: set[Pair], picture: Callable[[str], None]
 ):
     world.runs.wait_for_dag(DAG)
     world.runs.wait_for_dag(RELINK)
+    assert world.runs.get(DAG)["is_paused"], "a test that ran earlier has unpaused the sample Dag"
+    before = world.snapshot()
+    sign_in_and_open, dry_run, tab_of_run, apply, relink, list_of_runs = next_steps(world.airflow.url)
 
+    assert sign_in_and_open.endswith(f"open {world.airflow.url}/dags/{DAG}")
     page.goto(f"/dags/{DAG}")
-    tried, frame = triggered(page)
+    assert dry_run.startswith("Press Trigger and submit the form as it is: a dry run")
+    tried, frame = triggered(page, says="That run is a dry run too.")
+    assert tab_of_run.startswith("Open the tab 'Zoho delinks' of the run: 'would remove'")
     watched(frame)
     expect(frame.get_by_text("dry run", exact=True)).to_be_visible()
     by_outcome = frame.locator("table.outcomes")
     expect(by_outcome.get_by_role("row", name="would remove")).to_be_visible()
-    assert world.audit.run(DAG, tried)["mode"] == "dry_run"
+    check_dry_runs(world, tried, before)
 
+    assert apply.startswith("Trigger the Dag again with the mode 'apply'")
     frame.get_by_text("nothing was changed").get_by_role("link", name=DAG).click()
     page.wait_for_url(f"**/dags/{DAG}")
     applied, frame = triggered(page, "apply")
@@ -82,6 +92,7 @@ def test_dry_run_apply_and_relink_in_the_browser(
     picture("delinks-run")
     check_files(page, frame, world, run["run_key"])
 
+    assert relink.endswith("press 'Relink removed links', choose the mode 'apply' and press 'Start run'.")
     frame.get_by_role("link", name="Relink removed links").click()
     expect(frame.get_by_label("Run", exact=True)).to_have_value(applied)
     frame.get_by_label("Mode").select_option("apply")
@@ -94,6 +105,7 @@ def test_dry_run_apply_and_relink_in_the_browser(
     assert all(linked(world, pair) for pair in removed)
     world.runs.finish(RELINK, relink_id)
 
+    assert list_of_runs.startswith("Browse > Zoho delinks lists all runs.")
     page.get_by_role("button", name="Browse").click()
     page.get_by_role("menuitem", name="Zoho delinks").click()
     frame = page.frame_locator("iframe[title='Zoho delinks']")
@@ -152,16 +164,39 @@ def linked(world: World, pair: Pair) -> bool:
     return world.zoho.state.linked("Contacts", pair[0], "Deals", pair[1])
 
 
-def triggered(page: Page, mode: str | None = None) -> tuple[str, FrameLocator]:
-    """Trigger the Dag with the form; return the run id and the tab of the run."""
+def check_dry_runs(world: World, manual: str, before: CrmSnapshot) -> None:
+    """Check that the manual run, and the scheduled run that unpausing has started, have removed nothing."""
+    world.runs.until(lambda: bool(scheduled_runs(world)), "the scheduled run of the last interval")
+    (scheduled,) = scheduled_runs(world)
+    for run_id in (manual, scheduled):
+        world.runs.finish(DAG, run_id)
+    assert [world.audit.run(DAG, run_id)["mode"] for run_id in (manual, scheduled)] == ["dry_run", "dry_run"]
+    assert world.audit.run(DAG, scheduled)["would_remove"] > 0, "the last interval has no links"
+    assert world.delinks(before) == []
+    assert world.snapshot().links == before.links
+
+
+def scheduled_runs(world: World) -> list[str]:
+    return [run["dag_run_id"] for run in world.runs.get(DAG, "/dagRuns", run_type="scheduled")["dag_runs"]]
+
+
+def triggered(page: Page, mode: str | None = None, says: str = "") -> tuple[str, FrameLocator]:
+    """
+    Trigger the Dag with the form; return the run id and the tab of the run.
+
+    :param says: text that the form shows
+    """
     page.get_by_role("button", name="Trigger").first.click()
     form = page.get_by_role("dialog").filter(has_text="Trigger Dag")
     expect(form.get_by_role("button", name="Run Parameters")).to_be_visible()
+    expect(form).to_contain_text(says)
     if mode:
         form.get_by_role("combobox").first.click()
         page.get_by_role("option", name=mode, exact=True).click()
     form.get_by_test_id("trigger-dag-submit").click()
-    page.wait_for_url("**/runs/**")
+    page.wait_for_url(
+        "**/runs/**", timeout=_TRIGGER_MS
+    )  # the Dag is unpaused first, and its scheduled run starts
     return run_id_of(page), tab(page)
 
 
