@@ -93,6 +93,16 @@ def test_reads_all_pages(local: LocalZoho, hook: ZohoCRMHook, relation: Relation
             },
             None,
         ),
+        (
+            {
+                "module": "Deals",
+                "external_field": "External_Deal_ID",
+                "related_list": "Contact_Roles",
+                "related_module": "Contacts",
+                "related_external_field": "External_Contact_ID",
+            },
+            None,
+        ),
         ({"module": "contacts"}, "did you mean 'Contacts'"),
         ({"external_field": "Last_Name"}, "not an external field"),
         ({"related_list": "deals"}, "did you mean 'Deals'"),
@@ -109,7 +119,17 @@ def test_reads_all_pages(local: LocalZoho, hook: ZohoCRMHook, relation: Relation
             "holds records of 'Deals'",
         ),
     ],
-    ids=["fine", "other", "module-case", "field", "list-case", "hidden", "unsupported", "other-module"],
+    ids=[
+        "fine",
+        "other",
+        "other-name",
+        "module-case",
+        "field",
+        "list-case",
+        "hidden",
+        "unsupported",
+        "other-module",
+    ],
 )
 def test_preflight(hook: ZohoCRMHook, relation: Relation, changes: dict[str, str], says: str | None) -> None:
     faults = hook.check_relation(Relation(**{**relation.__dict__, **changes}))
