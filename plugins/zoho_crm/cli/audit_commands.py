@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from zoho_crm.cli.output import Output
     from zoho_crm.core.job import Job
+    from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.ledger import Ledger
 
 job_option = click.option("--job", "job_name", metavar="JOB", help="Name of the job.")
@@ -85,7 +86,7 @@ def show(
             audit_view.show_run(out, _run_report(ledger, run, job_name))
         else:
             found = RunQueries(ledger.engine).page(RunFilter(job=job_name), visible=None, limit=limit)
-            audit_view.show_runs(out, [asdict(each) for each in found])
+            audit_view.show_runs(out, [_as_document(each) for each in found])
     return Exit.OK
 
 
@@ -97,12 +98,17 @@ def _run_report(ledger: Ledger, name: str, job_name: str | None) -> dict[str, An
     run = queries.find(name, job_name)
     progress = queries.progress(run)
     return {
-        **asdict(run),
+        **_as_document(run),
         "credits": progress.credits,
         "outcomes": {one.value: progress.by_outcome[one] for one in Outcome if progress.by_outcome[one]},
         "unfinished_links": ledger.runs.count_unsettled(run.run_key),
-        "reasons": [asdict(reason) for reason in queries.reasons(run, progress, limit=50, sample=None)],
+        "reasons": [asdict(reason) for reason in queries.reasons(run, progress)],
     }
+
+
+def _as_document(run: StoredRun) -> dict[str, Any]:
+    """Return the columns of a run, with what is derived from them."""
+    return {**asdict(run), "attention": run.attention, "ending": run.ending}
 
 
 def _link_history(ledger: Ledger, link: tuple[str, str], job: Job | None) -> list[dict[str, Any]]:

@@ -30,7 +30,8 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
             "started by": _requester(run),
             "reason": run["reason"],
             "window": _window(run),
-            "status": run["status"],
+            "status": run["ending"],
+            "needs attention": run["attention"],
             "detail": run["detail"],
             "stop reason": run["stop_reason"],
             "guards": run["guard_decision"],
@@ -50,8 +51,11 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
         out.table(("outcome", "links"), list(run["outcomes"].items()))
     if run["reasons"]:
         out.title("Needs attention")
-        names = ("outcome", "zoho_code", "message", "links")
-        out.table(names, [[reason[name] for name in names] for reason in run["reasons"]])
+        names = ("outcome", "zoho_code", "message")
+        out.table(
+            (*names, "links"),
+            [[*(reason[name] for name in names), _links(reason)] for reason in run["reasons"]],
+        )
 
 
 def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
@@ -68,7 +72,7 @@ def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
         "dag_run_id",
         "operation",
         "mode",
-        "status",
+        "ending",
         "planned",
         "removed",
         "presumed_removed",
@@ -103,6 +107,14 @@ def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[s
     if changes:
         last = changes[-1]
         out.say(f"Last {last['outcome'].replace('_', ' ')} by {last['dag_run_id']} ({_requester(last)}).")
+
+
+def _links(reason: Mapping[str, Any]) -> int | str:
+    """Return the number of links with a reason, and of how many where not all were read."""
+    from zoho_crm.ledger.run_queries import REASON_SAMPLE
+
+    links: int = reason["links"]
+    return links if reason["of"] < REASON_SAMPLE else f"{links} of the first {reason['of']}"
 
 
 def _requester(run: Mapping[str, Any]) -> str:

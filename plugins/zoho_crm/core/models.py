@@ -6,12 +6,12 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from zoho_crm.core.links import Relation
+from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunStatus
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from zoho_crm.core.links import Link
-    from zoho_crm.core.outcomes import Outcome
 
 
 DELINK = "delink"
@@ -258,3 +258,32 @@ class StoredRun:
     def dry_run(self) -> bool:
         """Whether nothing is sent."""
         return self.mode == "dry_run"
+
+    @property
+    def attention(self) -> str | None:
+        """
+        Why a person should look at a run that succeeded, as a sentence; None if nothing is conspicuous.
+
+        A succeeded run needs attention if links were rejected, presumed or invalid, if more than half of its links have
+        no record in Zoho, or if its detail says more.
+        """
+        if self.status != RunStatus.SUCCEEDED:
+            return None
+        parts = [
+            _count(self, (Outcome.REJECTED,), "rejected by Zoho"),
+            _count(self, PRESUMED_OUTCOMES, "presumed: a request may not have reached Zoho"),
+            _count(self, (Outcome.INVALID,), "not sent, since an external ID is invalid"),
+        ]
+        if 2 * sum(getattr(self, outcome) or 0 for outcome in NOT_FOUND_OUTCOMES) > (self.planned or 0):
+            parts.append(_count(self, NOT_FOUND_OUTCOMES, "without a record in Zoho"))
+        return "; ".join(filter(None, [self.detail, *parts])) or None
+
+    @property
+    def ending(self) -> str:
+        """The status for people: that of the row, or ``succeeded, needs attention``."""
+        return f"{self.status}, needs attention" if self.attention else self.status
+
+
+def _count(run: StoredRun, outcomes: tuple[Outcome, ...], what: str) -> str | None:
+    links = sum(getattr(run, outcome) or 0 for outcome in outcomes)
+    return f"{links} of {run.planned} links {what}" if links else None

@@ -55,6 +55,12 @@ RETRYABLE_OUTCOMES = frozenset({Outcome.FAILED, Outcome.UNKNOWN, Outcome.NOT_ATT
 REMOVAL_OUTCOMES = (Outcome.REMOVED, Outcome.PRESUMED_REMOVED)
 """Outcomes of a link that is gone, and that a request of the run removed or may have removed."""
 
+PRESUMED_OUTCOMES = (Outcome.PRESUMED_REMOVED, Outcome.PRESUMED_RELINKED)
+"""Outcomes of a link that a request of the run may or may not have changed."""
+
+NOT_FOUND_OUTCOMES = (Outcome.PARENT_NOT_FOUND, Outcome.RELATED_NOT_FOUND)
+"""Outcomes of a link whose external IDs no record has."""
+
 _RELINK_ONLY = (
     Outcome.RELINKED,
     Outcome.PRESUMED_RELINKED,

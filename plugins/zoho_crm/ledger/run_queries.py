@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 DagAndJob = tuple[str, str]
 """Id of a Dag, and the job of its run."""
 
+REASONS = 10
+"""Reasons of a run that pages and CLI show."""
 REASON_SAMPLE = 500
-"""Links of each outcome that a page reads to find the most frequent reasons."""
+"""Links of each outcome that are read to find the most frequent reasons."""
 
 NEEDS_ATTENTION = (
     Outcome.PARENT_NOT_FOUND,
     Outcome.RELATED_NOT_FOUND,
     Outcome.INVALID,
     Outcome.REJECTED,
+    Outcome.PRESUMED_REMOVED,
+    Outcome.PRESUMED_RELINKED,
     Outcome.FAILED,
     Outcome.UNKNOWN,
     Outcome.NOT_ATTEMPTED,
@@ -265,25 +269,22 @@ class RunQueries:
         used = run.preflight_credits + sum(chunk.credits for chunk in claimed)
         return Progress(planned, by_outcome.total(), all_chunks, chunks_done, +by_outcome, used)
 
-    def reasons(
-        self, run: StoredRun, progress: Progress, *, limit: int = 10, sample: int | None = REASON_SAMPLE
-    ) -> list[Reason]:
+    def reasons(self, run: StoredRun, progress: Progress) -> list[Reason]:
         """
-        Return the most frequent reasons of links that need attention.
+        Return the most frequent reasons of links that need attention, the same for pages and CLI.
 
         :param progress: progress of the run; only its outcomes are queried
-        :param sample: number of links to read for each outcome; None for all
         """
         counted: Counter[tuple[Outcome, str | None, str | None]] = Counter()
         read: Counter[Outcome] = Counter()
         with self._engine.begin() as connection:
             for outcome in filter(progress.by_outcome.get, NEEDS_ATTENTION):
-                for row in connection.execute(_last_messages(run.run_key, outcome, sample)):
+                for row in connection.execute(_last_messages(run.run_key, outcome)):
                     counted[outcome, row.zoho_code, row.zoho_message or row.detail] += row.links
                     read[outcome] += row.links
         return [
             Reason(outcome, code, message, count, read[outcome])
-            for (outcome, code, message), count in counted.most_common(limit)
+            for (outcome, code, message), count in counted.most_common(REASONS)
         ]
 
     def _runs(self, statement: sa.Select[Any]) -> list[StoredRun]:
@@ -349,14 +350,14 @@ def _links_by_other_outcome(run_key: str, expected: Outcome) -> sa.Select[tuple[
 
 
 def _last_messages(
-    run_key: str, outcome: Outcome, sample: int | None
+    run_key: str, outcome: Outcome
 ) -> sa.Select[tuple[str | None, str | None, str | None, int]]:
     """Select the messages in the last audit rows of the first links with an outcome."""
     first = (
         sa.select(links.c.seq)
         .where(links.c.run_key == run_key, links.c.outcome == outcome.value)
         .order_by(links.c.seq)
-        .limit(sample)
+        .limit(REASON_SAMPLE)
         .subquery("first")
     )
     later = audit.alias("later")

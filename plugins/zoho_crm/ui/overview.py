@@ -18,7 +18,7 @@ from zoho_crm.ledger.run_queries import RunFilter, RunPosition
 from zoho_crm.ui.audit_databases import AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
 from zoho_crm.ui.query_params import day_param, position_param
-from zoho_crm.ui.rendering import page
+from zoho_crm.ui.rendering import OUTCOME_COLUMNS, page
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,7 +82,18 @@ def overview(
         operations=[DELINK, RELINK],
         problems=databases.problems(),
         filtered=wanted != RunFilter(),
+        columns=list(OUTCOME_COLUMNS),
+        counts={run.run_key: _counts(run) for run in shown},
     )
+
+
+def _counts(run: StoredRun) -> dict[str, int | None]:
+    """Return the number of links in each column; None before the run has counted them."""
+    counts: dict[str, int | None] = {}
+    for column, outcomes in OUTCOME_COLUMNS.items():
+        known = [count for outcome in outcomes if (count := getattr(run, outcome)) is not None]
+        counts[column] = sum(known) if known else None
+    return counts
 
 
 @dataclass(frozen=True, slots=True)

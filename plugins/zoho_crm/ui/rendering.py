@@ -14,12 +14,38 @@ from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from zoho_crm import __version__
+from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome
 
 if TYPE_CHECKING:
     from fastapi import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
+
+OUTCOME_COLUMNS = {
+    "Removed": (Outcome.REMOVED,),
+    "Relinked": (Outcome.RELINKED,),
+    "Presumed": PRESUMED_OUTCOMES,
+    "Dry run": (Outcome.WOULD_REMOVE, Outcome.WOULD_RELINK),
+    "Nothing to do": (Outcome.ALREADY_ABSENT, Outcome.ALREADY_LINKED),
+    "Not found": NOT_FOUND_OUTCOMES,
+    "Invalid": (Outcome.INVALID,),
+    "Rejected": (Outcome.REJECTED,),
+    "Failed": (Outcome.FAILED,),
+    "Unknown": (Outcome.UNKNOWN,),
+    "Not attempted": (Outcome.NOT_ATTEMPTED,),
+}
+"""The columns of the runs page: each outcome is in one, so that those of a finished run add up to the planned links."""
+
+OUTCOME_KINDS = {
+    "done": ("Removed", "Relinked", "Presumed"),
+    "would change": ("Dry run",),
+    "nothing to do": ("Nothing to do",),
+    "not found or invalid": ("Not found", "Invalid"),
+    "failed or unknown": ("Rejected", "Failed", "Unknown"),
+    "left": ("Not attempted",),
+}
+"""The segments of the progress bar of a run, each the columns that it sums; links without an outcome are left, too."""
 
 STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -133,7 +159,7 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": _number,
+        "number": format_number,
         "moment": _moment,
         "iso": _iso,
         "duration": _duration,
@@ -143,7 +169,8 @@ def _environment() -> Environment:
     return environment
 
 
-def _number(value: int | None) -> str:
+def format_number(value: int | None) -> str:
+    """Return a number with its digits in groups."""
     return "–" if value is None else f"{value:,}".replace(",", "\u202f")  # noqa: RUF001 - typographic dash
 
 

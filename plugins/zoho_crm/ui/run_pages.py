@@ -23,7 +23,7 @@ from zoho_crm.ui.approvals import Decision, find_decision
 from zoho_crm.ui.audit_databases import AuditDatabase, AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
 from zoho_crm.ui.query_params import FormDep, outcome_param, seq_param
-from zoho_crm.ui.rendering import Urls, page, wants_html
+from zoho_crm.ui.rendering import OUTCOME_COLUMNS, OUTCOME_KINDS, Urls, format_number, page, wants_html
 
 if TYPE_CHECKING:
     from zoho_crm.core.models import StoredRun
@@ -186,6 +186,7 @@ def _run_page(
         run=run,
         others=found.others,
         progress=progress,
+        bar=progress_bar(progress),
         shown=_page_version(run, progress, decision),
         poll=f"{Urls.of(request).run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
         outcomes=[each for each in possible if progress.by_outcome[each] or _is_common(run, each)],
@@ -207,6 +208,42 @@ def _run_page(
         decision=decision,
         automatic_stays_dry=_automatic_stays_dry(run, databases),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A part of the progress bar; ``start`` and ``width`` in percent of the planned links."""
+
+    kind: str
+    outcomes: tuple[Outcome, ...]
+    start: float
+    width: float
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressBar:
+    """The links of a run by kind of outcome, as segments and as text."""
+
+    segments: list[Segment]
+    text: str
+
+
+def progress_bar(progress: Progress) -> ProgressBar:
+    """Return the bar of a run."""
+    segments, texts, before = [], [], 0
+    for kind, columns in OUTCOME_KINDS.items():
+        outcomes = tuple(outcome for column in columns for outcome in OUTCOME_COLUMNS[column])
+        links = sum(progress.by_outcome[outcome] for outcome in outcomes)
+        if kind == "left":
+            links += max(0, progress.planned - progress.done)
+        whole = progress.planned or 1
+        segments.append(
+            Segment(kind, outcomes, round(100 * before / whole, 2), round(100 * links / whole, 2))
+        )
+        before += links
+        if links:
+            texts.append(f"{format_number(links)} {kind}")
+    return ProgressBar(segments, ", ".join(texts) or "no links yet")
 
 
 def _automatic_stays_dry(run: StoredRun, databases: AuditDatabases) -> bool:
@@ -289,6 +326,8 @@ _ADVICE_BY_OUTCOME = {
     Outcome.PARENT_NOT_FOUND: "No record has this external ID: it is missing in Zoho or wrong in the source.",
     Outcome.RELATED_NOT_FOUND: "No related record has this external ID: it is missing in Zoho or wrong in the source.",
     Outcome.INVALID: "Not a valid external ID, so nothing was sent: fix it in the source.",
+    Outcome.PRESUMED_REMOVED: "The link is gone, and only the request in doubt may have removed it: nothing to do.",
+    Outcome.PRESUMED_RELINKED: "The link exists, and only the request in doubt may have restored it: nothing to do.",
     Outcome.REJECTED: "Zoho rejected this link: see its message, fix the cause in Zoho, then start a new run.",
     Outcome.FAILED: "Nothing was changed after all retries: retry unfinished links.",
     Outcome.UNKNOWN: "A request may be applied, even late: retry unfinished links, which verifies them first.",

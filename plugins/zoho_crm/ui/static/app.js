@@ -104,14 +104,28 @@ function follow(section) {
   const field = (name) => document.querySelector(`[data-field="${name}"]`);
   const samples = []; // [seconds, links done] of the last 30 seconds
 
+  const showKinds = ({ planned, done, by_outcome: counts }) => {
+    const texts = [];
+    let before = 0;
+    for (const segment of field("bar").querySelectorAll("rect")) {
+      let count = segment.dataset.outcomes.split(" ").reduce((sum, name) => sum + (counts[name] ?? 0), 0);
+      if (segment.dataset.kind === "left") count += Math.max(0, planned - done);
+      segment.setAttribute("x", planned ? (100 * before) / planned : 0);
+      segment.setAttribute("width", planned ? (100 * count) / planned : 0);
+      before += count;
+      if (count) texts.push(`${grouped(count)} ${segment.dataset.kind}`);
+    }
+    field("kinds").textContent = texts.join(", ") || "no links yet";
+    field("bar").setAttribute("aria-label", field("kinds").textContent);
+  };
+
   const show = (progress) => {
     const now = performance.now() / 1000;
     samples.push([now, progress.done]);
     while (samples.length > 2 && now - samples[0][0] > 30) samples.shift();
     for (const name of ["done", "planned", "chunks", "chunks_done"]) field(name).textContent = grouped(progress[name]);
     if (field("credits")) field("credits").textContent = grouped(progress.credits);
-    field("bar").max = progress.planned || 1;
-    field("bar").value = progress.done;
+    showKinds(progress);
     const [since, before] = samples[0];
     const rate = now > since ? (progress.done - before) / (now - since) : 0;
     field("rate").textContent = rate > 0 ? rate.toFixed(1) : "–";

@@ -18,11 +18,12 @@ from zoho_crm import airflow_compat
 from zoho_crm.airflow_compat import GivenResponse
 from zoho_crm.core.approval import question_digest
 from zoho_crm.core.links import pair_key
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
 from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ledger import link_queries
 from zoho_crm.ledger.tables import runs
+from zoho_crm.ui.rendering import OUTCOME_COLUMNS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,6 +86,64 @@ def test_page_says_where_the_source_was_read_from_if_that_is_not_the_window(page
 def set_automatic(jobs: Path, automatic: str) -> None:
     file = jobs / f"{JOB}.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "automatic": automatic}))
+
+
+@pytest.mark.parametrize("operation", ["delink", "relink"])
+def test_columns_of_a_run_with_every_outcome_add_up_to_the_planned_links(pages: Pages, operation: str):
+    possible = DELINK_OUTCOMES if operation == "delink" else RELINK_OUTCOMES
+    # Of a different number of links each, so that no column can stand for another.
+    outcomes = {
+        (f"c-{place:02}-{number:02}", "d"): outcome
+        for place, outcome in enumerate(possible)
+        if outcome is not Outcome.INVALID
+        for number in range(place + 1)
+    }
+    invalid: list[tuple[object, object]] = [(".", f"d-{number}") for number in range(3)]
+    pages.store(
+        [*outcomes, *invalid], outcomes, finished="failed", chunk_size=200, target={"operation": operation}
+    )
+
+    page = pages.client.get("/").text
+
+    header = re.search(r"<thead>(.*?)</thead>", page[page.index('<table class="runs">') :], re.DOTALL)[1]  # type: ignore[index]
+    names = re.findall(r"<th[^>]*>([^<]*)</th>", header)
+    row = page[page.index("</thead>", page.index('<table class="runs">')) :]
+    cells = re.findall(r'<td class="number[^"]*">([^<]*)</td>', row)
+    counts = dict(zip(names[names.index("Planned") :], cells, strict=True))
+    planned = int(counts.pop("Planned").replace("\u202f", ""))
+    assert planned == len(outcomes) + len(invalid)
+    for name in ("Duration", "API credits"):
+        del counts[name]
+    assert sum(0 if text == "–" else int(text) for text in counts.values()) == planned  # noqa: RUF001
+    assert {name for column in OUTCOME_COLUMNS.values() for name in column} == set(Outcome)
+
+
+def test_run_that_succeeded_without_finding_records_needs_attention(pages: Pages):
+    pages.store(LINKS, dict.fromkeys(ALL_REMOVED, Outcome.PARENT_NOT_FOUND), finished="succeeded")
+
+    for address in ("/", pages.run()):
+        page = pages.client.get(address).text
+        assert "succeeded, needs attention" in page
+        assert "12 of 12 links without a record in Zoho" in page
+
+
+def test_bar_shows_kinds_of_outcomes_and_says_them(pages: Pages):
+    outcomes = {**ALL_REMOVED, ("c-00", "d-00"): Outcome.FAILED, ("c-01", "d-01"): Outcome.RELATED_NOT_FOUND}
+    del outcomes["c-11", "d-11"]
+    pages.store(LINKS, outcomes, chunk_size=20)
+
+    page = pages.client.get(pages.run()).text
+
+    assert 'aria-label="9 done, 1 not found or invalid, 1 failed or unknown, 1 left"' in page
+    widths = re.findall(r'data-kind="([^"]*)"[^>]* width="([^"]*)"', page)
+    assert dict(widths) == {
+        "done": "75.0",
+        "would change": "0.0",
+        "nothing to do": "0.0",
+        "not found or invalid": "8.33",
+        "failed or unknown": "8.33",
+        "left": "8.33",
+    }
 
 
 def test_overview_lists_runs_newest_first_with_counts(pages: Pages):
