@@ -8,7 +8,7 @@ from typing import Any
 import pendulum
 import pytest
 
-from tests.support.operators import DAG_ID, RUN_ID, context
+from tests.support.operators import DAG_ID, RUN_ID, context, make_job
 from zoho_crm.core.models import Origin
 from zoho_crm.core.run_request import BEGINNING, AssetEvent
 from zoho_crm.errors import ZohoConfigError
@@ -111,9 +111,11 @@ def test_updates_of_assets_are_those_that_started_the_run() -> None:
 
 def test_a_request_is_read_from_form_interval_and_kind_of_run() -> None:
     interval = (datetime(2026, 11, 21, 2, tzinfo=UTC), datetime(2026, 11, 22, 2, tzinfo=UTC))
-    request = request_of(context(run_type="scheduled", interval=interval, params={"reason": "tidy"}))
+    scheduled = context(run_type="scheduled", interval=interval, params={"reason": "tidy"})
+    request = request_of(scheduled, make_job(automatic="apply"))
     assert (request.window_start, request.window_end) == interval
     assert (request.mode, request.reason) == ("apply", "tidy")
+    assert request_of(scheduled, make_job()).mode == "dry_run"
 
 
 def test_the_fields_of_the_form_are_those_of_the_dag() -> None:
