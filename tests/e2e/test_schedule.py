@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from include.stack import ApiError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -130,6 +132,31 @@ def test_backfill_runs_each_day_separately_one_after_the_other(world: World, mar
     assert {(row["external_id"], row["related_external_id"]): row["events"] for row in histories} == (
         dict.fromkeys(everything, 1)
     )
+
+
+@pytest.mark.systems
+@pytest.mark.usefixtures("scheduled")
+def test_mode_in_the_configuration_of_a_backfill_overrides_the_job(world: World):
+    before = world.snapshot()
+    day = (world.day_ends - 5 * DAY).isoformat()
+    body = {"dag_id": DAILY, "from_date": day, "to_date": day, "dag_run_conf": {"mode": "dry_run"}}
+    world.runs.until(lambda: _starts(world, body), "the end of the backfill before")
+    (dag_run,) = (each for each in _runs(world, "backfill") if each["conf"])
+    world.runs.finish(DAILY, dag_run["dag_run_id"])
+    run = world.audit.run(DAILY, dag_run["dag_run_id"])
+    assert (run["mode"], run["run_type"], run["would_remove"]) == ("dry_run", "backfill", 10)
+    assert world.delinks(before) == []
+
+
+def _starts(world: World, backfill: dict[str, Any]) -> bool:
+    """Start a backfill, unless another one of the Dag is still running."""
+    try:
+        world.airflow.api("POST", "/api/v2/backfills", backfill)
+    except ApiError as error:
+        if "already a running backfill" not in str(error):
+            raise
+        return False
+    return True
 
 
 def _runs(world: World, kind: str) -> list[dict[str, Any]]:
