@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
-from include.demo.cases import CASES, kept_links, stale_links
+from include.demo.cases import DUPLICATES, kept_links, stale_links
+from include.demo.report import show_next_command, show_outcomes, show_run
 from include.demo.world import DAG_ID, DemoWorld, start_demo_world
 
 if TYPE_CHECKING:
@@ -24,27 +24,6 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 HOME = PROJECT / ".airflow" / "demo"
-COLOURS = {"removed": "green", "already_absent": "cyan", "invalid": "yellow"}
-RUN_COLUMNS = (
-    "run_key",
-    "dag_run_id",
-    "mode",
-    "reason",
-    "status",
-    "window_start",
-    "window_end",
-    "source_rows",
-    "duplicates",
-    "planned",
-    "guard_decision",
-    "started_at",
-    "finished_at",
-)
-SAMPLE_QUERY = """\
-python3 -c "import sqlite3
-for row in sqlite3.connect('%s').execute(
-    'SELECT outcome, external_id, related_external_id, zoho_message FROM zoho_delink_latest LIMIT 5'): print(row)"
-"""
 
 
 def main() -> int:
@@ -58,7 +37,10 @@ def main() -> int:
         console.print(
             f"Local Zoho (an imitation for demo and tests) at {world.zoho.url}: {len(before)} links"
         )
-        console.print(f"Warehouse {_short(world.warehouse)}: {len(stale_links())} links to remove")
+        console.print(
+            f"Warehouse {_short(world.warehouse)}: {len(stale_links())} links to remove, "
+            f"{DUPLICATES} of them in two rows"
+        )
         console.print(f'[bold]airflow dags test {DAG_ID} --conf \'{{"mode": "apply"}}\'[/] ...')
         started = time.monotonic()
         code = _run_dag(world)
@@ -66,8 +48,8 @@ def main() -> int:
         if not world.audit.exists():
             console.print(f"[red]error: the run wrote no audit database; see {_short(HOME / 'run.log')}[/]")
             return 1
-        _show_outcomes(console, world.audit)
-        _show_run(console, world.audit)
+        show_outcomes(console, world.audit)
+        show_run(console, world.audit)
         mismatches = _mismatches(world, before, records)
     if code != 0:
         mismatches.insert(0, f"the Dag run failed (exit status {code})")
@@ -76,7 +58,7 @@ def main() -> int:
     if not mismatches:
         console.print("[green]✓ exactly the planned links were removed; no record was deleted[/]")
         console.print("[green]✓ each planned link has exactly one latest outcome, the expected one[/]")
-    _show_query(console, world.audit)
+    show_next_command(console, world.audit)
     return 1 if mismatches else 0
 
 
@@ -105,43 +87,6 @@ def _run_dag(world: DemoWorld) -> int:
             if done.returncode != 0:
                 return done.returncode
     return 0
-
-
-def _show_outcomes(console: Console, audit: Path) -> None:
-    table = Table(title="Outcomes", title_justify="left")
-    table.add_column("outcome", no_wrap=True)
-    table.add_column("links", justify="right")
-    for column in ("meaning", "example", "message"):
-        table.add_column(column, overflow="fold")
-    with closing(sqlite3.connect(audit)) as connection:
-        counts = connection.execute(
-            "SELECT outcome, count(*) FROM zoho_delink_latest GROUP BY outcome ORDER BY count(*) DESC"
-        ).fetchall()
-        for outcome, count in counts:
-            example = connection.execute(
-                "SELECT external_id, related_external_id, coalesce(zoho_message, detail, '') "
-                "FROM zoho_delink_latest WHERE outcome = ? ORDER BY length(external_id) DESC, event_id LIMIT 1",
-                (outcome,),
-            ).fetchone()
-            pair = f"{_clipped(example[0])} - {_clipped(example[1])}"
-            colour = COLOURS.get(outcome, "magenta")
-            table.add_row(f"[{colour}]{outcome}[/]", str(count), CASES.get(outcome, ""), pair, example[2])
-    console.print(table)
-
-
-def _show_run(console: Console, audit: Path) -> None:
-    table = Table(title="Run (table zoho_delink_run)", title_justify="left", show_header=False)
-    with closing(sqlite3.connect(audit)) as connection:
-        connection.row_factory = sqlite3.Row
-        (run,) = connection.execute("SELECT * FROM zoho_delink_run").fetchall()
-    for column in RUN_COLUMNS:
-        table.add_row(column, str(run[column]))
-    console.print(table)
-
-
-def _show_query(console: Console, audit: Path) -> None:
-    console.print(f"\nThe audit table is [bold]zoho_delink_audit[/] in {_short(audit)}. A sample query:")
-    console.print(SAMPLE_QUERY % _short(audit), soft_wrap=True, markup=False)
 
 
 def _mismatches(world: DemoWorld, before: set[tuple[str, str]], records: dict[str, int]) -> list[str]:
@@ -180,11 +125,6 @@ def _links(state: LocalState) -> set[tuple[str, str]]:
 def _records(state: LocalState) -> dict[str, int]:
     records: dict[str, int] = state.to_json(include_links=False)["records"]
     return records
-
-
-def _clipped(text: str) -> str:
-    shown = text.replace("[", "\\[")
-    return shown if len(shown) <= 28 else f"{shown[:27]}…"
 
 
 def _short(path: Path) -> str:

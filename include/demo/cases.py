@@ -43,8 +43,8 @@ UNSENDABLE_IDS = (
 """Values that are never sent; ``..`` would turn the removal of a link into that of a record."""
 
 CASES = {
-    "removed": "linked in the CRM",
-    "already_absent": "both records exist, the link was already gone",
+    "removed": "was linked; our request removed it",
+    "already_absent": "both records exist, not the link",
     "parent_not_found": "no contact has this ID",
     "related_not_found": "no deal has this ID",
     "invalid": "not a valid external ID: never sent",

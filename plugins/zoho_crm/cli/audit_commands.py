@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
@@ -28,8 +28,9 @@ from zoho_crm.core.outcomes import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
 
-    from zoho_crm.cli.output import Output
+    from zoho_crm.cli.output import Counted, Output
     from zoho_crm.core.job import Job
     from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.ledger import Ledger
@@ -162,8 +163,8 @@ def export(
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         key = RunQueries(ledger.engine).find(run, job_name).run_key
         rows = LinkQueries(ledger.engine).audit_rows(key, only_latest=latest)
-        with _open_output(output, out) as stream:
-            count = write(stream, rows)
+        with _open_output(output, out) as stream, _progress(out, output) as counted:
+            count = write(stream, counted(rows))
     click.echo(f"{count} rows of {key}" + (f" in {output}" if output else ""), err=True)
 
 
@@ -200,7 +201,8 @@ def verify(
     job = job_named(jobs_folder, job_name) if job_name else None
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         key = RunQueries(ledger.engine).find(run, job_name).run_key if run else None
-        findings = list(islice(ledger.chain.verify(key), limit + 1))
+        with out.progress("Verifying the audit") as counted:
+            findings = list(islice(ledger.chain.verify(key, counted), limit + 1))
     more, findings = len(findings) > limit, findings[:limit]
     rows = [
         {"run_key": one.run_key, "kind": str(one.kind), "event_id": one.event_id, "detail": one.detail}
@@ -233,6 +235,11 @@ def _open_output(output: Path | None, out: Output) -> Iterator[IO[str]]:
         usage_error(f"{output} cannot be written: {error.strerror}")
     with open(descriptor, "w", encoding="utf-8", newline="") as stream:  # noqa: PTH123 - a descriptor has no path
         yield stream
+
+
+def _progress(out: Output, output: Path | None) -> AbstractContextManager[Counted]:
+    """Show the progress of an export to a file; rows on the terminal show it themselves."""
+    return nullcontext(iter) if output is None else out.progress(f"Writing {output}")
 
 
 def _write_csv(stream: IO[str], rows: Iterator[Mapping[str, Any]]) -> int:

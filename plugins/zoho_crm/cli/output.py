@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rich import box
 from rich.console import Console
@@ -19,9 +20,21 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+T = TypeVar("T")
+
+_STEP = 500
+"""Rows between two updates of a progress bar."""
 
 _HIDDEN = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+
+
+class Counted(Protocol):
+    """Passes rows through, and counts them for a progress bar."""
+
+    def __call__(self, rows: Iterable[T], /) -> Iterator[T]:
+        """Yield the rows."""
 
 
 class Output:
@@ -41,6 +54,41 @@ class Output:
     def document(self, content: Mapping[str, Any]) -> None:
         """Print a JSON document."""
         self._line(json.dumps(content, default=_as_json, ensure_ascii=False, indent=2))
+
+    @contextmanager
+    def progress(self, label: str) -> Iterator[Counted]:
+        """
+        Show a progress bar on standard error while rows are counted; nothing in a pipe or with ``--json``.
+
+        Yields a function that passes the rows of an iterable through and counts them, over all its calls. The bar
+        disappears at the end.
+
+        :param label: what happens to the rows
+        """
+        errors = Console(stderr=True)
+        if not (self._rich and errors.is_terminal):
+            yield iter
+            return
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (
+            "{task.description}",
+            BarColumn(),
+            TextColumn("{task.completed:,} rows"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=errors, transient=True) as bar:
+            task = bar.add_task(label, total=None)
+
+            def counted(rows: Iterable[T]) -> Iterator[T]:
+                count = 0
+                for count, row in enumerate(rows, start=1):
+                    yield row
+                    if count % _STEP == 0:
+                        bar.advance(task, _STEP)
+                bar.advance(task, count % _STEP)
+
+            yield counted
 
     def title(self, text: str) -> None:
         """Print a heading."""

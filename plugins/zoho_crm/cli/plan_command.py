@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from zoho_crm.cli.output import Output
+    from zoho_crm.cli.output import Counted, Output
     from zoho_crm.core.guard_rules import Decision, Facts
     from zoho_crm.core.job import Job
     from zoho_crm.core.links import Link
@@ -82,7 +82,8 @@ def plan(
         usage_error("Give either --window START END or --all.")
     job = job_named(jobs_folder, job_name)
     request = _request(window)
-    planned = _plan(job, request, jobs_folder, sample)
+    with out.progress("Reading the source") as counted:
+        planned = _plan(job, request, jobs_folder, sample, counted)
     _print_report(out, _document(job, request, planned))
     return Exit.CHECK_FAILED if planned.decision.breaches else Exit.OK
 
@@ -94,7 +95,7 @@ def _request(window: tuple[str, str] | None) -> RunRequest:
     return parse_run_request(form, run_type="manual", run_after=current_time(), data_interval=None)
 
 
-def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Planned:
+def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int, counted: Counted) -> _Planned:
     from zoho_crm.cli.connections import open_engine
     from zoho_crm.core.guard_rules import judge
     from zoho_crm.core.job_files import SOURCE_SQL, read_sql
@@ -105,7 +106,7 @@ def _plan(job: Job, request: RunRequest, jobs_folder: Path, sample: int) -> _Pla
     check_sql(sql)
     with open_engine(job.source.conn_id, "source.conn_id") as source, _scratch_ledger() as ledger:
         rows = stream_links(source, sql, request.window_start, request.window_end)
-        made = _made_plan(ledger, job, rows)
+        made = _made_plan(ledger, job, counted(rows))
         facts = _facts(job, request, jobs_folder, source, made.planned)
         return _Planned(
             plan=made,

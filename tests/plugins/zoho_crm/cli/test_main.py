@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +80,37 @@ def test_closed_pipe_leaves_no_stack_trace(story: Audit) -> None:
     )
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("zoho-delink check-j", "check-job"),
+        ("zoho-delink audit ver", "verify"),
+        ("zoho-delink plan --win", "--window"),
+    ],
+)
+def test_documented_completion_works_in_bash(words: str, expected: str) -> None:
+    bash = shutil.which("bash")
+    assert bash
+    (line,) = re.findall(r'^eval "\$\(_ZOHO_DELINK_COMPLETE=bash_source .*$', PAGE.read_text(), re.MULTILINE)
+    script = (
+        f"{line}\nset -e\ncomplete -p zoho-delink >&2\n"
+        f"COMP_WORDS=({words}); COMP_CWORD=$(( ${{#COMP_WORDS[@]}} - 1 ))\n"
+        # The function that the line registers, as bash calls it.
+        """function=$(complete -p zoho-delink | sed 's/.*-F \\([^ ]*\\).*/\\1/')\n"""
+        """"$function" zoho-delink; printf '%s\\n' "${COMPREPLY[@]}"\n"""
+    )
+    done = subprocess.run(
+        [bash, "--norc", "-c", script],
+        env={"PATH": f"{PROGRAM.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.stdout.splitlines() == [expected], done.stderr
 
 
 @pytest.mark.integration
