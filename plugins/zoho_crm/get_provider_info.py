@@ -64,7 +64,8 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "refresh_token": {
                         "label": "Refresh token",
-                        "description": "Made once in Zoho's API console; bound to one data center and environment.",
+                        "description": "Made once in Zoho's API console, with the scopes that zoho-delink check-job "
+                        "prints; bound to one data center and environment.",
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
                     "data_center": {
