@@ -15,17 +15,22 @@ from typing import TYPE_CHECKING
 
 from zoho_crm.core.formatting import format_duration, format_percent
 from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL
+from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from zoho_crm.core.job import Guards
+    from zoho_crm.core.links import Relation
 
 RUNS_TO_COMPARE = 10
 """Earlier runs whose median a plan is compared with."""
 FEWEST_RUNS_TO_COMPARE = 3
 """Minimum number of earlier runs for that comparison."""
+
+NOT_FOUND_AFTER = 50
+"""Settled links of a run from which on the share of links without a record counts while it sends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +128,35 @@ def judge(
         if guards.max_jump is not None:
             checks.append(_check_jump(facts, guards.max_jump))
     return Decision(checks)
+
+
+def not_found_breach(
+    counts: Mapping[Outcome, int], relation: Relation, limit: float, *, fewest: int = NOT_FOUND_AFTER
+) -> str | None:
+    """
+    Return why too many links of a run have no record in Zoho, as a sentence; None if they are not too many.
+
+    Invalid links and those that are to be retried do not count.
+
+    :param counts: number of links by outcome
+    :param limit: share (0 to 1) of the settled links that may have no record
+    :param fewest: settled links from which on the share counts
+    """
+    settled = sum(
+        count for outcome, count in counts.items() if outcome.is_final and outcome is not Outcome.INVALID
+    )
+    missing = sum(counts.get(outcome, 0) for outcome in NOT_FOUND_OUTCOMES)
+    if settled < fewest or missing <= limit * settled:
+        return None
+    fields = {
+        Outcome.PARENT_NOT_FOUND: f"{relation.module}.{relation.external_field}",
+        Outcome.RELATED_NOT_FOUND: f"{relation.related_module}.{relation.related_external_field}",
+    }
+    concerned = " and ".join(name for outcome, name in fields.items() if counts.get(outcome))
+    return (
+        f"{missing} of {settled} links have no record in Zoho: are the external fields filled in Zoho? Check "
+        f"{concerned} (guards.max_not_found_share allows {format_percent(limit)})"
+    )
 
 
 def read_count(value: object) -> int:

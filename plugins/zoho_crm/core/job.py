@@ -189,6 +189,8 @@ class Guards(_Model):
     :param max_source_age: maximum age of that time
     :param max_plan_age: how long after planning a link may still be sent
     :param max_jump: maximum number of planned links, as a multiple of the median of the last runs
+    :param max_not_found_share: share (0 to 1) of the links processed so far that may have no record in Zoho; counted
+        while the run sends, from 50 links on. If it is exceeded, the run stops. null: no limit
     :param on_breach: ``stop`` the run, or ``approve``: wait for an approval
     :param approvers: Airflow user IDs of those who may approve: user names for the simple auth manager, numbers for
         FAB; empty: everyone who may edit the Dag run
@@ -202,6 +204,7 @@ class Guards(_Model):
     max_source_age: Duration | None = None
     max_plan_age: Duration | None = None
     max_jump: float | None = Field(default=None, gt=1.0)
+    max_not_found_share: float | None = Field(default=0.5, ge=0.0, le=1.0)
     on_breach: Literal["stop", "approve"] = "stop"
     approvers: tuple[UserId, ...] = ()
     approval_timeout: Duration = timedelta(hours=24)

@@ -85,6 +85,18 @@ class RunStore(Store):
         with reading(self._engine).begin() as connection:
             return _counts(connection, run_key)
 
+    def settled_counts(self, run_key: str) -> Counter[Outcome]:
+        """Return how many settled links of the plan have each outcome."""
+        statement = (
+            sa.select(links.c.outcome, sa.func.count())
+            .where(
+                links.c.run_key == run_key, links.c.outcome.in_([each for each in Outcome if each.is_final])
+            )
+            .group_by(links.c.outcome)
+        )
+        with reading(self._engine).begin() as connection:
+            return Counter({Outcome(outcome): count for outcome, count in connection.execute(statement)})
+
     def count_unsettled(self, run_key: str) -> int:
         """Return how many planned links are not settled: never tried, or to be retried."""
         statement = (

@@ -7,12 +7,14 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.guard_rules import not_found_breach
+from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, Outcome
 from zoho_crm.core.verdict import StopReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from zoho_crm.core.links import Relation
     from zoho_crm.core.models import LinkResult, PlannedLink
     from zoho_crm.hooks.zoho_response import ZohoResponse
 
@@ -35,6 +37,21 @@ class Stop(NamedTuple):
     reason: StopReason | None = None
 
 
+@dataclass(frozen=True)
+class NotFoundLimit:
+    """
+    How many links of a run may have no record in Zoho.
+
+    :param share: share (0 to 1) of the settled links
+    :param relation: names the external fields in the reason to stop
+    :param settled: links that the run has settled before this try, by outcome
+    """
+
+    share: float
+    relation: Relation
+    settled: Counter[Outcome] = field(default_factory=Counter)
+
+
 @dataclass
 class Breaker:
     """
@@ -44,10 +61,12 @@ class Breaker:
         :data:`BREAKER_AFTER` links have an outcome
     :param credit_reserve: API credits of the org that the run leaves unused; Zoho reports the remaining credits once
         half are used
+    :param not_found: limit of links without a record in Zoho, over the whole run; None: no limit
     """
 
     share: float = 1.0
     credit_reserve: int = 0
+    not_found: NotFoundLimit | None = None
     _outcomes: Counter[Outcome] = field(default_factory=Counter, init=False)
     _refusals: Counter[str] = field(default_factory=Counter, init=False)
 
@@ -67,7 +86,11 @@ class Breaker:
 
         :param stop_reason: set if the response concerns every link, not this one alone
         """
-        return self._check_refusals(result, stop_reason) or self._check_share(result)
+        return (
+            self._check_refusals(result, stop_reason)
+            or self._check_share(result)
+            or self._check_not_found(result)
+        )
 
     def _check_refusals(self, result: LinkResult, stop_reason: StopReason | None) -> Stop | None:
         if stop_reason is None:
@@ -101,6 +124,13 @@ class Breaker:
             f"{self.share:g}",
             StopReason.REFUSED,
         )
+
+    def _check_not_found(self, result: LinkResult) -> Stop | None:
+        if self.not_found is None or result.outcome not in NOT_FOUND_OUTCOMES:
+            return None
+        counts = self.not_found.settled + self._outcomes
+        breach = not_found_breach(counts, self.not_found.relation, self.not_found.share)
+        return Stop(breach, StopReason.REFUSED) if breach else None
 
 
 @dataclass

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.models import PlannedLink
     from zoho_crm.hooks.send_right import SendRight
     from zoho_crm.hooks.zoho_response import ZohoResponse
+    from zoho_crm.operators.breaker import NotFoundLimit
     from zoho_crm.operators.slot_keeper import Slots
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,7 @@ class ChunkRun:
         are in flight
     :param breaker_share: share of links with a bad outcome above which the whole run is stopped
     :param credit_reserve: API credits of the org to leave unused
+    :param not_found: limit of links without a record in Zoho; None: no limit
     :param check: called once slots are held and before any link is sent; returns a reason to stop
     """
 
@@ -110,12 +112,13 @@ class ChunkRun:
         *,
         breaker_share: float = 1.0,
         credit_reserve: int = 0,
+        not_found: NotFoundLimit | None = None,
         check: Callable[[], Awaitable[Stop | None]] | None = None,
     ) -> None:
         self._processor = processor
         processor.watch(self.observe, lambda: self._stopped is not None)
         self._pace = AdaptiveConcurrency(concurrency)
-        self._breaker = Breaker(breaker_share, credit_reserve)
+        self._breaker = Breaker(breaker_share, credit_reserve, not_found)
         self._store = store
         self._check = check
         self._slots = SlotKeeper(slots, self._is_stopped)

@@ -59,6 +59,8 @@ class DeleteRelatedByExternalIdOperator(LinkOperator):
         before a link is removed; a link without stored attributes is not sent. Needs ``audit_conn_id``
     :param breaker_share: share of links that may end as failed, rejected or unknown before the whole run is stopped
     :param credit_reserve: API credits of the org to leave unused; Zoho reports the remaining ones once half are used
+    :param max_not_found_share: share of the settled links that may have no record in Zoho before the whole run is
+        stopped, counted from 50 links on; None: no limit. A dry run does not stop
     :param max_plan_age: age of the plan up to which a try may start to send
     :param wait_patience: how long to wait, deferred, for credits, an access token or a free slot of the org; needs
         ``audit_conn_id``
@@ -93,6 +95,7 @@ class DeleteRelatedByExternalIdOperator(LinkOperator):
         snapshot_fields: Sequence[str] = (),
         breaker_share: float = 0.5,
         credit_reserve: int = 0,
+        max_not_found_share: float | None = None,
         max_plan_age: timedelta | None = None,
         wait_patience: timedelta = timedelta(hours=24),
         **kwargs: Any,
@@ -112,6 +115,7 @@ class DeleteRelatedByExternalIdOperator(LinkOperator):
             verify=verify,
             breaker_share=breaker_share,
             credit_reserve=credit_reserve,
+            max_not_found_share=max_not_found_share,
             max_plan_age=max_plan_age,
             wait_patience=wait_patience,
             **kwargs,

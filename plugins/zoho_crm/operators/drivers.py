@@ -20,6 +20,7 @@ from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.run_request import APPLY, BEGINNING, DRY_RUN, run_key
 from zoho_crm.core.verdict import StopReason
 from zoho_crm.errors import ClaimLostError, PlanError, RunStoppedError, UnfinishedLinksError
+from zoho_crm.operators.breaker import NotFoundLimit
 from zoho_crm.operators.chunk_run import ChunkReport
 from zoho_crm.operators.chunk_store import (
     ChunkStore,
@@ -75,7 +76,9 @@ class InMemoryDriver:
         with chunk_span(operator.log, job, target, links=len(planned) + len(invalid)) as record:
             if sends:
                 processor = operator.verifier if operator.is_dry_run else operator.processor
-                report = operator.send(self.hook, processor, store, FixedSlots(operator.task_concurrency))
+                limit = not_found_limit(operator, Counter())
+                slots = FixedSlots(operator.task_concurrency)
+                report = operator.send(self.hook, processor, store, slots, not_found=limit)
             else:
                 report = settle_unverified(store, operator.unverified)
             for link, reason in invalid:
@@ -141,11 +144,19 @@ class ChunkDriver:
         if target.dry_run:
             return operator.send(self.hook, operator.verifier, store, slots, check)
         self.ledger.runs.mark_running(run.run_key)
+        limit = None
+        if operator.max_not_found_share is not None:
+            limit = not_found_limit(operator, self.ledger.runs.settled_counts(run.run_key))
         if not operator.snapshot_fields:
-            return operator.send(self.hook, operator.processor, store, slots, check)
+            return operator.send(self.hook, operator.processor, store, slots, check, not_found=limit)
         missing = self._store_snapshots(SnapshotStore(self.ledger, claim, usage), slots, check)
         return missing or operator.send(
-            self.hook, lambda client: RequireSnapshot(operator.processor(client)), store, slots, check
+            self.hook,
+            lambda client: RequireSnapshot(operator.processor(client)),
+            store,
+            slots,
+            check,
+            not_found=limit,
         )
 
     def _store_snapshots(
@@ -179,6 +190,7 @@ class OwnPlanDriver:
         """Return the number of links by outcome."""
         chunk_driver = ChunkDriver(self.operator, self.hook, self.ledger, self.origin, self.waiting_since)
         key, chunks = self._plan()
+        limit = self.operator.max_not_found_share
         try:
             for chunk in chunks:
                 chunk_driver.run(chunk)
@@ -186,9 +198,9 @@ class OwnPlanDriver:
             # The newer try, or this one after its wait, closes the run. Closing it here would fence that out.
             raise
         except BaseException:
-            close_run(self.ledger, key, origin=self.origin, tolerance=0.0)
+            close_run(self.ledger, key, origin=self.origin, tolerance=0.0, not_found=limit)
             raise
-        _, counts = close_run(self.ledger, key, origin=self.origin, tolerance=0.0)
+        _, counts = close_run(self.ledger, key, origin=self.origin, tolerance=0.0, not_found=limit)
         return self.operator.summarize(counts)
 
     def _plan(self) -> tuple[str, list[ChunkRef]]:
@@ -241,6 +253,13 @@ class MemoryStore:
 
     def stop_run(self, why: str) -> None:
         """Do nothing: the run has no other tasks."""
+
+
+def not_found_limit(operator: LinkOperator, settled: Counter[Outcome]) -> NotFoundLimit | None:
+    """Return the limit of links without a record in Zoho; None without one, and for a dry run."""
+    if operator.max_not_found_share is None or operator.is_dry_run:
+        return None
+    return NotFoundLimit(operator.max_not_found_share, operator.relation, settled)
 
 
 def deduplicate_links(

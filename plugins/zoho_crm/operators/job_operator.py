@@ -124,6 +124,7 @@ def relink_arguments(job: Job) -> dict[str, Any]:
         "task_concurrency": job.task_concurrency,
         "breaker_share": job.breaker_share,
         "credit_reserve": job.credit_reserve,
+        "max_not_found_share": job.guards.max_not_found_share,
         "wait_patience": job.wait_patience,
         "max_plan_age": job.guards.max_plan_age,
         "execution_timeout": job.task_timeout,

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.models import ChunkRef, Origin
     from zoho_crm.core.outcomes import Outcome
     from zoho_crm.hooks.async_client import AsyncZohoClient
-    from zoho_crm.operators.breaker import Stop
+    from zoho_crm.operators.breaker import NotFoundLimit, Stop
     from zoho_crm.operators.chunk_run import LinkProcessor, Store
 from zoho_crm.operators.slot_keeper import Slots
 
@@ -95,6 +95,7 @@ class LinkOperator(BaseOperator):
         verify: bool,
         breaker_share: float,
         credit_reserve: int,
+        max_not_found_share: float | None,
         max_plan_age: timedelta | None,
         wait_patience: timedelta,
         **kwargs: Any,
@@ -121,6 +122,7 @@ class LinkOperator(BaseOperator):
         self.verify = verify
         self.breaker_share = breaker_share
         self.credit_reserve = credit_reserve
+        self.max_not_found_share = max_not_found_share
         self.max_plan_age = max_plan_age
         self.wait_patience = wait_patience
 
@@ -244,6 +246,8 @@ class LinkOperator(BaseOperator):
         store: Store,
         slots: Slots,
         check: Callable[[AsyncZohoClient], Awaitable[Stop | None]] | None = None,
+        *,
+        not_found: NotFoundLimit | None = None,
     ) -> ChunkReport:
         """
         Process the links of a store on an event loop.
@@ -251,6 +255,7 @@ class LinkOperator(BaseOperator):
         Connection and token are resolved before the loop runs: calls to Airflow would block it.
 
         :param check: called before anything else is sent; returns a reason not to send any link
+        :param not_found: limit of links without a record in Zoho
         """
         try:
             client = hook.async_client(max_connections=self.task_concurrency)
@@ -266,6 +271,7 @@ class LinkOperator(BaseOperator):
                     self.task_concurrency,
                     breaker_share=self.breaker_share,
                     credit_reserve=self.credit_reserve,
+                    not_found=not_found,
                     check=partial(check, client) if check else None,
                 )
                 client.require(chunk_run.right)

@@ -10,6 +10,7 @@ from airflow.sdk import Asset, AssetAlias
 from zoho_crm import telemetry
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.approval import is_rejected
+from zoho_crm.core.guard_rules import not_found_breach
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.run_request import APPLY, default_mode
 from zoho_crm.errors import PlanError, ZohoConfigError
@@ -83,7 +84,11 @@ class ReportOperator(JobOperator):
                 self._notify_of_no_plan(ledger, job, context)
                 raise PlanError("The run has no plan; the log of the task that failed before says why")
             status, counts = close_run(
-                ledger, key, origin=origin_of(context), tolerance=job.failure_tolerance
+                ledger,
+                key,
+                origin=origin_of(context),
+                tolerance=job.failure_tolerance,
+                not_found=job.guards.max_not_found_share,
             )
             run = ledger.runs.get(key)
             assert run is not None  # noqa: S101 - for the type checker: it has a plan
@@ -111,29 +116,34 @@ class ReportOperator(JobOperator):
             notify.notify_failure(ledger, job, context, key, text)
 
 
-def close_run(ledger: Ledger, key: str, *, origin: Origin, tolerance: float) -> tuple[str, Counter[Outcome]]:
+def close_run(
+    ledger: Ledger, key: str, *, origin: Origin, tolerance: float, not_found: float | None = None
+) -> tuple[str, Counter[Outcome]]:
     """
-    Give every link without an outcome one, and write what came out onto the run row.
+    Give every link without an outcome one, and write status, counts and reasons onto the run row.
 
     :param tolerance: share of the planned links that may have failed
+    :param not_found: share of the links that may have no record in Zoho; None: no limit
     :return: the run's status, and its links by latest outcome
     """
     closed = ledger.finalizer.close_unfinished_links(key, origin=origin)
     counts = Counter(ledger.runs.counts(key))
-    run = ledger.runs.get(key)
-    status = run_status(counts, tolerance, rejected=run is not None and is_rejected(run.approval))
+    run = ledger.runs.existing(key)
+    status = run_status(counts, tolerance, rejected=is_rejected(run.approval))
+    stop_reason = ledger.runs.stop_reason(key)
+    if stop_reason is None and not_found is not None:
+        stop_reason = not_found_breach(counts, run.relation, not_found, fewest=1)
     left = [
         f"{counts[outcome]} {outcome.value}"
         for outcome in Outcome
         if counts[outcome] and outcome in RETRYABLE_OUTCOMES
     ]
-    detail = "; ".join(filter(None, (ledger.runs.stop_reason(key), ", ".join(left))))
+    detail = "; ".join(filter(None, (stop_reason, ", ".join(left))))
     ledger.runs.finish(key, status=status, detail=detail or None, finished_at=ledger.runs.now())
-    if run is not None:
-        telemetry.count_links(
-            closed, job=run.job, relation=run.relation, operation=run.operation, dry_run=run.dry_run
-        )
-        telemetry.count_run(run.job, run.operation, status, dry_run=run.dry_run)
+    telemetry.count_links(
+        closed, job=run.job, relation=run.relation, operation=run.operation, dry_run=run.dry_run
+    )
+    telemetry.count_run(run.job, run.operation, status, dry_run=run.dry_run)
     return status, counts
 
 
@@ -162,7 +172,9 @@ def _notify(
 ) -> None:
     """Notify people of the state of the job after the run, if it has changed."""
     done = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "no links"
-    state, text = status, f"{job.name}: the run ended as {status}: {done}"
+    state, text = status, f"{job.name}: the run ended as {run.ending}: {done}"
+    if run.attention:
+        text += f" ({run.attention})"
     if status in {"succeeded", "partial"}:
         state = notify.OK
     elif status == "stopped" and run.approval is None and str(run.guard_decision).startswith("breached"):

@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from zoho_crm.core.guard_rules import Facts, Override, judge, read_count, read_time
+from zoho_crm.core.guard_rules import Facts, Override, judge, not_found_breach, read_count, read_time
 from zoho_crm.core.job import Guards
+from zoho_crm.core.links import Relation
+from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -135,6 +137,24 @@ def test_a_sudden_jump(planned: int, recent: list[int], breach: list[str]) -> No
     assert (
         breaches({"planned": planned, "recent_planned": recent}, {"max_links": None, "max_jump": 3}) == breach
     )
+
+
+@pytest.mark.parametrize(
+    ("counts", "limit", "breached"),
+    [
+        pytest.param({"parent_not_found": 26, "removed": 24}, 0.5, True, id="above"),
+        pytest.param({"parent_not_found": 25, "removed": 25}, 0.5, False, id="just the limit"),
+        pytest.param({"related_not_found": 49}, 0.5, False, id="too few"),
+        pytest.param({"related_not_found": 49, "failed": 10}, 0.5, False, id="failed links are not settled"),
+        pytest.param({"related_not_found": 49, "invalid": 10}, 0.5, False, id="invalid links are not sent"),
+        pytest.param({"related_not_found": 1, "already_absent": 49}, 0.0, True, id="none allowed"),
+        pytest.param({"related_not_found": 50}, 1.0, False, id="all allowed"),
+    ],
+)
+def test_share_of_links_without_a_record(counts: dict[str, int], limit: float, breached: bool) -> None:
+    by_outcome = {Outcome(outcome): count for outcome, count in counts.items()}
+    relation = Relation("Contacts", "A_ID", "Deals", "Deals", "B_ID")
+    assert (not_found_breach(by_outcome, relation, limit) is not None) is breached
 
 
 ALL = {"max_links": 5, "max_share": 0.5, "max_source_age": "6h", "max_jump": 2.5, **BASELINE, **FRESHNESS}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -767,6 +768,37 @@ def test_too_many_failures_stop_the_run(zoho: LocalZoho, audit: Audit) -> None:
     found = list(audit.latest().values())
     assert found.count("rejected") == 50
     assert set(found) == {"rejected", "not_attempted"}
+
+
+def test_too_many_links_without_a_record_stop_the_whole_run(zoho: LocalZoho, audit: Audit) -> None:
+    link_all(zoho, pairs(10))
+    chunks = planned(audit, pairs(200), chunk_size=20)
+    options = {"audit_conn_id": AUDIT, "task_concurrency": 1, "max_not_found_share": 0.5}
+    for number, chunk in enumerate(chunks[:2]):
+        delink(chunk=chunk, **options).execute(context(map_index=number))
+    says = (
+        "40 of 50 links have no record in Zoho: are the external fields filled in Zoho? Check "
+        "Contacts.External_Contact_ID (guards.max_not_found_share allows 50%)"
+    )
+    with pytest.raises(RunStoppedError, match=re.escape(says)):
+        delink(chunk=chunks[2], **options).execute(context(map_index=2))
+    requests = len(sent(zoho))
+    with pytest.raises(RunStoppedError, match="another task stopped the run: 40 of 50 links"):
+        delink(chunk=chunks[3], **options).execute(context(map_index=3))
+    assert len(sent(zoho)) == requests
+    assert audit.run()["stop_reason"] == says
+
+
+def test_links_without_a_record_stop_nothing_without_a_limit(zoho: LocalZoho, audit: Audit) -> None:
+    (chunk,) = planned(audit, pairs(100))
+    counts = delink(chunk=chunk, audit_conn_id=AUDIT).execute(context())
+    assert counts == outcomes(parent_not_found=100)
+
+
+def test_verified_dry_run_counts_all_links_without_a_record(zoho: LocalZoho, audit: Audit) -> None:
+    (chunk,) = planned(audit, pairs(100), mode="dry_run")
+    options = {"audit_conn_id": AUDIT, "verify": True, "max_not_found_share": 0.5}
+    assert delink(chunk=chunk, **options).execute(context()) == outcomes(parent_not_found=100)
 
 
 def test_removes_links_of_one_parent_together(zoho: LocalZoho, audit: Audit) -> None:

@@ -113,6 +113,16 @@ def test_a_run_with_final_outcomes_succeeds(audit: Audit, chunk: ChunkRef) -> No
     assert run["finished_at"] is not None
 
 
+def test_run_that_found_too_few_records_needs_attention(audit: Audit, chunk: ChunkRef) -> None:
+    settle(audit, chunk, ["removed"] * 4 + ["parent_not_found"] * 5 + ["related_not_found"])
+    assert report()["status"] == "succeeded"
+    detail = audit.run()["detail"]
+    assert detail.startswith("6 of 10 links have no record in Zoho: are the external fields filled in Zoho?")
+    assert "Contacts.External_Contact_ID and Deals.External_Deal_ID" in detail
+    report(guards={"max_not_found_share": None})
+    assert audit.run()["detail"] is None
+
+
 def test_links_that_were_not_taken_are_not_attempted(audit: Audit, chunk: ChunkRef) -> None:
     settle(audit, chunk, ["removed"] * 4)
     with pytest.raises(AirflowFailException, match=r"stopped: {'removed': 4, 'not_attempted': 6}"):
