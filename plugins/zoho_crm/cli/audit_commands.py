@@ -46,7 +46,7 @@ def audit() -> None:
 @audit.command("show")
 @click.argument("run", required=False)
 @click.option(
-    "--link", nargs=2, metavar="ID RELATED_ID", help="Show the history of one link, by its external ids."
+    "--link", nargs=2, metavar="ID RELATED_ID", help="Show the history of one link, by its external IDs."
 )
 @click.option(
     "--limit", type=click.IntRange(1), default=20, show_default=True, help="Number of runs to show."
@@ -68,7 +68,7 @@ def show(
     """
     Show one run, the history of one link, or the last runs.
 
-    RUN is Airflow's run id or the run_key. Without RUN and --link, shows the last runs of --job, or of all jobs. Exits
+    RUN is Airflow's run ID or the run_key. Without RUN and --link, shows the last runs of --job, or of all jobs. Exits
     with 1 if no run has processed the link of --link.
     """
     from zoho_crm.cli import audit_view
@@ -149,10 +149,10 @@ def export(
     out: Output,
 ) -> None:
     """
-    Write the audit rows of a run, one per line, in the order of its plan.
+    Write the audit rows of a run, one per line.
 
-    In CSV, an apostrophe precedes whatever a spreadsheet would evaluate as a formula; JSON Lines has the values
-    unchanged. The rows contain external ids, so only you may read a new file.
+    The rows are in the order of the plan. In CSV, an apostrophe precedes whatever a spreadsheet would evaluate as a
+    formula; JSON Lines has the values unchanged. The rows contain external IDs, so only you may read a new file.
     """
     from zoho_crm.cli.connections import open_ledger
     from zoho_crm.ledger.link_queries import LinkQueries
@@ -191,7 +191,9 @@ def verify(
     out: Output,
 ) -> Exit:
     """
-    Recompute the hashes of the audit rows, of one run or of all, and compare them with the chains and the seals.
+    Check that the audit was not changed.
+
+    Recomputes the hashes of the audit rows, of one run or of all, and compares them with the chains and the seals.
 
     Exits with 1 if a row was altered, added or is missing, or if a seal is broken or does not cover all rows.
     """

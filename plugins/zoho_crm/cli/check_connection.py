@@ -38,7 +38,7 @@ Source: https://www.zoho.com/crm/developer/docs/api/v7/api-limits.html
 
 @click.command("check-connection")
 @click.argument("conn_id", required=False)
-@click.option("--job", "job_name", help="Also check what this job needs.")
+@click.option("--job", "job_name", metavar="JOB", help="Also check what this job needs.")
 @click.option("--relink", is_flag=True, help="With --job: check what relinking needs.")
 @jobs_folder_option
 @json_option
@@ -47,10 +47,11 @@ def check_connection(
     conn_id: str | None, job_name: str | None, relink: bool, jobs_folder: Path, out: Output
 ) -> Exit:
     """
-    Fetch an access token and the organization, without touching a record.
+    Check a Zoho connection, and what a job needs of it.
 
-    CONN_ID defaults to the connection of the job, or to zoho_crm_default. Uses one of the ten tokens that Zoho issues
-    in ten minutes; the token is not stored.
+    Fetches an access token and the organization, and reads no record. CONN_ID defaults to the connection of the job, or
+    to zoho_crm_default. Uses one of the ten tokens that Zoho issues in ten minutes; the token is not stored. Exits with
+    1 if a check failed.
     """
     from zoho_crm.cli.connections import zoho_hook
 

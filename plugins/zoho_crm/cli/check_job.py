@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 @command
 def check_job(file: Path, out: Output) -> Exit:
     """
-    Check a job file and its SQL, and show its settings and next runs.
+    Check a job file and its SQL, and show its next runs.
 
-    SQL files are read from the folder sql beside the folder of FILE, as in Airflow.
+    Exits with 1 if there is an error. SQL files are read from the folder sql beside the folder of FILE, as in Airflow.
     """
     from zoho_crm.core.job_files import JobFileError, load_job
 

@@ -28,10 +28,10 @@ FILES = (DAG_FILE, JOB_FILE, SQL_FILE, CONNECTIONS_FILE)
 @command
 def init_project(folder: Path, out: Output) -> Exit:
     """
-    Write a Dag file, a sample job with its SQL, and a template of its connections to FOLDER.
+    Write a sample project to FOLDER.
 
-    FOLDER is the folder of the project, by default the current one. Existing files are never overwritten; if there are
-    any, the exit code is 1.
+    It has a Dag file, a job with its SQL, and a template of the job's connections. FOLDER is the folder of the project,
+    by default the current one. Existing files are never overwritten; if there are any, the exit code is 1.
     """
     written: list[str] = []
     kept: list[str] = []

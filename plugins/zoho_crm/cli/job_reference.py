@@ -44,7 +44,7 @@ _WORDS = {"string": "text", "integer": "whole number", "number": "number", "bool
 @json_option
 @command
 def job_reference(out: Output) -> None:
-    """Print the reference of all fields of a job file, as Markdown."""
+    """Print the reference of all fields of a job file."""
     if out.as_json:
         out.document({"fields": list(fields())})
     else:

@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 @command
 def list_jobs(folder: Path, out: Output) -> Exit:
     """
-    List the jobs of FOLDER with Dag, schedule, automatic runs and last run.
+    List jobs with their schedules and last runs.
 
-    FOLDER defaults to ZOHO_CRM_JOBS_FOLDER, or to include/jobs. The last run is that of the job's audit database, if
-    its connection is found here. Exits with 1 if a job file is invalid.
+    FOLDER is the folder of the job files. It defaults to ZOHO_CRM_JOBS_FOLDER, or to include/jobs. The last run is that
+    of the job's audit database, if its connection is found here. Exits with 1 if a job file is invalid.
     """
     from zoho_crm.core.job_files import load_jobs
 
@@ -93,6 +93,7 @@ def _describe(job: Job, last: StoredRun | None) -> dict[str, Any]:
             "operation": last.operation,
             "mode": last.mode,
             "status": last.status,
+            "ending": last.ending,
         },
     }
 
@@ -128,4 +129,4 @@ def _format_run(run: dict[str, Any] | None) -> str:
     if run is None:
         return "-"
     action = {"dry_run": "dry run", "apply": run["operation"]}[run["mode"]]
-    return f"{run['started_at']:%Y-%m-%d %H:%M} UTC, {action}: {run['status']}"
+    return f"{run['started_at']:%Y-%m-%d %H:%M} UTC, {action}: {run['ending']}"

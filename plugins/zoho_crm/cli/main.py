@@ -24,7 +24,7 @@ COMMANDS = {
 }
 
 EPILOG = """\
-Exit codes: 0 ok; 1 a check failed; 2 usage or configuration error; 3 a service cannot be reached.
+Exit codes: 0 ok; 1 a check failed; 2 usage or configuration error; 3 a service cannot be reached; 130 interrupted.
 """
 
 

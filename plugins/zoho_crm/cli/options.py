@@ -62,6 +62,8 @@ class Exit(IntEnum):
     """An argument, an environment variable, a file or a connection is wrong."""
     UNREACHABLE = 3
     """Zoho or a database cannot be reached, or does not give a usable response at the moment."""
+    INTERRUPTED = 130
+    """Ctrl-C, as in a shell."""
 
 
 def current_time() -> datetime:
@@ -105,6 +107,9 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
             # Airflow logs to standard output, which is for the result.
             with redirect_stdout(sys.stderr):
                 code = function(out=out, **options)
+        except KeyboardInterrupt:
+            _print_error(out, "interrupted", Exit.INTERRUPTED)
+            raise CommandError("interrupted", Exit.INTERRUPTED) from None
         except click.ClickException as error:
             _print_error(out, error.format_message(), error.exit_code)
             raise

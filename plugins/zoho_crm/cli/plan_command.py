@@ -73,7 +73,7 @@ def plan(
     out: Output,
 ) -> Exit:
     """
-    Read the source of JOB and show what a run would plan.
+    Preview the plan of a run; nothing is sent.
 
     Runs the job's SQL and counts the links like a run does, in a temporary database on this machine that is deleted at
     the end. Exits with 1 if a limit is exceeded, so that a run would stop or need an approval.

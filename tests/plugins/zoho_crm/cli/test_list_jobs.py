@@ -19,7 +19,7 @@ def test_jobs_are_listed_with_their_last_runs(cli: Cli, story: Audit, jobs: Jobs
     assert lines[0] == "job\tDag\tschedule\tautomatic runs\tlast run"
     last = cli.document("audit", "show", "--job", "contacts_deals", "--limit", 1)["runs"][0]
     action = last["operation"] if last["mode"] == "apply" else "dry run"
-    shown = f"{last['started_at'][:16].replace('T', ' ')} UTC, {action}: {last['status']}"
+    shown = f"{last['started_at'][:16].replace('T', ' ')} UTC, {action}: {last['ending']}"
     assert lines[1] == f"contacts_deals\tzoho_delink__contacts_deals\t0 2 * * * (UTC)\tremove links\t{shown}"
     assert lines[2:] == ["other_job\tzoho_delink__other_job\t30 4 * * * (UTC)\tdry run\t-"]
 
@@ -30,7 +30,7 @@ def test_json_has_the_keys_of_the_last_run(cli: Cli, story: Audit, jobs: Jobs) -
     assert document["ok"] is True
     assert (document["errors"], document["notes"]) == ([], [])
     (job,) = document["jobs"]
-    names = ("run_key", "dag_id", "started_at", "operation", "mode", "status")
+    names = ("run_key", "dag_id", "started_at", "operation", "mode", "status", "ending")
     assert job["last_run"] == {name: last[name] for name in names}
     assert (job["schedule"], job["automatic"]) == ("none: manual runs only", "dry_run")
 

@@ -148,6 +148,28 @@ def test_every_command_has_json_and_is_documented() -> None:
                 assert option in section or not option.startswith("--"), f"{title} {option}"
 
 
+def test_help_lists_each_command_with_a_whole_sentence(cli: Cli) -> None:
+    for args in ((), ("audit",)):
+        shown = cli(*args, "--help", env={"COLUMNS": "80"}).stdout.split("Commands:")[1]
+        assert "..." not in shown
+
+
+def test_exit_codes_are_documented(cli: Cli) -> None:
+    codes = [str(int(code)) for code in Exit]
+    assert re.findall(r"^\| (\d+) \|", PAGE.read_text(), re.MULTILINE) == codes
+    assert re.findall(r"(\d+) ", cli("--help").stdout.split("Exit codes:")[1]) == codes
+
+
+def test_interrupt_is_no_failed_check(cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("zoho_crm.core.job_files.load_job", interrupt)
+    result = cli("check-job", jobs.file)
+    assert (result.exit_code, result.stdout, result.stderr) == (130, "", "Error: interrupted\n")
+    assert cli.document("check-job", jobs.file, code=130) == {"error": "interrupted", "exit_code": 130}
+
+
 def test_unknown_command_is_a_usage_error(cli: Cli) -> None:
     result = cli("remove-everything")
     assert result.exit_code == 2
