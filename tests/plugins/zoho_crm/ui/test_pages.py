@@ -72,6 +72,18 @@ def test_page_of_an_automatic_dry_run_says_how_to_make_such_runs_remove_links(
     assert ("<code>automatic: apply</code>" in pages.client.get(pages.run()).text) is shown
 
 
+def test_page_of_a_dry_run_says_to_keep_its_window(pages: Pages):
+    day = datetime(2026, 6, 30, tzinfo=UTC)
+    for run_id, start in (("of-a-day", day), ("of-everything", datetime(1970, 1, 1, tzinfo=UTC))):
+        window = {"window_start": start, "window_end": day + timedelta(days=1)}
+        pages.store(LINKS[:1], run_key=run_id, run_id=run_id, mode="dry_run", finished="succeeded", **window)
+    of_a_day, of_everything = (
+        pages.client.get(f"/dags/{DAG_ID}/runs/{run_id}").text for run_id in ("of-a-day", "of-everything")
+    )
+    assert "in mode <b>apply</b>, with the window of this run." in of_a_day
+    assert "in mode <b>apply</b>." in of_everything
+
+
 def test_page_says_where_the_source_was_read_from_if_that_is_not_the_window(pages: Pages):
     start = datetime(2026, 6, 30, tzinfo=UTC)
     window = {"window_start": start, "window_end": start + timedelta(days=1)}
