@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class NoAuditError(CommandError):
-    """The audit database has no tables yet, since no job has run."""
+    """The audit database has no tables yet, or is no file yet, since no job has run."""
 
 
 @contextmanager
@@ -44,7 +44,12 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
     require(audit_conn_id, "audit_conn_id")
     ledger = Ledger(_engine(engine_of, audit_conn_id, "audit_conn_id"))
     try:
-        _check_file(ledger.engine, audit_conn_id, "audit_conn_id")
+        if file := _missing_file(ledger.engine):
+            raise NoAuditError(
+                f"The database of connection {audit_conn_id!r} does not exist yet: the first run of a job creates the "
+                f"file {file}.",
+                Exit.USAGE_ERROR,
+            )
         ledger.check_connection()
         with reading(ledger.engine).connect() as connection:
             version = schema.stored_version(connection)
@@ -81,7 +86,11 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
     require(conn_id, field)
     engine = _engine(create_source_engine, conn_id, field)
     try:
-        _check_file(engine, conn_id, field)
+        if file := _missing_file(engine):
+            raise CommandError(
+                f"The database of connection {conn_id!r} ({field}) cannot be reached: file {file} does not exist",
+                Exit.UNREACHABLE,
+            )
         try:
             engine.connect().close()
         except sa.exc.SQLAlchemyError as error:
@@ -151,16 +160,12 @@ def _engine(engine_of: Callable[[str], Engine], conn_id: str, field: str) -> Eng
         ) from None
 
 
-def _check_file(engine: Engine, conn_id: str, field: str) -> None:
-    """Refuse a missing SQLite file, which SQLite would create."""
+def _missing_file(engine: Engine) -> str | None:
+    """Return the file of a SQLite database if it is missing: SQLite would create it."""
     database = engine.url.database or ""
     if engine.dialect.name != "sqlite" or database in {"", ":memory:"} or database.startswith("file:"):
-        return
-    if not Path(database).is_file():
-        raise CommandError(
-            f"The database of connection {conn_id!r} ({field}) cannot be reached: file {database} does not exist",
-            Exit.UNREACHABLE,
-        )
+        return None
+    return None if Path(database).is_file() else database
 
 
 def _metadata_problem() -> str | None:

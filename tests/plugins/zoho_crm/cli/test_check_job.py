@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,8 +10,6 @@ from tests.plugins.zoho_crm.cli.conftest import check_golden
 from tests.support.releases import LEAVES_GAPS
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
 
 
@@ -45,6 +44,14 @@ def test_terminal_shows_tables_and_pipe_plain_lines(
     monkeypatch.chdir(tmp_path)
     for name, terminal in (("check_job.terminal.txt", True), ("check_job.pipe.txt", False)):
         check_golden(name, cli("check-job", "include/jobs/contacts_deals.yaml", terminal=terminal).stdout)
+
+
+def test_docs_show_the_output(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Path(__file__).parents[4]
+    monkeypatch.chdir(project)
+    command = "check-job include/jobs/contacts_deals.yaml"
+    shown = f"$ zoho-delink {command}\n{cli(*command.split()).stdout}```\n"
+    assert shown in (project / "docs" / "cli.md").read_text()
 
 
 def test_says_what_automatic_runs_do(cli: Cli, jobs: Jobs) -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.support.databases import AUDIT, set_connection
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -45,6 +47,18 @@ def test_audit_database_that_cannot_be_read_is_a_note(cli: Cli, jobs: Jobs) -> N
     document = cli.document("list")
     assert document["jobs"][0]["last_run"] is None
     assert document["notes"] == [note]
+
+
+def test_no_run_yet_is_no_fault(
+    cli: Cli, jobs: Jobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, AUDIT, conn_type="sqlite", host=str(tmp_path / "audit.db"))
+    document = cli.document("list")
+    assert (document["jobs"][0]["last_run"], document["notes"]) == (None, [])
+    assert not (tmp_path / "audit.db").exists()
+    done = cli("audit", "show", "--job", "contacts_deals")
+    assert done.exit_code == 2
+    assert f"the first run of a job creates the file {tmp_path}/audit.db" in done.stderr
 
 
 def test_invalid_job_file_is_an_error_beside_the_others(cli: Cli, story: Audit, jobs: Jobs) -> None:
