@@ -187,6 +187,9 @@ def _show(out: Output, report: dict[str, Any]) -> None:
     on_breach = guards.pop("on_breach")
     if report["max_links_is_default"]:
         guards["max_links"] = f"{guards['max_links']} (the default)"
+    limits = [f"{name} {_format_value(value)}" for name, value in guards.items()]
+    if not guards.keys() & {"max_links", "max_share"}:
+        limits.insert(0, "no limit of links")
     out.title(report["dag"])
     out.facts(
         {
@@ -200,8 +203,7 @@ def _show(out: Output, report: dict[str, Any]) -> None:
             "schedule": report["schedule"],
             "lookback": _lookback_text(source["lookback"]) if report["next_windows"] else None,
             "automatic runs": AUTOMATIC_RUNS[report["automatic"]],
-            "guards": ", ".join(f"{name} {_format_value(value)}" for name, value in guards.items())
-            or "no limits",
+            "guards": ", ".join(limits),
             "on a breach": f"approval within {timeout}" if on_breach == "approve" else "the run stops",
             "snapshot": ", ".join(report["snapshot"]) or None,
             "retention": f"{days} days" if (days := report["retention_days"]) else None,

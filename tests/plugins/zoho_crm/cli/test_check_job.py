@@ -24,7 +24,12 @@ def test_valid_job_as_json(cli: Cli, jobs: Jobs) -> None:
     assert document["ok"] is True
     assert document["errors"] == []
     assert document["relation"] == "Contacts.External_Contact_ID -> Deals (Deals.External_Deal_ID)"
-    assert document["guards"] == {"max_links": 500, "on_breach": "stop", "approval_timeout": "1d"}
+    assert document["guards"] == {
+        "max_links": 500,
+        "max_not_found_share": 0.5,
+        "on_breach": "stop",
+        "approval_timeout": "1d",
+    }
     assert document["next_windows"][0] == {
         "window_start": "2026-11-23T02:00:00Z",
         "window_end": "2026-11-24T02:00:00Z",
@@ -65,9 +70,9 @@ def test_says_what_automatic_runs_do(cli: Cli, jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     ("guards", "max_links", "line"),
     [
-        ({}, 1_000, "guards: max_links 1000 (the default)\n"),
-        ({"max_links": 20}, 20, "guards: max_links 20\n"),
-        ({"max_links": None}, None, "guards: no limits\n"),
+        ({}, 1_000, "guards: max_links 1000 (the default), max_not_found_share 0.5\n"),
+        ({"max_links": 20}, 20, "guards: max_links 20, max_not_found_share 0.5\n"),
+        ({"max_links": None}, None, "guards: no limit of links, max_not_found_share 0.5\n"),
     ],
     ids=["default", "set", "null"],
 )
