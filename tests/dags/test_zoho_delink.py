@@ -229,21 +229,27 @@ def test_a_dag_describes_itself(dag: DAG) -> None:
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        pytest.param("audit_conn_id: [", "broken.yaml: while parsing", id="no YAML"),
         pytest.param(
-            "chunk_size: many", "broken.yaml: chunk_size: Input should be a valid integer", id="a field"
+            "audit_conn_id: [", "broken.yaml, line 1: not valid YAML: expected the node content", id="no YAML"
         ),
         pytest.param(
-            "scheduled: null", "broken.yaml: scheduled: Extra inputs are not permitted", id="an unknown key"
+            "chunk_size: many", "broken.yaml, line 1: chunk_size: must be a whole number", id="a field"
+        ),
+        pytest.param(
+            "scheduled: null",
+            "broken.yaml, line 1: scheduled: unknown field; did you mean schedule?",
+            id="an unknown key",
         ),
         pytest.param(
             "start_date: 2026-13-45",
-            "broken.yaml: start_date: Input should be a valid date",
+            "broken.yaml, line 1: start_date: is not a date: write it like 2026-11-01",
             id="no such date",
         ),
-        pytest.param("owner: a\nowner: b", "broken.yaml: owner: is there twice", id="a key twice"),
+        pytest.param("owner: a\nowner: b", "broken.yaml, line 2: owner: is there twice", id="a key twice"),
         pytest.param(
-            f"tags: [{'x' * 101}]", "broken.yaml: tags.0: String should have at most", id="a long tag"
+            f"tags: [{'x' * 101}]",
+            "broken.yaml, line 1: tags.0: must have at most 100 characters",
+            id="a long tag",
         ),
     ],
 )

@@ -43,6 +43,16 @@ DEFAULT_ORG_CONCURRENCY = 10
 
 _JOB_NAME = re.compile(r"[a-z][a-z0-9_]{0,79}")
 _RANDOM_CRON = re.compile(r"\b[hr]\b", re.IGNORECASE)
+_CRON_FIELDS = ("minute", "hour", "day of month", "month", "day of week")
+_CRON_PRESETS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@quarterly": "0 0 1 */3 *",
+    "@yearly": "0 0 1 1 *",
+}
+"""The names that Airflow has for cron expressions."""
 _CONN_ID = re.compile(r"[\w.\-]{1,250}")
 _DURATION = re.compile(r"(\d{1,6})\s*([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -335,18 +345,20 @@ class Job(_Model):
             )
         return value
 
+    @field_validator("schedule", mode="before")
+    @classmethod
+    def _read_schedule(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return _CRON_PRESETS.get(value.strip(), value)
+        if value is None or isinstance(value, dict | AssetSchedule):
+            return value
+        raise ValueError('must be a cron expression in quotes, such as "0 2 * * *", an asset, or null')
+
     @field_validator("schedule")
     @classmethod
     def _check_schedule(cls, value: str | AssetSchedule | None) -> str | AssetSchedule | None:
-        if not isinstance(value, str):
-            return value
-        # In croniter some letters stand for a random number, which differs each time.
-        if len(value.split()) != 5 or _RANDOM_CRON.search(value) or not croniter.is_valid(value):
-            raise ValueError(f"{value!r} is not a cron expression of five fields")
-        try:
-            croniter(value).get_next()
-        except CroniterBadDateError:
-            raise ValueError(f"{value!r} is never due") from None
+        if isinstance(value, str) and (fault := _cron_fault(value)):
+            raise ValueError(fault)
         return value
 
     @field_validator("timezone")
@@ -454,6 +466,32 @@ class Job(_Model):
     def task_timeout(self) -> timedelta:
         """``task_timeout_minutes`` as a duration, or its default."""
         return timedelta(minutes=self.task_timeout_minutes or max(120, self.chunk_size / 20))
+
+
+def _cron_fault(cron: str) -> str | None:
+    """Return what is wrong with a cron expression, by its cause."""
+    fields = cron.split()
+    if cron.startswith("@"):
+        return f"{cron!r} is not one of {', '.join(_CRON_PRESETS)}"
+    if len(fields) != len(_CRON_FIELDS):
+        count = "1 field" if len(fields) == 1 else f"{len(fields)} fields"
+        return f"{cron!r} has {count}; a cron expression has five: {', '.join(_CRON_FIELDS)}"
+    if _RANDOM_CRON.search(cron):
+        # In croniter these letters stand for a random number, which differs each time.
+        return f"{cron!r} has H or R, which stand for a random time: write the time itself"
+    if not croniter.is_valid(cron):
+        wrong = [
+            f"{name} {field}"
+            for index, (name, field) in enumerate(zip(_CRON_FIELDS, fields, strict=True))
+            if not croniter.is_valid(" ".join([*["*"] * index, field, *["*"] * (4 - index)]))
+        ]
+        reason = f"{cron!r} is not a valid cron expression"
+        return f"{reason} ({', '.join(wrong)})" if wrong else reason
+    try:
+        croniter(cron).get_next()
+    except CroniterBadDateError:
+        return f"{cron!r} is never due"
+    return None
 
 
 def _undocumented(relation: Relation) -> str:

@@ -1,24 +1,29 @@
 """
 Job files: ``include/jobs/<job>.yaml``.
 
-Errors name the file, the field and the reason.
+Errors name the file, the line, the field and the reason.
 """
 
 from __future__ import annotations
 
 import os
+import re
+import stat
 from contextlib import suppress
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
 
-from zoho_crm.core.job import Job
+from zoho_crm.core.job import AssetSchedule, Guards, Job, Notice, RelationModel, Source
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Sequence
+    from collections.abc import Hashable, Iterator, Sequence
+
+    from pydantic_core import ErrorDetails
 
 JOBS_FOLDER_VARIABLE = "ZOHO_CRM_JOBS_FOLDER"
 
@@ -26,11 +31,74 @@ SOURCE_SQL = "source.sql_file"
 BASELINE_SQL = "guards.baseline_sql_file"
 FRESHNESS_SQL = "guards.freshness_sql_file"
 
+MAX_FILE_BYTES = 256 * 1024
+MAX_VALUES = 20_000
+"""Of a job file, where an alias counts as the values it stands for: a short file can stand for billions."""
+
 _YAML_SUFFIXES = (".yaml", ".yml")
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
+_FIELD_BEFORE_REASON = re.compile(r"(\w+): ")
+
+_FIELDS: dict[tuple[str, ...], list[str]] = {
+    (): [name for name in Job.model_fields if name != "name"],
+    ("source",): list(Source.model_fields),
+    ("relation",): list(RelationModel.model_fields),
+    ("guards",): list(Guards.model_fields),
+    ("schedule",): list(AssetSchedule.model_fields),
+    ("notify",): list(Notice.model_fields),
+}
+"""Fields by the field they belong below."""
+
+_YAML_REASONS = {
+    "could not determine a constructor": "a tag (!) that a job file cannot have",
+    "found character '\\t'": "a tab: YAML is indented with spaces",
+    "found unhashable key": "a mapping or a list where the name of a field belongs",
+    "mapping values are not allowed here": "a colon in a place where none can be: put text with a colon in quotes, "
+    "or correct the indentation",
+}
+"""Sentences for the errors of the YAML parser, by how they begin."""
+
+_KINDS = {
+    type(None): "null",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    str: "text",
+    list: "a list",
+    dict: "a mapping",
+}
+
+_REASONS = {
+    "bool_parsing": "must be true or false",
+    "bool_type": "must be true or false",
+    "dict_type": "must be a mapping of fields, not {kind}",
+    "finite_number": "must be a finite number",
+    "float_parsing": "must be a number",
+    "float_type": "must be a number, not {kind}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "int_from_float": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
+    "int_type": "must be a whole number, not {kind}",
+    "invalid_key": "not the name of a field, which is text",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "literal_error": "must be {expected}",
+    "missing": "is required",
+    "model_attributes_type": "must be a mapping of fields, not {kind}",
+    "model_type": "must be a mapping of fields, not {kind}",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text, not {kind}",
+    "tuple_type": "must be a list, not {kind}",
+    "value_error": "{error}",
+}
+"""Sentences for the errors of pydantic, by their type."""
 
 
 class JobFileError(ZohoConfigError):
-    """A job file cannot be used. The message names file, field and reason, one line for each fault."""
+    """A job file cannot be used. The message names file, line, field and reason, one line for each fault."""
 
 
 def jobs_folder(project: Path) -> Path:
@@ -47,7 +115,9 @@ def job_files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(
-        path for path in folder.iterdir() if path.suffix in _YAML_SUFFIXES and not path.name.startswith(".")
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in _YAML_SUFFIXES and not path.name.startswith(".")
     )
 
 
@@ -57,23 +127,22 @@ def load_job(path: Path) -> Job:
 
     :raises JobFileError: it cannot be read, is not YAML, or does not describe a job
     """
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - it is a safe one
-    except (OSError, RecursionError, ValueError, yaml.YAMLError) as error:
-        raise JobFileError(f"{path.name}: {' '.join(str(error).split())}") from None
+    content, node = _read_yaml(path)
     if not isinstance(content, dict):
         raise JobFileError(f"{path.name}: not a job: the file must be a mapping of fields")
     if "name" in content:
-        raise JobFileError(f"{path.name}: name: not a field: the job is named like its file")
+        place = _place(path.name, _line_of(node, ("name",)))
+        raise JobFileError(f"{place}: name: not a field: the job is named like its file")
     try:
         job = Job.model_validate({**content, "name": path.stem})
     except ValidationError as error:
-        raise JobFileError("\n".join(_fault_lines(path.name, error))) from None
+        raise JobFileError("\n".join(_fault_lines(path.name, node, error))) from None
     try:
         for field, sql_file in sql_files(job).items():
             find_sql(path.parent, sql_file, field)
     except JobFileError as error:
-        raise JobFileError(f"{path.name}: {error}") from None
+        field_path = tuple(str(error).partition(":")[0].split("."))
+        raise JobFileError(f"{_place(path.name, _line_of(node, field_path))}: {error}") from None
     return job
 
 
@@ -124,10 +193,10 @@ def read_sql(job: Job, jobs_folder: Path) -> dict[str, str]:
     """
     Return the SQL of a job, by the field that names its file.
 
-    :raises JobFileError: a file does not exist
+    :raises JobFileError: a file does not exist, or is not UTF-8 text
     """
     return {
-        field: find_sql(jobs_folder, sql_file, field).read_text(encoding="utf-8")
+        field: _read_text(find_sql(jobs_folder, sql_file, field), f"{field}: {sql_file}")
         for field, sql_file in sql_files(job).items()
     }
 
@@ -177,10 +246,154 @@ _Loader.yaml_implicit_resolvers = {
 }
 
 
-def _fault_lines(file_name: str, error: ValidationError) -> Sequence[str]:
-    lines = []
-    for fault in error.errors(include_url=False, include_context=False):
-        field = ".".join(str(part) for part in fault["loc"])
-        reason = fault["msg"].removeprefix("Value error, ")
-        lines.append(f"{file_name}: {field}: {reason}" if field else f"{file_name}: {reason}")
-    return lines
+def _read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
+    """Return the content of a job file, and its nodes, which know their lines; both None for an empty file."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise JobFileError(f"{path.name}: not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise JobFileError(
+                f"{path.name}: larger than {MAX_FILE_BYTES // 1024} KB, the limit for a job file"
+            )
+        text = _read_text(path, f"{path.name}: the file")
+    except OSError as error:
+        raise JobFileError(f"{path.name}: cannot be read: {error.strerror}") from None
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None, None
+        _count_values(node, {})
+        return loader.construct_document(node), node
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else None
+        raise JobFileError(f"{_place(path.name, line)}: {_yaml_reason(error)}") from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise JobFileError(f"{_place(path.name, line)}: a character that YAML does not allow") from None
+    except RecursionError:
+        raise JobFileError(f"{path.name}: nested too deeply") from None
+    except ValueError:
+        raise JobFileError(f"{path.name}: a number in it cannot be read") from None
+
+
+def _read_text(path: Path, name: str) -> str:
+    """Return the text of a file, without a byte order mark."""
+    content = path.read_bytes()
+    if content.startswith(_UTF16_MARKS):
+        raise JobFileError(f"{name} is UTF-16 text: save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise JobFileError(f"{name} is not UTF-8 text: save it as UTF-8") from None
+
+
+def _count_values(node: yaml.Node, counted: dict[int, int]) -> int:
+    """
+    Return how many values a node stands for.
+
+    :param counted: counts of nodes by their identity; 0 while a node is being counted
+    :raises yaml.MarkedYAMLError: too many, or without end
+    """
+    if id(node) in counted:
+        if counted[id(node)] == 0:
+            raise yaml.MarkedYAMLError(
+                None, None, "an alias stands for a value that holds it", node.start_mark
+            )
+        return counted[id(node)]
+    counted[id(node)] = 0
+    count = 1 + sum(_count_values(child, counted) for child in _children(node))
+    if count > MAX_VALUES:
+        raise yaml.MarkedYAMLError(None, None, f"more than {MAX_VALUES} values", node.start_mark)
+    counted[id(node)] = count
+    return count
+
+
+def _children(node: yaml.Node) -> Iterator[yaml.Node]:
+    if isinstance(node, yaml.SequenceNode):
+        yield from node.value
+    if isinstance(node, yaml.MappingNode):
+        for pair in node.value:
+            yield from pair
+
+
+def _yaml_reason(error: yaml.MarkedYAMLError) -> str:
+    problem = error.problem or ""
+    for beginning, reason in _YAML_REASONS.items():
+        if problem.startswith(beginning):
+            return reason
+    if isinstance(error, yaml.scanner.ScannerError | yaml.parser.ParserError | yaml.composer.ComposerError):
+        return f"not valid YAML: {problem}"
+    return problem
+
+
+def _place(file_name: str, line: int | None) -> str:
+    return file_name if line is None else f"{file_name}, line {line}"
+
+
+def _line_of(node: yaml.Node | None, field_path: Sequence[str | int]) -> int | None:
+    """Return the line of a field, or of the last field on the way that the file has; None if it has none."""
+    line = None
+    for part in field_path:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == str(part)), None)
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            found = (node.value[part], node.value[part])
+        else:
+            found = None
+        if found is None:
+            break
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def _fault_lines(file_name: str, node: yaml.Node | None, error: ValidationError) -> Iterator[str]:
+    for fault in error.errors(include_url=False):
+        field_path = fault["loc"]
+        if field_path[:1] == ("schedule",):
+            # pydantic adds which of the two kinds of schedule it is.
+            field_path = (*field_path[:1], *field_path[2:])
+        reason = _reason(fault, field_path)
+        named = _FIELD_BEFORE_REASON.match(reason)
+        line = _line_of(node, (*field_path, named[1]) if named else field_path)
+        field = ".".join(str(part) for part in field_path)
+        yield (
+            f"{_place(file_name, line)}: {field}: {reason}"
+            if field
+            else f"{_place(file_name, line)}: {reason}"
+        )
+
+
+def _reason(fault: ErrorDetails, field_path: tuple[str | int, ...]) -> str:
+    if fault["type"] == "extra_forbidden":
+        return _unknown_field(field_path)
+    if fault["type"].startswith("date"):
+        return "is not a date: write it like 2026-11-01"
+    kind = _KINDS.get(type(fault["input"]), "a value of another type")
+    template = _REASONS.get(fault["type"])
+    if template is None:
+        return fault["msg"].replace("Input should be", "must be")
+    reason = template.format(kind=kind, **fault.get("ctx", {}))
+    if fault["type"] == "greater_than" and isinstance(fault["input"], str):
+        return "must be longer than 0"  # the duration 0m
+    if fault["type"] == "string_type" and kind in {"a number", "true or false"}:
+        return f"{reason}: put it in quotes"
+    return reason
+
+
+def _unknown_field(field_path: tuple[str | int, ...]) -> str:
+    """Return where an unknown field belongs, or which one may be meant."""
+    name = str(field_path[-1])
+    level = tuple(part for part in field_path[:-1] if isinstance(part, str))
+    here = "the top level" if not level else ".".join(level)
+    for home, fields in _FIELDS.items():
+        if name in fields and home != level:
+            place = "to the top level" if not home else f"below {'.'.join(home)}"
+            return f"belongs {place}, not {'to' if not level else 'below'} {here}"
+    if close := get_close_matches(name, _FIELDS[level], 1):
+        return f"unknown field; did you mean {close[0]}?"
+    paths = {field: ".".join((*home, field)) for home, fields in _FIELDS.items() for field in fields}
+    if close := get_close_matches(name, paths, 1):
+        return f"unknown field; did you mean {paths[close[0]]}?"
+    return f"unknown field; the fields of {here} are {', '.join(sorted(_FIELDS[level]))}"

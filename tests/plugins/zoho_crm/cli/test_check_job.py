@@ -132,12 +132,13 @@ def test_every_error_of_the_file_is_reported_and_exits_with_1(cli: Cli, jobs: Jo
     document = cli.document("check-job", jobs.file, code=1)
     assert document["ok"] is False
     assert document["errors"] == [
-        "contacts_deals.yaml: schedule: 'every night' is not a cron expression of five fields",
-        "contacts_deals.yaml: chunk_size: Input should be greater than or equal to 1",
+        "contacts_deals.yaml, line 6: schedule: 'every night' has 2 fields; a cron expression has five: minute, hour, "
+        "day of month, month, day of week",
+        "contacts_deals.yaml, line 2: chunk_size: must be at least 1",
     ]
     result = cli("check-job", jobs.file)
     assert result.exit_code == 1
-    assert "error: contacts_deals.yaml: chunk_size: " in result.stdout
+    assert "error: contacts_deals.yaml, line 2: chunk_size: " in result.stdout
 
 
 def test_missing_file_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:

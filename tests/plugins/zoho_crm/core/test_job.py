@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import os
+import re
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
-from zoho_crm.core.job_files import JobFileError, find_sql, load_job, load_jobs
+from zoho_crm.core.job_files import JobFileError, find_sql, load_job, load_jobs, read_sql
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 JOB: dict[str, Any] = {
@@ -102,15 +105,46 @@ def test_a_start_date_is_midnight_in_the_zone_of_the_job(jobs: Path) -> None:
 
 
 FAULTS = {
-    "unknown key": ({"scheduled": "0 2 * * *"}, "scheduled: Extra inputs are not permitted"),
-    "unknown key inside": ({"guards": {"max_link": 1}}, "guards.max_link: Extra inputs are not permitted"),
-    "missing": ({"audit_conn_id": ...}, "audit_conn_id: Field required"),
+    "unknown key": ({"scheduled": "0 2 * * *"}, "scheduled: unknown field; did you mean schedule?"),
+    "unknown key inside": (
+        {"guards": {"max_link": 1}},
+        "guards.max_link: unknown field; did you mean max_links?",
+    ),
+    "missing": ({"audit_conn_id": ...}, "audit_conn_id: is required"),
     "name inside": ({"name": "x"}, "name: not a field: the job is named like its file"),
-    "cron": ({"schedule": "every day"}, "schedule: 'every day' is not a cron expression of five fields"),
+    "cron": (
+        {"schedule": "every day"},
+        "schedule: 'every day' has 2 fields; a cron expression has five: minute, hour, day of month, month, "
+        "day of week",
+    ),
     "cron with seconds": (
         {"schedule": "0 0 2 * * *"},
-        "schedule: '0 0 2 * * *' is not a cron expression of five fields",
+        "schedule: '0 0 2 * * *' has 6 fields; a cron expression has five: minute, hour, day of month, month, "
+        "day of week",
     ),
+    "cron with an hour of 25": (
+        {"schedule": "0 25 * * *"},
+        "schedule: '0 25 * * *' is not a valid cron expression (hour 25)",
+    ),
+    "cron preset without windows": (
+        {"schedule": "@once"},
+        "schedule: '@once' is not one of @hourly, @daily, @weekly, @monthly, @quarterly, @yearly",
+    ),
+    "field below another one": (
+        {"relation": {**JOB["relation"], "allow_undocumented_relation": True}},
+        "relation.allow_undocumented_relation: belongs to the top level, not below relation",
+    ),
+    "field above its level": ({"max_links": 5}, "max_links: belongs below guards, not to the top level"),
+    "typo above its level": ({"max_link": 5}, "max_link: unknown field; did you mean guards.max_links?"),
+    "unknown key like none": (
+        {"schedule": {"asset": "a", "zzz": 1}},
+        "schedule.zzz: unknown field; the fields of schedule are asset, uri",
+    ),
+    "number as text": ({"owner": 5}, "owner: must be text, not a number: put it in quotes"),
+    "text as a mapping": ({"guards": "none"}, "guards: must be a mapping of fields, not text"),
+    "fraction": ({"chunk_size": 1.5}, "chunk_size: must be a whole number"),
+    "words as yes": ({"snapshot": "maybe"}, "snapshot: must be true or false"),
+    "no time at all": ({"guards": {"max_plan_age": "0m"}}, "guards.max_plan_age: must be longer than 0"),
     "zone": ({"timezone": "Mars/Olympus"}, "timezone: 'Mars/Olympus' is not an IANA time zone"),
     "zone as a path": ({"timezone": "../etc/passwd"}, "timezone: '../etc/passwd' is not an IANA time zone"),
     "module": (
@@ -138,45 +172,48 @@ FAULTS = {
     ),
     "approver who is yes or no": (
         {"guards": {"on_breach": "approve", "approvers": [True]}},
-        "guards.approvers.0: Input should be a valid string",
+        "guards.approvers.0: must be text, not true or false: put it in quotes",
     ),
-    "strategy": ({"strategy": "bulk"}, "strategy: Input should be 'single' or 'by_parent'"),
-    "concurrency": ({"task_concurrency": 26}, "task_concurrency: Input should be less than or equal to 25"),
-    "tolerance": ({"failure_tolerance": 1.1}, "failure_tolerance: Input should be less than or equal to 1"),
+    "strategy": ({"strategy": "bulk"}, "strategy: must be 'single' or 'by_parent'"),
+    "concurrency": ({"task_concurrency": 26}, "task_concurrency: must be at most 25"),
+    "tolerance": ({"failure_tolerance": 1.1}, "failure_tolerance: must be at most 1.0"),
     "connection id": (
         {"audit_conn_id": "a b"},
         "audit_conn_id: not a connection id: letters, digits, '_', '-' and '.'",
     ),
-    "asset without a name": ({"schedule": {"uri": "s3://x"}}, "schedule.asset.asset: Field required"),
+    "asset without a name": ({"schedule": {"uri": "s3://x"}}, "schedule.asset: is required"),
     "asset with a stray key": (
         {"schedule": {"asset": "a", "urn": "x"}},
-        "schedule.asset.urn: Extra inputs are not permitted",
+        "schedule.urn: unknown field; did you mean uri?",
     ),
     "asset of a word that Airflow keeps": (
         {"schedule": {"asset": "self"}},
-        "schedule.asset.asset: 'self' is not a name that Airflow allows",
+        "schedule.asset: 'self' is not a name that Airflow allows",
     ),
     "blank asset": (
         {"schedule": {"asset": " "}},
-        "schedule.asset.asset: ' ' is not a name that Airflow allows",
+        "schedule.asset: ' ' is not a name that Airflow allows",
     ),
     "asset of Airflow's own scheme": (
         {"schedule": {"asset": "a", "uri": "airflow://x"}},
-        "schedule.asset.uri: is not a URI that Airflow allows",
+        "schedule.uri: is not a URI that Airflow allows",
     ),
     "asset with a password": (
         {"schedule": {"asset": "a", "uri": "postgres://me:secret@host/db/schema/table"}},
-        "schedule.asset.uri: holds a user or a password: remove them, since all users can read it",
+        "schedule.uri: holds a user or a password: remove them, since all users can read it",
     ),
-    "schedule of another type": ({"schedule": 5}, "schedule.cron: Input should be a valid string"),
+    "schedule of another type": (
+        {"schedule": 0},
+        'schedule: must be a cron expression in quotes, such as "0 2 * * *", an asset, or null',
+    ),
     "cron that is never due": ({"schedule": "0 0 31 2 *"}, "schedule: '0 0 31 2 *' is never due"),
     "cron at random": (
         {"schedule": "R R * * *"},
-        "schedule: 'R R * * *' is not a cron expression of five fields",
+        "schedule: 'R R * * *' has H or R, which stand for a random time: write the time itself",
     ),
     "cron by hash": (
         {"schedule": "H 2 * * *"},
-        "schedule: 'H 2 * * *' is not a cron expression of five fields",
+        "schedule: 'H 2 * * *' has H or R, which stand for a random time: write the time itself",
     ),
     "start date as a number": (
         {"start_date": 20261101},
@@ -187,9 +224,9 @@ FAULTS = {
         {"start_date": "0001-01-01T00:00:00+05:00"},
         "start_date: the year 1 is not one a schedule can begin in",
     ),
-    "tag that Airflow refuses": ({"tags": ["x" * 101]}, "tags.0: String should have at most 100 characters"),
-    "tags as text": ({"tags": "crm"}, "tags: Input should be a valid tuple"),
-    "pool that cannot be": ({"pool": "x" * 257}, "pool: String should have at most 256 characters"),
+    "tag that Airflow refuses": ({"tags": ["x" * 101]}, "tags.0: must have at most 100 characters"),
+    "tags as text": ({"tags": "crm"}, "tags: must be a list, not text"),
+    "pool that cannot be": ({"pool": "x" * 257}, "pool: must have at most 256 characters"),
     "sql file with a nul": (
         {"source": {"conn_id": "w", "sql_file": "a\0.sql"}},
         "source.sql_file: 'a\\x00.sql' is not a file below include/sql",
@@ -218,46 +255,114 @@ def test_an_error_names_file_field_and_reason(jobs: Path, changes: dict[str, Any
     (jobs.parent.parent / "secret.sql").write_text("SELECT 1")
     with pytest.raises(JobFileError) as error:
         load_job(write(jobs, **changes))
-    assert str(error.value) == f"contacts_deals.yaml: {says}"
+    assert re.sub(", line [0-9]+: ", ": ", str(error.value)) == f"contacts_deals.yaml: {says}"
 
 
 def test_all_errors_of_a_file_are_reported_at_once(jobs: Path) -> None:
     with pytest.raises(JobFileError) as error:
         load_job(write(jobs, chunk_size=0, retries=-1, owner=["me"]))
     assert str(error.value).splitlines() == [
-        "contacts_deals.yaml: owner: Input should be a valid string",
-        "contacts_deals.yaml: chunk_size: Input should be greater than or equal to 1",
-        "contacts_deals.yaml: retries: Input should be greater than or equal to 0",
+        "contacts_deals.yaml, line 3: owner: must be text, not a list",
+        "contacts_deals.yaml, line 2: chunk_size: must be at least 1",
+        "contacts_deals.yaml, line 10: retries: must be at least 0",
     ]
 
 
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        pytest.param("a: [", "while parsing a flow", id="no YAML"),
+        pytest.param("a: [", "^bad.yaml, line 1: not valid YAML: expected the node content", id="no YAML"),
         pytest.param("- a\n- b\n", "not a job: the file must be a mapping of fields", id="a list"),
         pytest.param("", "not a job: the file must be a mapping of fields", id="empty"),
         pytest.param(
-            "a: !!python/object/apply:os.system ['true']", "could not determine a constructor", id="code"
+            "a: !!python/object/apply:os.system ['true']",
+            "^bad.yaml, line 1: a tag \\(!\\) that a job file cannot have$",
+            id="code",
         ),
         pytest.param(
-            "guards: {max_links: 5}\nguards: {}\n", "guards: is there twice.*line 2", id="a key twice"
+            "guards: {max_links: 5}\nguards: {}\n",
+            "^bad.yaml, line 2: guards: is there twice$",
+            id="a key twice",
         ),
         pytest.param("guards: {max_links: 5, max_links: 6}", "max_links: is there twice", id="twice inside"),
         pytest.param(
-            "start_date: 2026-13-45\n", "start_date: Input should be a valid date", id="a date that is none"
+            "start_date: 2026-13-45\n",
+            "start_date: is not a date: write it like 2026-11-01",
+            id="a date that is none",
         ),
-        pytest.param(f"chunk_size: {'9' * 5000}", "limit", id="a number beyond Python"),
-        pytest.param("[" * 1000 + "]" * 1000, "recursion", id="too deep"),
-        pytest.param("1: a\n", "1: Keys should be strings", id="a key that is no text"),
+        pytest.param(
+            f"chunk_size: {'9' * 5000}",
+            "^bad.yaml: a number in it cannot be read$",
+            id="a number beyond Python",
+        ),
+        pytest.param("[" * 1000 + "]" * 1000, "^bad.yaml: nested too deeply$", id="too deep"),
+        pytest.param(
+            "1: a\n",
+            "(?m)^bad.yaml, line 1: 1: not the name of a field, which is text$",
+            id="a key that is no text",
+        ),
     ],
 )
 def test_a_file_without_a_job_is_refused(jobs: Path, text: str, says: str) -> None:
     (jobs / "bad.yaml").write_text(text)
     with pytest.raises(JobFileError, match=says) as error:
         load_job(jobs / "bad.yaml")
-    assert all(line.startswith("bad.yaml: ") for line in str(error.value).splitlines())
+    assert all(re.match("bad.yaml(, line 1|, line 2)?: ", line) for line in str(error.value).splitlines())
     assert load_jobs(jobs)[0] == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("owner: a".encode("utf-16"), "bad.yaml: the file is UTF-16 text: save it as UTF-8"),
+        (b"owner: \xff", "bad.yaml: the file is not UTF-8 text: save it as UTF-8"),
+        (
+            b"owner: a\nschedule: 0 2: 3",
+            "bad.yaml, line 2: a colon in a place where none can be: put text with a colon "
+            "in quotes, or correct the indentation",
+        ),
+        (b"source:\n\tconn_id: w", "bad.yaml, line 2: a tab: YAML is indented with spaces"),
+        (b"owner: a\nx: \x01", "bad.yaml, line 2: a character that YAML does not allow"),
+        (b"owner: &a [*a]", "bad.yaml, line 1: an alias stands for a value that holds it"),
+        (b"#" * 262_145, "bad.yaml: larger than 256 KB, the limit for a job file"),
+        (
+            b"a0: &a0 {k: 1}\n"
+            + b"".join(
+                b"a%d: &a%d {<<: [%b]}\n" % (n, n, b",".join([b"*a%d" % (n - 1)] * 10)) for n in range(1, 9)
+            ),
+            "bad.yaml, line 5: more than 20000 values",
+        ),
+    ],
+    ids=["utf-16", "latin-1", "colon", "tab", "control character", "cycle", "large", "merge keys"],
+)
+def test_a_file_that_cannot_be_read_is_refused_at_once(jobs: Path, content: bytes, says: str) -> None:
+    (jobs / "bad.yaml").write_bytes(content)
+    with pytest.raises(JobFileError) as error:
+        load_job(jobs / "bad.yaml")
+    assert str(error.value) == says
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["pipe", "device"]
+)
+def test_only_regular_files_are_read(jobs: Path, make: Callable[[Path], None]) -> None:
+    make(jobs / "bad.yaml")
+    with pytest.raises(JobFileError, match=r"^bad\.yaml: not a regular file$"):
+        load_job(jobs / "bad.yaml")
+
+
+def test_a_byte_order_mark_and_a_suffix_in_capitals_are_accepted(jobs: Path) -> None:
+    path = write(jobs, "contacts_deals.YAML")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    (jobs.parent / "sql" / "contacts_deals.sql").write_text("SELECT 1", encoding="utf-8-sig")
+    (job,) = load_jobs(jobs)[0]
+    assert job.name == "contacts_deals"
+    assert read_sql(job, jobs) == {"source.sql_file": "SELECT 1"}
+
+
+def test_presets_of_cron_are_accepted(jobs: Path) -> None:
+    assert load_job(write(jobs, schedule="@daily")).cron == "0 0 * * *"
+    assert load_job(write(jobs, schedule="@quarterly")).cron == "0 0 1 */3 *"
 
 
 @pytest.mark.parametrize("name", ["Contacts.yaml", "1st.yaml", "a-b.yaml", "x" * 81 + ".yaml"])
@@ -277,7 +382,7 @@ def test_a_broken_file_takes_no_other_job_down(jobs: Path) -> None:
     assert [job.name for job in found] == ["first", "second"]
     assert [str(error) for error in errors] == [
         "first.yml: name: another file already describes 'first'",
-        "third.yaml: retries: Input should be a valid integer, unable to parse string as an integer",
+        "third.yaml, line 7: retries: must be a whole number",
     ]
 
 
