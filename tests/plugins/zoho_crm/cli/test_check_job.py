@@ -132,7 +132,7 @@ def test_every_error_of_the_file_is_reported_and_exits_with_1(cli: Cli, jobs: Jo
     document = cli.document("check-job", jobs.file, code=1)
     assert document["ok"] is False
     assert document["errors"] == [
-        "contacts_deals.yaml, line 6: schedule: 'every night' has 2 fields; a cron expression has five: minute, hour, "
+        "contacts_deals.yaml, line 9: schedule: 'every night' has 2 fields; a cron expression has five: minute, hour, "
         "day of month, month, day of week",
         "contacts_deals.yaml, line 2: chunk_size: must be at least 1",
     ]
