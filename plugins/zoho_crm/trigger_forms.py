@@ -29,14 +29,15 @@ _MODE = """\
 **auto**: a manual run is a **dry run**; {automatic}. **dry_run**: plan only. **apply**: remove links; Zoho cannot \
 undo it.{unpause}"""
 
+# No code spans in a description of several lines: Airflow shows them over the line above.
 _AUTOMATIC = {
-    None: "a scheduled, asset-triggered or backfill run does what `automatic` in the job file says",
-    "dry_run": "so is a scheduled, asset-triggered or backfill run, until the job file says `automatic: apply`",
-    "apply": "a scheduled, asset-triggered or backfill run **removes links** (`automatic: apply` in the job file)",
+    None: "a scheduled, asset-triggered or backfill run does what **automatic** in the job file says",
+    "dry_run": "so is a scheduled, asset-triggered or backfill run, until the job file says **automatic: apply**",
+    "apply": "a scheduled, asset-triggered or backfill run **removes links** (**automatic: apply** in the job file)",
 }
 
 _UNPAUSE = """\
- If the Dag is paused, *Unpause … on trigger* above is ticked, and the scheduled run of the last interval starts as \
+ If the Dag is paused, *Unpause … on trigger* is ticked, and the scheduled run of the last interval starts as \
 well. {effect}"""
 
 _UNPAUSE_EFFECT = {

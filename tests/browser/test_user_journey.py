@@ -222,7 +222,7 @@ def searched(frame: FrameLocator, external_id: str) -> None:
 def watched(frame: FrameLocator, half_way: Callable[[], None] | None = None) -> list[int]:
     """Watch the page until the run has finished; return the numbers of processed links that it showed."""
     seen: list[int] = []
-    ended = frame.locator(".status.succeeded")
+    ended = frame.locator(".status.succeeded, .status.attention")
     for _ in range(1_200):
         with suppress(PlaywrightError):  # the page is reloading
             if ended.count():
