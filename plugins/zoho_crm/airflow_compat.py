@@ -13,7 +13,7 @@ from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime, timedelta
     from uuid import UUID
 
@@ -45,6 +45,7 @@ __all__ = [
     "DagBag",
     "DagDetails",
     "DagModel",
+    "DagRunEnding",
     "DataInterval",
     "ExceptionRetryPolicy",
     "GetUserDep",
@@ -59,6 +60,8 @@ __all__ = [
     "await_response",
     "backoff",
     "base_url",
+    "dag_run_endings",
+    "dag_run_state",
     "dags_folder",
     "forbid_retry",
     "get_auth_manager",
@@ -274,6 +277,63 @@ def given_responses(dag_id: str, dag_run_id: str) -> list[GivenResponse]:
             )
             for detail, max_tries in session.execute(query)
         ]
+
+
+def dag_run_state(dag_id: str, dag_run_id: str) -> str | None:
+    """Return the state of a Dag run, for tasks; ``deleted`` if there is none, None if Airflow does not say."""
+    from airflow.sdk.exceptions import AirflowRuntimeError
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    try:
+        return str(RuntimeTaskInstance.get_dagrun_state(dag_id, dag_run_id))
+    except AirflowRuntimeError as error:
+        detail = error.error.detail or {}
+        return "deleted" if detail.get("status_code") == 404 else None
+    except (AttributeError, ImportError, NameError):
+        # Outside of a task.
+        return None
+
+
+class DagRunEnding(NamedTuple):
+    """
+    The state of a Dag run in Airflow.
+
+    :param state: ``deleted`` if Airflow has no such run
+    :param failed_tasks: IDs of its failed tasks
+    """
+
+    state: str
+    failed_tasks: list[str]
+
+
+def dag_run_endings(dag_runs: Collection[tuple[str, str]]) -> dict[tuple[str, str], DagRunEnding]:
+    """Return the states of Dag runs, by Dag and run ID, from Airflow's metadata database; for the API server alone."""
+    import sqlalchemy as sa
+    from airflow.models.dagrun import DagRun
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    def one_of(table: Any) -> Any:
+        return sa.or_(
+            sa.false(), *(sa.and_(table.dag_id == dag, table.run_id == run) for dag, run in dag_runs)
+        )
+
+    failed: dict[tuple[str, str], list[str]] = {}
+    tasks = sa.select(TaskInstance.dag_id, TaskInstance.run_id, TaskInstance.task_id).distinct()
+    with create_session() as session:
+        states = {
+            (dag_id, run_id): str(getattr(state, "value", state))
+            for dag_id, run_id, state in session.execute(
+                sa.select(DagRun.dag_id, DagRun.run_id, DagRun.state).where(one_of(DagRun))
+            )
+        }
+        for dag_id, run_id, task_id in session.execute(
+            tasks.where(one_of(TaskInstance), TaskInstance.state == "failed")
+        ):
+            failed.setdefault((dag_id, run_id), []).append(task_id)
+    return {
+        each: DagRunEnding(states.get(each, "deleted"), sorted(failed.get(each, []))) for each in dag_runs
+    }
 
 
 def register_question(operator: Any, task_instance_id: UUID) -> tuple[str, str | None, Sequence[str]]:

@@ -141,13 +141,14 @@ def audit_conn_of(jobs_folder: Path, job: Job | None, audit_conn_id: str | None)
 
     :param job: job given on the command line, or None
     :param audit_conn_id: connection given on the command line, or None
-    :raises CommandError: neither was given, and the job files name no or several audit databases
+    :raises CommandError: neither was given, and the job files, or without any ``ZOHO_CRM_AUDIT_CONN_IDS``, name none or
+        several
     """
-    from zoho_crm.core.job_files import load_jobs
+    from zoho_crm.core.job_files import audit_conn_ids, load_jobs
 
     if audit_conn_id or job:
         return audit_conn_id or (job.audit_conn_id if job else "")
-    found = sorted({one.audit_conn_id for one in load_jobs(jobs_folder)[0]})
+    found = sorted({one.audit_conn_id for one in load_jobs(jobs_folder)[0]}) or audit_conn_ids()
     if len(found) != 1:
         reason = (
             f"the job files in {jobs_folder} name {', '.join(found)}"

@@ -15,11 +15,11 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from zoho_crm.core.formatting import format_percent
+from zoho_crm.core.formatting import format_duration, format_percent
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from datetime import datetime, timedelta
 
     from zoho_crm.core.links import Link
     from zoho_crm.core.models import PlanSummary
@@ -45,6 +45,9 @@ class Question:
     :param sample: some links of the plan
     :param plan_url: address of the whole plan
     :param baseline_links: number of all links, if the job counts them
+    :param respond_within: how long people can respond. Not a moment: Airflow refuses a question that is asked again
+        and differs
+    :param approvers: IDs of the users who may respond; empty for everyone who may edit the Dag run
     :param send_until: when the plan becomes too old to be sent, if the job limits its age
     """
 
@@ -57,6 +60,8 @@ class Question:
     breaches: Sequence[str]
     sample: Sequence[Link]
     plan_url: str
+    respond_within: timedelta
+    approvers: Sequence[str] = ()
     baseline_links: int | None = None
     reason: str | None = None
     origin_run_key: str | None = None
@@ -89,6 +94,11 @@ class Question:
             )
         if self.origin_run_key:
             facts.append(("Origin run", code(self.origin_run_key)))
+        facts.append(
+            ("Respond within", f"{format_duration(self.respond_within)}; later, the run is rejected")
+        )
+        who = ", ".join(map(code, self.approvers)) or "everyone who may edit the Dag run"
+        facts.append(("Who may respond", who))
         if self.send_until:
             facts.append(("Can be sent until", _moment(self.send_until)))
         facts.append(("Reason", code(self.reason) if self.reason else "none given"))

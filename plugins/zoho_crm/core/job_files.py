@@ -101,6 +101,16 @@ class JobFileError(ZohoConfigError):
     """A job file cannot be used. The message names file, line, field and reason, one line for each fault."""
 
 
+AUDIT_CONN_IDS_VARIABLE = "ZOHO_CRM_AUDIT_CONN_IDS"
+"""Environment variable that names audit databases where there are no job files, by connection ID."""
+
+
+def audit_conn_ids() -> list[str]:
+    """Return the connection IDs that ``ZOHO_CRM_AUDIT_CONN_IDS`` names, separated by commas."""
+    named = os.environ.get(AUDIT_CONN_IDS_VARIABLE, "").split(",")
+    return sorted({name.strip() for name in named if name.strip()})
+
+
 def jobs_folder(project: Path) -> Path:
     """
     Return the folder of the job files: the one named by ``ZOHO_CRM_JOBS_FOLDER``, or the project's own.

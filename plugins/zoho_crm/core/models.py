@@ -178,6 +178,7 @@ class StoredRun:
     :param window_start: start of the half-open window of the first try: later tries reuse it
     :param source_start: what the SQL got as ``:window_start``: earlier by the lookback of the job
     :param params: the trigger form's values
+    :param failure: the task that failed, and why; None once the run is finished
     :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
     :param credits: API credits used by all requests of all tries; None while the run is not finished
     :param preflight_credits: API credits of them used outside of chunks
@@ -213,6 +214,7 @@ class StoredRun:
     status: str
     detail: str | None
     stop_reason: str | None
+    failure: str | None
     source_rows: int | None
     planned: int | None
     duplicates: int | None
@@ -240,6 +242,7 @@ class StoredRun:
     approval: str | None
     approved_by: str | None
     approved_at: datetime | None
+    approval_until: datetime | None
     question: str | None
     started_at: datetime
     planned_at: datetime | None
@@ -258,6 +261,11 @@ class StoredRun:
     def dry_run(self) -> bool:
         """Whether nothing is sent."""
         return self.mode == "dry_run"
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run is finished, or failed for good without its report, as pages find out from Airflow."""
+        return self.finished_at is not None or (self.status == RunStatus.FAILED and self.detail is not None)
 
     @property
     def attention(self) -> str | None:
@@ -282,6 +290,23 @@ class StoredRun:
     def ending(self) -> str:
         """The status for people: that of the row, or ``succeeded, needs attention``."""
         return f"{self.status}, needs attention" if self.attention else self.status
+
+
+DELETED = "deleted"
+"""State of a Dag run that Airflow does not have any more; the others are Airflow's own."""
+
+
+def ending_of(dag_run_state: str | None) -> str | None:
+    """
+    Return how Airflow ended a Dag run whose report did not run, as a sentence; None if it has not ended.
+
+    :param dag_run_state: Airflow's state, or :data:`DELETED`; None if it is not known
+    """
+    if dag_run_state == DELETED:
+        return "The Dag run was deleted in Airflow before its report ran"
+    if dag_run_state in {"failed", "success"}:
+        return f"The Dag run ended in Airflow as {dag_run_state}, without its report"
+    return None
 
 
 def _count(run: StoredRun, outcomes: tuple[Outcome, ...], what: str) -> str | None:

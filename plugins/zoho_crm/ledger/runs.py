@@ -62,6 +62,35 @@ class RunStore(Store):
             return stored
         return self.existing(run.run_key)
 
+    def open(self, run: RunStart) -> StoredRun:
+        """
+        Store a run before its plan is made, or open the one stored under its key again if it failed without a plan.
+
+        The window and the mode of a stored run stay.
+        """
+        stored = self.start(run)
+        if stored.planned_at is not None:
+            return stored
+        target = {**target_columns(run.target), "environment": fitted(runs.c.environment, run.environment)}
+        values = {"status": RunStatus.PLANNED.value, "detail": None, "failure": None, "finished_at": None}
+        self._set(run.run_key, **target, **values)
+        return self.existing(run.run_key)
+
+    def start_plan(self, run: RunStart) -> StoredRun:
+        """Store a run, or complete the one that preflight has opened: its mode stays, and its window if it has one."""
+        stored = self.start(run)
+        if stored.planned_at is not None or stored.data_center:
+            return stored
+        values = {
+            **target_columns(run.target),
+            "environment": fitted(runs.c.environment, run.environment),
+            "origin_run_key": run.origin_run_key,
+        }
+        if stored.window_end is None:
+            values |= {name: getattr(run, name) for name in ("window_start", "window_end", "source_start")}
+        self._set(run.run_key, **values)
+        return self.existing(run.run_key)
+
     def get(self, run_key: str) -> StoredRun | None:
         """Return a run, or None if there is none with this key."""
         names = [field.name for field in fields(StoredRun)]
@@ -128,6 +157,7 @@ class RunStore(Store):
                     "finished_at": finished_at,
                     # A cleared task of a finished run is to send again.
                     "stop_reason": None,
+                    "failure": None,
                     "credits": CREDITS_OF_RUN,
                     **{outcome.value: by_outcome[outcome] for outcome in Outcome},
                 },
@@ -161,6 +191,30 @@ class RunStore(Store):
                 .values(stop_reason=fitted(runs.c.stop_reason, why))
             )
 
+    def record_failure(self, run_key: str, failure: str, *, status: str | None = None) -> None:
+        """
+        Record which task failed, and why; the first one stays until the run is finished.
+
+        :param status: status that the run has from now on; None: it stays
+        """
+        values = {"failure": fitted(runs.c.failure, failure), **({"status": status} if status else {})}
+        with self._engine.begin() as connection:
+            connection.execute(
+                sa.update(runs).where(runs.c.run_key == run_key, runs.c.failure.is_(None)).values(values)
+            )
+
+    def unfinished(self, job: str, *, limit: int = 20) -> list[StoredRun]:
+        """Return the runs of a job that have not ended, oldest first."""
+        statement = (
+            sa.select(runs.c.run_key)
+            .where(runs.c.job == job, runs.c.finished_at.is_(None))
+            .order_by(runs.c.started_at, runs.c.run_key)
+            .limit(limit)
+        )
+        with reading(self._engine).begin() as connection:
+            keys: Sequence[str] = connection.scalars(statement).all()
+        return [self.existing(key) for key in keys]
+
     def stop_reason(self, run_key: str) -> str | None:
         """Return why the tasks of the run may not send; None if they may."""
         statement = sa.select(runs.c.stop_reason, runs.c.approval).where(runs.c.run_key == run_key)
@@ -186,16 +240,33 @@ class RunStore(Store):
     def record_guard(self, run_key: str, decision: str) -> None:
         """Record the decision of the guards; an approval of an earlier decision no longer counts."""
         self._set(
-            run_key, guard_decision=decision, approval=None, approved_by=None, approved_at=None, question=None
+            run_key,
+            guard_decision=decision,
+            approval=None,
+            approved_by=None,
+            approved_at=None,
+            approval_until=None,
+            question=None,
+            failure=None,
         )
 
-    def ask_approval(self, run_key: str, question: str | None = None) -> None:
+    def ask_approval(
+        self, run_key: str, question: str | None = None, *, until: datetime | None = None
+    ) -> None:
         """
         Record that an approval is requested: nothing is sent before :meth:`record_approval` records it.
 
         :param question: SHA-256 of the question, once people are shown it
+        :param until: until when they can respond
         """
-        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None, question=question)
+        self._set(
+            run_key,
+            approval=ASKED,
+            approved_by=None,
+            approved_at=None,
+            approval_until=until,
+            question=question,
+        )
 
     def record_approval(
         self, run_key: str, *, approval: str, approved_by: str | None, approved_at: datetime

@@ -150,6 +150,9 @@ runs = sa.Table(
     sa.Column("status", sa.String(20), nullable=False),
     sa.Column("detail", sa.String(MESSAGE_LENGTH)),
     sa.Column("stop_reason", sa.String(MESSAGE_LENGTH), comment="set: no task of the run sends"),
+    sa.Column(
+        "failure", sa.String(MESSAGE_LENGTH), comment="the task that failed since the last end, and why"
+    ),
     sa.Column("source_rows", sa.BigInteger),
     sa.Column("planned", sa.BigInteger),
     sa.Column("duplicates", sa.BigInteger),
@@ -165,6 +168,7 @@ runs = sa.Table(
     sa.Column("approval", sa.String(MESSAGE_LENGTH)),
     sa.Column("approved_by", sa.String(NAME_LENGTH)),
     sa.Column("approved_at", UtcDateTime),
+    sa.Column("approval_until", UtcDateTime, comment="until when approvers can respond"),
     sa.Column("question", sa.String(64), comment="SHA-256 of what approvers are asked"),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("planned_at", UtcDateTime),

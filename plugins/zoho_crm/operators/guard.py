@@ -156,13 +156,14 @@ class GuardOperator(JobOperator):
         decision: Decision,
     ) -> None:
         """Notify people at once that the run waits for an approval."""
+        until = datetime.now(UTC) + job.guards.approval_timeout
         notify.notify_state_change(
             ledger,
             job,
             context,
             run,
             state=notify.BREACH,
-            text=f"{job.name} asks for approval: {'; '.join(decision.breaches)}",
+            text=f"{job.name} asks for approval until {until:%Y-%m-%d %H:%M} UTC: {'; '.join(decision.breaches)}",
             counts={"planned": plan.planned, "duplicates": plan.duplicates, "invalid": plan.invalid},
             status=run.status,
         )
@@ -236,7 +237,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
                 self._wait_in_triggerer(ti.id, until, pause_s=_RETRY_PAUSE_S)
             ledger.runs.ask_approval(key)
             self._check_question(ti.id)
-            ledger.runs.ask_approval(key, question)
+            ledger.runs.ask_approval(key, question, until=until)
         finally:
             ledger.close()
         # Not execute() of the base class: it registers the question again, which discards a response.
@@ -345,6 +346,8 @@ def _question(
         breaches=decision.breaches,
         sample=ledger.plans.sample(run.run_key),
         plan_url=plan_url(base_url(), run.dag_id, run.dag_run_id, job.name),
+        respond_within=job.guards.approval_timeout,
+        approvers=job.guards.approvers,
         baseline_links=facts.baseline_links,
         reason=run.reason,
         origin_run_key=run.origin_run_key,

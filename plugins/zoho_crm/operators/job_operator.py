@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import re
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
@@ -9,15 +12,25 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 
-from zoho_crm.airflow_compat import forbid_retry, has_retry_policies
+from zoho_crm.airflow_compat import AirflowException, forbid_retry, has_retry_policies
 from zoho_crm.core.job_files import named_job
-from zoho_crm.core.models import Origin
-from zoho_crm.core.run_request import AssetEvent, parse_run_request, run_key
+from zoho_crm.core.models import DELINK, RELINK, Origin, RunStart, Target
+from zoho_crm.core.outcomes import RunStatus
+from zoho_crm.core.run_request import (
+    DRY_RUN,
+    RELINK_DAG_ID,
+    AssetEvent,
+    default_mode,
+    parse_run_request,
+    run_key,
+)
 from zoho_crm.errors import (
     GuardError,
     RunStoppedError,
+    UnfinishedLinksError,
     ZohoAuthError,
     ZohoConfigError,
+    ZohoError,
     ZohoTokenThrottledError,
 )
 
@@ -29,6 +42,9 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.job import Job
     from zoho_crm.core.run_request import RunRequest
+
+
+log = logging.getLogger(__name__)
 
 
 class JobOperator(BaseOperator):
@@ -46,6 +62,7 @@ class JobOperator(BaseOperator):
         super().__init__(**kwargs)
         self.job = job
         self.jobs_folder = jobs_folder
+        self.on_failure_callback = with_recorded_failures(self.on_failure_callback)
 
     def job_of(self, context: Context) -> Job:
         """
@@ -83,6 +100,104 @@ class JobOperator(BaseOperator):
         from zoho_crm.lineage import build_lineage
 
         return build_lineage(*self.lineage(job)) if job else None
+
+
+def with_recorded_failures(callbacks: Any) -> list[Any]:
+    """Return the failure callbacks of a task, :func:`record_failure` first."""
+    if callbacks is None:
+        return [record_failure]
+    others = callbacks if isinstance(callbacks, list | tuple) else [callbacks]
+    return [record_failure, *(each for each in others if each is not record_failure)]
+
+
+def record_failure(context: Context) -> None:
+    """Write onto the run row which task failed, and why; Airflow calls it once the task is not tried again."""
+    task: Any = context["task"]
+    error = context.get("exception")
+    if isinstance(error, GuardError | UnfinishedLinksError):
+        # The decision of the guards, and the outcomes of the links, stand on the run row.
+        return
+    from zoho_crm.ledger.ledger import Ledger
+
+    try:
+        audit_conn_id, key, status = _row_of(task, context)
+        if audit_conn_id is None:
+            return
+        ledger = Ledger.from_conn_id(audit_conn_id)
+        try:
+            ledger.runs.record_failure(key, f"Task {task.task_id} failed: {_cause(error)}", status=status)
+        finally:
+            ledger.close()
+    except Exception as problem:
+        # The task has failed already, and its log has the reason.
+        log.warning("Failure not recorded: task=%s error=%s", task.task_id, type(problem).__name__)
+
+
+def _row_of(task: Any, context: Context) -> tuple[str | None, str, str | None]:
+    """Return audit connection and key of the run that a task works for, and the status that its failure means."""
+    if isinstance(task, JobOperator):
+        return task.job_of(context).audit_conn_id, task.run_key_of(context), RunStatus.FAILED.value
+    # Outcomes decide what the failure of a chunk means.
+    return (task.audit_conn_id, task.chunk["run_key"], None) if task.chunk else (None, "", None)
+
+
+def _cause(error: object) -> str:
+    """Return why a task failed, for people; errors of databases may contain external IDs and are named only."""
+    if isinstance(error, ZohoError | AirflowException):
+        return str(error)
+    if isinstance(error, BaseException):
+        name = type(error).__name__
+        return (
+            "its execution_timeout was reached" if "Timeout" in name else f"{name}; its log has the details"
+        )
+    return "it was killed or marked as failed"
+
+
+def failed_tasks(context: Context) -> list[str]:
+    """Return the IDs of the failed tasks of this Dag run; none where Airflow does not say."""
+    ti: Any = context["ti"]
+    try:
+        found = ti.get_task_states(dag_id=ti.dag_id, run_ids=[ti.run_id]).get(ti.run_id, {})
+    except Exception as error:
+        log.info("States of tasks unknown: error=%s", type(error).__name__)
+        return []
+    names = {name for name, state in found.items() if state == "failed"}
+    # Mapped tasks have their map index in the name.
+    return sorted({re.sub(r"_\d+$", "", name) for name in names})
+
+
+def first_row(context: Context, job: Job, key: str, *, of_job_dag: bool) -> RunStart:
+    """
+    Return the row of a run before its plan is made, also if its trigger form is invalid.
+
+    :param of_job_dag: False for the Dags of all jobs, whose windows the plan finds
+    """
+    origin = origin_of(context)
+    request, mode = None, default_mode(origin.run_type, job.automatic)
+    with suppress(ZohoConfigError):
+        request = request_of(context, job if of_job_dag else None)
+        mode = request.mode
+    has_window = request is not None and of_job_dag
+    operation = RELINK if origin.dag_id == RELINK_DAG_ID else DELINK
+    return RunStart(
+        run_key=key,
+        job=job.name,
+        origin=origin,
+        target=Target(
+            relation=job.relation.as_relation(),
+            data_center="",
+            api_version="",
+            strategy=job.strategy if operation == DELINK else "single",
+            dry_run=mode == DRY_RUN,
+            operation=operation,
+        ),
+        mode=mode,
+        window_start=request.window_start if request and has_window else None,
+        window_end=request.window_end if request and has_window else None,
+        source_start=request.source_start if request and has_window else None,
+        reason=request.reason if request else None,
+        params={name: value for name, value in context["params"].items() if name != "links"},
+    )
 
 
 class PlanOperator(JobOperator):

@@ -20,7 +20,7 @@ from zoho_crm.hooks.presence import PresenceClient
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators.chunk_run import ChunkReport, ChunkRun
 from zoho_crm.operators.drivers import ChunkDriver, InMemoryDriver, OwnPlanDriver
-from zoho_crm.operators.job_operator import final_errors, origin_of, wait_in_triggerer
+from zoho_crm.operators.job_operator import final_errors, origin_of, wait_in_triggerer, with_recorded_failures
 from zoho_crm.operators.slot_keeper import refresh_lock, shared_clock
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ class LinkOperator(BaseOperator):
         self.max_not_found_share = max_not_found_share
         self.max_plan_age = max_plan_age
         self.wait_patience = wait_patience
+        self.on_failure_callback = with_recorded_failures(self.on_failure_callback)
 
     def processor(self, client: AsyncZohoClient) -> LinkProcessor:
         """Return what changes the links."""

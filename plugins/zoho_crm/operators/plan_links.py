@@ -47,7 +47,7 @@ class PlanLinksOperator(PlanOperator):
         preflight: dict[str, Any] = self.pull_preflight(context)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
-            run = ledger.runs.start(self._run_start(context, job, request, preflight))
+            run = ledger.runs.start_plan(self._run_start(context, job, request, preflight))
             if run.mode != request.mode:
                 self.log.warning(
                     "Asked for %s, but the run keeps the mode of its first try, %s: start a new run instead",

@@ -32,8 +32,15 @@ from zoho_crm.hooks.zoho_checks import environment_fault
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.hooks.zoho_response import parse_reading_response, rows_of
 from zoho_crm.operators.breaker import Stop
-from zoho_crm.operators.job_operator import THROTTLED_PAUSE, JobOperator, request_of, wait_in_triggerer
+from zoho_crm.operators.job_operator import (
+    THROTTLED_PAUSE,
+    JobOperator,
+    first_row,
+    request_of,
+    wait_in_triggerer,
+)
 from zoho_crm.operators.notify import notifier_faults
+from zoho_crm.operators.report import close_ended_runs
 from zoho_crm.operators.slot_keeper import one_slot, refresh_lock, shared_clock
 from zoho_crm.source import check_sql
 
@@ -94,11 +101,7 @@ class PreflightOperator(JobOperator):
         return self.execute(context, datetime.fromisoformat(waiting_since))
 
     def _check(self, context: Context) -> dict[str, Any]:
-        self.check_form(context)
-        job = self.job_of(context)
-        self.check_sql(job)
-        if faults := [*notifier_faults(job), *approver_faults(job.guards.approvers, auth_manager())]:
-            raise ZohoConfigError(". ".join(faults))
+        job, key = self.job_of(context), self.run_key_of(context)
         from zoho_crm.ledger.ledger import Ledger
 
         ledger = Ledger.from_conn_id(job.audit_conn_id)
@@ -106,9 +109,15 @@ class PreflightOperator(JobOperator):
             ledger.check_connection()
             ledger.ensure_schema()
             ledger.check_readiness()
+            # First, so that a run that fails in any check has a row.
+            ledger.runs.open(first_row(context, job, key, of_job_dag=self.job is not None))
+            self.check_form(context)
+            self.check_sql(job)
+            if faults := [*notifier_faults(job), *approver_faults(job.guards.approvers, auth_manager())]:
+                raise ZohoConfigError(". ".join(faults))
+            close_ended_runs(ledger, job, key)
             checked = self._check_zoho(job, ledger)
-            # A run that is there already has been begun by a try before this one.
-            ledger.runs.add_preflight_credits(self.run_key_of(context), checked["credits"])
+            ledger.runs.add_preflight_credits(key, checked["credits"])
         finally:
             ledger.close()
         self.check_source(job)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import Asset, AssetAlias
 
-from zoho_crm import telemetry
+from zoho_crm import airflow_compat, telemetry
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.guard_rules import not_found_breach
+from zoho_crm.core.models import Origin, ending_of
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.run_request import APPLY, default_mode
-from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.errors import ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.job_operator import JobOperator, final_errors, origin_of, request_of, run_type_of
+from zoho_crm.operators.job_operator import (
+    JobOperator,
+    failed_tasks,
+    final_errors,
+    first_row,
+    origin_of,
+    request_of,
+    run_type_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,8 +34,10 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.job import Job
     from zoho_crm.core.links import Relation
-    from zoho_crm.core.models import Origin, StoredRun
+    from zoho_crm.core.models import StoredRun
     from zoho_crm.ledger.ledger import Ledger
+
+log = logging.getLogger(__name__)
 
 _UPDATING_STATUSES = frozenset({"succeeded", "partial"})
 """Statuses of a run that updates the asset of its relation."""
@@ -40,8 +52,8 @@ class ReportOperator(JobOperator):
     Notifies people if the state of the job has changed. A run that a person rejected does not fail.
 
     :return: job, run, mode, status, number of links by outcome, and the head of the seal over its audit rows
-    :raises AirflowFailException: more links failed than the job tolerates, or what happened to one is unknown
-    :raises PlanError: the run has no plan
+    :raises AirflowFailException: the run has no plan, more links failed than the job tolerates, or what happened to one
+        is unknown
     """
 
     @final_errors
@@ -50,7 +62,7 @@ class ReportOperator(JobOperator):
         job = self.job_of(context)
         try:
             summary = self._close(job, context)
-        except PlanError:
+        except AirflowFailException:
             raise
         except Exception as error:
             if _is_final(error, context) and _applies(job, context):
@@ -80,9 +92,9 @@ class ReportOperator(JobOperator):
         try:
             # A first run that fails before its plan meets a database without tables.
             ledger.ensure_schema()
+            failure = self._failure(ledger, job, context)
             if ledger.plans.get(key) is None:
-                self._notify_of_no_plan(ledger, job, context)
-                raise PlanError("The run has no plan; the log of the task that failed before says why")
+                self._close_without_plan(ledger, job, context, failure or "Task plan did not run")
             status, counts = close_run(
                 ledger,
                 key,
@@ -108,12 +120,33 @@ class ReportOperator(JobOperator):
             "seal": seal,
         }
 
-    def _notify_of_no_plan(self, ledger: Ledger, job: Job, context: Context) -> None:
+    def _failure(self, ledger: Ledger, job: Job, context: Context) -> str | None:
+        """Return which task of the run failed, and why; store what that task could not store itself."""
         key = self.run_key_of(context)
-        run = ledger.runs.get(key)
-        if _applies(job, context) if run is None else not run.dry_run:
-            text = f"{job.name} failed before anything was planned; the log of the task that failed says why"
+        run = ledger.runs.start(first_row(context, job, key, of_job_dag=self.job is not None))
+        if run.failure or run.stop_reason or (run.guard_decision or "").startswith("breached"):
+            return run.failure
+        failed = [name for name in failed_tasks(context) if name != self.task_id]
+        if not failed:
+            return None
+        failure = f"Task {', '.join(failed)} failed; its log has the reason"
+        ledger.runs.record_failure(key, failure)
+        return failure
+
+    def _close_without_plan(self, ledger: Ledger, job: Job, context: Context, failure: str) -> NoReturn:
+        """
+        Close a run whose plan was never made.
+
+        :raises AirflowFailException: always; it names the task that failed
+        """
+        key = self.run_key_of(context)
+        ledger.runs.finish(key, status="failed", detail=failure, finished_at=ledger.runs.now())
+        if not ledger.runs.existing(key).dry_run:
+            text = f"{job.name} failed before anything was planned: {failure}"
             notify.notify_failure(ledger, job, context, key, text)
+        raise AirflowFailException(
+            f"{failure}. Nothing was planned or sent: fix the cause, then clear that task, or start a new run"
+        )
 
 
 def close_run(
@@ -130,21 +163,65 @@ def close_run(
     counts = Counter(ledger.runs.counts(key))
     run = ledger.runs.existing(key)
     status = run_status(counts, tolerance, rejected=is_rejected(run.approval))
-    stop_reason = ledger.runs.stop_reason(key)
-    if stop_reason is None and not_found is not None:
-        stop_reason = not_found_breach(counts, run.relation, not_found, fewest=1)
+    if status == "stopped" and run.failure and run.status == "failed":
+        status = "failed"
+    why = ledger.runs.stop_reason(key) or (run.failure if status != "succeeded" else None)
+    if why is None and not_found is not None:
+        why = not_found_breach(counts, run.relation, not_found, fewest=1)
     left = [
         f"{counts[outcome]} {outcome.value}"
         for outcome in Outcome
         if counts[outcome] and outcome in RETRYABLE_OUTCOMES
     ]
-    detail = "; ".join(filter(None, (stop_reason, ", ".join(left))))
+    detail = "; ".join(filter(None, (why, ", ".join(left))))
     ledger.runs.finish(key, status=status, detail=detail or None, finished_at=ledger.runs.now())
     telemetry.count_links(
         closed, job=run.job, relation=run.relation, operation=run.operation, dry_run=run.dry_run
     )
     telemetry.count_run(run.job, run.operation, status, dry_run=run.dry_run)
     return status, counts
+
+
+def close_ended_runs(ledger: Ledger, job: Job, own_key: str) -> None:
+    """
+    Close the runs of a job whose Dag run has ended, or is deleted, without a report.
+
+    What cannot be closed now stays for the next run.
+    """
+    for run in ledger.runs.unfinished(job.name):
+        if run.run_key == own_key:
+            continue
+        state = airflow_compat.dag_run_state(run.dag_id, run.dag_run_id)
+        if (ending := ending_of(state)) is None:
+            continue
+        ledger.runs.record_failure(run.run_key, ending, status="failed")
+        if run.planned_at is None:
+            now = ledger.runs.now()
+            ledger.runs.finish(run.run_key, status="failed", detail=run.failure or ending, finished_at=now)
+        else:
+            limit = job.guards.max_not_found_share
+            close_run(
+                ledger,
+                run.run_key,
+                origin=_origin_of_run(run),
+                tolerance=job.failure_tolerance,
+                not_found=limit,
+            )
+        ledger.finalizer.seal(run.run_key)
+        log.warning("Run closed without its report: run_key=%s reason=%s", run.run_key, ending)
+
+
+def _origin_of_run(run: StoredRun) -> Origin:
+    return Origin(
+        dag_id=run.dag_id,
+        dag_run_id=run.dag_run_id,
+        run_type=run.run_type,
+        task_id="preflight",
+        logical_date=run.logical_date,
+        data_interval_start=run.data_interval_start,
+        data_interval_end=run.data_interval_end,
+        triggered_by=run.triggered_by,
+    )
 
 
 def run_status(counts: Counter[Outcome], tolerance: float, *, rejected: bool = False) -> str:

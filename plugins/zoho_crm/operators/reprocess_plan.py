@@ -146,7 +146,7 @@ class ReprocessPlanOperator(PlanOperator):
         preflight: dict[str, Any] = self.pull_preflight(context)
         target = self._target(job, request, preflight)
         selection = self.select(ledger, job, context, target)
-        run = ledger.runs.start(
+        run = ledger.runs.start_plan(
             RunStart(
                 run_key=key,
                 job=job.name,

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from zoho_crm.airflow_compat import dags_folder
-from zoho_crm.core.job_files import jobs_folder, load_jobs
+from zoho_crm.core.job_files import audit_conn_ids, jobs_folder, load_jobs
 from zoho_crm.errors import ZohoError
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.ledger import Ledger
@@ -68,7 +68,7 @@ class AuditDatabase:
 
 class AuditDatabases:
     """
-    The audit databases of all job files. Thread-safe.
+    The audit databases of all job files, and those that ``ZOHO_CRM_AUDIT_CONN_IDS`` names. Thread-safe.
 
     :param jobs_folder: folder of the job files
     :param open_ledger: opens a ledger by connection id
@@ -94,9 +94,15 @@ class AuditDatabases:
         """Return the jobs whose runs a user may read."""
         return [job for job in self.jobs() if reader.may_read(job.dag_id, job.name)]
 
+    @property
+    def jobs_folder(self) -> Path:
+        """The folder of the job files."""
+        return self._jobs_folder
+
     def all(self) -> list[AuditDatabase]:
         """Return each audit database once, including unavailable ones."""
-        return [self._database(conn_id) for conn_id in sorted({job.audit_conn_id for job in self.jobs()})]
+        named = {job.audit_conn_id for job in self.jobs()} | set(audit_conn_ids())
+        return [self._database(conn_id) for conn_id in sorted(named)]
 
     def readable(self) -> Iterator[AuditDatabase]:
         """Yield the available audit databases."""

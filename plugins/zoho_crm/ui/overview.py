@@ -17,6 +17,7 @@ from zoho_crm.core.outcomes import Outcome, RunStatus
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition
 from zoho_crm.ui.audit_databases import AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
+from zoho_crm.ui.dag_run_endings import with_endings
 from zoho_crm.ui.query_params import day_param, position_param
 from zoho_crm.ui.rendering import OUTCOME_COLUMNS, page
 
@@ -81,6 +82,7 @@ def overview(
         statuses=[each.value for each in RunStatus],
         operations=[DELINK, RELINK],
         problems=databases.problems(),
+        no_jobs_in=None if databases.jobs() else databases.jobs_folder,
         filtered=wanted != RunFilter(),
         columns=list(OUTCOME_COLUMNS),
         counts={run.run_key: _counts(run) for run in shown},
@@ -138,7 +140,8 @@ def _page_of_runs(
     found: list[StoredRun] = []
     for database in databases.readable():
         visible = reader.visible(database.runs.dags_and_jobs())
-        found += database.runs.page(wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
+        page_of_database = database.runs.page(wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
+        found += with_endings(page_of_database, database.runs.get)
     return sorted(found, key=RunPosition.of, reverse=True)[: PAGE_RUNS + 1]
 
 

@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from zoho_crm.core.approval import ASKED
 from zoho_crm.core.formatting import record_url
 from zoho_crm.core.job import DAG_ID_PREFIX
-from zoho_crm.core.models import RELINK
+from zoho_crm.core.models import DELETED, RELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, REMOVAL_OUTCOMES, Outcome
 from zoho_crm.core.run_request import DRY_RUN, RELINK_DAG_ID, RETRY_DAG_ID, is_automatic
 from zoho_crm.ledger.link_queries import PENDING, LinkFilter
@@ -22,6 +22,7 @@ from zoho_crm.ledger.run_queries import REASON_SAMPLE
 from zoho_crm.ui.approvals import Decision, find_decision
 from zoho_crm.ui.audit_databases import AuditDatabase, AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
+from zoho_crm.ui.dag_run_endings import describe_ending, read_endings, with_endings
 from zoho_crm.ui.query_params import FormDep, outcome_param, seq_param
 from zoho_crm.ui.rendering import OUTCOME_COLUMNS, OUTCOME_KINDS, Urls, format_number, page, wants_html
 
@@ -56,7 +57,7 @@ def find_run(
     found = [
         (run, database)
         for database in databases.readable()
-        for run in database.runs.of_dag_run(dag_id, dag_run_id)
+        for run in with_endings(database.runs.of_dag_run(dag_id, dag_run_id), database.runs.get)
         if reader.may_read(run.dag_id, run.job)
     ]
     of_job = [each for each in found if not job or each[0].job == job]
@@ -93,6 +94,7 @@ def run_page(
         return _run_page(request, found, reader, databases, wanted, seq_param(after))
     if not wants_html(request):
         raise _missing_run(dag_id, dag_run_id, databases)
+    ending = read_endings([(dag_id, dag_run_id)]).get((dag_id, dag_run_id))
     return page(
         request,
         "no_run.html",
@@ -101,6 +103,8 @@ def run_page(
         dag_run_id=dag_run_id,
         problems=databases.problems(),
         may_follow=dag_id.startswith(DAG_ID_PREFIX) or dag_id in {RETRY_DAG_ID, RELINK_DAG_ID},
+        is_unknown=ending is not None and ending.state == DELETED,
+        ending=describe_ending(ending),
     )
 
 
@@ -135,7 +139,7 @@ def run_progress(found: Annotated[FoundRun, Depends(require_run)]) -> dict[str, 
         "by_outcome": {outcome.value: count for outcome, count in progress.by_outcome.items()},
         "status": run.status,
         "shown": _page_version(run, progress, find_decision(run)),
-        "finished": run.finished_at is not None,
+        "finished": run.has_ended,
         "poll_ms": _POLL_MS,
     }
 
@@ -206,6 +210,7 @@ def _run_page(
         origin=_origin_run(found, reader),
         needs_approval=run.approval == ASKED and run.finished_at is None and decision is None,
         decision=decision,
+        approvers=_approvers(run, databases),
         automatic_stays_dry=_automatic_stays_dry(run, databases),
     )
 
@@ -246,6 +251,11 @@ def progress_bar(progress: Progress) -> ProgressBar:
     return ProgressBar(segments, ", ".join(texts) or "no links yet")
 
 
+def _approvers(run: StoredRun, databases: AuditDatabases) -> list[str] | None:
+    """Return the IDs of the users who may approve; [] for everyone who may edit the Dag run, None if unknown."""
+    return next((list(job.guards.approvers) for job in databases.jobs() if job.name == run.job), None)
+
+
 def _automatic_stays_dry(run: StoredRun, databases: AuditDatabases) -> bool:
     """Return whether a run that Airflow started is dry because the job file does not say otherwise."""
     if not run.dry_run or not is_automatic(run.run_type):
@@ -263,6 +273,8 @@ def _page_version(run: StoredRun, progress: Progress, decision: Decision | None)
         decision,
         run.stop_reason,
         run.finished_at,
+        run.failure,
+        run.detail,
     )
     seen = [outcome.value for outcome in Outcome if progress.by_outcome[outcome]]
     return hashlib.sha256(repr((facts, seen)).encode()).hexdigest()[:16]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -31,6 +31,8 @@ QUESTION = Question(
     breaches=["120 links planned, 100 allowed"],
     sample=[Link("c-1", "d-1"), Link("c-2", "d-2")],
     plan_url="http://airflow.example/links.csv",
+    respond_within=timedelta(hours=24),
+    approvers=("ada", "grace"),
     baseline_links=1000,
     reason="spring cleaning",
     send_until=datetime(2026, 11, 25, 2, tzinfo=UTC),
@@ -57,6 +59,8 @@ def test_the_question_holds_what_is_needed_to_decide() -> None:
         "- Links planned: **120**, 3 of them cannot be sent",
         "- Rows read: 130, 10 of them duplicates",
         "- Share: 12% of 1000 links",
+        "- Respond within: 1 day; later, the run is rejected",
+        "- Who may respond: `ada`, `grace`",
         "- Can be sent until: 2026-11-25 02:00:00 UTC",
         "- Reason: `spring cleaning`",
         "",
@@ -76,6 +80,7 @@ def test_what_is_not_known_is_left_out() -> None:
         QUESTION,
         baseline_links=None,
         reason=None,
+        approvers=(),
         send_until=None,
         window=(None, None),
         sample=[],
@@ -84,6 +89,7 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "Share" not in bare.body
     assert "Can be sent" not in bare.body
     assert "- Reason: none given\n" in bare.body
+    assert "- Who may respond: everyone who may edit the Dag run\n" in bare.body
     assert "- Window: none\n" in bare.body
     assert "No link can be sent." in bare.body
 

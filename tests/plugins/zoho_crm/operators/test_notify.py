@@ -20,7 +20,7 @@ from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
+from zoho_crm.errors import GuardError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.job_operator import origin_of
@@ -218,7 +218,8 @@ def test_a_question_is_reported_at_once_and_then_what_came_of_it(
     run.guard(approved)
     run.guard(approved)
     assert titles(inbox) == ["contacts_deals: breach"]
-    assert "contacts_deals asks for approval: 2 links planned, 1 allowed" in inbox[0]["message"]
+    assert "contacts_deals asks for approval until 20" in inbox[0]["message"]
+    assert " UTC: 2 links planned, 1 allowed" in inbox[0]["message"]
     ledger = audit.ledger()
     now = audit.runs()[0]["run_key"]
     stored = ledger.runs.get(now)
@@ -259,7 +260,7 @@ def test_a_run_that_never_had_a_plan_is_notified_unless_it_was_a_dry_run(
     run = Run(audit, sql_path, automatic=automatic)
     for _ in range(2):
         failed = run.report("x__1", run_type=run_type, params=params)
-        assert isinstance(failed, PlanError)
+        assert isinstance(failed, AirflowFailException)
     assert titles(inbox) == reported
 
 

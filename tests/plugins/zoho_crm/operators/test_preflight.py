@@ -10,13 +10,15 @@ import pytest
 
 from tests.support.databases import AUDIT, WAREHOUSE, Audit, Warehouse, connection_to, set_connection
 from tests.support.local_zoho import ZOHO, sent, zoho_connection
-from tests.support.operators import context, jobs_folder, make_job
+from tests.support.operators import context, jobs_folder, make_job, pairs
+from zoho_crm import airflow_compat
 from zoho_crm.airflow_compat import AirflowFailException, TaskDeferred, has_retry_policies
 from zoho_crm.core.job import RelationModel
+from zoho_crm.core.models import RunStart, Target
 from zoho_crm.errors import ZohoError, ZohoTokenThrottledError
 from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 from zoho_crm.operators import preflight
-from zoho_crm.operators.job_operator import FINAL_ERRORS
+from zoho_crm.operators.job_operator import FINAL_ERRORS, origin_of
 from zoho_crm.operators.preflight import READ_TIMEOUT_S, PreflightOperator
 from zoho_crm.operators.slot_keeper import ONE_REQUEST_LEASE_S, one_slot
 
@@ -53,7 +55,12 @@ def test_creates_the_tables_and_records_what_it_learns(
         "environment": "local",
         "credits": zoho.state.limits.credits_used,
     }
-    assert audit.runs() == []
+    run = audit.run()
+    assert (run["status"], run["planned_at"], run["preflight_credits"]) == (
+        "planned",
+        None,
+        zoho.state.limits.credits_used,
+    )
     assert sent(zoho) == []
     assert audit.leases() == []
 
@@ -142,7 +149,7 @@ def test_a_wrong_connection_is_reported_in_one_sentence(
     assert ZOHO in str(error.value)
     assert "\n" not in str(error.value)
     assert "local-secret" not in str(error.value)
-    assert audit.runs() == []
+    assert audit.run()["status"] == "planned"
 
 
 @pytest.mark.parametrize(
@@ -332,3 +339,80 @@ def test_read_only_audit_database_is_refused_before_zoho_is_called(
     ):
         check(make_job(), sql_path)
     assert not zoho.state.journal.requests
+
+
+@pytest.mark.parametrize(
+    ("changes", "params", "says"),
+    [
+        pytest.param({"relation": {**RELATION, "module": "Contcts"}}, {}, "'Contcts'", id="zoho"),
+        pytest.param({}, {"window_start": "nonsense"}, "window_start", id="form"),
+        pytest.param(
+            {"source": {"conn_id": WAREHOUSE, "sql_file": "missing.sql"}}, {}, "missing.sql", id="sql"
+        ),
+    ],
+)
+def test_failed_check_stands_on_the_run_row_until_the_task_is_cleared(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    changes: dict[str, Any],
+    params: dict[str, Any],
+    says: str,
+) -> None:
+    job = make_job(**{"allow_undocumented_relation": True, **changes})
+    task = PreflightOperator(task_id="preflight", job=job, jobs_folder=jobs_folder(sql_path))
+    with pytest.raises(AirflowFailException) as error:
+        task.execute(context("preflight", params=params))
+    for callback in task.on_failure_callback:
+        callback({**context("preflight", params=params), "task": task, "exception": error.value})
+    run = audit.run()
+    assert run["status"] == "failed"
+    assert run["failure"].startswith("Task preflight failed: ")
+    assert says in run["failure"]
+    check(make_job(), sql_path)
+    run = audit.run()
+    assert (run["status"], run["failure"], run["module"]) == ("planned", None, "Contacts")
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "detail"),
+    [
+        ("failed", "failed", "The Dag run ended in Airflow as failed, without its report"),
+        ("success", "failed", "The Dag run ended in Airflow as success, without its report"),
+        ("deleted", "failed", "The Dag run was deleted in Airflow before its report ran"),
+        ("running", "planned", None),
+        (None, "planned", None),
+    ],
+)
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_next_run_closes_runs_that_ended_without_a_report(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    state: str | None,
+    status: str,
+    detail: str | None,
+    is_planned: bool,
+) -> None:
+    ledger = audit.ledger()
+    origin = origin_of(context("plan", run_id="earlier"))
+    target = Target(make_job().relation.as_relation(), "us", "v7")
+    ledger.runs.start(RunStart("earlier", "contacts_deals", origin, target, mode="apply"))
+    if is_planned:
+        ledger.plans.create(
+            "earlier", target.relation, pairs(2), chunk_size=5, max_chunks=5, origin=origin, target=target
+        )
+    monkeypatch.setattr(airflow_compat, "dag_run_state", lambda *run: state if run[1] == "earlier" else None)
+    check(make_job(), sql_path)
+    run = ledger.runs.get("earlier")
+    assert run is not None
+    closed = detail is not None
+    assert (run.status, run.finished_at is not None) == (status, closed)
+    if closed and is_planned:
+        assert (run.detail, run.not_attempted) == (f"{detail}; 2 not_attempted", 2)
+    else:
+        assert run.detail == detail
+    assert list(ledger.chain.verify(None)) == []

@@ -14,7 +14,8 @@ from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import ChunkRef, LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import PlanError
-from zoho_crm.operators.job_operator import origin_of
+from zoho_crm.operators.guard import GuardOperator
+from zoho_crm.operators.job_operator import first_row, origin_of, record_failure
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.report import ReportOperator, run_status
 
@@ -166,9 +167,64 @@ def test_why_a_run_was_stopped_stands_on_its_row_and_a_clear_may_go_on(audit: Au
     assert audit.ledger().runs.stop_reason(chunk["run_key"]) is None
 
 
-def test_a_run_without_a_plan_is_reported(audit: Audit) -> None:
-    with pytest.raises(PlanError, match="no plan"):
+def test_run_without_a_plan_fails_with_the_task_that_failed(audit: Audit) -> None:
+    ledger = audit.ledger()
+    key = ReportOperator(task_id="report", job=make_job(), jobs_folder=Path()).run_key_of(context("report"))
+    row = first_row(context("preflight"), make_job(), key, of_job_dag=True)
+    key = ledger.runs.open(row).run_key
+    failure = "Task preflight failed: the SQL file is missing"
+    ledger.runs.record_failure(key, failure, status="failed")
+    with pytest.raises(AirflowFailException, match=f"^{failure}. Nothing was planned or sent: fix the cause"):
         report()
+    run = audit.run()
+    assert (run["status"], run["detail"], run["failure"]) == ("failed", failure, None)
+    assert run["finished_at"] is not None
+
+
+def test_run_that_no_task_could_store_gets_a_row_from_the_report(audit: Audit) -> None:
+    audit.ledger()
+    asked = context("report")
+    asked["ti"].get_task_states = lambda **_: {
+        asked["ti"].run_id: {"preflight": "failed", "plan": "upstream_failed"}
+    }
+    task = ReportOperator(task_id="report", job=make_job(), jobs_folder=Path())
+    with pytest.raises(AirflowFailException, match="Task preflight failed; its log has the reason"):
+        task.execute(asked)
+    assert audit.run()["detail"] == "Task preflight failed; its log has the reason"
+
+
+def test_run_names_mapped_tasks_that_were_marked_as_failed(audit: Audit, chunk: ChunkRef) -> None:
+    asked = context("report")
+    asked["ti"].get_task_states = lambda **_: {
+        asked["ti"].run_id: {"delink_0": "failed", "delink_1": "failed"}
+    }
+    with pytest.raises(AirflowFailException):
+        ReportOperator(task_id="report", job=make_job(), jobs_folder=Path()).execute(asked)
+    run = audit.run()
+    assert (run["status"], run["detail"]) == (
+        "stopped",
+        "Task delink failed; its log has the reason; 10 not_attempted",
+    )
+
+
+def test_failed_guard_fails_the_run_and_says_why(audit: Audit, chunk: ChunkRef) -> None:
+    failing = GuardOperator(task_id="guard", job=make_job(), jobs_folder=Path())
+    for callback in failing.on_failure_callback:
+        callback({**context("guard"), "task": failing, "exception": PlanError("the baseline is NULL")})
+    assert audit.run()["status"] == "failed"
+    with pytest.raises(AirflowFailException):
+        report()
+    run = audit.run()
+    assert (run["status"], run["detail"]) == (
+        "failed",
+        "Task guard failed: the baseline is NULL; 10 not_attempted",
+    )
+
+
+def test_failures_of_databases_are_named_without_their_text(audit: Audit, chunk: ChunkRef) -> None:
+    failing = GuardOperator(task_id="guard", job=make_job(), jobs_folder=Path())
+    record_failure({**context("guard"), "task": failing, "exception": ValueError("secret c-00001")})
+    assert audit.run()["failure"] == "Task guard failed: ValueError; its log has the details"
 
 
 def test_a_rejected_run_ends_as_such_and_not_as_a_failure(audit: Audit, chunk: ChunkRef) -> None:

@@ -12,6 +12,8 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.ledger import JOB, MOMENT, ORIGIN, TARGET, result, run_start
+from zoho_crm import airflow_compat
+from zoho_crm.airflow_compat import DagRunEnding
 from zoho_crm.core.links import Relation
 from zoho_crm.ledger.ledger import Ledger
 
@@ -118,6 +120,9 @@ def pages(tmp_path: Path, empty_sqlite_ledger: Path, monkeypatch: pytest.MonkeyP
     from zoho_crm.ui.app import create_app
     from zoho_crm.ui.audit_databases import AuditDatabases
 
+    monkeypatch.setattr(
+        airflow_compat, "dag_run_endings", lambda runs: {each: DagRunEnding("running", []) for each in runs}
+    )
     path = shutil.copy(empty_sqlite_ledger, tmp_path / "audit.db")
     ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
     rights = Permissions()

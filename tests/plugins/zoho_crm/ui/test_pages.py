@@ -15,7 +15,7 @@ import yaml
 from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
 from tests.support.ledger import JOB, ORIGIN, TARGET
 from zoho_crm import airflow_compat
-from zoho_crm.airflow_compat import GivenResponse
+from zoho_crm.airflow_compat import DagRunEnding, GivenResponse
 from zoho_crm.core.approval import question_digest
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, Outcome
@@ -613,3 +613,103 @@ def test_record_ids_link_to_zoho_if_the_url_is_known(pages: Pages):
     history = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
     assert history.count("Record in Deals") == 3
     assert history.count(link) == 1
+
+
+ENDED = [
+    ("deleted", [], "The Dag run was deleted in Airflow before its report ran"),
+    (
+        "failed",
+        ["plan"],
+        "Failed tasks: plan; their logs have the reason. The Dag run ended in Airflow as failed",
+    ),
+    ("success", [], "The Dag run ended in Airflow as success, without its report"),
+]
+
+
+def end_in_airflow(monkeypatch: pytest.MonkeyPatch, state: str, tasks: list[str]) -> None:
+    monkeypatch.setattr(
+        airflow_compat, "dag_run_endings", lambda runs: {each: DagRunEnding(state, tasks) for each in runs}
+    )
+
+
+@pytest.mark.parametrize(("state", "tasks", "says"), ENDED)
+def test_run_that_airflow_ended_without_its_report_is_failed_and_stays_so(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, state: str, tasks: list[str], says: str
+):
+    pages.store(LINKS)
+    end_in_airflow(monkeypatch, state, tasks)
+
+    page = pages.client.get(pages.run()).text
+
+    assert says in page
+    assert '<span class="status failed">failed</span>' in page
+    assert "What to do: fix the cause" in page
+    assert "data-poll" not in page
+    assert pages.client.get(f"{pages.run()}/progress").json()["finished"] is True
+    assert '<span class="status failed">failed</span>' in pages.client.get("/").text
+
+
+def test_run_that_its_report_finished_meanwhile_is_shown_as_it_ended(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+):
+    pages.store(LINKS, ALL_REMOVED, chunk_size=20)
+
+    def finish(runs: list[tuple[str, str]]) -> dict[tuple[str, str], DagRunEnding]:
+        pages.ledger.runs.finish("a-run", status="succeeded", detail=None, finished_at=datetime.now(UTC))
+        return {each: DagRunEnding("success", []) for each in runs}
+
+    monkeypatch.setattr(airflow_compat, "dag_run_endings", finish)
+    assert '<span class="status succeeded">succeeded</span>' in pages.client.get(pages.run()).text
+
+
+def test_failed_task_stands_on_the_page_while_the_run_goes_on(pages: Pages):
+    pages.store(LINKS)
+    pages.ledger.runs.record_failure("a-run", "Task guard failed: the baseline is NULL", status="failed")
+    page = pages.client.get(pages.run()).text
+    assert "Task guard failed: the baseline is NULL" in page
+    assert "data-poll" in page
+
+
+@pytest.mark.parametrize(
+    ("state", "tasks", "says", "reloads"),
+    [
+        ("deleted", [], "Neither Airflow nor the audit has a run", False),
+        ("failed", ["preflight"], "Failed tasks: preflight", False),
+        ("queued", [], "this page reloads until then", True),
+    ],
+)
+def test_run_that_the_audit_does_not_have(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch, state: str, tasks: list[str], says: str, reloads: bool
+):
+    end_in_airflow(monkeypatch, state, tasks)
+    page = pages.client.get(f"/dags/{DAG_ID}/runs/nothing")
+    assert page.status_code == 404
+    assert says in page.text
+    assert ("data-reload-after" in page.text) is reloads
+
+
+def test_page_says_until_when_and_by_whom_a_run_can_be_approved(pages: Pages, jobs_copy: Path):
+    file = jobs_copy / f"{JOB}.yaml"
+    guards = {"on_breach": "approve", "approvers": ["ada", "grace"]}
+    file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "guards": guards}))
+    pages.store(LINKS)
+    until = datetime(2026, 7, 2, 12, tzinfo=UTC)
+    pages.ledger.runs.ask_approval("a-run", "a-digest", until=until)
+
+    text = re.sub(r"<[^>]+>", "", pages.client.get(pages.run()).text)
+
+    assert "until 2026-07-02 12:00:00 (UTC); without a response, it is rejected" in text
+    assert "Approvers: ada, grace." in text
+
+
+def test_server_without_job_files_names_their_folder_and_shows_the_named_audit_databases(
+    pages: Pages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pages.store(LINKS, finished="succeeded")
+    monkeypatch.setattr(pages.app.state.databases, "_jobs_folder", tmp_path / "nothing")
+    page = pages.client.get("/").text
+    assert f"no valid job files in <code>{tmp_path / 'nothing'}</code>" in page
+    assert RUN_ID not in page
+    monkeypatch.setenv("ZOHO_CRM_AUDIT_CONN_IDS", "audit, ")
+    page = pages.client.get("/").text
+    assert RUN_ID in page
