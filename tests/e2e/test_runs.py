@@ -146,9 +146,14 @@ def test_wrong_client_secret_fails_preflight_with_one_message(world: World):
         "the client secret is wrong: check password (client secret)"
     )
     assert "not-the-secret" not in "\n".join(log)
-    assert "The run has no plan" in "\n".join(world.runs.log(report))
+    assert "AirflowFailException: Task preflight failed: Connection 'zoho_wrong_password'" in "\n".join(
+        world.runs.log(report)
+    )
     tables = world.unused_audit.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    for name in ("zoho_delink_run", "zoho_delink_link", "zoho_delink_audit"):
+    (row,) = world.unused_audit.rows("SELECT status, detail, planned FROM zoho_delink_run")
+    assert (row["status"], row["planned"]) == ("failed", None)
+    assert "client secret is wrong" in row["detail"]
+    for name in ("zoho_delink_link", "zoho_delink_audit"):
         if {"tablename": name} in tables:
             assert world.unused_audit.rows(f"SELECT * FROM {name}") == []  # noqa: S608 - fixed names
     assert world.delinks(before) == []

@@ -191,16 +191,22 @@ class RunStore(Store):
                 .values(stop_reason=fitted(runs.c.stop_reason, why))
             )
 
-    def record_failure(self, run_key: str, failure: str, *, status: str | None = None) -> None:
+    def record_failure(
+        self, run_key: str, failure: str, *, status: str | None = None, only_unfinished: bool = False
+    ) -> None:
         """
         Record which task failed, and why; the first one stays until the run is finished.
 
         :param status: status that the run has from now on; None: it stays
+        :param only_unfinished: leave a finished run alone
         """
         values = {"failure": fitted(runs.c.failure, failure), **({"status": status} if status else {})}
         with self._engine.begin() as connection:
+            is_open = runs.c.finished_at.is_(None) if only_unfinished else sa.true()
             connection.execute(
-                sa.update(runs).where(runs.c.run_key == run_key, runs.c.failure.is_(None)).values(values)
+                sa.update(runs)
+                .where(runs.c.run_key == run_key, runs.c.failure.is_(None), is_open)
+                .values(values)
             )
 
     def unfinished(self, job: str, *, limit: int = 20) -> list[StoredRun]:

@@ -7,7 +7,7 @@ import re
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, TypeVar
 
 from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
@@ -55,6 +55,8 @@ class JobOperator(BaseOperator):
     :param jobs_folder: folder of the job files; the SQL files are in ``../sql``
     """
 
+    closes_run: ClassVar[bool] = False
+    """Whether the task writes how the run ended, and then fails with it."""
     _job: Job | None = None
     """The job of this try, once it is known."""
 
@@ -125,7 +127,9 @@ def record_failure(context: Context) -> None:
             return
         ledger = Ledger.from_conn_id(audit_conn_id)
         try:
-            ledger.runs.record_failure(key, f"Task {task.task_id} failed: {_cause(error)}", status=status)
+            closes_run = isinstance(task, JobOperator) and task.closes_run
+            failure = f"Task {task.task_id} failed: {_cause(error)}"
+            ledger.runs.record_failure(key, failure, status=status, only_unfinished=closes_run)
         finally:
             ledger.close()
     except Exception as problem:

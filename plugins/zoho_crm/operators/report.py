@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.sdk import Asset, AssetAlias
 
@@ -55,6 +55,8 @@ class ReportOperator(JobOperator):
     :raises AirflowFailException: the run has no plan, more links failed than the job tolerates, or what happened to one
         is unknown
     """
+
+    closes_run: ClassVar[bool] = True
 
     @final_errors
     def execute(self, context: Context) -> dict[str, Any]:

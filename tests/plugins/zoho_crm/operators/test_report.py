@@ -13,7 +13,7 @@ from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import ChunkRef, LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.errors import PlanError
+from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators.guard import GuardOperator
 from zoho_crm.operators.job_operator import first_row, origin_of, record_failure
 from zoho_crm.operators.plan_links import PlanLinksOperator
@@ -252,3 +252,20 @@ def test_a_run_is_sealed_as_it_is_reported(audit: Audit, chunk: ChunkRef) -> Non
     (seal,) = audit.rows("zoho_delink_seal", "seal_no")
     assert heads == {seal["head"]}
     assert (seal["run_key"], seal["audit_rows"]) == (chunk["run_key"], 10)
+
+
+def test_failed_report_of_a_finished_run_changes_nothing(audit: Audit, chunk: ChunkRef) -> None:
+    task = ReportOperator(task_id="report", job=make_job(), jobs_folder=Path())
+    with pytest.raises(AirflowFailException) as error:
+        task.execute(context("report"))
+    before = audit.run()
+    record_failure({**context("report"), "task": task, "exception": error.value})
+    assert audit.run() == before
+    assert before["status"] == "stopped"
+
+
+def test_report_that_cannot_close_its_run_fails_it(audit: Audit, chunk: ChunkRef) -> None:
+    task = ReportOperator(task_id="report", job=make_job(), jobs_folder=Path())
+    record_failure({**context("report"), "task": task, "exception": ZohoConfigError("the database is away")})
+    run = audit.run()
+    assert (run["status"], run["failure"]) == ("failed", "Task report failed: the database is away")
