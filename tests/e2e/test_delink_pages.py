@@ -89,3 +89,29 @@ def test_pages_are_in_the_navigation_and_on_runs(world: World):
 
     assert views["nav"]["href"] == "zoho-delinks/"
     assert views["dag_run"]["href"] == "zoho-delinks/dags/{DAG_ID}/runs/{RUN_ID}"
+
+
+def test_run_that_ended_without_its_report_is_shown_as_failed_and_closed_by_the_next(world: World):
+    run_id = world.runs.trigger(MANUAL, {"mode": "dry_run", "reason": "to be ended"})
+    in_airflow = f"/api/v2/dags/{MANUAL}/dagRuns/{quote(run_id, safe='')}"
+
+    def page() -> requests.Response:
+        return ask(
+            world,
+            "GET",
+            f"/zoho-delinks/dags/{MANUAL}/runs/{quote(run_id, safe='')}",
+            cookies={"_token": world.token_of("viewer")},
+            headers={"accept": "text/html"},
+        )
+
+    world.runs.until(lambda: page().status_code == 200, "the row of the run")
+    world.airflow.api("PATCH", in_airflow, {"state": "failed"})
+    assert "The Dag run ended in Airflow as failed, without its report" in page().text
+    world.airflow.api("DELETE", in_airflow)
+    assert "The Dag run was deleted in Airflow before its report ran" in page().text
+
+    world.runs.finish(MANUAL, world.runs.trigger(MANUAL, {"mode": "dry_run"}))
+
+    closed = world.audit.run(MANUAL, run_id)
+    assert closed["status"] == "failed"
+    assert "The Dag run was deleted in Airflow before its report ran" in closed["detail"]
