@@ -11,11 +11,15 @@ from zoho_crm.data_centers import DATA_CENTERS
 if TYPE_CHECKING:
     from datetime import timedelta
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""The last four are the full-width forms of the first four."""
+_FORMULA = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
+"""First character of a formula; the last four are the full-width forms of the first four."""
 
-_FORMULA_IN_CELL = re.compile(r"([;\t\r\n][\s\"]*)(?=[=+\-@\uff1d\uff0b\uff0d\uff20])")
+_AT_START = re.compile(f"'*(?:{_FORMULA}|[\t\r])")
+_IN_CELL = re.compile(f"([;\t\r\n][\\s\"]*)(?='*{_FORMULA})")
 """A formula behind a character at which some spreadsheets split a cell."""
+
+_GUARDED_AT_START = re.compile(f"'({_AT_START.pattern})")
+_GUARDED_IN_CELL = re.compile(f"([;\t\r\n][\\s\"]*)'(?='*{_FORMULA})")
 
 _TABS = {
     "Accounts": "Accounts",
@@ -56,12 +60,23 @@ def safe_csv_cell(value: object) -> str:
     Ids come from other systems, and a formula would run with the rights of the person who opens the file. In many
     countries spreadsheets split at semicolons, so that ``c;=1+1`` holds a formula as well.
 
+    Apostrophes before a possible formula get one more, so that :func:`text_of_csv_cell` returns the exact text.
+
     :param value: None becomes an empty cell
     """
     text = "" if value is None else str(value)
-    if text.startswith(_FORMULA_STARTS):
-        return f"'{text[0]}" + _FORMULA_IN_CELL.sub(r"\1'", text[1:])
-    return _FORMULA_IN_CELL.sub(r"\1'", text)
+    start = _AT_START.match(text)
+    if start is None:
+        return _IN_CELL.sub(r"\1'", text)
+    return f"'{start[0]}" + _IN_CELL.sub(r"\1'", text[start.end() :])
+
+
+def text_of_csv_cell(cell: str) -> str:
+    """Return the text of a cell that :func:`safe_csv_cell` wrote: without the apostrophes that it added."""
+    start = _GUARDED_AT_START.match(cell)
+    if start is None:
+        return _GUARDED_IN_CELL.sub(r"\1", cell)
+    return start[1] + _GUARDED_IN_CELL.sub(r"\1", cell[start.end() :])
 
 
 def record_url(

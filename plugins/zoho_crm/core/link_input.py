@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.core.formatting import text_of_csv_cell
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
@@ -24,6 +26,9 @@ Pair = tuple[object, object]
 
 _COLUMNS = ("external_id", "related_external_id")
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_BLANKS = " \t\u00a0"
+_ROUNDED = re.compile("[+-]?[0-9](?:[.,][0-9]+)?E[+-][0-9]{2,}")
+"""A long number as spreadsheets show it: the digits that they leave out are lost."""
 
 
 def form_links(value: Any, field: str = "links") -> list[Pair] | None:
@@ -32,7 +37,8 @@ def form_links(value: Any, field: str = "links") -> list[Pair] | None:
 
     :param value: a list as in :func:`pasted_links`; or text: such a list as JSON, or two columns with commas,
         semicolons or tabs between them, with or without the header ``external_id,related_external_id``, a value in
-        double quotes where it holds a delimiter; None and blank text mean no list
+        double quotes where it holds a delimiter, spaces around a value and the apostrophe with which our CSV files
+        guard formulas are removed; None and blank text mean no list
     :return: at least one pair, or None
     :raises ZohoConfigError: the value cannot be read, holds no link, or more than 10,000
     """
@@ -150,9 +156,20 @@ def _two_columns(text: str, delimiter: str, field: str) -> Iterator[tuple[str, s
                     f"{field}: line {line}: {len(cells)} column{'s' if len(cells) > 1 else ''} where two are needed: "
                     "an id and a related id, with a comma, a semicolon or a tab between them"
                 )
-            yield cells[0], cells[1]
+            yield _id_of(cells[0], f"{field}: line {line}"), _id_of(cells[1], f"{field}: line {line}")
     except csv.Error as error:
         raise ZohoConfigError(f"{field}: after line {line}: {error}") from None
+
+
+def _id_of(cell: str, place: str) -> str:
+    """Return the id in a cell, without what spreadsheets and our CSV files add to it."""
+    value = text_of_csv_cell(cell.strip(_BLANKS))
+    if _ROUNDED.fullmatch(value):
+        raise ZohoConfigError(
+            f"{place}: an ID is a number in scientific notation, as spreadsheets shorten long numbers; format the "
+            "column as text and copy the original IDs again; IDs that really look like this need a JSON list"
+        )
+    return value
 
 
 def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -64,7 +64,10 @@ NO_ATTRIBUTES = "{}"
 """The snapshot of a link that does not exist, or that has no attributes."""
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,99}")
-_UNSENDABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_INVISIBLE = "\u061c\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff"
+"""Characters without width, marks of the writing direction and of the byte order."""
+
+_UNSENDABLE = re.compile(f"[\x00-\x1f\x7f-\x9f\ud800-\udfff{_INVISIBLE}]")
 _TOO_LARGE = 10**MAX_EXTERNAL_ID_LENGTH
 
 
@@ -218,8 +221,12 @@ def find_unsendable(value: str) -> str | None:
     match = _UNSENDABLE.search(value)
     if match is None:
         return None
-    kind = "lone surrogate" if "\ud800" <= match[0] <= "\udfff" else "control character"
-    return f"{kind} U+{ord(match[0]):04X}"
+    point = ord(match[0])
+    if 0xD800 <= point <= 0xDFFF:
+        kind = "lone surrogate"
+    else:
+        kind = "control character" if point < 0xA0 else "invisible character"
+    return f"{kind} U+{point:04X}"
 
 
 def _changes_address(value: str) -> bool:
@@ -309,8 +316,8 @@ def storable_text(value: object) -> str:
     """
     Return any value as text that every database can store, for the row of an invalid link.
 
-    Control characters and lone surrogates are written as escapes, long text is cut to 255 characters. A value without
-    text, such as an integer of thousands of digits, is stored as the name of its type.
+    Control characters, invisible characters and lone surrogates are written as escapes, long text is cut to 255
+    characters. A value without text, such as an integer of thousands of digits, is stored as the name of its type.
     """
     try:
         text = "" if value is None else str(value)

@@ -129,6 +129,8 @@ class LinkEvent:
     snapshot: str | None
     data_center: str
     org_id: str | None
+    api_version: str
+    strategy: str
     module: str
     external_field: str
     related_list: str
@@ -139,9 +141,10 @@ class LinkEvent:
     reason: str | None
     approved_by: str | None
     environment: str | None
+    pseudonymized_at: datetime | None
 
 
-_FROM_RUN = ("reason", "approved_by", "environment")
+_FROM_RUN = ("reason", "approved_by", "environment", "pseudonymized_at")
 
 
 class LinkQueries:

@@ -1,14 +1,22 @@
-"""The history of a link over all runs. A form with its two ids leads to it; the URL contains only its key."""
+"""
+The history of a link over all runs, with each request and response.
+
+A form with the two ids of a link leads to it; the URL contains only its key.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from zoho_crm.core.formatting import record_url
-from zoho_crm.core.links import pair_key
+from zoho_crm.core.links import Link, Relation, pair_key
+from zoho_crm.core.models import RELINK
+from zoho_crm.core.request import delete_related, put_related
+from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ui.audit_databases import DatabasesDep
 from zoho_crm.ui.auth import SIGNED_IN, ReaderDep
 from zoho_crm.ui.query_params import FormDep
@@ -58,7 +66,51 @@ def link_page(request: Request, key: str, reader: ReaderDep, databases: Database
         status_code=200 if events else 404,
         events=events,
         record_url=_related_record_url,
+        sent_request=sent_request,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class SentRequest:
+    """
+    The request that removed or restored a link, as far as the audit knows it.
+
+    :param target: path as sent, with encoded ids; record ids that are not stored stand in braces
+    :param x_external: value of the X-EXTERNAL header; None for a request by record ids
+    """
+
+    method: str
+    target: str
+    x_external: str | None
+
+
+def sent_request(event: LinkEvent) -> list[SentRequest]:
+    """
+    Return the request of a try, built as it was for sending; none if none was sent.
+
+    :return: two with ``by_parent``: the audit does not say which of them removed the link
+    """
+    if event.sent_at is None:
+        return []
+    link = Link(event.external_id, event.related_external_id)
+    build = put_related if event.operation == RELINK else delete_related
+    try:
+        relation = Relation(
+            event.module,
+            event.external_field,
+            event.related_list,
+            event.related_module,
+            event.related_external_field,
+        )
+        request = build(event.api_version, relation, link)
+    except ZohoConfigError:
+        return []
+    of_link = SentRequest(request.method, request.path, request.x_external)
+    if event.strategy != "by_parent" or event.operation == RELINK:
+        return [of_link]
+    path = f"/crm/{event.api_version}/{relation.module}/{{parent record ID}}/{relation.related_list}"
+    related = f"{event.zoho_record_id},…" if event.zoho_record_id else "{record IDs}"
+    return [SentRequest("DELETE", f"{path}?ids={related}", None), of_link]
 
 
 def _related_record_url(event: LinkEvent) -> str | None:

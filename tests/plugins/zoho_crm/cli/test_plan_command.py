@@ -172,10 +172,10 @@ def test_unreachable_warehouse_exits_with_3(
 
 
 def test_control_characters_in_ids_are_escaped(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
-    warehouse.add([("c-\u202e1", "d-[red]1[/red]")])
+    warehouse.add([("c-\u20281", "d-[red]1[/red]")])
     shown = cli("plan", "contacts_deals", "--window", *DAY, terminal=True).stdout
-    assert "\u202e" not in shown
-    assert "c-\\u202e1" in shown
+    assert "\u2028" not in shown
+    assert "c-\\u20281" in shown
     assert "d-[red]1[/red]" in shown
 
 

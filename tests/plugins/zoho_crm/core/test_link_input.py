@@ -7,9 +7,10 @@ from io import StringIO
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from zoho_crm.core.formatting import safe_csv_cell
 from zoho_crm.core.link_input import MAX_PASTED_LINKS, form_links, pasted_links
 from zoho_crm.errors import ZohoConfigError
 
@@ -20,6 +21,7 @@ READ = {
     "semicolons": "c-1;d-1\nc-2;d-2",
     "tabs": "c-1\td-1\nc-2\td-2",
     "a blank after the comma": "c-1, d-1\nc-2, d-2",
+    "spaces around both columns": " c-1 , d-1 \n\tc-2\u00a0, d-2 ",
     "lines of Windows": "c-1,d-1\r\nc-2,d-2\r\n",
     "lines of an old Mac": "c-1,d-1\rc-2,d-2\r",
     "blank lines": "\n\nc-1,d-1\n\n   \nc-2,d-2\n\n",
@@ -55,7 +57,11 @@ def test_what_people_paste_is_read(text: str) -> None:
         pytest.param("a,", [("a", "")], id="an id that is missing"),
         pytest.param("{7D},{8E}", [("{7D}", "{8E}")], id="braces of a UUID"),
         pytest.param("007,1e3", [("007", "1e3")], id="text that looks like numbers"),
-        pytest.param('" a ",b ', [(" a ", "b")], id="blanks in quotes"),
+        pytest.param('" a ",b ', [("a", "b")], id="spaces in quotes"),
+        pytest.param("'-abc,'+49", [("-abc", "+49")], id="apostrophes of our CSV files"),
+        pytest.param("''=a,'b", [("'=a", "'b")], id="apostrophes of IDs"),
+        pytest.param("007,1E3", [("007", "1E3")], id="text that looks like a short number"),
+        pytest.param('[["\'-a", "1.5E+15"]]', [("'-a", "1.5E+15")], id="JSON"),
         pytest.param("ä,日本", [("ä", "日本")], id="letters of the world"),
         pytest.param("a\u2028,b", [("a\u2028", "b")], id="a line separator in an id"),
         pytest.param('[[1, "b"]]', [(1, "b")], id="a number in JSON"),
@@ -84,6 +90,14 @@ REFUSED = {
     "a header of more names": (
         "external_id,related_external_id,name\na,b,c",
         "links: the header must be external_id and related_external_id, and nothing else",
+    ),
+    "a number that a spreadsheet shortened": (
+        "c-1,d-1\n9.91214E+15,d-2",
+        "links: line 2: an ID is a number in scientific notation",
+    ),
+    "such a number with a comma": (
+        '-1,"9,91214E+15"',
+        "links: line 1: an ID is a number in scientific notation",
     ),
     "a quote that does not end": ('a,"b', "links: after line 1: unexpected end of data"),
     "text after a quote": ('"a"x,b', "links: after line 1: "),
@@ -157,13 +171,17 @@ def test_links_may_be_objects_or_pairs() -> None:
 IDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1).filter(
     lambda text: bool(text.strip())
 )
+CELLS = IDS.filter(lambda text: text == text.strip(" \t\u00a0"))
 
 
-@given(st.lists(st.tuples(IDS, IDS), min_size=1, max_size=5), st.sampled_from(",;\t"))
-def test_what_a_program_writes_as_csv_is_read_back(links: list[tuple[str, str]], delimiter: str) -> None:
+@given(st.lists(st.tuples(CELLS, CELLS), min_size=1, max_size=5), st.sampled_from(",;\t"))
+@example([("-abc", "+49"), ("'-abc", "''"), ("c;=1+1", "\uff1d1+1"), ("c;\"'=1", "'c;'")], ",")
+def test_ids_in_our_csv_files_are_read_back(links: list[tuple[str, str]], delimiter: str) -> None:
     text = StringIO()
     writer = csv.writer(text, delimiter=delimiter, quoting=csv.QUOTE_ALL)
-    writer.writerows([("external_id", "related_external_id"), *links])
+    writer.writerows(
+        [("external_id", "related_external_id"), *([safe_csv_cell(each) for each in link] for link in links)]
+    )
     assert form_links(text.getvalue()) == links
 
 

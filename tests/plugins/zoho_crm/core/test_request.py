@@ -73,16 +73,16 @@ QUOTED = {
     "full-width slash": ("a\uff0fb", "a%EF%BC%8Fb"),
     "one-dot leaders": ("\u2024\u2024", "%E2%80%A4%E2%80%A4"),
     "no-break space": ("a\u00a0b", "a%C2%A0b"),
-    "zero-width space": ("a\u200bb", "a%E2%80%8Bb"),
     "line separator": ("a\u2028b", "a%E2%80%A8b"),
-    "right to left": ("\u202ea", "%E2%80%AEa"),
-    "byte order mark": ("\ufeffa", "%EF%BB%BFa"),
     "non-character": ("\uffff", "%EF%BF%BF"),
     "255 characters": ("x" * 255, "x" * 255),
     "255 emoji": ("\U0001f600" * 255, "%F0%9F%98%80" * 255),
 }
 
 UNSENDABLE = {
+    "zero-width space": "a\u200bb",
+    "right to left": "\u202ea",
+    "byte order mark": "\ufeffa",
     "empty": "",
     "blank": " ",
     "dot": ".",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy as sa
@@ -450,6 +451,74 @@ def test_external_data_is_escaped(pages: Pages):
     for text in texts:
         assert "&lt;script&gt;alert" in text
         assert "<script>alert" not in text
+
+
+@pytest.mark.parametrize(
+    ("run", "requests"),
+    [
+        (
+            {},
+            [
+                "DELETE /crm/v8/Contacts/c%2F1%3Fids%3D%26lt/Deals/%3Cb%3E",
+                "X-EXTERNAL: Contacts.External_Contact_ID,Deals.External_Deal_ID",
+            ],
+        ),
+        (
+            {"target": {"api_version": "v8", "strategy": "by_parent"}},
+            [
+                "DELETE /crm/v8/Contacts/{parent record ID}/Deals?ids=4150868,…",
+                "DELETE /crm/v8/Contacts/c%2F1%3Fids%3D%26lt/Deals/%3Cb%3E",
+                "X-EXTERNAL: Contacts.External_Contact_ID,Deals.External_Deal_ID",
+            ],
+        ),
+        (
+            {"target": {"api_version": "v8", "operation": "relink"}},
+            [
+                "PUT /crm/v8/Contacts/c%2F1%3Fids%3D%26lt/Deals",
+                "X-EXTERNAL: Contacts.External_Contact_ID,Deals.External_Deal_ID",
+            ],
+        ),
+    ],
+    ids=["single", "by_parent", "relink"],
+)
+def test_history_shows_request_and_response_of_each_try(
+    pages: Pages, run: dict[str, Any], requests: list[str]
+):
+    pair = ("c/1?ids=&lt", "<b>")
+    response = {
+        "http_status": 400,
+        "zoho_code": "INVALID_DATA",
+        "zoho_message": "no such link",
+        "attempts": 2,
+    }
+    pages.store(
+        [pair],
+        {pair: Outcome.REJECTED},
+        response=response | {"zoho_record_id": "4150868"},
+        **{"target": {"api_version": "v8"}, **run},
+    )
+
+    text = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
+
+    shown = [
+        html.unescape(each) for each in re.findall(r"<code>((?:DELETE|PUT|X-EXTERNAL)[^<]*)</code>", text)
+    ]
+    assert shown == requests
+    assert "HTTP 400 <code>INVALID_DATA</code>: no such link" in text
+    assert re.search(r"<dt>Sent</dt><dd><time [^>]*>[^<]*</time>, 2 times</dd>", text)
+    assert "120 ms after the first request" in text
+    assert "Authorization" not in text
+    assert "No request was sent" not in text
+
+
+def test_history_says_that_no_request_was_sent(pages: Pages):
+    pair = ("c-1", "..")
+    pages.store([pair])
+
+    text = pages.client.get(f"/links/{pair_key(RELATION, *pair)}").text
+
+    assert "No request was sent." in text
+    assert "<code>DELETE" not in text
 
 
 def test_history_shows_all_runs_of_a_link_newest_first(pages: Pages):
