@@ -25,6 +25,7 @@ from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.past_run_dags import RETENTION_DAG_ID, relink_dag, retention_dag, retry_dag
 from zoho_crm.schedules import schedule_of, schedule_text
+from zoho_crm.source import sql_faults
 from zoho_crm.trigger_forms import job_form
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def delink_dags(
     """
     found = find_jobs_folder(folder)
     jobs, errors = load_jobs(found)
-    valid, faults = _check_schedules(jobs, errors)
+    valid, faults = _check_jobs(found, jobs, errors)
     factories: dict[str, Callable[[], DAG]] = {}
     for job in valid:
         factories[job.dag_id] = lambda job=job: _job_dag(job, found)  # type: ignore[misc]
@@ -128,7 +129,8 @@ def report_invalid_jobs(folder: str | Path) -> None:
     """
     if get_parsing_context().dag_id is not None:
         return
-    faults = _check_schedules(*load_jobs(find_jobs_folder(folder)))[1]
+    found = find_jobs_folder(folder)
+    faults = _check_jobs(found, *load_jobs(found))[1]
     if faults:
         raise JobFileError("\n".join(faults))
 
@@ -162,21 +164,24 @@ def delink_task_group(job: str | Path, group_id: str = "delink") -> TaskGroup:
     return group
 
 
-def _check_schedules(jobs: list[Job], errors: list[JobFileError]) -> tuple[list[Job], list[str]]:
+def _check_jobs(folder: Path, jobs: list[Job], errors: list[JobFileError]) -> tuple[list[Job], list[str]]:
     """
     Return the jobs of which a Dag can be built, and one line for each fault of the others.
 
     :param errors: what reading the job files found
     """
-    valid, faults = [], list(errors)
+    valid, faults = [], [line for error in errors for line in str(error).splitlines()]
     for job in jobs:
+        found = [f"{job.name}.yaml: {fault}" for fault in sql_faults(job, folder)]
         try:
             schedule_of(job)
         except JobFileError as error:
-            faults.append(error)
+            found.append(str(error))
+        if found:
+            faults += found
         else:
             valid.append(job)
-    return valid, [line for fault in faults for line in str(fault).splitlines()]
+    return valid, faults
 
 
 def _invalid_jobs_dag(faults: list[str]) -> DAG:

@@ -82,12 +82,23 @@ def is_statement_error(error: DBAPIError) -> bool:
 def _get_hook(conn_id: str) -> Any:
     from airflow.sdk import BaseHook  # tests and the UI use the ledger without Airflow
 
+    from zoho_crm.airflow_compat import AirflowException, AirflowNotFoundException
+
     message = (
         f"Connection {conn_id!r} is not for a SQL database: use a connection type whose hook is a DbApiHook, "
         "such as postgres or sqlite"
     )
     try:
         hook: Any = BaseHook.get_hook(conn_id, hook_params={"log_sql": False})
+    except AirflowNotFoundException:
+        raise ZohoConfigError(f"Connection {conn_id!r} does not exist: add it, or correct its id") from None
+    except AirflowException as error:
+        if "Unknown hook type" not in str(error):
+            raise
+        raise ZohoConfigError(
+            f"Connection {conn_id!r} has a type that Airflow does not know here: correct the type, or install its "
+            "provider package"
+        ) from None
     except TypeError as error:
         # Only hooks of SQL databases accept log_sql.
         raise ZohoConfigError(message) from error

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_crm.core.guard_rules import read_count, read_time
-from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL
+from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL, SOURCE_SQL, JobFileError, read_sql
 from zoho_crm.databases import is_statement_error
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from sqlalchemy import Connection, CursorResult, Dialect, Engine, TextClause
+
+    from zoho_crm.core.job import Job
 
 FETCH_ROWS = 5_000
 COLUMNS = ("external_id", "related_external_id")
@@ -29,6 +33,36 @@ _SET_UTC = {
 }
 """Makes columns without a time zone mean UTC, as the window does, whatever the time zone of the server."""
 _WITHOUT_ZONES = frozenset({"mariadb", "mysql", "sqlite"})
+_NESTS_QUERIES = frozenset(
+    {"bigquery", "duckdb", "mariadb", "mysql", "postgresql", "redshift", "snowflake", "sqlite"}
+)
+"""Databases in which any SELECT may stand in brackets, also one that begins with WITH or ends with ORDER BY."""
+_EXAMPLE_WINDOW = (datetime(2000, 1, 1, tzinfo=UTC), datetime(2000, 1, 2, tzinfo=UTC))
+
+_NOT_CODE = re.compile(
+    r"""
+    (?P<comment>--[^\n]*|/\*.*?\*/)
+    | \b[eE]'(?:\\.|''|[^'\\])*'  # PostgreSQL: backslashes escape
+    | '(?:''|[^'])*'
+    | "(?:""|[^"])*"
+    | `[^`]*`
+    | \$(?P<tag>[A-Za-z_]\w*|)\$.*?\$(?P=tag)\$  # PostgreSQL: quoted by dollars
+    """,
+    re.DOTALL | re.VERBOSE,
+)
+"""Comments, literals and quoted names."""
+_COLON = re.compile(r"(?<![:\w\\]):(?=\w)")
+"""A colon that SQLAlchemy takes for the beginning of a parameter."""
+_COLON_BEFORE_NUMBER = re.compile(r"(?<![:\w\\]):(?=\d)")
+_CAST_OF_PARAMETER = re.compile(r"(?<![:\w\\])(:\w+)(?=::)")
+_TEMPLATE = re.compile(r"\{\{-?\s*[A-Za-z_][\w.]*\s*(?:-?\}\}|[|(\[])|\{%")
+_WRITES_FIRST = re.compile(
+    r"\s*(ALTER|CALL|COPY|CREATE|DELETE|DROP|EXEC|EXECUTE|GRANT|INSERT|LOAD|MERGE|REPLACE|REVOKE|TRUNCATE|UPDATE)\b",
+    re.IGNORECASE,
+)
+_WRITES_IN_WITH = re.compile(
+    r"[()]\s*(DELETE(?=\s+FROM\b)|INSERT(?=\s+INTO\b)|MERGE(?=\s+INTO\b)|UPDATE(?=\s+[\w\"`]))", re.IGNORECASE
+)
 
 
 def stream_links(
@@ -121,27 +155,108 @@ def fetch_source_facts(
     )
 
 
+def sql_faults(job: Job, jobs_folder: Path) -> list[str]:
+    """Return what is wrong with the SQL files of a job, as far as that can be known without a database."""
+    try:
+        statements = read_sql(job, jobs_folder)
+    except JobFileError as error:
+        return [str(error)]
+    faults = []
+    for field, sql in statements.items():
+        try:
+            check_sql(sql, field)
+        except PlanError as error:
+            faults.append(str(error))
+    return faults
+
+
 def check_sql(sql: str, name: str = _JOB_SQL) -> None:
     """
     Check what can be checked of a job's SQL without a database.
 
     :param name: the name of the SQL in messages
-    :raises PlanError: it is empty or has a parameter other than the window's
+    :raises PlanError: it is empty, does not only read, is more than one statement, is a template, or has a parameter
+        other than the window's
     """
-    _find_parameters(sql, name)
+    _prepare(sql, name)
 
 
-def _find_parameters(sql: str, name: str) -> set[str]:
+def check_in_warehouse(engine: Engine, statements: Mapping[str, str]) -> None:
+    """
+    Check the SQL of a job in its database, by reading none of its rows.
+
+    Databases in which not every SELECT can stand in brackets are only connected to.
+
+    :param statements: SQL by the field of the job file that names it
+    :raises PlanError: the warehouse refuses a statement, or the statement does not yield the columns it must
+    """
+    with engine.connect() as connection:
+        if connection.dialect.name not in _NESTS_QUERIES:
+            return
+        for field, sql in statements.items():
+            check_sql(sql, field)
+            # The line break ends a comment on the last line.
+            nested = f"SELECT * FROM (\n{_without_end(sql)}\n) AS zoho_delink_check WHERE 1 = 0"  # noqa: S608
+            statement = _bind_window(nested, *_EXAMPLE_WINDOW, connection.dialect, field)
+            with _execute(connection, statement, field) as result:
+                columns = list(result.keys())
+            if field == SOURCE_SQL:
+                _find_columns(columns, field)
+            elif len(columns) != 1:
+                raise PlanError(f"{field} must yield one column; it yields: {', '.join(columns)}")
+
+
+def _prepare(sql: str, name: str) -> tuple[str, set[str]]:
+    """Return the SQL as SQLAlchemy's ``text`` needs it, and the names of its parameters."""
     import sqlalchemy as sa
 
-    if not sql.strip():
-        raise PlanError(f"{name} is empty")
-    parameters = set(sa.text(sql).compile().params)
+    if fault := _statement_fault(sql):
+        raise PlanError(f"{name} {fault}")
+    prepared = _escape_colons(sql)
+    parameters = set(sa.text(prepared).compile().params)
     if unknown := parameters - WINDOW_PARAMETERS:
         raise PlanError(
-            f"{name} uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end"
+            f"{name} uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end. Write a colon "
+            "that is not a parameter as \\:"
         )
-    return parameters
+    return prepared, parameters
+
+
+def _statement_fault(sql: str) -> str | None:
+    code = _NOT_CODE.sub(lambda found: " " if found["comment"] else "''", sql)
+    statement, _, rest = code.partition(";")
+    if not statement.strip():
+        return "is empty"
+    if found := _TEMPLATE.search(_without_comments(sql)):
+        return f"has a template ({found[0][:2]}), which is not rendered: use :window_start and :window_end"
+    if found := _WRITES_FIRST.match(statement) or _WRITES_IN_WITH.search(statement):
+        return f"contains {found[1].upper()}, but must only read: it must be one SELECT"
+    if rest.strip(" \t\r\n;"):
+        return "has more than one statement: it must be one SELECT"
+    return None
+
+
+def _escape_colons(sql: str) -> str:
+    """Escape the colons that are no parameter, and move the cast of a parameter a blank away from its name."""
+    parts = []
+    end = 0
+    for found in _NOT_CODE.finditer(sql):
+        parts += [_escape_in_code(sql[end : found.start()]), _COLON.sub(r"\\:", found[0])]
+        end = found.end()
+    return "".join([*parts, _escape_in_code(sql[end:])])
+
+
+def _escape_in_code(code: str) -> str:
+    return _CAST_OF_PARAMETER.sub(r"\1 ", _COLON_BEFORE_NUMBER.sub(r"\\:", code))
+
+
+def _without_comments(sql: str) -> str:
+    return _NOT_CODE.sub(lambda found: " " if found["comment"] else found[0], sql)
+
+
+def _without_end(sql: str) -> str:
+    """Return SQL without comments and without the semicolon at its end."""
+    return _without_comments(sql).rstrip(" \t\r\n;")
 
 
 def _bind_window(
@@ -153,19 +268,18 @@ def _bind_window(
         parameter: moment.astimezone(UTC).replace(tzinfo=None if dialect.name in _WITHOUT_ZONES else UTC)
         for parameter, moment in (("window_start", window_start), ("window_end", window_end))
     }
-    return sa.text(sql).bindparams(
+    prepared, parameters = _prepare(sql, name)
+    return sa.text(prepared).bindparams(
         *(
             sa.bindparam(parameter, value=values[parameter], type_=sa.TIMESTAMP(timezone=True))
-            for parameter in sorted(_find_parameters(sql, name))
+            for parameter in sorted(parameters)
         )
     )
 
 
-def _find_columns(columns: Sequence[str]) -> tuple[int, int]:
+def _find_columns(columns: Sequence[str], name: str = _JOB_SQL) -> tuple[int, int]:
     lowered = [column.lower() for column in columns]
     for column in COLUMNS:
         if lowered.count(column) != 1:
-            raise PlanError(
-                f"The job's SQL must yield the column {column} once; it yields: {', '.join(columns)}"
-            )
+            raise PlanError(f"{name} must yield the column {column} once; it yields: {', '.join(columns)}")
     return lowered.index(COLUMNS[0]), lowered.index(COLUMNS[1])

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoho_crm.cli.options import Exit, command, current_time, json_option
+from zoho_crm.cli.options import CommandError, Exit, command, current_time, json_option
 from zoho_crm.cli.output import duration
-from zoho_crm.errors import PlanError
+from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from datetime import datetime, timedelta
 
     from zoho_crm.cli.output import Output
@@ -27,15 +28,19 @@ def check_job(file: Path, out: Output) -> Exit:
     Check a job file and its SQL, and show its next runs.
 
     Exits with 1 if there is an error. SQL files are read from the folder sql beside the folder of FILE, as in Airflow.
+    Connections that are defined here are checked too, and the SQL is run without reading a row. Zoho is not called.
     """
-    from zoho_crm.core.job_files import JobFileError, load_job
+    from zoho_crm.core.job_files import JobFileError, load_job, read_sql
+    from zoho_crm.source import sql_faults
 
     try:
         job = load_job(file)
     except JobFileError as error:
         return _print_report(out, {"file": file, "errors": str(error).splitlines()})
     report = _describe(job, file)
-    report["errors"] = _schedule_errors(job) + _sql_errors(job, file.parent) + _approver_errors(job)
+    sql_errors = sql_faults(job, file.parent)
+    errors, report["not_checked"] = _check_connections(job, {} if sql_errors else read_sql(job, file.parent))
+    report["errors"] = _schedule_errors(job) + sql_errors + _approver_errors(job) + errors
     report["warnings"] = _warnings(job)
     return _print_report(out, report)
 
@@ -122,19 +127,45 @@ def _approver_errors(job: Job) -> list[str]:
     return approver_faults(job.guards.approvers, auth_manager())
 
 
-def _sql_errors(job: Job, jobs_folder: Path) -> list[str]:
-    from zoho_crm.core.job_files import find_sql, sql_files
-    from zoho_crm.source import check_sql
+def _check_connections(job: Job, statements: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """
+    Check the connections of a job that are defined here.
 
-    errors = []
-    for field, file in sql_files(job).items():
+    :param statements: SQL to run in the warehouse
+    :return: errors, and what was not checked
+    """
+    from zoho_crm.cli.connections import NoConnectionError, open_engine, require, zoho_hook
+    from zoho_crm.databases import create_audit_engine
+    from zoho_crm.source import check_in_warehouse
+
+    def check_source(conn_id: str, field: str) -> None:
+        with open_engine(conn_id, field) as engine:
+            check_in_warehouse(engine, statements)
+
+    def check_zoho(conn_id: str, _field: str) -> None:
+        zoho_hook(conn_id)
+
+    def check_audit(conn_id: str, field: str) -> None:
+        require(conn_id, field)
+        create_audit_engine(conn_id).dispose()
+
+    errors: list[str] = []
+    not_checked: list[str] = []
+    for field, conn_id, check in (
+        ("source.conn_id", job.source.conn_id, check_source),
+        ("zoho_conn_id", job.zoho_conn_id, check_zoho),
+        ("audit_conn_id", job.audit_conn_id, check_audit),
+    ):
         try:
-            check_sql(find_sql(jobs_folder, file, field).read_text(encoding="utf-8"), field)
-        except PlanError as error:
+            check(conn_id, field)
+        except NoConnectionError:
+            not_checked.append(f"{field}: connection {conn_id!r} is not defined here")
+        except CommandError as error:
+            found = not_checked if error.code is Exit.UNREACHABLE else errors
+            found.append(str(error))
+        except ZohoConfigError as error:
             errors.append(str(error))
-        except UnicodeDecodeError:
-            errors.append(f"{field}: {file} is not UTF-8 text: save it as UTF-8")
-    return errors
+    return errors, not_checked
 
 
 def _warnings(job: Job) -> list[str]:
@@ -160,6 +191,8 @@ def _print_report(out: Output, report: dict[str, Any]) -> Exit:
         _show(out, report)
     for warning in report.get("warnings", ()):
         out.warning(warning)
+    for fact in report.get("not_checked", ()):
+        out.warning(f"not checked: {fact}")
     for error in errors:
         out.error(error)
     if not errors:

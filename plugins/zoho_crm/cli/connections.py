@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from zoho_crm.ledger.ledger import Ledger
 
 
+class NoConnectionError(CommandError):
+    """Airflow has no connection with that ID here."""
+
+
 class NoAuditError(CommandError):
     """The audit database has no tables yet, or is no file yet, since no job has run."""
 
@@ -106,14 +110,17 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
 
 def zoho_hook(conn_id: str) -> ZohoCRMHook:
     """
-    Return a hook for a Zoho connection.
+    Return a hook for a Zoho connection, which has been checked.
 
     :raises CommandError: the connection does not exist
+    :raises ZohoConfigError: it cannot be used
     """
     require(conn_id, "zoho_conn_id")
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
-    return ZohoCRMHook(conn_id)
+    hook = ZohoCRMHook(conn_id)
+    _ = hook.connection  # checked when it is first read
+    return hook
 
 
 def require(conn_id: str, field: str) -> None:
@@ -121,7 +128,8 @@ def require(conn_id: str, field: str) -> None:
     Check that a connection exists.
 
     :param field: field or option that names it
-    :raises CommandError: it does not exist or cannot be parsed; the message lists where it was looked up
+    :raises NoConnectionError: it does not exist; the message lists where it was looked up
+    :raises CommandError: it cannot be parsed
     """
     # As in Airflow's own commands: without it, Airflow skips its metadata database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
@@ -133,7 +141,7 @@ def require(conn_id: str, field: str) -> None:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         problem = _metadata_problem()
-        raise CommandError(
+        raise NoConnectionError(
             f"Connection {conn_id!r} ({field}) does not exist: it is neither in AIRFLOW_CONN_{conn_id.upper()} nor in "
             f"a secrets backend, and {problem or 'Airflow has no connection with that id'}.",
             Exit.USAGE_ERROR,

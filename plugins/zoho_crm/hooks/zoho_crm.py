@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow.providers.http.hooks.http import HttpHook
 
-from zoho_crm.airflow_compat import add_connection_form
+from zoho_crm.airflow_compat import AirflowNotFoundException, add_connection_form
 from zoho_crm.core.models import DELINK
 from zoho_crm.core.request import (
     ZohoRequest,
@@ -107,7 +107,18 @@ class ZohoCRMHook(HttpHook):
 
         :raises ZohoConfigError: it cannot be used
         """
-        return ZohoConnection.from_airflow(self.zoho_conn_id, self.get_connection(self.zoho_conn_id))
+        conn_id = self.zoho_conn_id
+        try:
+            connection = self.get_connection(conn_id)
+        except AirflowNotFoundException:
+            raise ZohoConfigError(
+                f"Connection {conn_id!r} does not exist: add it, or correct its id"
+            ) from None
+        if connection.conn_type not in {None, "", self.conn_type}:
+            raise ZohoConfigError(
+                f"Connection {conn_id!r} has the type {connection.conn_type}: it must have the type {self.conn_type}"
+            )
+        return ZohoConnection.from_airflow(conn_id, connection)
 
     @cached_property
     def network(self) -> Network:

@@ -42,7 +42,7 @@ from zoho_crm.operators.job_operator import (
 from zoho_crm.operators.notify import notifier_faults
 from zoho_crm.operators.report import close_ended_runs
 from zoho_crm.operators.slot_keeper import one_slot, refresh_lock, shared_clock
-from zoho_crm.source import check_sql
+from zoho_crm.source import check_in_warehouse, sql_faults
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -130,15 +130,14 @@ class PreflightOperator(JobOperator):
 
     def check_sql(self, job: Job) -> None:
         """Check what can be checked of the job's SQL, and of its guards', without a database."""
-        for field, sql in read_sql(job, self.jobs_folder).items():
-            check_sql(sql, field)
+        if faults := sql_faults(job, self.jobs_folder):
+            raise ZohoConfigError(". ".join(faults))
 
     def check_source(self, job: Job) -> None:
-        """Check that the warehouse can be reached."""
+        """Check that the warehouse can be reached and accepts the job's SQL, without reading a row."""
         engine = create_source_engine(job.source.conn_id)
         try:
-            with engine.connect():
-                pass
+            check_in_warehouse(engine, read_sql(job, self.jobs_folder))
         finally:
             engine.dispose()
 

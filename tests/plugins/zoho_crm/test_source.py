@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from zoho_crm import source
 from zoho_crm.errors import PlanError
-from zoho_crm.source import check_sql, fetch_value, stream_links
+from zoho_crm.source import check_in_warehouse, check_sql, fetch_value, stream_links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,8 +123,8 @@ def test_sql_that_changes_the_warehouse_changes_nothing(warehouse: sa.Engine, mo
 
 
 def test_sql_that_yields_no_rows_is_refused() -> None:
-    with pytest.raises(PlanError, match="must be one SELECT"):
-        pairs(sa.create_engine("sqlite://"), "CREATE TABLE t (a)")
+    with pytest.raises(PlanError, match=r"^The job's SQL yields no rows: it must be one SELECT$"):
+        pairs(sa.create_engine("sqlite://"), "PRAGMA foreign_keys = 1")
 
 
 @pytest.mark.parametrize("sql", ["SELECT external_id FORM pairs", "SELECT external_id FROM pears"])
@@ -171,8 +171,11 @@ def test_nothing_is_read_before_the_first_row_is_consumed(tmp_path: Path) -> Non
         "SELECT '2026-11-22 10:30:00'::timestamp",
         "SELECT a::text FROM t WHERE b = '\\:not_one'",
         "SELECT :window_start, :window_start",
+        """SELECT '{"a":1}', '^(?:a|b)', E'it\\'s :x', "a :name", $$ :text $$ FROM t -- ask :team {{ ds }}""",
+        "SELECT a[:2], b[1:3] /* :all */ FROM t;\n-- the end",
+        "SELECT '{{a,b}}' FROM t WHERE replace(b, ';', '') = '' FOR UPDATE",
     ],
-    ids=["plain", "window", "casts", "escaped", "twice"],
+    ids=["plain", "window", "casts", "escaped", "twice", "literals", "slices", "words"],
 )
 def test_check_sql_accepts(sql: str) -> None:
     check_sql(sql)
@@ -186,6 +189,26 @@ def test_check_sql_accepts(sql: str) -> None:
         pytest.param("SELECT :ds", "uses :ds; a run has only :window_start and :window_end", id="unknown"),
         pytest.param("SELECT :b, :a, :window_end", "uses :a, :b;", id="several"),
         pytest.param("SELECT :Window_Start", "uses :Window_Start;", id="case"),
+        pytest.param(
+            "SELECT a[:n]", r"uses :n; .* Write a colon that is not a parameter as \\:$", id="slice"
+        ),
+        pytest.param("-- nothing\n", "is empty", id="comment"),
+        pytest.param("SELECT 1; SELECT 2", "has more than one statement: it must be one SELECT", id="two"),
+        pytest.param(
+            "SELECT '{{ ds }}'",
+            "has a template .*, which is not rendered: use :window_start and :window_end",
+            id="template",
+        ),
+        pytest.param("{% if a %}SELECT 1{% endif %}", "has a template", id="template block"),
+        pytest.param(
+            "WITH d AS (DELETE FROM pairs RETURNING *) SELECT * FROM d",
+            "contains DELETE, but must only read: it must be one SELECT",
+            id="delete in a WITH",
+        ),
+        pytest.param(
+            "WITH d AS (SELECT 1) INSERT INTO t SELECT 1", "contains INSERT, but", id="insert after WITH"
+        ),
+        pytest.param("-- a\nupdate t set a = 1", "contains UPDATE, but", id="update"),
     ],
 )
 def test_empty_sql_and_unknown_parameters_are_refused(sql: str, says: str) -> None:
@@ -193,6 +216,53 @@ def test_empty_sql_and_unknown_parameters_are_refused(sql: str, says: str) -> No
         check_sql(sql)
     with pytest.raises(PlanError, match=says):
         pairs(sa.create_engine("sqlite://"), sql)
+
+
+def test_a_cast_of_a_parameter_is_bound(postgres_url: str) -> None:
+    engine = sa.create_engine(postgres_url)
+    sql = "SELECT ':a' AS external_id, :window_start::timestamptz AS related_external_id -- from :team"
+    assert pairs(engine, sql) == [(":a", START)]
+    engine.dispose()
+
+
+@pytest.mark.parametrize(
+    ("field", "sql", "says"),
+    [
+        ("source.sql_file", "SELCT 1", "The warehouse refuses source.sql_file: "),
+        (
+            "source.sql_file",
+            "SELECT external_id FROM pears",
+            "The warehouse refuses source.sql_file: .*pears",
+        ),
+        (
+            "source.sql_file",
+            "SELECT external_id, related_external_id AS related FROM pairs",
+            "source.sql_file must yield the column related_external_id once; it yields: external_id, related",
+        ),
+        (
+            "guards.baseline_sql_file",
+            "SELECT 1, 2",
+            "guards.baseline_sql_file must yield one column; it yields: ",
+        ),
+    ],
+)
+def test_check_in_warehouse_refuses(warehouse: sa.Engine, field: str, sql: str, says: str) -> None:
+    with pytest.raises(PlanError, match=f"^{says}"):
+        check_in_warehouse(warehouse, {field: sql})
+
+
+def test_check_in_warehouse_accepts_any_select_and_reads_no_row(warehouse: sa.Engine) -> None:
+    add(warehouse, ("c-1", "d-1", "2026-11-21 05:00:00.000000+00"))
+    fails = "1 / 0" if warehouse.name == "postgresql" else "abs(-9223372036854775807 - 1)"
+    sql = (
+        f"WITH p AS (SELECT * FROM pairs{WINDOW})\n"  # noqa: S608 - of this module
+        f"SELECT external_id, related_external_id, length(external_id) + {fails} AS n FROM p ORDER BY 1; -- the end"
+    )
+    check_in_warehouse(
+        warehouse, {"source.sql_file": sql, "guards.baseline_sql_file": "SELECT count(*) FROM pairs"}
+    )
+    with pytest.raises(sa.exc.DBAPIError):
+        pairs(warehouse, sql.replace("WHERE marked_at >= :window_start AND", "WHERE"))
 
 
 def value_of(engine: sa.Engine, sql: str) -> object:
@@ -220,7 +290,7 @@ def test_fetch_value_binds_the_window_and_does_not_convert(warehouse: sa.Engine)
         ("SELECT 1 WHERE 1 = 0", "must yield one row with one column; it yields no row with 1"),
         ("SELECT 1, 2", "must yield one row with one column; it yields one row with 2"),
         ("SELECT 1 UNION SELECT 2 UNION SELECT 3", "it yields more than one row with 1"),
-        ("DELETE FROM pairs", "yields no rows: it must be one SELECT"),
+        ("DELETE FROM pairs", "contains DELETE, but must only read: it must be one SELECT"),
         ("  ", "is empty"),
         ("SELECT :day", "uses :day; a run has only :window_start and :window_end"),
         ("SELECT count(*) FROM elsewhere", "The warehouse refuses guards.baseline_sql_file: "),
