@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.plugins.zoho_crm.cli.conftest import check_golden
+from tests.support.databases import AUDIT, set_connection
 from tests.support.releases import LEAVES_GAPS
 
 if TYPE_CHECKING:
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
+    from tests.support.databases import Warehouse
 
 
 @pytest.fixture(autouse=True)
@@ -151,9 +153,18 @@ def test_missing_file_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
     ("sql", "error"),
     [
         (" \n", "source.sql_file is empty"),
-        ("SELECT :today", "source.sql_file uses :today; a run has only :window_start and :window_end"),
+        (
+            "SELECT :today",
+            "source.sql_file uses :today; a run has only :window_start and :window_end. Write a colon that is not a "
+            "parameter as \\:",
+        ),
+        ("DELETE FROM pairs", "source.sql_file contains DELETE, but must only read: it must be one SELECT"),
+        (
+            "SELECT '{{ ds }}'",
+            "source.sql_file has a template ({{), which is not rendered: use :window_start and :window_end",
+        ),
     ],
-    ids=["empty", "unknown parameter"],
+    ids=["empty", "unknown parameter", "delete", "template"],
 )
 def test_unusable_sql_is_an_error(cli: Cli, jobs: Jobs, sql: str, error: str) -> None:
     jobs.write_sql(sql)
@@ -174,3 +185,48 @@ def test_schedule_that_airflow_refuses_is_an_error(cli: Cli, jobs: Jobs) -> None
     jobs.write(schedule="15,45 2 * * *", timezone="Europe/Berlin")
     (error,) = cli.document("check-job", jobs.file, code=1)["errors"]
     assert "leaves out a stretch of time when the clocks of Europe/Berlin change" in error
+
+
+def test_sql_is_run_in_a_warehouse_that_is_defined_here(cli: Cli, jobs: Jobs, warehouse: Warehouse) -> None:
+    document = cli.document("check-job", jobs.file)
+    assert (document["ok"], document["errors"]) == (True, [])
+    jobs.write_sql("SELECT external_id, related_external_id AS deal FROM pairs")
+    assert cli.document("check-job", jobs.file, code=1)["errors"] == [
+        "source.sql_file must yield the column related_external_id once; it yields: external_id, deal"
+    ]
+    jobs.write_sql("SELCT external_id FROM pairs")
+    (error,) = cli.document("check-job", jobs.file, code=1)["errors"]
+    assert error == 'The warehouse refuses source.sql_file: near "FROM": syntax error'
+
+
+def test_says_which_connections_were_not_checked(
+    cli: Cli, jobs: Jobs, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE")
+    document = cli.document("check-job", jobs.file)
+    assert document["not_checked"] == [
+        "source.conn_id: connection 'warehouse' is not defined here",
+        "zoho_conn_id: connection 'zoho_crm_default' is not defined here",
+        "audit_conn_id: connection 'audit' is not defined here",
+    ]
+    line = "warning: not checked: source.conn_id: connection 'warehouse' is not defined here\n"
+    assert line in cli("check-job", jobs.file).stdout
+    set_connection(monkeypatch, "warehouse", conn_type="sqlite", host="/nowhere/w.db")
+    assert cli.document("check-job", jobs.file)["not_checked"][0] == (
+        "The database of connection 'warehouse' (source.conn_id) cannot be reached: file /nowhere/w.db does not exist"
+    )
+
+
+def test_connections_of_another_type_are_errors(
+    cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_connection(monkeypatch, "warehouse", conn_type="http", host="x")
+    set_connection(monkeypatch, "zoho_crm_default", conn_type="http", host="x")
+    set_connection(monkeypatch, AUDIT, conn_type="nonsense", host="x")
+    assert cli.document("check-job", jobs.file, code=1)["errors"] == [
+        "Connection 'warehouse' is not for a SQL database: use a connection type whose hook is a DbApiHook, such as "
+        "postgres or sqlite",
+        "Connection 'zoho_crm_default' has the type http: it must have the type zoho_crm",
+        "Connection 'audit' has a type that Airflow does not know here: correct the type, or install its "
+        "provider package",
+    ]

@@ -255,7 +255,16 @@ def test_an_approver_who_cannot_be_a_user_of_fab_is_reported(
 
 @pytest.mark.parametrize(
     ("sql", "says"),
-    [("", "source.sql_file is empty"), ("SELECT :since", "source.sql_file uses :since; a run has only")],
+    [
+        ("", "^source.sql_file is empty$"),
+        ("SELECT :since", "^source.sql_file uses :since; a run has only :window_start and :window_end"),
+        ("DELETE FROM pairs", "^source.sql_file contains DELETE, but must only read: it must be one SELECT$"),
+        ("SELCT 1", '^The warehouse refuses source.sql_file: near "1": syntax error$'),
+        (
+            "SELECT external_id FROM pairs",
+            "^source.sql_file must yield the column related_external_id once; it yields: external_id$",
+        ),
+    ],
 )
 def test_sql_that_no_run_can_use_is_reported(
     zoho: LocalZoho, audit: Audit, warehouse: Warehouse, sql_path: Path, sql: str, says: str
@@ -296,6 +305,47 @@ def test_a_warehouse_that_is_no_database_is_reported(
 ) -> None:
     set_connection(monkeypatch, WAREHOUSE, conn_type="http", host="127.0.0.1")
     with pytest.raises(AirflowFailException, match="'warehouse' is not for a SQL database"):
+        check(make_job(), sql_path)
+
+
+@pytest.mark.parametrize("conn_id", [WAREHOUSE, ZOHO, AUDIT])
+def test_a_connection_that_does_not_exist_is_not_tried_again(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    conn_id: str,
+) -> None:
+    monkeypatch.delenv(f"AIRFLOW_CONN_{conn_id.upper()}")
+    says = f"^Connection '{conn_id}' does not exist: add it, or correct its id$"
+    with pytest.raises(AirflowFailException, match=says):
+        check(make_job(), sql_path)
+
+
+@pytest.mark.parametrize(
+    ("conn_id", "conn_type", "says"),
+    [
+        (ZOHO, "http", f"^Connection '{ZOHO}' has the type http: it must have the type zoho_crm$"),
+        (
+            WAREHOUSE,
+            "nonsense",
+            "^Connection 'warehouse' has a type that Airflow does not know here: correct the type",
+        ),
+    ],
+)
+def test_a_connection_of_another_type_is_not_tried_again(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    conn_id: str,
+    conn_type: str,
+    says: str,
+) -> None:
+    set_connection(monkeypatch, conn_id, conn_type=conn_type, host="127.0.0.1")
+    with pytest.raises(AirflowFailException, match=says):
         check(make_job(), sql_path)
 
 
