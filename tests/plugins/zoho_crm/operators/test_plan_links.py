@@ -168,7 +168,7 @@ def test_columns_may_be_in_any_case_and_order(audit: Audit, warehouse: Warehouse
             "must yield the column external_id once",
         ),
         ("SELECT :since AS external_id", "uses :since"),
-        ("DELETE FROM pairs", "yields no rows"),
+        ("DELETE FROM pairs", "contains DELETE, but must only read: it must be one SELECT"),
     ],
 )
 def test_sql_that_yields_no_pairs_is_reported(
