@@ -218,14 +218,16 @@ def find_sql(jobs_folder: Path, sql_file: str, field: str) -> Path:
     :param field: what the file is called in the job file
     :raises JobFileError: there is no such file, or it lies elsewhere
     """
-    include = jobs_folder.resolve().parent
+    # The folder may be a link: its SQL files lie beside the link, or beside what it leads to.
+    includes = (jobs_folder.absolute().parent.resolve(), jobs_folder.resolve().parent)
     # Text that cannot be a path, such as one with a NUL, is not a file either.
     with suppress(OSError, ValueError):
-        for base in (include / "sql", include):
-            candidate = (base / sql_file).resolve()
-            if candidate.is_relative_to(include) and candidate.is_file():
-                return candidate
-    raise JobFileError(f"{field}: {sql_file!r} is not a file below {include.name}/sql")
+        for include in includes:
+            for base in (include / "sql", include):
+                candidate = (base / sql_file).resolve()
+                if candidate.is_relative_to(include) and candidate.is_file():
+                    return candidate
+    raise JobFileError(f"{field}: {sql_file!r} is not a file below {includes[0].name}/sql")
 
 
 class _Loader(yaml.SafeLoader):

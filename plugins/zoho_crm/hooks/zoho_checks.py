@@ -209,13 +209,23 @@ def _unknown_name(what: str, name: str, known: Iterable[str]) -> str:
 
 def _field_errors(zoho: Metadata, relation: Relation, allow_user_fields: bool) -> list[str]:
     errors = []
-    for module, name in dict.fromkeys(
+    fields_of = {
+        module: {row.get("api_name", ""): row for row in zoho.get_fields(module)}
+        for module in _modules_of(relation)
+    }
+    for module, name, other in dict.fromkeys(
         (
-            (relation.module, relation.external_field),
-            (relation.related_module, relation.related_external_field),
+            (relation.module, relation.external_field, relation.related_module),
+            (relation.related_module, relation.related_external_field, relation.module),
         )
     ):
-        fields = {row.get("api_name", ""): row for row in zoho.get_fields(module)}
+        fields = fields_of[module]
+        if name not in fields and name in fields_of[other]:
+            errors.append(
+                f"Module {module!r} has no field {name!r}, but {other!r} has: are external_field and "
+                "related_external_field, or module and related_list, swapped?"
+            )
+            continue
         if name not in fields:
             errors.append(_unknown_name(f"Module {module!r}: field", name, fields))
             continue

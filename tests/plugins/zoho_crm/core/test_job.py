@@ -386,6 +386,15 @@ def test_a_broken_file_takes_no_other_job_down(jobs: Path) -> None:
     ]
 
 
+def test_sql_files_lie_beside_a_link_to_the_jobs_folder(jobs: Path, tmp_path: Path) -> None:
+    write(jobs)
+    elsewhere = tmp_path / "elsewhere" / "jobs"
+    elsewhere.parent.mkdir()
+    jobs.rename(elsewhere)
+    jobs.symlink_to(elsewhere)
+    assert [job.name for job in load_jobs(jobs)[0]] == ["contacts_deals"]
+
+
 def test_a_folder_that_is_not_there_holds_no_jobs(tmp_path: Path) -> None:
     assert load_jobs(tmp_path / "none") == ([], [])
 

@@ -162,6 +162,13 @@ def test_a_wrong_connection_is_reported_in_one_sentence(
             id="not external",
         ),
         pytest.param({"related_external_field": "Nothing"}, "'Nothing'", id="no such field"),
+        pytest.param(
+            {"external_field": "External_Deal_ID", "related_external_field": "External_Contact_ID"},
+            "^Module 'Contacts' has no field 'External_Deal_ID', but 'Deals' has: are external_field and "
+            "related_external_field, or module and related_list, swapped[?] "
+            "Module 'Deals' has no field 'External_Contact_ID', but 'Contacts' has: are external_field",
+            id="swapped fields",
+        ),
         pytest.param({"related_list": "deals", "related_module": "Deals"}, "'Deals'", id="case of the list"),
         pytest.param({"related_list": "Cases", "related_module": "Deals"}, "'Cases'", id="hidden list"),
         pytest.param({"related_list": "Emails", "related_module": "Deals"}, "'Emails'", id="no href"),
