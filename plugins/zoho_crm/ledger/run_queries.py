@@ -54,10 +54,11 @@ _EXPECTED = {
 @dataclass(frozen=True, slots=True)
 class RunFilter:
     """
-    Filter for runs; None matches every run. Texts are compared exactly.
+    Filter for runs; None matches every run. Except for ``search``, texts are compared exactly.
 
     :param since: start of the half-open range of start times
     :param until: end of that range
+    :param search: part of the job's name, Airflow's run id or the run key, in any case
     """
 
     job: str | None = None
@@ -66,6 +67,7 @@ class RunFilter:
     operation: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    search: str | None = None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -309,6 +311,10 @@ def _matches(wanted: RunFilter) -> sa.ColumnElement[bool]:
         conditions.append(runs.c.started_at >= wanted.since)
     if wanted.until is not None:
         conditions.append(runs.c.started_at < wanted.until)
+    if wanted.search is not None:
+        # Runs are few beside links, and are read by start time until a page is full.
+        searched = (runs.c.job, runs.c.dag_run_id, runs.c.run_key)
+        conditions.append(sa.or_(*(column.icontains(wanted.search, autoescape=True) for column in searched)))
     return sa.and_(*conditions)
 
 

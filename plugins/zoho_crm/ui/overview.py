@@ -6,15 +6,16 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
 from zoho_crm.core.models import DELINK, RELINK
 from zoho_crm.core.outcomes import Outcome, RunStatus
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition
+from zoho_crm.schedules import next_windows, schedule_text
 from zoho_crm.ui.audit_databases import AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
 from zoho_crm.ui.dag_run_endings import with_endings
@@ -24,6 +25,7 @@ from zoho_crm.ui.rendering import OUTCOME_COLUMNS, page
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from zoho_crm.core.job import Job
     from zoho_crm.core.models import StoredRun
 
 router = APIRouter(dependencies=[Depends(SIGNED_IN)])
@@ -38,6 +40,7 @@ def overview(
     reader: ReaderDep,
     databases: DatabasesDep,
     job: str = "",
+    search: Annotated[str, Query(max_length=250)] = "",
     status: str = "",
     mode: str = "",
     operation: str = "",
@@ -54,9 +57,11 @@ def overview(
         operation=operation or None,
         since=day_param(since, "since"),
         until=day_param(until, "until", end=True),
+        search=search.strip() or None,
     )
     params = {
         "job": job,
+        "search": search.strip(),
         "status": status,
         "mode": mode,
         "operation": operation,
@@ -79,6 +84,10 @@ def overview(
         periods=[(each, _query(params, days=str(each))) for each in CHART_DAYS],
         chart=links_chart(databases, reader, of_job, int(days)),
         jobs=jobs,
+        shown_job=jobs.get(job),
+        schedule=schedule_text(jobs[job]) if job in jobs else None,
+        next_due=_next_due(jobs[job]) if job in jobs else None,
+        last_run=_last_run(databases, reader, job) if job in jobs else None,
         statuses=[each.value for each in RunStatus],
         operations=[DELINK, RELINK],
         problems=databases.problems(),
@@ -143,6 +152,17 @@ def _page_of_runs(
         page_of_database = database.runs.page(wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
         found += with_endings(page_of_database, database.runs.get)
     return sorted(found, key=RunPosition.of, reverse=True)[: PAGE_RUNS + 1]
+
+
+def _last_run(databases: AuditDatabases, reader: Reader, job: str) -> StoredRun | None:
+    """Return the newest run of a job, whatever the filters are."""
+    return next(iter(_page_of_runs(databases, reader, RunFilter(job=job), None)), None)
+
+
+def _next_due(job: Job) -> datetime | None:
+    """Return when the next scheduled run of a job is due; None without a cron expression."""
+    windows = next_windows(job, datetime.now(UTC), count=1)
+    return windows[0][1] if windows else None
 
 
 def _query(params: Mapping[str, str], **changes: str) -> str:

@@ -126,6 +126,11 @@ def test_pages_and_filters_runs_newest_first(ledger: Ledger):
     assert seen == [f"run-{number}" for number in reversed(range(9))]
     between = RunFilter(since=MOMENT + timedelta(hours=1), until=MOMENT + timedelta(hours=2))
     assert keys(between) == ["run-3", "run-2"]
+    assert keys(RunFilter(search="UN-3")) == ["run-3"]
+    assert keys(RunFilter(search=JOB[1:].upper(), status="planned")) == keys(RunFilter())
+    assert keys(RunFilter(search=ORIGIN.dag_run_id)) == keys(RunFilter())
+    for text in ("run_3", "%", "run-3\\", "'", "nowhere"):
+        assert keys(RunFilter(search=text)) == []
     assert keys(RunFilter(job="another")) == []
     assert keys(RunFilter(status="failed")) == []
     assert queries.page(RunFilter(), visible=()) == []

@@ -184,6 +184,9 @@ def test_overview_lists_runs_newest_first_with_counts(pages: Pages):
 @pytest.mark.parametrize(
     ("query", "shown"),
     [
+        ("search=campaigns_L", ["two"]),
+        ("search=ONE", ["one"]),
+        ("search=%25", []),
         ("job=contacts_deals", ["one"]),
         ("job=campaigns_leads", ["two"]),
         ("status=failed", ["two"]),
@@ -200,12 +203,24 @@ def test_overview_filters(pages: Pages, query: str, shown: list[str]):
 
     page = pages.client.get(f"/?{query}")
 
-    assert sorted(re.findall(r"runs/(one|two)\?job=", page.text)) == shown
+    assert sorted(re.findall(r'<th scope="row"><a href="[^"]*runs/(one|two)\?job=', page.text)) == shown
+
+
+def test_overview_of_a_job_shows_its_schedule_and_last_run(pages: Pages):
+    pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
+
+    text = pages.client.get(f"/?job={JOB}&status=failed").text
+
+    assert f"<h1>Job {JOB}</h1>" in text
+    assert "<dt>Schedule</dt>" in text
+    assert re.search(rf'<dt>Last run</dt><dd><a href="/dags/{DAG_ID}/runs/one\?job={JOB}">', text)
+    assert "<dt>Schedule</dt>" not in pages.client.get("/").text
 
 
 @pytest.mark.parametrize(
     "query",
     [
+        f"search={'x' * 251}",
         "since=yesterday",
         "until=2026-13-01",
         "after=x",
