@@ -162,8 +162,8 @@ def test_a_kill_while_attributes_are_read_sends_nothing(
     task = keeping(planned(audit, pairs(5)))
     send = task.send
 
-    def killed_right_after(*args: Any) -> Any:
-        report = send(*args)
+    def killed_right_after(*args: Any, **options: Any) -> Any:
+        report = send(*args, **options)
         task.on_kill()
         return report
 
