@@ -24,7 +24,7 @@ from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ledger import link_queries
 from zoho_crm.ledger.tables import runs
-from zoho_crm.ui.rendering import OUTCOME_COLUMNS
+from zoho_crm.ui.rendering import OUTCOME_COLUMNS, STATIC
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -797,3 +797,28 @@ def test_server_without_job_files_names_their_folder_and_shows_the_named_audit_d
     monkeypatch.setenv("ZOHO_CRM_AUDIT_CONN_IDS", "audit, ")
     page = pages.client.get("/").text
     assert RUN_ID in page
+
+
+def _luminance(color: str) -> float:
+    """Relative luminance by WCAG 2."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (
+        each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("theme", [":root", '[data-theme="dark"]'])
+def test_text_has_the_contrast_of_wcag_aa(theme: str):
+    rule = (STATIC / "app.css").read_text("utf-8").split(f"{theme} {{", 1)[1].split("}", 1)[0]
+    colors = dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6});", rule))
+    texts = ("text", "muted", "link", "good", "warn", "bad")
+    pairs = [(text, page) for text in texts for page in ("page", "raised")]
+    pairs += [("text", "bad-page"), ("button-text", "button")]
+
+    contrasts = {}
+    for one, other in pairs:
+        dark, bright = sorted(_luminance(colors[name]) for name in (one, other))
+        contrasts[one, other] = (bright + 0.05) / (dark + 0.05)
+
+    assert {pair: round(value, 2) for pair, value in contrasts.items() if value < 4.5} == {}
