@@ -149,13 +149,13 @@ def test_invalid_job_files_are_reported_by_a_dag_that_fails(half_broken: Path) -
     assert set(dags) == {JOB_DAG, *PAST_RUN_DAGS, "zoho_delink_invalid_jobs"}
     reporting = dags["zoho_delink_invalid_jobs"]
     assert reporting.is_paused_upon_creation is False
-    assert "broken.yaml: chunk_size: " in str(reporting.doc_md)
+    assert "broken.yaml, line 1: chunk_size: " in str(reporting.doc_md)
     (task,) = reporting.tasks
     assert task.retries == 0
     with pytest.raises(JobFileError) as raised:
         task.python_callable()
     lines = str(raised.value).splitlines()
-    assert any(line.startswith("broken.yaml: chunk_size: ") for line in lines)
+    assert any(line.startswith("broken.yaml, line 1: chunk_size: ") for line in lines)
     assert any(line.startswith("refused.yaml: schedule: ") for line in lines)
     stored = json.loads(json.dumps(DagSerialization.serialize_dag(reporting)))
     assert set(DagSerialization.deserialize_dag(stored).task_dict) == {"report"}
