@@ -78,7 +78,9 @@ def set_stats_backend(factory: Callable[[], Any]) -> None:
     """Send the metrics of this process to what a factory returns."""
     if isinstance(stats, ModuleType):
         stats.initialize(factory=factory, export_legacy_names=True)
+    elif hasattr(type(stats), "initialize"):
+        stats.initialize(factory=factory)
     else:
-        # Before Airflow 3.3 a metaclass holds the factory; it would pass the class to a plain function.
+        # In Airflow 3.1 a metaclass holds the factory; it would pass the class to a plain function.
         type(stats).factory = staticmethod(factory)
         stats.instance = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 from importlib.resources import files
@@ -105,8 +106,7 @@ def _fields_of(
 
 def _meanings(model: type[BaseModel]) -> dict[str, str]:
     """Return the description of each field in a model's docstring, as Markdown."""
-    lines = (model.__doc__ or "").splitlines()
-    text = "\n".join(line[4:] if line.startswith("    ") else line for line in lines)
+    text = inspect.cleandoc(model.__doc__ or "")  # before Python 3.13, with the indentation of the source
     return {match[1]: " ".join(match[2].split()).replace("``", "`") for match in _PARAM.finditer(text)}
 
 

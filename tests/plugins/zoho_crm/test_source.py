@@ -123,8 +123,10 @@ def test_sql_that_changes_the_warehouse_changes_nothing(warehouse: sa.Engine, mo
 
 
 def test_sql_that_yields_no_rows_is_refused() -> None:
+    engine = sa.create_engine("sqlite://")
     with pytest.raises(PlanError, match=r"^The job's SQL yields no rows: it must be one SELECT$"):
-        pairs(sa.create_engine("sqlite://"), "PRAGMA foreign_keys = 1")
+        pairs(engine, "PRAGMA foreign_keys = 1")
+    engine.dispose()
 
 
 @pytest.mark.parametrize("sql", ["SELECT external_id FORM pairs", "SELECT external_id FROM pears"])

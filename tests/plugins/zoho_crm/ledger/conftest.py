@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
+from zoho_crm.ledger.engine import prepared
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -31,6 +32,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         (left_out if second and module not in MUCH_IS_WRITTEN_IN else kept).append(item)
     items[:] = kept
     config.hook.pytest_deselected(items=left_out)
+
+
+@pytest.fixture
+def sqlite_engine(tmp_path: Path) -> Iterator[sa.Engine]:
+    """An engine of an empty SQLite file, for tests that need no other database."""
+    engine = prepared(sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture(params=["sqlite", "psycopg", "psycopg2", pytest.param("mariadb", marks=pytest.mark.systems)])

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
     from tests.support.postgres import PostgresServer
 
 
-@pytest.fixture
-def sqlite_engine(tmp_path: Path) -> sa.Engine:
-    return prepared(sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}"))
-
-
 def test_sqlite_waits_for_the_lock_and_is_durable(
     sqlite_engine: sa.Engine, sqlite_synchronous: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,6 @@ from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from alembic.operations import Operations
 
@@ -198,11 +197,10 @@ def test_error_that_does_not_go_away_is_raised(engine: sa.Engine, monkeypatch: p
     ],
     ids=["history of a link", "latest of a run"],
 )
-def test_question_is_answered_through_an_index(tmp_path: Path, query: str, index: str) -> None:
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
-    Ledger(engine).ensure_schema()
+def test_question_is_answered_through_an_index(sqlite_engine: sa.Engine, query: str, index: str) -> None:
+    Ledger(sqlite_engine).ensure_schema()
 
-    with engine.connect() as connection:
+    with sqlite_engine.connect() as connection:
         plan: list[Any] = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {query}").all()
 
     assert any(index in row.detail for row in plan)

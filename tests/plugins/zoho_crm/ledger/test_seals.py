@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 import pytest
 import sqlalchemy as sa
@@ -23,9 +22,6 @@ from zoho_crm.ledger import tables
 from zoho_crm.ledger.chain import digest
 from zoho_crm.ledger.finalize import seal_head
 from zoho_crm.ledger.ledger import Ledger
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_seal_holds_the_end_of_each_chunk_that_has_rows(ledger: Ledger, engine: sa.Engine) -> None:
@@ -178,18 +174,17 @@ def test_run_that_does_not_end_as_written_is_not_sealed(
     assert rows_of(engine, tables.seals) == []
 
 
-def test_sealing_finds_the_last_rows_through_the_index(tmp_path: Path) -> None:
-    engine = sa.create_engine(f"sqlite:///{tmp_path / 'ledger.db'}")
-    ledger = Ledger(engine)
+def test_sealing_finds_the_last_rows_through_the_index(sqlite_engine: sa.Engine) -> None:
+    ledger = Ledger(sqlite_engine)
     ledger.ensure_schema()
     planned(ledger, pairs(6), chunk_size=3)
     statements: list[str] = []
-    sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    sa.event.listen(sqlite_engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
 
     ledger.finalizer.seal(RUN)
 
     (asked,) = (text for text in statements if "zoho_delink_chunk" in text)
-    with engine.connect() as connection:
+    with sqlite_engine.connect() as connection:
         steps = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", (RUN,)).all()
     of_audit = [step.detail for step in steps if "audit" in step.detail]
     # The last place of a chunk, and then its row: nothing in between is read.

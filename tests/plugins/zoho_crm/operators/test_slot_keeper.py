@@ -159,6 +159,7 @@ def test_lock_of_a_dead_worker_opens_by_itself(tmp_path: Path) -> None:
 
     with refresh_lock(ledger, "zoho", sleep=pass_time):
         assert now[0] - 1_000_000.0 >= UNRENEWED_LEASE_S
+    del dead  # releases its lock, for which it needs the ledger
     ledger.close()
 
 
