@@ -230,7 +230,7 @@ def test_a_cast_of_a_parameter_is_bound(postgres_url: str) -> None:
 @pytest.mark.parametrize(
     ("field", "sql", "says"),
     [
-        ("source.sql_file", "SELCT 1", "The warehouse refuses source.sql_file: "),
+        ("source.sql_file", "CHOOSE 1", "The warehouse refuses source.sql_file: "),
         (
             "source.sql_file",
             "SELECT external_id FROM pears",

@@ -194,7 +194,7 @@ def test_sql_is_run_in_a_warehouse_that_is_defined_here(cli: Cli, jobs: Jobs, wa
     assert cli.document("check-job", jobs.file, code=1)["errors"] == [
         "source.sql_file must yield the column related_external_id once; it yields: external_id, deal"
     ]
-    jobs.write_sql("SELCT external_id FROM pairs")
+    jobs.write_sql("CHOOSE external_id FROM pairs")
     (error,) = cli.document("check-job", jobs.file, code=1)["errors"]
     assert error == 'The warehouse refuses source.sql_file: near "FROM": syntax error'
 

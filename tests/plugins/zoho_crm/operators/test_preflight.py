@@ -266,7 +266,7 @@ def test_an_approver_who_cannot_be_a_user_of_fab_is_reported(
         ("", "^source.sql_file is empty$"),
         ("SELECT :since", "^source.sql_file uses :since; a run has only :window_start and :window_end"),
         ("DELETE FROM pairs", "^source.sql_file contains DELETE, but must only read: it must be one SELECT$"),
-        ("SELCT 1", '^The warehouse refuses source.sql_file: near "1": syntax error$'),
+        ("CHOOSE 1", '^The warehouse refuses source.sql_file: near "1": syntax error$'),
         (
             "SELECT external_id FROM pairs",
             "^source.sql_file must yield the column related_external_id once; it yields: external_id$",
