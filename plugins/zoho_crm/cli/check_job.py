@@ -143,7 +143,7 @@ def _check_connections(job: Job, statements: Mapping[str, str]) -> tuple[list[st
             check_in_warehouse(engine, statements)
 
     def check_zoho(conn_id: str, _field: str) -> None:
-        zoho_hook(conn_id)
+        _ = zoho_hook(conn_id).connection  # checked when it is first read
 
     def check_audit(conn_id: str, field: str) -> None:
         require(conn_id, field)

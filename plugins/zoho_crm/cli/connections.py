@@ -110,17 +110,14 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
 
 def zoho_hook(conn_id: str) -> ZohoCRMHook:
     """
-    Return a hook for a Zoho connection, which has been checked.
+    Return a hook for a Zoho connection.
 
     :raises CommandError: the connection does not exist
-    :raises ZohoConfigError: it cannot be used
     """
     require(conn_id, "zoho_conn_id")
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
 
-    hook = ZohoCRMHook(conn_id)
-    _ = hook.connection  # checked when it is first read
-    return hook
+    return ZohoCRMHook(conn_id)
 
 
 def require(conn_id: str, field: str) -> None:

@@ -21,9 +21,8 @@ from zoho_crm.core.job import AssetSchedule, Guards, Job, Notice, RelationModel,
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterator, Sequence
+    from collections.abc import Hashable, Iterator, Mapping, Sequence
 
-    from pydantic_core import ErrorDetails
 
 JOBS_FOLDER_VARIABLE = "ZOHO_CRM_JOBS_FOLDER"
 
@@ -377,7 +376,7 @@ def _fault_lines(file_name: str, node: yaml.Node | None, error: ValidationError)
         )
 
 
-def _reason(fault: ErrorDetails, field_path: tuple[str | int, ...]) -> str:
+def _reason(fault: Mapping[str, Any], field_path: tuple[str | int, ...]) -> str:
     if fault["type"] == "extra_forbidden":
         return _unknown_field(field_path)
     if fault["type"].startswith("date"):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+import pytest
 
 from tests.support.operators import pairs
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
     from tests.support.databases import Audit, Warehouse
 
@@ -24,8 +25,11 @@ def check_progress(cli: Cli, args: tuple[object, ...], label: str, rows: int) ->
     assert label not in cli(*args, "--json", terminal=True).stderr
 
 
-def test_export_to_a_file_shows_its_progress(cli: Cli, story: Audit, tmp_path: Path) -> None:
-    file = tmp_path / "rows.csv"
+def test_export_to_a_file_shows_its_progress(
+    cli: Cli, story: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = Path("rows.csv")
     check_progress(cli, ("audit", "export", RUN, "-o", file), "Writing ", 8)
     assert len(file.read_text().splitlines()) == 8
 
