@@ -6,11 +6,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.support.operators import pairs
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.plugins.zoho_crm.cli.conftest import Cli, Jobs
     from tests.support.databases import Audit, Warehouse
 
