@@ -384,7 +384,7 @@ def _reason(fault: Mapping[str, Any], field_path: tuple[str | int, ...]) -> str:
     kind = _KINDS.get(type(fault["input"]), "a value of another type")
     template = _REASONS.get(fault["type"])
     if template is None:
-        return fault["msg"].replace("Input should be", "must be")
+        return str(fault["msg"].replace("Input should be", "must be"))
     reason = template.format(kind=kind, **fault.get("ctx", {}))
     if fault["type"] == "greater_than" and isinstance(fault["input"], str):
         return "must be longer than 0"  # the duration 0m
