@@ -83,7 +83,7 @@ def test_any_ids(zoho: Any, send: Callable[[Any], ZohoResponse], relation: Relat
         assert seen.header("Host") == f"127.0.0.1:{zoho.port}"
 
     check()
-    assert len(zoho.seen) > 10
+    assert len(zoho.seen) > 3, "hardly any generated ID was sent"
 
 
 ATTRIBUTES = st.dictionaries(
@@ -119,4 +119,4 @@ def test_any_ids_and_attributes_of_a_link_that_is_relinked(
         assert json.loads(seen.body) == {"data": [{"External_Deal_ID": related_external_id, **attributes}]}
 
     check()
-    assert len(zoho.seen) > 10
+    assert len(zoho.seen) > 3, "hardly any generated ID was sent"
