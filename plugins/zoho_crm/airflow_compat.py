@@ -12,6 +12,8 @@ from importlib import metadata
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
+from zoho_crm.core.models import DELETED
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime, timedelta
@@ -288,7 +290,7 @@ def dag_run_state(dag_id: str, dag_run_id: str) -> str | None:
         return str(RuntimeTaskInstance.get_dagrun_state(dag_id, dag_run_id))
     except AirflowRuntimeError as error:
         detail = error.error.detail or {}
-        return "deleted" if detail.get("status_code") == 404 else None
+        return DELETED if detail.get("status_code") == 404 else None
     except (AttributeError, ImportError, NameError):
         # Outside of a task.
         return None
@@ -331,9 +333,7 @@ def dag_run_endings(dag_runs: Collection[tuple[str, str]]) -> dict[tuple[str, st
             tasks.where(one_of(TaskInstance), TaskInstance.state == "failed")
         ):
             failed.setdefault((dag_id, run_id), []).append(task_id)
-    return {
-        each: DagRunEnding(states.get(each, "deleted"), sorted(failed.get(each, []))) for each in dag_runs
-    }
+    return {each: DagRunEnding(states.get(each, DELETED), sorted(failed.get(each, []))) for each in dag_runs}
 
 
 def register_question(operator: Any, task_instance_id: UUID) -> tuple[str, str | None, Sequence[str]]:

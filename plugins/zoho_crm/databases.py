@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.errors import ZohoConfigError
+from zoho_crm.errors import ZohoConfigError, missing_connection
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -91,7 +91,7 @@ def _get_hook(conn_id: str) -> Any:
     try:
         hook: Any = BaseHook.get_hook(conn_id, hook_params={"log_sql": False})
     except AirflowNotFoundException:
-        raise ZohoConfigError(f"Connection {conn_id!r} does not exist: add it, or correct its id") from None
+        raise missing_connection(conn_id) from None
     except AirflowException as error:
         if "Unknown hook type" not in str(error):
             raise

@@ -120,3 +120,8 @@ class UnfinishedLinksError(ZohoError):
 
 class RunStoppedError(ZohoError):
     """No link can be sent, or the plan is too old: the message says what to do next."""
+
+
+def missing_connection(conn_id: str) -> ZohoConfigError:
+    """Return the error for a connection that Airflow does not have."""
+    return ZohoConfigError(f"Connection {conn_id!r} does not exist: add it, or correct its id")

@@ -255,7 +255,12 @@ class StoredRun:
     @property
     def relation(self) -> Relation:
         """The relation of the run's links: that of its plan, even if the job file has changed since."""
-        return Relation(**{part.name: getattr(self, part.name) for part in fields(Relation)})
+        return relation_of(self)
+
+    @property
+    def is_breached(self) -> bool:
+        """Whether the plan exceeds a limit of the guards."""
+        return (self.guard_decision or "").startswith("breached")
 
     @property
     def dry_run(self) -> bool:
@@ -290,6 +295,15 @@ class StoredRun:
     def ending(self) -> str:
         """The status for people: that of the row, or ``succeeded, needs attention``."""
         return f"{self.status}, needs attention" if self.attention else self.status
+
+
+def relation_of(row: object) -> Relation:
+    """
+    Return the relation that the attributes of a stored run or audit row name.
+
+    :raises ZohoConfigError: they name none
+    """
+    return Relation(**{part.name: getattr(row, part.name) for part in fields(Relation)})
 
 
 DELETED = "deleted"

@@ -24,6 +24,7 @@ from zoho_crm.errors import (
     ZohoConfigError,
     ZohoError,
     ZohoResponseError,
+    missing_connection,
 )
 from zoho_crm.get_provider_info import get_provider_info
 from zoho_crm.hooks.access_token import TOKEN_RENEWALS, TokenSource, VariableTokenStore
@@ -111,9 +112,7 @@ class ZohoCRMHook(HttpHook):
         try:
             connection = self.get_connection(conn_id)
         except AirflowNotFoundException:
-            raise ZohoConfigError(
-                f"Connection {conn_id!r} does not exist: add it, or correct its id"
-            ) from None
+            raise missing_connection(conn_id) from None
         if connection.conn_type not in {None, "", self.conn_type}:
             raise ZohoConfigError(
                 f"Connection {conn_id!r} has the type {connection.conn_type}: it must have the type {self.conn_type}"

@@ -71,9 +71,8 @@ class RunStore(Store):
         stored = self.start(run)
         if stored.planned_at is not None:
             return stored
-        target = {**target_columns(run.target), "environment": fitted(runs.c.environment, run.environment)}
         values = {"status": RunStatus.PLANNED.value, "detail": None, "failure": None, "finished_at": None}
-        self._set(run.run_key, **target, **values)
+        self._set(run.run_key, **_place_columns(run), **values)
         return self.existing(run.run_key)
 
     def start_plan(self, run: RunStart) -> StoredRun:
@@ -81,11 +80,7 @@ class RunStore(Store):
         stored = self.start(run)
         if stored.planned_at is not None or stored.data_center:
             return stored
-        values = {
-            **target_columns(run.target),
-            "environment": fitted(runs.c.environment, run.environment),
-            "origin_run_key": run.origin_run_key,
-        }
+        values = {**_place_columns(run), "origin_run_key": run.origin_run_key}
         if stored.window_end is None:
             values |= {name: getattr(run, name) for name in ("window_start", "window_end", "source_start")}
         self._set(run.run_key, **values)
@@ -438,11 +433,16 @@ def _check_start(run: RunStart) -> None:
         raise ZohoConfigError(f"mode {run.mode!r} and dry_run={run.target.dry_run} contradict each other")
 
 
+def _place_columns(run: RunStart) -> dict[str, Any]:
+    """Return the columns that say what a run changes, and in which environment."""
+    return {**target_columns(run.target), "environment": fitted(runs.c.environment, run.environment)}
+
+
 def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
     return {
         "run_key": run.run_key,
         **origin_columns(run.origin, run.job),
-        **target_columns(run.target),
+        **_place_columns(run),
         "origin_run_key": run.origin_run_key,
         "mode": run.mode,
         "window_start": run.window_start,
@@ -452,7 +452,6 @@ def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
         "params": json.dumps(run.params, default=str, sort_keys=True),
         "status": RunStatus.PLANNED.value,
         "preflight_credits": run.preflight_credits,
-        "environment": fitted(runs.c.environment, run.environment),
         "started_at": now,
         "code_version": __version__,
         "schema_version": SCHEMA_VERSION,

@@ -170,6 +170,11 @@ def failed_tasks(context: Context) -> list[str]:
     return sorted({re.sub(r"_\d+$", "", name) for name in names})
 
 
+def stored_params(context: Context) -> dict[str, Any]:
+    """Return the trigger form's values for the run row, without pasted links: the plan has them."""
+    return {name: value for name, value in context["params"].items() if name != "links"}
+
+
 def first_row(context: Context, job: Job, key: str, *, of_job_dag: bool) -> RunStart:
     """
     Return the row of a run before its plan is made, also if its trigger form is invalid.
@@ -181,7 +186,7 @@ def first_row(context: Context, job: Job, key: str, *, of_job_dag: bool) -> RunS
     with suppress(ZohoConfigError):
         request = request_of(context, job if of_job_dag else None)
         mode = request.mode
-    has_window = request is not None and of_job_dag
+    window = request if of_job_dag else None
     operation = RELINK if origin.dag_id == RELINK_DAG_ID else DELINK
     return RunStart(
         run_key=key,
@@ -196,11 +201,11 @@ def first_row(context: Context, job: Job, key: str, *, of_job_dag: bool) -> RunS
             operation=operation,
         ),
         mode=mode,
-        window_start=request.window_start if request and has_window else None,
-        window_end=request.window_end if request and has_window else None,
-        source_start=request.source_start if request and has_window else None,
+        window_start=window.window_start if window else None,
+        window_end=window.window_end if window else None,
+        source_start=window.source_start if window else None,
         reason=request.reason if request else None,
-        params={name: value for name, value in context["params"].items() if name != "links"},
+        params=stored_params(context),
     )
 
 

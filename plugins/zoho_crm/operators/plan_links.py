@@ -8,7 +8,13 @@ from zoho_crm.airflow_compat import max_map_length
 from zoho_crm.core.job_files import SOURCE_SQL, read_sql
 from zoho_crm.core.models import RunStart, Target
 from zoho_crm.databases import create_source_engine
-from zoho_crm.operators.job_operator import PlanOperator, final_errors, origin_of, request_of
+from zoho_crm.operators.job_operator import (
+    PlanOperator,
+    final_errors,
+    origin_of,
+    request_of,
+    stored_params,
+)
 from zoho_crm.source import stream_links
 from zoho_crm.telemetry import log_plan
 
@@ -91,7 +97,7 @@ class PlanLinksOperator(PlanOperator):
             window_end=request.window_end,
             source_start=request.source_start,
             reason=request.reason,
-            params={name: value for name, value in context["params"].items() if name != "links"},
+            params=stored_params(context),
             environment=preflight.get("environment"),
             preflight_credits=preflight.get("credits", 0),
         )

@@ -126,7 +126,7 @@ class ReportOperator(JobOperator):
         """Return which task of the run failed, and why; store what that task could not store itself."""
         key = self.run_key_of(context)
         run = ledger.runs.start(first_row(context, job, key, of_job_dag=self.job is not None))
-        if run.failure or run.stop_reason or (run.guard_decision or "").startswith("breached"):
+        if run.failure or run.stop_reason or run.is_breached:
             return run.failure
         failed = [name for name in failed_tasks(context) if name != self.task_id]
         if not failed:
@@ -256,7 +256,7 @@ def _notify(
         text += f" ({run.attention})"
     if status in {"succeeded", "partial"}:
         state = notify.OK
-    elif status == "stopped" and run.approval is None and str(run.guard_decision).startswith("breached"):
+    elif status == "stopped" and run.approval is None and run.is_breached:
         state, text = notify.BREACH, f"{job.name} was stopped before the first link: {run.guard_decision}"
     elif run.detail:
         by = f", by {run.approved_by}" if status == "rejected" and run.approved_by else ""

@@ -24,6 +24,7 @@ from zoho_crm.operators.job_operator import (
     origin_of,
     relink_arguments,
     request_of,
+    stored_params,
 )
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.source import SourceFacts
@@ -156,7 +157,7 @@ class ReprocessPlanOperator(PlanOperator):
                 window_start=selection.window[0],
                 window_end=selection.window[1],
                 reason=request.reason,
-                params={name: value for name, value in context["params"].items() if name != "links"},
+                params=stored_params(context),
                 origin_run_key=selection.origin_run_key,
                 environment=preflight.get("environment"),
                 preflight_credits=preflight.get("credits", 0),
@@ -304,7 +305,7 @@ def _ineligibility_reason(ledger: Ledger, job: Job, run: StoredRun, target: Targ
         return reason
     if kept := approval_block_reason(run.approval):
         return f"was not approved: {kept}; start a new run"
-    if run.approval is not None or not (run.guard_decision or "").startswith("breached"):
+    if run.approval is not None or not run.is_breached:
         return None
     limits = job.guards
     if run.baseline_links is None:

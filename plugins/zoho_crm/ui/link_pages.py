@@ -13,8 +13,8 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from zoho_crm.core.formatting import record_url
-from zoho_crm.core.links import Link, Relation, pair_key
-from zoho_crm.core.models import RELINK
+from zoho_crm.core.links import Link, pair_key
+from zoho_crm.core.models import RELINK, relation_of
 from zoho_crm.core.request import delete_related, put_related
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ui.audit_databases import DatabasesDep
@@ -95,13 +95,7 @@ def sent_request(event: LinkEvent) -> list[SentRequest]:
     link = Link(event.external_id, event.related_external_id)
     build = put_related if event.operation == RELINK else delete_related
     try:
-        relation = Relation(
-            event.module,
-            event.external_field,
-            event.related_list,
-            event.related_module,
-            event.related_external_field,
-        )
+        relation = relation_of(event)
         request = build(event.api_version, relation, link)
     except ZohoConfigError:
         return []

@@ -69,7 +69,8 @@ def overview(
         "until": until,
         "days": days,
     }
-    found = _page_of_runs(databases, reader, wanted, position_param(after))
+    # One run more than the page shows: is there a next page?
+    found = _page_of_runs(databases, reader, wanted, position_param(after), limit=PAGE_RUNS + 1)
     shown = found[:PAGE_RUNS]
     last = RunPosition.of(shown[-1]) if len(found) > PAGE_RUNS else None
     jobs = {job.name: job for job in databases.jobs_of(reader)}
@@ -143,20 +144,20 @@ def links_chart(databases: AuditDatabases, reader: Reader, wanted: RunFilter, da
 
 
 def _page_of_runs(
-    databases: AuditDatabases, reader: Reader, wanted: RunFilter, after: RunPosition | None
+    databases: AuditDatabases, reader: Reader, wanted: RunFilter, after: RunPosition | None, *, limit: int
 ) -> list[StoredRun]:
-    """Return one run more than a page shows, so that the caller knows whether there is a next page."""
+    """Return the newest runs that match a filter, from all audit databases."""
     found: list[StoredRun] = []
     for database in databases.readable():
         visible = reader.visible(database.runs.dags_and_jobs())
-        page_of_database = database.runs.page(wanted, visible=visible, after=after, limit=PAGE_RUNS + 1)
+        page_of_database = database.runs.page(wanted, visible=visible, after=after, limit=limit)
         found += with_endings(page_of_database, database.runs.get)
-    return sorted(found, key=RunPosition.of, reverse=True)[: PAGE_RUNS + 1]
+    return sorted(found, key=RunPosition.of, reverse=True)[:limit]
 
 
 def _last_run(databases: AuditDatabases, reader: Reader, job: str) -> StoredRun | None:
     """Return the newest run of a job, whatever the filters are."""
-    return next(iter(_page_of_runs(databases, reader, RunFilter(job=job), None)), None)
+    return next(iter(_page_of_runs(databases, reader, RunFilter(job=job), None, limit=1)), None)
 
 
 def _next_due(job: Job) -> datetime | None:
