@@ -48,6 +48,8 @@ IDS = st.one_of(
     st.text(max_size=20),
     st.lists(st.sampled_from(NASTY), max_size=4).map("".join),
     st.lists(st.sampled_from([*NASTY, "a", "1"]), min_size=1, max_size=6).map("".join),
+    # The others are refused more often than sent.
+    st.text("ab1/?#%.:;äß🦄", min_size=3, max_size=20),
 )
 
 
@@ -83,7 +85,7 @@ def test_any_ids(zoho: Any, send: Callable[[Any], ZohoResponse], relation: Relat
         assert seen.header("Host") == f"127.0.0.1:{zoho.port}"
 
     check()
-    assert len(zoho.seen) > 3, "hardly any generated ID was sent"
+    assert len(zoho.seen) > 10
 
 
 ATTRIBUTES = st.dictionaries(
@@ -119,4 +121,4 @@ def test_any_ids_and_attributes_of_a_link_that_is_relinked(
         assert json.loads(seen.body) == {"data": [{"External_Deal_ID": related_external_id, **attributes}]}
 
     check()
-    assert len(zoho.seen) > 3, "hardly any generated ID was sent"
+    assert len(zoho.seen) > 10
