@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 _FORMULA = "[=+\\-@\uff1d\uff0b\uff0d\uff20]"
 """First character of a formula; the last four are the full-width forms of the first four."""
 
-_AT_START = re.compile(f"'*(?:{_FORMULA}|[\t\r])")
+_AT_START = re.compile(f"'*(?:[\\s\"]*{_FORMULA}|[\t\r])")
 _IN_CELL = re.compile(f"([;\t\r\n][\\s\"]*)(?='*{_FORMULA})")
 """A formula behind a character at which some spreadsheets split a cell."""
 

@@ -31,6 +31,8 @@ BASELINE_SQL = "guards.baseline_sql_file"
 FRESHNESS_SQL = "guards.freshness_sql_file"
 
 MAX_FILE_BYTES = 256 * 1024
+"""Of a job file, and of a SQL file."""
+
 MAX_VALUES = 20_000
 """Of a job file, where an alias counts as the values it stands for: a short file can stand for billions."""
 
@@ -202,7 +204,7 @@ def read_sql(job: Job, jobs_folder: Path) -> dict[str, str]:
     """
     Return the SQL of a job, by the field that names its file.
 
-    :raises JobFileError: a file does not exist, or is not UTF-8 text
+    :raises JobFileError: a file does not exist, is too large, or is not UTF-8 text
     """
     return {
         field: _read_text(find_sql(jobs_folder, sql_file, field), f"{field}: {sql_file}")
@@ -260,13 +262,8 @@ _Loader.yaml_implicit_resolvers = {
 def _read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
     """Return the content of a job file, and its nodes, which know their lines; both None for an empty file."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(path.stat().st_mode):
             raise JobFileError(f"{path.name}: not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise JobFileError(
-                f"{path.name}: larger than {MAX_FILE_BYTES // 1024} KB, the limit for a job file"
-            )
         text = _read_text(path, f"{path.name}: the file")
     except OSError as error:
         raise JobFileError(f"{path.name}: cannot be read: {error.strerror}") from None
@@ -290,8 +287,13 @@ def _read_yaml(path: Path) -> tuple[Any, yaml.Node | None]:
 
 
 def _read_text(path: Path, name: str) -> str:
-    """Return the text of a file, without a byte order mark."""
-    content = path.read_bytes()
+    """Return the text of a file, without a byte order mark; raise JobFileError if it is not short text."""
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)
+    if len(content) > MAX_FILE_BYTES:
+        raise JobFileError(
+            f"{name} is larger than {MAX_FILE_BYTES // 1024} KB, the limit for job and SQL files"
+        )
     if content.startswith(_UTF16_MARKS):
         raise JobFileError(f"{name} is UTF-16 text: save it as UTF-8")
     try:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MAX_PASTED_LINKS = 10_000
 """A form is for a few links: its values stay in Airflow's database with the run."""
 
+_MAX_TEXT_LENGTH = 5_000_000
+"""More than the maximum of links needs, even with long IDs."""
+
 Pair = tuple[object, object]
 
 _COLUMNS = ("external_id", "related_external_id")
@@ -43,6 +46,8 @@ def form_links(value: Any, field: str = "links") -> list[Pair] | None:
     :raises ZohoConfigError: the value cannot be read, holds no link, or more than 10,000
     """
     if isinstance(value, str):
+        if len(value) > _MAX_TEXT_LENGTH:
+            raise _too_many(field)
         text = value.removeprefix("\ufeff").strip("\r\n ")
         if not text:
             return None
@@ -54,10 +59,14 @@ def form_links(value: Any, field: str = "links") -> list[Pair] | None:
             f"{field}: the list is empty; leave the field empty to take the links of the job's SQL"
         )
     if links is not None and len(links) > MAX_PASTED_LINKS:
-        raise ZohoConfigError(
-            f"{field}: {len(links)} links; no more than {MAX_PASTED_LINKS} can be pasted, use the job's SQL for more"
-        )
+        raise _too_many(field)
     return links
+
+
+def _too_many(field: str) -> ZohoConfigError:
+    return ZohoConfigError(
+        f"{field}: more than {MAX_PASTED_LINKS} links, the limit for a form: use the job's SQL for more"
+    )
 
 
 def pasted_links(value: Any, field: str = "links") -> list[Pair] | None:
@@ -110,7 +119,7 @@ def _without_duplicates(items: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _from_columns(text: str, field: str) -> list[Pair]:
     for delimiter in _DELIMITERS:
-        header = _first_row(text, delimiter)
+        header = _first_row(text, delimiter, field)
         if sorted(header) == sorted(_COLUMNS):
             _, *rows = _two_columns(text, delimiter, field)
             return [
@@ -123,7 +132,7 @@ def _from_columns(text: str, field: str) -> list[Pair]:
 
 def _delimiter_of(text: str, field: str) -> str:
     """Return the delimiter that gives two columns in every line, else the most frequent one."""
-    fitting = [delimiter for delimiter in _DELIMITERS if _fits(text, delimiter)]
+    fitting = [delimiter for delimiter in _DELIMITERS if _fits(text, delimiter, field)]
     if len(fitting) > 1:
         names = " and ".join(_DELIMITERS[delimiter] for delimiter in fitting)
         raise ZohoConfigError(
@@ -133,16 +142,16 @@ def _delimiter_of(text: str, field: str) -> str:
     return fitting[0] if fitting else max(_DELIMITERS, key=text.count)
 
 
-def _fits(text: str, delimiter: str) -> bool:
+def _fits(text: str, delimiter: str, field: str) -> bool:
     try:
-        return all(len(cells) == 2 for _, cells in _rows(text, delimiter))
+        return all(len(cells) == 2 for _, cells in _rows(text, delimiter, field))
     except csv.Error:
         return False
 
 
-def _first_row(text: str, delimiter: str) -> list[str]:
+def _first_row(text: str, delimiter: str, field: str) -> list[str]:
     try:
-        return [cell.strip().lower() for cell in next(_rows(text, delimiter), (0, []))[1]]
+        return [cell.strip().lower() for cell in next(_rows(text, delimiter, field), (0, []))[1]]
     except csv.Error:
         return []
 
@@ -150,7 +159,7 @@ def _first_row(text: str, delimiter: str) -> list[str]:
 def _two_columns(text: str, delimiter: str, field: str) -> Iterator[tuple[str, str]]:
     line = 1
     try:
-        for line, cells in _rows(text, delimiter):
+        for line, cells in _rows(text, delimiter, field):
             if len(cells) != 2:
                 raise ZohoConfigError(
                     f"{field}: line {line}: {len(cells)} column{'s' if len(cells) > 1 else ''} where two are needed: "
@@ -172,10 +181,19 @@ def _id_of(cell: str, place: str) -> str:
     return value
 
 
-def _rows(text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows that are not blank, each with the number of its last line; raise csv.Error."""
+def _rows(text: str, delimiter: str, field: str) -> Iterator[tuple[int, list[str]]]:
+    """
+    Yield the rows that are not blank, each with the number of its last line.
+
+    :raises csv.Error: the text is not valid
+    :raises ZohoConfigError: it has more rows than a header and the maximum of links
+    """
     lines = StringIO(text, newline="")
     reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=True, strict=True)
+    count = 0
     for cells in reader:
         if any(cell.strip() for cell in cells):
+            count += 1
+            if count > MAX_PASTED_LINKS + 1:
+                raise _too_many(field)
             yield reader.line_num, cells

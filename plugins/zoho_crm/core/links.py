@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
@@ -190,8 +191,8 @@ def external_id_fault(value: object) -> str | None:
 
     Refused are values that Zoho cannot store, and those that a server could read as another path: ``.`` and ``..``
     would turn the call into the deletion of a *record*, and percent-encoding does not protect them. A server may
-    decode before it resolves, so ``a/../..`` and a leading or trailing slash are refused too. All other values are
-    allowed, and are quoted when the request is built.
+    decode before it resolves, or normalize to ASCII (NFKC), so ``a/../..``, a leading or trailing slash and their
+    full-width forms are refused too. All other values are allowed, and are quoted when the request is built.
 
     :return: a predicate, e.g. ``is blank``
     """
@@ -230,8 +231,11 @@ def find_unsendable(value: str) -> str | None:
 
 
 def _changes_address(value: str) -> bool:
-    """Whether a server that decodes first, once or twice, could read an id as the path of another record."""
+    """Whether a server that first decodes or normalizes could read an id as the path of another record."""
     for _ in range(3):
+        if not value.isascii():
+            # Turns full-width dots, slashes and percent signs, and the dots of leaders, into those of ASCII.
+            value = unicodedata.normalize("NFKC", value)
         parts = [part.split(";", maxsplit=1)[0] for part in value.replace("\\", "/").split("/")]
         if not {".", ".."}.isdisjoint(parts) or not parts[0] or not parts[-1]:
             return True

@@ -167,7 +167,7 @@ def _extras(conn_id: str, text: str | None) -> dict[str, Any]:
         return {}
     try:
         extras = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         extras = None
     if not isinstance(extras, dict):
         raise ZohoConfigError(f"Connection {conn_id!r}: extra is not a JSON object; correct it")

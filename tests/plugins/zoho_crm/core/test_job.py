@@ -324,7 +324,7 @@ def test_a_file_without_a_job_is_refused(jobs: Path, text: str, says: str) -> No
         (b"source:\n\tconn_id: w", "bad.yaml, line 2: a tab: YAML is indented with spaces"),
         (b"owner: a\nx: \x01", "bad.yaml, line 2: a character that YAML does not allow"),
         (b"owner: &a [*a]", "bad.yaml, line 1: an alias stands for a value that holds it"),
-        (b"#" * 262_145, "bad.yaml: larger than 256 KB, the limit for a job file"),
+        (b"#" * 262_145, "bad.yaml: the file is larger than 256 KB, the limit for job and SQL files"),
         (
             b"a0: &a0 {k: 1}\n"
             + b"".join(
@@ -349,6 +349,13 @@ def test_only_regular_files_are_read(jobs: Path, make: Callable[[Path], None]) -
     make(jobs / "bad.yaml")
     with pytest.raises(JobFileError, match=r"^bad\.yaml: not a regular file$"):
         load_job(jobs / "bad.yaml")
+
+
+def test_large_sql_file_is_refused(jobs: Path) -> None:
+    job = load_job(write(jobs))
+    (jobs.parent / "sql" / "contacts_deals.sql").write_bytes(b"-" * 262_145)
+    with pytest.raises(JobFileError, match=r"^source\.sql_file: contacts_deals\.sql is larger than 256 KB"):
+        read_sql(job, jobs)
 
 
 def test_a_byte_order_mark_and_a_suffix_in_capitals_are_accepted(jobs: Path) -> None:

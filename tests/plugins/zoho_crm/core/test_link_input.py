@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from zoho_crm.core import link_input
 from zoho_crm.core.formatting import safe_csv_cell
 from zoho_crm.core.link_input import MAX_PASTED_LINKS, form_links, pasted_links
 from zoho_crm.errors import ZohoConfigError
@@ -153,8 +154,29 @@ def test_no_more_than_ten_thousand_links_are_taken(kind: str) -> None:
         return links if kind == "list" else "\n".join(",".join(link) for link in links)
 
     assert len(form_links(of(MAX_PASTED_LINKS)) or ()) == 10_000
-    with pytest.raises(ZohoConfigError, match=r"^links: 10001 links; no more than 10000 can be pasted"):
+    with pytest.raises(ZohoConfigError, match=r"^links: more than 10000 links, the limit"):
         form_links(of(MAX_PASTED_LINKS + 1))
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [("a,b\n" * 1_000_000, 10_002), ("," * 5_000_001, 0)],
+    ids=["many links", "long text"],
+)
+def test_large_text_is_refused_before_it_is_read(
+    text: str, read: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = []
+
+    class Counted(StringIO):
+        def __next__(self) -> str:
+            lines.append(1)
+            return super().__next__()
+
+    monkeypatch.setattr(link_input, "StringIO", Counted)
+    with pytest.raises(ZohoConfigError):
+        form_links(text)
+    assert len(lines) <= 2 * read
 
 
 def test_links_of_a_dag_file_have_no_limit() -> None:

@@ -108,6 +108,27 @@ FAULTY: dict[str, tuple[object, str]] = {
         "a%2F",
         "holds a dot segment or a slash at an end, which could change the address",
     ),
+    "full-width dots": (
+        "\uff0e\uff0e",
+        "holds a dot segment or a slash at an end, which could change the address",
+    ),
+    "two-dot leader": ("\u2025", "holds a dot segment or a slash at an end, which could change the address"),
+    "dot leader and full-width slash": (
+        "\u2024\uff0fx",
+        "holds a dot segment or a slash at an end, which could change the address",
+    ),
+    "full-width backslash last": (
+        "x\uff3c",
+        "holds a dot segment or a slash at an end, which could change the address",
+    ),
+    "encoded full-width dots": (
+        "%EF%BC%8E%EF%BC%8E",
+        "holds a dot segment or a slash at an end, which could change the address",
+    ),
+    "full-width percent sign": (
+        "\uff052e",
+        "holds a dot segment or a slash at an end, which could change the address",
+    ),
     "nul": ("a\x00b", "holds the control character U+0000"),
     "carriage return": ("a\r\nb", "holds the control character U+000D"),
     "line feed at the end": ("a\n", "holds the control character U+000A"),

@@ -100,6 +100,7 @@ def test_takes_numbers_as_text_and_strips_what_was_pasted() -> None:
         ({"client_secret": "x"}, {}, "unknown extra 'client_secret'"),
         ('{"refresh_token": "refresh-token-77ab"', {}, "extra is not a JSON object"),
         ('["refresh-token-77ab"]', {}, "extra is not a JSON object"),
+        pytest.param('{"a":' + "[" * 100_000, {}, "extra is not a JSON object", id="nested too deeply"),
     ],
 )
 def test_refuses_naming_connection_and_field(extra: Any, fields: dict[str, Any], says: str) -> None:
