@@ -178,6 +178,8 @@ runs = sa.Table(
     sa.Column("code_version", sa.String(50), nullable=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
     sa.Index("zoho_delink_run_job", "job", "started_at"),
+    # For the trend of a job: its dry runs may be many.
+    sa.Index("zoho_delink_run_applied", "job", "operation", "mode", "started_at"),
     sa.Index("zoho_delink_run_started", "started_at", "run_key"),
     sa.Index("zoho_delink_run_dag", "dag_id", "dag_run_id"),
     comment="one row per Dag run and job",

@@ -19,6 +19,7 @@ from zoho_crm.schedules import next_windows, schedule_text
 from zoho_crm.ui.audit_databases import AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import SIGNED_IN, Reader, ReaderDep
 from zoho_crm.ui.dag_run_endings import with_endings
+from zoho_crm.ui.job_trend import BAR_HEIGHT, TREND_RUNS, JobTrend, job_trend
 from zoho_crm.ui.query_params import day_param, position_param
 from zoho_crm.ui.rendering import OUTCOME_COLUMNS, page
 
@@ -89,6 +90,9 @@ def overview(
         schedule=schedule_text(jobs[job]) if job in jobs else None,
         next_due=_next_due(jobs[job]) if job in jobs else None,
         last_run=_last_run(databases, reader, job) if job in jobs else None,
+        trend=_trend(databases, reader, job) if job in jobs else None,
+        trend_runs=TREND_RUNS,
+        bar_height=BAR_HEIGHT,
         statuses=[each.value for each in RunStatus],
         operations=[DELINK, RELINK],
         problems=databases.problems(),
@@ -158,6 +162,12 @@ def _page_of_runs(
 def _last_run(databases: AuditDatabases, reader: Reader, job: str) -> StoredRun | None:
     """Return the newest run of a job, whatever the filters are."""
     return next(iter(_page_of_runs(databases, reader, RunFilter(job=job), None, limit=1)), None)
+
+
+def _trend(databases: AuditDatabases, reader: Reader, job: str) -> JobTrend:
+    """Return the trend of a job over its last runs that removed links, whatever the filters are."""
+    applied = RunFilter(job=job, mode="apply", operation=DELINK)
+    return job_trend(_page_of_runs(databases, reader, applied, None, limit=TREND_RUNS))
 
 
 def _next_due(job: Job) -> datetime | None:

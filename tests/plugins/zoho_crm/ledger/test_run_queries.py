@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -21,12 +21,10 @@ from tests.support.ledger import (
     stored,
 )
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.link_queries import LinkFilter, LinkQueries
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition, RunQueries
 from zoho_crm.ledger.tables import runs
-
-if TYPE_CHECKING:
-    from zoho_crm.ledger.ledger import Ledger
 
 VISIBLE = {(ORIGIN.dag_id, JOB)}
 
@@ -162,3 +160,44 @@ def test_reasons_include_records_that_were_not_found(ledger: Ledger):
 
     (reason,) = queries.reasons(run, queries.progress(run))
     assert (reason.outcome, reason.links, reason.of) == ("related_not_found", 1, 1)
+
+
+def test_runs_of_a_trend_are_read_without_the_dry_runs_between_them(sqlite_engine: sa.Engine):
+    ledger = Ledger(sqlite_engine)
+    ledger.ensure_schema()
+    steps: list[int] = []
+    sa.event.listen(
+        sqlite_engine, "checkout", lambda dbapi, *_: dbapi.set_progress_handler(lambda: steps.append(1), 100)
+    )
+    store_runs(ledger, dry=0, applied=40)
+
+    def read() -> list[str]:
+        steps.clear()
+        wanted = RunFilter(job=JOB, mode="apply", operation="delink")
+        return [run.run_key for run in RunQueries(sqlite_engine).page(wanted, visible=VISIBLE, limit=30)]
+
+    few, cost = read(), len(steps)
+    store_runs(ledger, dry=3_000, applied=0)
+
+    assert read() == few == [f"applied-{number:04}" for number in range(30)]
+    assert len(steps) <= 1.5 * cost
+
+
+def store_runs(ledger: Ledger, *, dry: int, applied: int) -> None:
+    """Store finished runs, the first ones the newest; dry runs are newer than applied ones."""
+    ledger.runs.start(run_start("model"))
+    with ledger.engine.begin() as connection:
+        model = connection.execute(sa.select(runs).where(runs.c.run_key == "model")).mappings().one()
+        rows = [
+            {
+                **model,
+                "run_key": f"{name}-{number:04}",
+                "mode": mode,
+                "started_at": MOMENT - timedelta(days=days, minutes=number),
+                "finished_at": MOMENT,
+            }
+            for name, mode, days, count in (("dry", "dry_run", 0, dry), ("applied", "apply", 9, applied))
+            for number in range(count)
+        ]
+        connection.execute(sa.insert(runs), rows)
+        connection.execute(sa.delete(runs).where(runs.c.run_key == "model"))

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 import yaml
 
 from tests.plugins.zoho_crm.ui.conftest import DAG_ID, RELATION, RUN_ID, SCRIPT
-from tests.support.ledger import JOB, ORIGIN, TARGET
+from tests.support.ledger import JOB, MOMENT, ORIGIN, TARGET
 from zoho_crm import airflow_compat
 from zoho_crm.airflow_compat import DagRunEnding, GivenResponse
 from zoho_crm.core.approval import question_digest
@@ -201,9 +201,10 @@ def test_overview_filters(pages: Pages, query: str, shown: list[str]):
     pages.store(LINKS, ALL_REMOVED, run_key="first", run_id="one", finished="succeeded")
     pages.store(LINKS, ALL_REMOVED, run_key="second", run_id="two", finished="failed", job="campaigns_leads")
 
-    page = pages.client.get(f"/?{query}")
+    page = pages.client.get(f"/?{query}").text
 
-    assert sorted(re.findall(r'<th scope="row"><a href="[^"]*runs/(one|two)\?job=', page.text)) == shown
+    listed = page.partition('<table class="runs">')[2]
+    assert sorted(re.findall(r'<th scope="row"><a href="[^"]*runs/(one|two)\?job=', listed)) == shown
 
 
 def test_overview_of_a_job_shows_its_schedule_and_last_run(pages: Pages):
@@ -215,6 +216,58 @@ def test_overview_of_a_job_shows_its_schedule_and_last_run(pages: Pages):
     assert "<dt>Schedule</dt>" in text
     assert re.search(rf'<dt>Last run</dt><dd><a href="/dags/{DAG_ID}/runs/one\?job={JOB}">', text)
     assert "<dt>Schedule</dt>" not in pages.client.get("/").text
+
+
+def test_trend_of_a_job_shows_the_links_of_each_applied_run(pages: Pages):
+    failed: dict[tuple[str, str], Outcome] = {
+        ("c-00", "d-00"): Outcome.FAILED,
+        ("c-01", "d-01"): Outcome.UNKNOWN,
+        ("c-02", "d-02"): Outcome.PARENT_NOT_FOUND,
+    }
+    first = {**ALL_REMOVED, **failed}
+    pages.store(LINKS, first, run_key="1", run_id="one", chunk_size=20, finished="failed")
+    pages.store(LINKS[:3], ALL_REMOVED, run_key="2", run_id="two", finished="succeeded")
+    pages.store(LINKS[:5], run_key="3", run_id="dry", mode="dry_run", finished="succeeded")
+    pages.store(LINKS[:6], ALL_REMOVED, run_key="4", run_id="unfinished")
+    pages.store(LINKS[:7], ALL_REMOVED, run_key="5", run_id="other", job="campaigns_leads", finished="failed")
+    start_in_order(pages, ["1", "2", "3", "4", "5"])
+
+    text = pages.client.get(f"/?job={JOB}&status=stopped").text
+
+    trend = text[text.index('id="trend"') : text.index('id="per-day"')]
+    assert re.findall(r'role="img" aria-label="([^"]*)"', trend) == [
+        "Removed: 3 in the last run, at most 9",
+        "Not found: 0 in the last run, at most 1",
+        "Failed or unknown: 0 in the last run, at most 2",
+    ]
+    assert re.findall(r'height="([0-9.]+)"><title>', trend) == ["20.0", "6.67", "20.0", "0", "20.0", "0"]
+    rows = re.findall(r"runs/([a-z]+)\?.*?</a></th>(.*?)</tr>", trend)
+    cells = {run_id: re.findall(r'<td class="number">(\d+)</td>', row) for run_id, row in rows}
+    assert cells == {"two": ["3", "0", "0"], "one": ["9", "1", "2"]}
+
+
+def test_trend_of_a_job_without_applied_runs_says_how_to_get_one(pages: Pages):
+    pages.store(LINKS[:5], run_key="1", mode="dry_run", finished="succeeded")
+    assert "No finished runs in mode apply yet." in pages.client.get(f"/?job={JOB}").text
+
+
+def test_trend_of_a_job_ends_after_thirty_runs(pages: Pages):
+    keys = [f"{number:02}" for number in range(33)]
+    for key in keys:
+        pages.store(LINKS[:1], ALL_REMOVED, run_key=key, run_id=f"run-{key}", finished="succeeded")
+    start_in_order(pages, keys)
+
+    text = pages.client.get(f"/?job={JOB}").text
+
+    trend = text[text.index('id="trend"') : text.index('id="per-day"')]
+    assert re.findall(r"runs/run-(\d+)\?", trend) == keys[:-31:-1]
+
+
+def start_in_order(pages: Pages, run_keys: list[str]) -> None:
+    with pages.ledger.engine.begin() as connection:
+        for place, key in enumerate(run_keys):
+            started = MOMENT + timedelta(minutes=place)
+            connection.execute(sa.update(runs).where(runs.c.run_key == key).values(started_at=started))
 
 
 @pytest.mark.parametrize(
