@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk import DAG, TaskGroup, get_parsing_context, task
 
 from zoho_crm.core.formatting import format_percent
-from zoho_crm.core.job_files import JobFileError, load_job, load_jobs
+from zoho_crm.core.job_files import JobFileError, load_job, load_jobs, paths_by_name, place_faults
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.dag_files import find_job_file, find_jobs_folder
 from zoho_crm.dag_tasks import CHUNK_NAME, add_tasks, task_defaults
@@ -24,7 +24,7 @@ from zoho_crm.operators.job_operator import delink_arguments
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.past_run_dags import RETENTION_DAG_ID, relink_dag, retention_dag, retry_dag
-from zoho_crm.schedules import schedule_of, schedule_text
+from zoho_crm.schedules import schedule_faults, schedule_of, schedule_text
 from zoho_crm.source import sql_faults
 from zoho_crm.trigger_forms import job_form
 
@@ -140,10 +140,10 @@ def delink_dag(job: str | Path) -> DAG:
     Return the Dag of one job file.
 
     :param job: path of the job file, e.g. ``include/jobs/contacts_deals.yaml``
-    :raises JobFileError: the file is missing or invalid; the message names file, field and reason
+    :raises JobFileError: the job file or its SQL is missing or invalid; the message names file, line and field
     """
     file = find_job_file(job)
-    return _job_dag(load_job(file), file.parent)
+    return _job_dag(_load_valid(file), file.parent)
 
 
 def delink_task_group(job: str | Path, group_id: str = "delink") -> TaskGroup:
@@ -154,10 +154,10 @@ def delink_task_group(job: str | Path, group_id: str = "delink") -> TaskGroup:
 
     :param job: path of the job file, e.g. ``include/jobs/contacts_deals.yaml``
     :param group_id: ID of the group, which prefixes the IDs of its tasks
-    :raises JobFileError: the file is missing or invalid; the message names file, field and reason
+    :raises JobFileError: the job file or its SQL is missing or invalid; the message names file, line and field
     """
     file = find_job_file(job)
-    loaded = load_job(file)
+    loaded = _load_valid(file, has_schedule=False)
     defaults: Any = _job_defaults(loaded)
     with TaskGroup(group_id, default_args=defaults) as group:
         _add_job_tasks(loaded, file.parent)
@@ -171,17 +171,28 @@ def _check_jobs(folder: Path, jobs: list[Job], errors: list[JobFileError]) -> tu
     :param errors: what reading the job files found
     """
     valid, faults = [], [line for error in errors for line in str(error).splitlines()]
+    files = paths_by_name(folder)
     for job in jobs:
-        found = [f"{job.name}.yaml: {fault}" for fault in sql_faults(job, folder)]
-        try:
-            schedule_of(job)
-        except JobFileError as error:
-            found.append(str(error))
-        if found:
+        if found := _faults(job, files[job.name]):
             faults += found
         else:
             valid.append(job)
     return valid, faults
+
+
+def _load_valid(file: Path, *, has_schedule: bool = True) -> Job:
+    job = load_job(file)
+    if faults := _faults(job, file, has_schedule=has_schedule):
+        raise JobFileError("\n".join(faults))
+    return job
+
+
+def _faults(job: Job, file: Path, *, has_schedule: bool = True) -> list[str]:
+    """Return what is wrong with the SQL files and the schedule of a job, with file and line."""
+    found = sql_faults(job, file.parent)
+    if has_schedule:
+        found += schedule_faults(job)
+    return place_faults(found, file)
 
 
 def _invalid_jobs_dag(faults: list[str]) -> DAG:

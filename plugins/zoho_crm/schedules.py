@@ -43,7 +43,16 @@ def schedule_of(job: Job) -> CronDataIntervalTimetable | list[Asset] | None:
     try:
         return [Asset(asset) if uri is None else Asset(asset, uri)]
     except ValueError as error:
-        raise JobFileError(f"{job.name}.yaml: schedule: {error}") from None
+        raise JobFileError(f"schedule: {error}") from None
+
+
+def schedule_faults(job: Job) -> list[str]:
+    """Return what :func:`schedule_of` refuses."""
+    try:
+        schedule_of(job)
+    except JobFileError as error:
+        return [str(error)]
+    return []
 
 
 def schedule_text(job: Job) -> str:
@@ -107,7 +116,7 @@ def _check_changes_of_clocks(job: Job, cron: str) -> None:
     for change in _distinct_changes(job, cron):
         if any(end != start for end, start in _seams(job, cron, change)):
             raise JobFileError(
-                f"{job.name}.yaml: schedule: {cron!r} leaves out a stretch of time when the clocks of "
+                f"schedule: {cron!r} leaves out a stretch of time when the clocks of "
                 f"{job.timezone} change, near {change:%Y-%m-%d %H:%M} UTC; take other hours, or timezone: UTC"
             )
 

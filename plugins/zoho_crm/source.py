@@ -7,12 +7,12 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from zoho_crm.core.guard_rules import read_count, read_time
-from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL, SOURCE_SQL, JobFileError, read_sql
+from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL, SOURCE_SQL, JobFileError, JobSql, read_sql
 from zoho_crm.databases import is_statement_error
 from zoho_crm.errors import PlanError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from sqlalchemy import Connection, CursorResult, Dialect, Engine, TextClause
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 FETCH_ROWS = 5_000
 COLUMNS = ("external_id", "related_external_id")
 WINDOW_PARAMETERS = frozenset({"window_start", "window_end"})
-_JOB_SQL = "The job's SQL"
 _SET_UTC = {
     "duckdb": "SET TimeZone = 'UTC'",
     "mariadb": "SET time_zone = '+00:00'",
@@ -66,7 +65,7 @@ _WRITES_IN_WITH = re.compile(
 
 
 def stream_links(
-    engine: Engine, sql: str, window_start: datetime, window_end: datetime
+    engine: Engine, sql: JobSql, window_start: datetime, window_end: datetime
 ) -> Iterator[tuple[object, object]]:
     """
     Run a job's SQL and yield its pairs of external IDs, ``FETCH_ROWS`` in memory at a time.
@@ -78,39 +77,34 @@ def stream_links(
     :raises PlanError: the warehouse refuses the SQL, or the SQL has other parameters or lacks the two columns
     """
     statement = _bind_window(sql, window_start, window_end, engine.dialect)
-    with engine.connect() as connection, _execute(connection, statement, yield_per=FETCH_ROWS) as result:
+    with engine.connect() as connection, _execute(connection, statement, sql, yield_per=FETCH_ROWS) as result:
         if not result.returns_rows:
-            raise PlanError("The job's SQL yields no rows: it must be one SELECT")
-        first, second = _find_columns(list(result.keys()))
+            raise sql.fault("yields no rows: it must be one SELECT")
+        first, second = _find_columns(sql, list(result.keys()))
         for rows in result.partitions(FETCH_ROWS):
             for row in rows:
                 yield row[first], row[second]
 
 
-def fetch_value(
-    engine: Engine, sql: str, window_start: datetime, window_end: datetime, *, name: str
-) -> object:
+def fetch_value(engine: Engine, sql: JobSql, window_start: datetime, window_end: datetime) -> object:
     """
     Run SQL that yields one row with one column, and return its value as the driver gives it.
 
-    :param sql: one SELECT, with the same parameters as the job's SQL
-    :param name: the field of the job file that names the SQL, for messages
+    :param sql: one SELECT, with the same parameters as the SQL of the links
     :raises PlanError: the warehouse refuses the SQL, or the SQL has other parameters or does not yield one value
     """
-    statement = _bind_window(sql, window_start, window_end, engine.dialect, name)
-    with engine.connect() as connection, _execute(connection, statement, name) as result:
+    statement = _bind_window(sql, window_start, window_end, engine.dialect)
+    with engine.connect() as connection, _execute(connection, statement, sql) as result:
         if not result.returns_rows:
-            raise PlanError(f"{name} yields no rows: it must be one SELECT")
+            raise sql.fault("yields no rows: it must be one SELECT")
         columns, rows = len(result.keys()), result.fetchmany(2)
     if columns != 1 or len(rows) != 1:
         found = ("no row", "one row", "more than one row")[len(rows)]
-        raise PlanError(f"{name} must yield one row with one column; it yields {found} with {columns}")
+        raise sql.fault(f"must yield one row with one column; it yields {found} with {columns}")
     return rows[0][0]
 
 
-def _execute(
-    connection: Connection, statement: TextClause, name: str = _JOB_SQL, **options: int
-) -> CursorResult[Any]:
+def _execute(connection: Connection, statement: TextClause, sql: JobSql, **options: int) -> CursorResult[Any]:
     from sqlalchemy.exc import DBAPIError
 
     if set_utc := _SET_UTC.get(connection.dialect.name):
@@ -121,7 +115,7 @@ def _execute(
         if not is_statement_error(error):
             raise
         message = " ".join(str(error.orig).split())
-        raise PlanError(f"The warehouse refuses {name[0].lower()}{name[1:]}: {message}") from None
+        raise PlanError(f"{sql.field}: the warehouse refuses {sql.file}: {message}") from None
 
 
 class SourceFacts(NamedTuple):
@@ -137,7 +131,7 @@ class SourceFacts(NamedTuple):
 
 
 def fetch_source_facts(
-    engine: Engine, sql: Mapping[str, str], window_start: datetime, window_end: datetime
+    engine: Engine, sql: Mapping[str, JobSql], window_start: datetime, window_end: datetime
 ) -> SourceFacts:
     """
     Run the SQL of a job's guards.
@@ -147,7 +141,7 @@ def fetch_source_facts(
     """
 
     def fetch(field: str) -> object:
-        return fetch_value(engine, sql[field], window_start, window_end, name=field)
+        return fetch_value(engine, sql[field], window_start, window_end)
 
     return SourceFacts(
         baseline_links=read_count(fetch(BASELINE_SQL)) if BASELINE_SQL in sql else None,
@@ -162,61 +156,56 @@ def sql_faults(job: Job, jobs_folder: Path) -> list[str]:
     except JobFileError as error:
         return [str(error)]
     faults = []
-    for field, sql in statements.items():
+    for sql in statements.values():
         try:
-            check_sql(sql, field)
+            check_sql(sql)
         except PlanError as error:
             faults.append(str(error))
     return faults
 
 
-def check_sql(sql: str, name: str = _JOB_SQL) -> None:
+def check_sql(sql: JobSql) -> None:
     """
     Check what can be checked of a job's SQL without a database.
 
-    :param name: the name of the SQL in messages
     :raises PlanError: it is empty, does not only read, is more than one statement, is a template, or has a parameter
         other than the window's
     """
-    _prepare(sql, name)
+    _prepare(sql)
 
 
-def check_in_warehouse(engine: Engine, statements: Mapping[str, str]) -> None:
+def check_in_warehouse(engine: Engine, statements: Iterable[JobSql]) -> None:
     """
     Check the SQL of a job in its database, by reading none of its rows.
 
     Databases in which not every SELECT can stand in brackets are only connected to.
 
-    :param statements: SQL by the field of the job file that names it
     :raises PlanError: the warehouse refuses a statement, or the statement does not yield the columns it must
     """
     with engine.connect() as connection:
         if connection.dialect.name not in _NESTS_QUERIES:
             return
-        for field, sql in statements.items():
-            check_sql(sql, field)
-            # The line break ends a comment on the last line.
-            nested = f"SELECT * FROM (\n{_without_end(sql)}\n) AS zoho_delink_check WHERE 1 = 0"  # noqa: S608
-            statement = _bind_window(nested, *_EXAMPLE_WINDOW, connection.dialect, field)
-            with _execute(connection, statement, field) as result:
+        for sql in statements:
+            statement = _bind_window(sql, *_EXAMPLE_WINDOW, connection.dialect, change=_without_rows)
+            with _execute(connection, statement, sql) as result:
                 columns = list(result.keys())
-            if field == SOURCE_SQL:
-                _find_columns(columns, field)
+            if sql.field == SOURCE_SQL:
+                _find_columns(sql, columns)
             elif len(columns) != 1:
-                raise PlanError(f"{field} must yield one column; it yields: {', '.join(columns)}")
+                raise sql.fault(f"must yield one column; it yields: {', '.join(columns)}")
 
 
-def _prepare(sql: str, name: str) -> tuple[str, set[str]]:
+def _prepare(sql: JobSql) -> tuple[str, set[str]]:
     """Return the SQL as SQLAlchemy's ``text`` needs it, and the names of its parameters."""
     import sqlalchemy as sa
 
-    if fault := _statement_fault(sql):
-        raise PlanError(f"{name} {fault}")
-    prepared = _escape_colons(sql)
+    if reason := _statement_fault(sql.text):
+        raise sql.fault(reason)
+    prepared = _escape_colons(sql.text)
     parameters = set(sa.text(prepared).compile().params)
     if unknown := parameters - WINDOW_PARAMETERS:
-        raise PlanError(
-            f"{name} uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end. Write a colon "
+        raise sql.fault(
+            f"uses :{', :'.join(sorted(unknown))}; a run has only :window_start and :window_end. Write a colon "
             "that is not a parameter as \\:"
         )
     return prepared, parameters
@@ -254,22 +243,33 @@ def _without_comments(sql: str) -> str:
     return _NOT_CODE.sub(lambda found: " " if found["comment"] else found[0], sql)
 
 
-def _without_end(sql: str) -> str:
-    """Return SQL without comments and without the semicolon at its end."""
-    return _without_comments(sql).rstrip(" \t\r\n;")
+def _without_rows(sql: str) -> str:
+    """Return SQL that yields the columns of other SQL, and no row."""
+    without_end = _without_comments(sql).rstrip(" \t\r\n;")
+    return f"SELECT * FROM (\n{without_end}\n) AS zoho_delink_check WHERE 1 = 0"  # noqa: S608
 
 
 def _bind_window(
-    sql: str, window_start: datetime, window_end: datetime, dialect: Dialect, name: str = _JOB_SQL
+    sql: JobSql,
+    window_start: datetime,
+    window_end: datetime,
+    dialect: Dialect,
+    change: Callable[[str], str] = str,
 ) -> TextClause:
+    """
+    Return a statement with the window as its parameters.
+
+    :param change: applied to the SQL once it is checked
+    :raises PlanError: as from :func:`check_sql`
+    """
     import sqlalchemy as sa
 
     values = {
         parameter: moment.astimezone(UTC).replace(tzinfo=None if dialect.name in _WITHOUT_ZONES else UTC)
         for parameter, moment in (("window_start", window_start), ("window_end", window_end))
     }
-    prepared, parameters = _prepare(sql, name)
-    return sa.text(prepared).bindparams(
+    prepared, parameters = _prepare(sql)
+    return sa.text(change(prepared)).bindparams(
         *(
             sa.bindparam(parameter, value=values[parameter], type_=sa.TIMESTAMP(timezone=True))
             for parameter in sorted(parameters)
@@ -277,9 +277,9 @@ def _bind_window(
     )
 
 
-def _find_columns(columns: Sequence[str], name: str = _JOB_SQL) -> tuple[int, int]:
+def _find_columns(sql: JobSql, columns: Sequence[str]) -> tuple[int, int]:
     lowered = [column.lower() for column in columns]
     for column in COLUMNS:
         if lowered.count(column) != 1:
-            raise PlanError(f"{name} must yield the column {column} once; it yields: {', '.join(columns)}")
+            raise sql.fault(f"must yield the column {column} once; it yields: {', '.join(columns)}")
     return lowered.index(COLUMNS[0]), lowered.index(COLUMNS[1])

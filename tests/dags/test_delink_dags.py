@@ -13,7 +13,7 @@ from tests.support.live_dags import PROJECT
 from tests.support.releases import DagSerialization
 from zoho_crm.airflow_compat import DagBag
 from zoho_crm.core.job_files import JobFileError
-from zoho_crm.dags import delink_dags, report_invalid_jobs
+from zoho_crm.dags import delink_dag, delink_dags, delink_task_group, report_invalid_jobs
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -156,9 +156,26 @@ def test_invalid_job_files_are_reported_by_a_dag_that_fails(half_broken: Path) -
         task.python_callable()
     lines = str(raised.value).splitlines()
     assert any(line.startswith("broken.yaml, line 1: chunk_size: ") for line in lines)
-    assert any(line.startswith("refused.yaml: schedule: ") for line in lines)
+    assert any(line.startswith("refused.yaml, line 15: schedule: ") for line in lines)
     stored = json.loads(json.dumps(DagSerialization.serialize_dag(reporting)))
     assert set(DagSerialization.deserialize_dag(stored).task_dict) == {"report"}
+
+
+def test_invalid_sql_is_reported_with_file_and_line(tmp_path: Path) -> None:
+    jobs = add_job(tmp_path)
+    (jobs / "contacts_deals.yaml").rename(jobs / "contacts_deals.yml")
+    sql = next((tmp_path / "include" / "sql").iterdir())
+    sql.write_text("DELETE FROM pairs")
+    line = (jobs / "contacts_deals.yml").read_text().partition("sql_file:")[0].count("\n") + 1
+    says = (
+        f"contacts_deals.yml, line {line}: source.sql_file: {sql.name} contains DELETE, but must only read: it must be "
+        "one SELECT"
+    )
+    assert says in str(delink_dags(jobs)["zoho_delink_invalid_jobs"].doc_md).splitlines()
+    for build in (delink_dag, delink_task_group):
+        with pytest.raises(JobFileError) as raised:
+            build(jobs / "contacts_deals.yml")
+        assert str(raised.value) == says
 
 
 def test_the_report_can_be_left_out(half_broken: Path) -> None:

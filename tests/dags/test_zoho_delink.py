@@ -282,7 +282,7 @@ def test_an_asset_that_airflow_refuses_takes_no_other_job_down(jobs: Path) -> No
     found = read_dags()
     assert jobs_of(found) == {CONTACTS_DEALS}
     assert list(found.import_errors) == ["zoho_delink_broken_jobs.py"]
-    assert "by_asset.yaml: schedule: " in found.import_errors["zoho_delink_broken_jobs.py"]
+    assert "by_asset.yaml, line 15: schedule: " in found.import_errors["zoho_delink_broken_jobs.py"]
 
 
 def test_a_pool_of_the_job_is_passed_on(jobs: Path) -> None:

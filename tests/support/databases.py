@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from zoho_crm.core.job_files import JobSql
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 AUDIT = "audit"
 WAREHOUSE = "warehouse"
 SQL = "SELECT external_id, related_external_id FROM pairs WHERE marked_at >= :window_start AND marked_at < :window_end"
+
+
+def job_sql(text: str, field: str = "source.sql_file") -> JobSql:
+    """SQL of a job, from the file pairs.sql."""
+    return JobSql(field, "pairs.sql", text)
 
 
 def set_connection(monkeypatch: pytest.MonkeyPatch, conn_id: str, **values: Any) -> None:

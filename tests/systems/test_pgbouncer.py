@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from include.stack import LocalPostgres
-from tests.support.databases import set_connection
+from tests.support.databases import job_sql, set_connection
 from tests.support.ledger import MOMENT, RUN, pairs, planned, rows_of, settle, states
 from tests.support.pgbouncer import running_pgbouncer
 from zoho_crm.databases import create_source_engine
@@ -95,5 +95,5 @@ def _check_source(url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = create_source_engine("warehouse")
     sql = "SELECT external_id, related_external_id FROM zoho_delink_link WHERE :window_start <= :window_end"
     for _ in range(10):
-        assert len(list(stream_links(engine, sql, MOMENT, MOMENT))) == TRIES * LINKS
+        assert len(list(stream_links(engine, job_sql(sql), MOMENT, MOMENT))) == TRIES * LINKS
     engine.dispose()

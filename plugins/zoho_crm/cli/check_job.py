@@ -12,11 +12,12 @@ from zoho_crm.cli.output import duration
 from zoho_crm.errors import ZohoConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
     from datetime import datetime, timedelta
 
     from zoho_crm.cli.output import Output
     from zoho_crm.core.job import Job
+    from zoho_crm.core.job_files import JobSql
 
 
 @click.command("check-job")
@@ -30,7 +31,7 @@ def check_job(file: Path, out: Output) -> Exit:
     Exits with 1 if there is an error. SQL files are read from the folder sql beside the folder of FILE, as in Airflow.
     Connections that are defined here are checked too, and the SQL is run without reading a row. Zoho is not called.
     """
-    from zoho_crm.core.job_files import JobFileError, load_job, read_sql
+    from zoho_crm.core.job_files import JobFileError, load_job, place_faults, read_sql
     from zoho_crm.source import sql_faults
 
     try:
@@ -39,8 +40,10 @@ def check_job(file: Path, out: Output) -> Exit:
         return _print_report(out, {"file": file, "errors": str(error).splitlines()})
     report = _describe(job, file)
     sql_errors = sql_faults(job, file.parent)
-    errors, report["not_checked"] = _check_connections(job, {} if sql_errors else read_sql(job, file.parent))
-    report["errors"] = _schedule_errors(job) + sql_errors + _approver_errors(job) + errors
+    statements = [] if sql_errors else list(read_sql(job, file.parent).values())
+    errors, report["not_checked"] = _check_connections(job, statements)
+    found = _schedule_errors(job) + sql_errors + _approver_errors(job) + errors
+    report["errors"] = place_faults(found, file)
     report["warnings"] = _warnings(job)
     return _print_report(out, report)
 
@@ -104,17 +107,11 @@ def format_schedule(job: Job) -> str:
 
 def _schedule_errors(job: Job) -> list[str]:
     """Return what Airflow refuses about an asset, or about changes of the clocks."""
-    from zoho_crm.core.job_files import JobFileError
-
     if job.asset is None and (job.cron is None or job.timezone == "UTC"):
         return []
-    from zoho_crm.schedules import schedule_of
+    from zoho_crm.schedules import schedule_faults
 
-    try:
-        schedule_of(job)
-    except JobFileError as error:
-        return [str(error)]
-    return []
+    return schedule_faults(job)
 
 
 def _approver_errors(job: Job) -> list[str]:
@@ -127,7 +124,7 @@ def _approver_errors(job: Job) -> list[str]:
     return approver_faults(job.guards.approvers, auth_manager())
 
 
-def _check_connections(job: Job, statements: Mapping[str, str]) -> tuple[list[str], list[str]]:
+def _check_connections(job: Job, statements: Sequence[JobSql]) -> tuple[list[str], list[str]]:
     """
     Check the connections of a job that are defined here.
 

@@ -12,13 +12,13 @@ import stat
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 from pydantic import ValidationError
 
 from zoho_crm.core.job import AssetSchedule, Guards, Job, Notice, RelationModel, Source
-from zoho_crm.errors import ZohoConfigError
+from zoho_crm.errors import PlanError, ZohoConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator, Mapping, Sequence
@@ -102,6 +102,24 @@ class JobFileError(ZohoConfigError):
     """A job file cannot be used. The message names file, line, field and reason, one line for each fault."""
 
 
+class JobSql(NamedTuple):
+    """
+    The SQL of one field of a job file.
+
+    :param field: name of the field, such as ``source.sql_file``
+    :param file: the SQL file, as the job file names it
+    :param text: content of the SQL file
+    """
+
+    field: str
+    file: str
+    text: str
+
+    def fault(self, reason: str) -> PlanError:
+        """Return an error that names field and file, to raise."""
+        return PlanError(f"{self.field}: {self.file} {reason}")
+
+
 AUDIT_CONN_IDS_VARIABLE = "ZOHO_CRM_AUDIT_CONN_IDS"
 """Environment variable that names audit databases where there are no job files, by connection ID."""
 
@@ -152,8 +170,7 @@ def load_job(path: Path) -> Job:
         for field, sql_file in sql_files(job).items():
             find_sql(path.parent, sql_file, field)
     except JobFileError as error:
-        field_path = tuple(str(error).partition(":")[0].split("."))
-        raise JobFileError(f"{_place(path.name, _line_of(node, field_path))}: {error}") from None
+        raise JobFileError(_placed(str(error), path, node)) from None
     return job
 
 
@@ -184,10 +201,28 @@ def named_job(folder: Path, name: object) -> Job:
 
     :raises JobFileError: no job has that name, or its file is invalid; the message lists the jobs
     """
-    paths = {path.stem: path for path in job_files(folder)}
+    paths = paths_by_name(folder)
     if not isinstance(name, str) or name not in paths:
         raise JobFileError(f"job: there is no job {name!r}; there are: {', '.join(sorted(paths)) or 'none'}")
     return load_job(paths[name])
+
+
+def paths_by_name(folder: Path) -> dict[str, Path]:
+    """Return the job files of a folder by the names of their jobs; of two with one name, the first by file name."""
+    return {path.stem: path for path in reversed(job_files(folder))}
+
+
+def place_faults(faults: Sequence[str], file: Path) -> list[str]:
+    """
+    Return faults of a job with the name of its file, and the line of the field that each begins with.
+
+    :param faults: sentences like ``source.sql_file: contacts_deals.sql is empty``
+    :param file: the job file
+    """
+    if not faults:
+        return []
+    _, node = _read_yaml(file)
+    return [_placed(fault, file, node) for fault in faults]
 
 
 def sql_files(job: Job) -> dict[str, str]:
@@ -200,14 +235,16 @@ def sql_files(job: Job) -> dict[str, str]:
     return {field: sql_file for field, sql_file in named.items() if sql_file is not None}
 
 
-def read_sql(job: Job, jobs_folder: Path) -> dict[str, str]:
+def read_sql(job: Job, jobs_folder: Path) -> dict[str, JobSql]:
     """
     Return the SQL of a job, by the field that names its file.
 
     :raises JobFileError: a file does not exist, is too large, or is not UTF-8 text
     """
     return {
-        field: _read_text(find_sql(jobs_folder, sql_file, field), f"{field}: {sql_file}")
+        field: JobSql(
+            field, sql_file, _read_text(find_sql(jobs_folder, sql_file, field), f"{field}: {sql_file}")
+        )
         for field, sql_file in sql_files(job).items()
     }
 
@@ -343,6 +380,12 @@ def _yaml_reason(error: yaml.MarkedYAMLError) -> str:
 
 def _place(file_name: str, line: int | None) -> str:
     return file_name if line is None else f"{file_name}, line {line}"
+
+
+def _placed(fault: str, path: Path, node: yaml.Node | None) -> str:
+    """Return a fault with the job file and the line of the field that it begins with."""
+    field_path = fault.partition(":")[0].split(".")
+    return f"{_place(path.name, _line_of(node, field_path))}: {fault}"
 
 
 def _line_of(node: yaml.Node | None, field_path: Sequence[str | int]) -> int | None:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.guard_rules import Decision
     from zoho_crm.core.job import Job
+    from zoho_crm.core.job_files import JobSql
     from zoho_crm.core.models import PlanSummary, StoredRun
     from zoho_crm.ledger.ledger import Ledger
 
@@ -120,7 +121,10 @@ class GuardOperator(JobOperator):
 
         sql = _guard_sql(job, self.jobs_folder) if self.job is not None else {}
         audit = job.audit_conn_id
-        inputs = [ledger_table(audit, PLAN_TABLE), *tables_read(job.source.conn_id, *sql.values())]
+        inputs = [
+            ledger_table(audit, PLAN_TABLE),
+            *tables_read(job.source.conn_id, *(one.text for one in sql.values())),
+        ]
         return inputs, [ledger_output(audit, RUN_TABLE)]
 
     def _judge(self, ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary) -> tuple[Facts, Decision]:
@@ -317,7 +321,7 @@ def build_facts(ledger: Ledger, run: StoredRun, *, planned: int, now: datetime, 
     )
 
 
-def _guard_sql(job: Job, jobs_folder: Path) -> dict[str, str]:
+def _guard_sql(job: Job, jobs_folder: Path) -> dict[str, JobSql]:
     """Return the SQL of the guards that a job sets, by the field that names its file."""
     return {field: sql for field, sql in read_sql(job, jobs_folder).items() if field != SOURCE_SQL}
 

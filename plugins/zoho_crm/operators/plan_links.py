@@ -80,7 +80,7 @@ class PlanLinksOperator(PlanOperator):
         """Return the warehouse's tables, once they are read, and the plan's; pasted links are of no table."""
         from zoho_crm.lineage import PLAN_TABLE, ledger_output, tables_read
 
-        sql = read_sql(job, self.jobs_folder)[SOURCE_SQL] if self._reads_source else ""
+        sql = read_sql(job, self.jobs_folder)[SOURCE_SQL].text if self._reads_source else ""
         rows = self._plan.planned if self._plan else None
         return tables_read(job.source.conn_id, sql), [ledger_output(job.audit_conn_id, PLAN_TABLE, rows)]
 

@@ -137,7 +137,7 @@ class PreflightOperator(JobOperator):
         """Check that the warehouse can be reached and accepts the job's SQL, without reading a row."""
         engine = create_source_engine(job.source.conn_id)
         try:
-            check_in_warehouse(engine, read_sql(job, self.jobs_folder))
+            check_in_warehouse(engine, read_sql(job, self.jobs_folder).values())
         finally:
             engine.dispose()
 

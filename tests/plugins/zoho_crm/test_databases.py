@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
+from tests.support.databases import job_sql
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger.engine import engine_of as audit_engine_of
@@ -136,7 +137,7 @@ def engine(warehouse: Warehouse) -> Iterator[sa.Engine]:
 
 
 def pairs(engine: sa.Engine, sql: str) -> list[tuple[object, object]]:
-    return list(stream_links(engine, sql, START, END))
+    return list(stream_links(engine, job_sql(sql), START, END))
 
 
 def test_window_is_half_open_and_in_utc_whatever_the_servers_time_zone(
@@ -150,7 +151,7 @@ def test_window_is_half_open_and_in_utc_whatever_the_servers_time_zone(
     )
     assert pairs(engine, SQL + WINDOW) == [("first", "d"), ("last", "d")]
     counting = f"SELECT count(*) FROM ({SQL + WINDOW}) p"  # noqa: S608 - our own words
-    assert fetch_value(engine, counting, START, END, name="It") == 2
+    assert fetch_value(engine, job_sql(counting), START, END) == 2
 
 
 def test_column_with_a_time_zone_is_compared_by_moment(warehouse: Warehouse, engine: sa.Engine) -> None:
@@ -197,7 +198,7 @@ def test_values_are_not_converted(warehouse: Warehouse, engine: sa.Engine) -> No
 def test_refused_sql_is_a_plan_error_with_the_drivers_message(
     warehouse: Warehouse, engine: sa.Engine, sql: str
 ) -> None:
-    with pytest.raises(PlanError, match=r"^The warehouse refuses the job's SQL: "):
+    with pytest.raises(PlanError, match=r"^source\.sql_file: the warehouse refuses pairs\.sql: "):
         pairs(engine, sql)
 
 
@@ -214,7 +215,7 @@ def test_closing_the_stream_early_releases_the_connection(
 ) -> None:
     monkeypatch.setattr("zoho_crm.source.FETCH_ROWS", 10)
     warehouse.add(*((f"c-{n:03}", "d", "2026-11-21 05:00:00") for n in range(95)))
-    stream = stream_links(engine, f"{SQL} ORDER BY external_id", START, END)
+    stream = stream_links(engine, job_sql(f"{SQL} ORDER BY external_id"), START, END)
     assert list(islice(stream, 3)) == [("c-000", "d"), ("c-001", "d"), ("c-002", "d")]
     stream.close()  # type: ignore[attr-defined]
     assert len(pairs(engine, SQL)) == 95
@@ -304,7 +305,9 @@ def test_missing_driver_or_dialect_is_reported_without_the_password(
 def test_sql_compiles_for_databases_without_a_test_server(dialect: str, start: str) -> None:
     module, _, name = dialect.partition(":")
     made = getattr(import_module(module), name)(paramstyle="pyformat")
-    statement = _bind_window(f"{SQL} WHERE marked_at >= :window_start AND 'a' LIKE 'a%'", START, END, made)
+    statement = _bind_window(
+        job_sql(f"{SQL} WHERE marked_at >= :window_start AND 'a' LIKE 'a%'"), START, END, made
+    )
 
     compiled = statement.compile(dialect=made)
 
@@ -328,6 +331,7 @@ CHILD = """
 import json, sys
 import sqlalchemy as sa
 from datetime import datetime, UTC
+from zoho_crm.core.job_files import JobSql
 from zoho_crm.source import stream_links
 
 url, sql = json.loads(sys.argv[1])
@@ -339,6 +343,7 @@ def used_mb():
     return int(status["VmHWM"].split()[0]) / 1024
 
 count = first = 0
+sql = JobSql("source.sql_file", "pairs.sql", sql)
 for _ in stream_links(engine, sql, datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)):
     count += 1
     if count == 20_000:

@@ -237,9 +237,9 @@ def test_an_asset_goes_by_its_name_and_uri(schedule: dict[str, str], expected: t
     assert [(asset.name, asset.uri) for asset in assets] == [expected]
 
 
-def test_a_uri_that_its_provider_refuses_is_reported_with_the_file() -> None:
+def test_a_uri_that_its_provider_refuses_is_reported_with_the_field() -> None:
     job = make_job(schedule={"asset": "links", "uri": "postgres://warehouse/crm"})
-    with pytest.raises(JobFileError, match=r"^contacts_deals\.yaml: schedule: "):
+    with pytest.raises(JobFileError, match=r"^schedule: "):
         schedule_of(job)
 
 

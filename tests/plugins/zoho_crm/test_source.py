@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 import sqlalchemy as sa
 
+from tests.support.databases import job_sql
 from zoho_crm import source
 from zoho_crm.errors import PlanError
 from zoho_crm.source import check_in_warehouse, check_sql, fetch_value, stream_links
@@ -50,7 +51,7 @@ def add(engine: sa.Engine, *rows: tuple[str, str, str]) -> None:
 def pairs(
     engine: sa.Engine, sql: str, start: datetime = START, end: datetime = END
 ) -> list[tuple[object, object]]:
-    return list(stream_links(engine, sql, start, end))
+    return list(stream_links(engine, job_sql(sql), start, end))
 
 
 def test_the_window_is_bound_half_open_and_in_utc(warehouse: sa.Engine) -> None:
@@ -124,14 +125,18 @@ def test_sql_that_changes_the_warehouse_changes_nothing(warehouse: sa.Engine, mo
 
 def test_sql_that_yields_no_rows_is_refused() -> None:
     engine = sa.create_engine("sqlite://")
-    with pytest.raises(PlanError, match=r"^The job's SQL yields no rows: it must be one SELECT$"):
+    with pytest.raises(
+        PlanError, match=r"^source\.sql_file: pairs\.sql yields no rows: it must be one SELECT$"
+    ):
         pairs(engine, "PRAGMA foreign_keys = 1")
     engine.dispose()
 
 
 @pytest.mark.parametrize("sql", ["SELECT external_id FORM pairs", "SELECT external_id FROM pears"])
 def test_refused_sql_is_a_plan_error_with_the_drivers_message(warehouse: sa.Engine, sql: str) -> None:
-    with pytest.raises(PlanError, match=r"^The warehouse refuses the job's SQL: .*(pairs|pears)"):
+    with pytest.raises(
+        PlanError, match=r"^source\.sql_file: the warehouse refuses pairs\.sql: .*(pairs|pears)"
+    ):
         pairs(warehouse, sql)
 
 
@@ -150,7 +155,7 @@ def test_values_are_not_converted(warehouse: sa.Engine) -> None:
 def test_rows_are_read_on_demand(warehouse: sa.Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "FETCH_ROWS", 10)
     add(warehouse, *((f"c-{n:03}", "d", "2026-11-21 05:00:00.000000+00") for n in range(95)))
-    stream = stream_links(warehouse, f"{SQL} ORDER BY external_id", START, END)
+    stream = stream_links(warehouse, job_sql(f"{SQL} ORDER BY external_id"), START, END)
     assert list(islice(stream, 3)) == [("c-000", "d"), ("c-001", "d"), ("c-002", "d")]
     assert warehouse.pool.checkedout() == 1  # type: ignore[attr-defined]
     stream.close()  # type: ignore[attr-defined]
@@ -160,7 +165,7 @@ def test_rows_are_read_on_demand(warehouse: sa.Engine, monkeypatch: pytest.Monke
 
 def test_nothing_is_read_before_the_first_row_is_consumed(tmp_path: Path) -> None:
     nowhere = sa.create_engine(f"sqlite:///{tmp_path / 'none' / 'w.db'}")
-    stream = stream_links(nowhere, SQL, START, END)
+    stream = stream_links(nowhere, job_sql(SQL), START, END)
     with pytest.raises(sa.exc.OperationalError):
         next(stream)
 
@@ -180,7 +185,7 @@ def test_nothing_is_read_before_the_first_row_is_consumed(tmp_path: Path) -> Non
     ids=["plain", "window", "casts", "escaped", "twice", "literals", "slices", "words"],
 )
 def test_check_sql_accepts(sql: str) -> None:
-    check_sql(sql)
+    check_sql(job_sql(sql))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +220,7 @@ def test_check_sql_accepts(sql: str) -> None:
 )
 def test_empty_sql_and_unknown_parameters_are_refused(sql: str, says: str) -> None:
     with pytest.raises(PlanError, match=says):
-        check_sql(sql)
+        check_sql(job_sql(sql))
     with pytest.raises(PlanError, match=says):
         pairs(sa.create_engine("sqlite://"), sql)
 
@@ -230,27 +235,28 @@ def test_a_cast_of_a_parameter_is_bound(postgres_url: str) -> None:
 @pytest.mark.parametrize(
     ("field", "sql", "says"),
     [
-        ("source.sql_file", "CHOOSE 1", "The warehouse refuses source.sql_file: "),
+        ("source.sql_file", "CHOOSE 1", r"source\.sql_file: the warehouse refuses pairs\.sql: "),
         (
             "source.sql_file",
             "SELECT external_id FROM pears",
-            "The warehouse refuses source.sql_file: .*pears",
+            r"source\.sql_file: the warehouse refuses pairs\.sql: .*pears",
         ),
         (
             "source.sql_file",
             "SELECT external_id, related_external_id AS related FROM pairs",
-            "source.sql_file must yield the column related_external_id once; it yields: external_id, related",
+            r"source\.sql_file: pairs\.sql must yield the column related_external_id once; "
+            "it yields: external_id, related",
         ),
         (
             "guards.baseline_sql_file",
             "SELECT 1, 2",
-            "guards.baseline_sql_file must yield one column; it yields: ",
+            r"guards\.baseline_sql_file: pairs\.sql must yield one column; it yields: ",
         ),
     ],
 )
 def test_check_in_warehouse_refuses(warehouse: sa.Engine, field: str, sql: str, says: str) -> None:
     with pytest.raises(PlanError, match=f"^{says}"):
-        check_in_warehouse(warehouse, {field: sql})
+        check_in_warehouse(warehouse, [job_sql(sql, field)])
 
 
 def test_check_in_warehouse_accepts_any_select_and_reads_no_row(warehouse: sa.Engine) -> None:
@@ -260,15 +266,14 @@ def test_check_in_warehouse_accepts_any_select_and_reads_no_row(warehouse: sa.En
         f"WITH p AS (SELECT * FROM pairs{WINDOW})\n"  # noqa: S608 - of this module
         f"SELECT external_id, related_external_id, length(external_id) + {fails} AS n FROM p ORDER BY 1; -- the end"
     )
-    check_in_warehouse(
-        warehouse, {"source.sql_file": sql, "guards.baseline_sql_file": "SELECT count(*) FROM pairs"}
-    )
+    baseline = job_sql("SELECT count(*) FROM pairs", "guards.baseline_sql_file")
+    check_in_warehouse(warehouse, [job_sql(sql), baseline])
     with pytest.raises(sa.exc.DBAPIError):
         pairs(warehouse, sql.replace("WHERE marked_at >= :window_start AND", "WHERE"))
 
 
 def value_of(engine: sa.Engine, sql: str) -> object:
-    return fetch_value(engine, sql, START, END, name="guards.baseline_sql_file")
+    return fetch_value(engine, job_sql(sql, "guards.baseline_sql_file"), START, END)
 
 
 def test_fetch_value_binds_the_window_and_does_not_convert(warehouse: sa.Engine) -> None:
@@ -295,7 +300,7 @@ def test_fetch_value_binds_the_window_and_does_not_convert(warehouse: sa.Engine)
         ("DELETE FROM pairs", "contains DELETE, but must only read: it must be one SELECT"),
         ("  ", "is empty"),
         ("SELECT :day", "uses :day; a run has only :window_start and :window_end"),
-        ("SELECT count(*) FROM elsewhere", "The warehouse refuses guards.baseline_sql_file: "),
+        ("SELECT count(*) FROM elsewhere", "the warehouse refuses pairs.sql: "),
     ],
 )
 def test_fetch_value_names_the_field_when_there_is_not_one_value(
@@ -304,5 +309,5 @@ def test_fetch_value_names_the_field_when_there_is_not_one_value(
     add(warehouse, ("a", "d", "2026-11-21 00:00:00+00"))
     with pytest.raises(PlanError, match=says) as refused:
         value_of(warehouse, sql)
-    assert "guards.baseline_sql_file" in str(refused.value)
+    assert str(refused.value).startswith("guards.baseline_sql_file: ")
     assert value_of(warehouse, "SELECT count(*) FROM pairs") == 1

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from tests.support.databases import Warehouse
 
 
+SQL_FILE = "contacts_deals.yaml, line 10: source.sql_file: contacts_deals.sql"
+
+
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoho_crm.cli.check_job.current_time", lambda: datetime(2026, 11, 23, 12, tzinfo=UTC))
@@ -103,7 +106,9 @@ def test_names_of_approvers_are_an_error_where_user_ids_are_numbers(
     fab = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
     monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", fab)
     (error,) = cli.document("check-job", jobs.file, code=1)["errors"]
-    assert error.startswith("guards.approvers: 'ada' is not a user ID: with the FAB auth manager")
+    assert error.startswith(
+        "contacts_deals.yaml, line 3: guards.approvers: 'ada' is not a user ID: with the FAB auth manager"
+    )
 
 
 def test_warns_of_rows_before_the_first_window(cli: Cli, jobs: Jobs) -> None:
@@ -152,23 +157,23 @@ def test_missing_file_is_a_usage_error(cli: Cli, jobs: Jobs) -> None:
 @pytest.mark.parametrize(
     ("sql", "error"),
     [
-        (" \n", "source.sql_file is empty"),
+        (" \n", "is empty"),
         (
             "SELECT :today",
-            "source.sql_file uses :today; a run has only :window_start and :window_end. Write a colon that is not a "
+            "uses :today; a run has only :window_start and :window_end. Write a colon that is not a "
             "parameter as \\:",
         ),
-        ("DELETE FROM pairs", "source.sql_file contains DELETE, but must only read: it must be one SELECT"),
+        ("DELETE FROM pairs", "contains DELETE, but must only read: it must be one SELECT"),
         (
             "SELECT '{{ ds }}'",
-            "source.sql_file has a template ({{), which is not rendered: use :window_start and :window_end",
+            "has a template ({{), which is not rendered: use :window_start and :window_end",
         ),
     ],
     ids=["empty", "unknown parameter", "delete", "template"],
 )
 def test_unusable_sql_is_an_error(cli: Cli, jobs: Jobs, sql: str, error: str) -> None:
     jobs.write_sql(sql)
-    assert cli.document("check-job", jobs.file, code=1)["errors"] == [error]
+    assert cli.document("check-job", jobs.file, code=1)["errors"] == [f"{SQL_FILE} {error}"]
 
 
 def test_jobs_without_cron_expression_have_no_next_windows(cli: Cli, jobs: Jobs) -> None:
@@ -192,11 +197,14 @@ def test_sql_is_run_in_a_warehouse_that_is_defined_here(cli: Cli, jobs: Jobs, wa
     assert (document["ok"], document["errors"]) == (True, [])
     jobs.write_sql("SELECT external_id, related_external_id AS deal FROM pairs")
     assert cli.document("check-job", jobs.file, code=1)["errors"] == [
-        "source.sql_file must yield the column related_external_id once; it yields: external_id, deal"
+        f"{SQL_FILE} must yield the column related_external_id once; it yields: external_id, deal"
     ]
     jobs.write_sql("CHOOSE external_id FROM pairs")
     (error,) = cli.document("check-job", jobs.file, code=1)["errors"]
-    assert error == 'The warehouse refuses source.sql_file: near "FROM": syntax error'
+    assert error == (
+        "contacts_deals.yaml, line 10: source.sql_file: the warehouse refuses contacts_deals.sql: "
+        'near "FROM": syntax error'
+    )
 
 
 def test_says_which_connections_were_not_checked(
@@ -224,9 +232,9 @@ def test_connections_of_another_type_are_errors(
     set_connection(monkeypatch, "zoho_crm_default", conn_type="http", host="x")
     set_connection(monkeypatch, AUDIT, conn_type="nonsense", host="x")
     assert cli.document("check-job", jobs.file, code=1)["errors"] == [
-        "Connection 'warehouse' is not for a SQL database: use a connection type whose hook is a DbApiHook, such as "
-        "postgres or sqlite",
-        "Connection 'zoho_crm_default' has the type http: it must have the type zoho_crm",
-        "Connection 'audit' has a type that Airflow does not know here: correct the type, or install its "
-        "provider package",
+        "contacts_deals.yaml: Connection 'warehouse' is not for a SQL database: use a connection type whose hook is a "
+        "DbApiHook, such as postgres or sqlite",
+        "contacts_deals.yaml: Connection 'zoho_crm_default' has the type http: it must have the type zoho_crm",
+        "contacts_deals.yaml: Connection 'audit' has a type that Airflow does not know here: correct the type, or "
+        "install its provider package",
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from zoho_crm.core.job_files import JobFileError, find_sql, load_job, load_jobs, read_sql
+from zoho_crm.core.job_files import JobFileError, JobSql, find_sql, load_job, load_jobs, named_job, read_sql
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -364,7 +364,9 @@ def test_a_byte_order_mark_and_a_suffix_in_capitals_are_accepted(jobs: Path) -> 
     (jobs.parent / "sql" / "contacts_deals.sql").write_text("SELECT 1", encoding="utf-8-sig")
     (job,) = load_jobs(jobs)[0]
     assert job.name == "contacts_deals"
-    assert read_sql(job, jobs) == {"source.sql_file": "SELECT 1"}
+    assert read_sql(job, jobs) == {
+        "source.sql_file": JobSql("source.sql_file", "contacts_deals.sql", "SELECT 1")
+    }
 
 
 def test_presets_of_cron_are_accepted(jobs: Path) -> None:
@@ -382,7 +384,7 @@ def test_a_broken_file_takes_no_other_job_down(jobs: Path) -> None:
     write(jobs, "first.yaml")
     write(jobs, "second.yml")
     write(jobs, "third.yaml", retries="many")
-    write(jobs, "first.yml")
+    write(jobs, "first.yml", owner="second")
     (jobs / ".hidden.yaml").write_text("a: [")
     (jobs / "notes.txt").write_text("not a job")
     found, errors = load_jobs(jobs)
@@ -391,6 +393,7 @@ def test_a_broken_file_takes_no_other_job_down(jobs: Path) -> None:
         "first.yml: name: another file already describes 'first'",
         "third.yaml, line 7: retries: must be a whole number",
     ]
+    assert named_job(jobs, "first") == found[0]
 
 
 def test_sql_files_lie_beside_a_link_to_the_jobs_folder(jobs: Path, tmp_path: Path) -> None:

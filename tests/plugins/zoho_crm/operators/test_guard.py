@@ -200,10 +200,18 @@ def test_a_fresh_source_passes_and_its_time_stands_on_the_run_row(audit: Audit, 
     ("guards", "sql", "says"),
     [
         (BASELINE, "SELECT 'many'", r"^guards\.baseline_sql_file: must yield a whole number"),
-        (BASELINE, "SELECT 1, 2", r"^guards\.baseline_sql_file must yield one row with one column"),
-        (BASELINE, "SELECT count(*) FROM gone", r"refuses guards\.baseline_sql_file: no such table"),
+        (
+            BASELINE,
+            "SELECT 1, 2",
+            r"^guards\.baseline_sql_file: [a-z_]+\.sql must yield one row with one column",
+        ),
+        (
+            BASELINE,
+            "SELECT count(*) FROM gone",
+            r"^guards\.baseline_sql_file: the warehouse refuses [a-z_]+\.sql: no such table",
+        ),
         (FRESHNESS, "SELECT '12:00'", r"^guards\.freshness_sql_file: must yield a time"),
-        (FRESHNESS, "SELECT 1 WHERE 1 = 0", r"^guards\.freshness_sql_file must yield one row"),
+        (FRESHNESS, "SELECT 1 WHERE 1 = 0", r"^guards\.freshness_sql_file: [a-z_]+\.sql must yield one row"),
     ],
 )
 def test_sql_that_does_not_yield_what_it_must_is_reported_by_its_field(

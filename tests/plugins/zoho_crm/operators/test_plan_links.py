@@ -161,14 +161,22 @@ def test_columns_may_be_in_any_case_and_order(audit: Audit, warehouse: Warehouse
     [
         (
             "SELECT 'a' AS external_id",
-            "must yield the column related_external_id once; it yields: external_id",
+            "^source.sql_file: contacts_deals.sql must yield the column related_external_id once; "
+            "it yields: external_id$",
         ),
         (
             "SELECT 'a' AS external_id, 'b' AS external_id, 'c' AS related_external_id",
             "must yield the column external_id once",
         ),
-        ("SELECT :since AS external_id", "uses :since"),
-        ("DELETE FROM pairs", "contains DELETE, but must only read: it must be one SELECT"),
+        ("SELECT :since AS external_id", "^source.sql_file: contacts_deals.sql uses :since; "),
+        (
+            "DELETE FROM pairs",
+            "^source.sql_file: contacts_deals.sql contains DELETE, but must only read: it must be one SELECT$",
+        ),
+        (
+            "CHOOSE 1",
+            '^source.sql_file: the warehouse refuses contacts_deals.sql: near "CHOOSE": syntax error$',
+        ),
     ],
 )
 def test_sql_that_yields_no_pairs_is_reported(
