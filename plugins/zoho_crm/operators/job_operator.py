@@ -366,10 +366,12 @@ def final_errors(method: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return method(*args, **kwargs)
-        except ZohoTokenThrottledError:
-            raise
-        except FINAL_ERRORS as error:
-            if not has_retry_policies():
+        except Exception as error:
+            context: Any = kwargs["context"] if "context" in kwargs else args[1]
+            # For failure callbacks: ``dag.test()`` of Airflow 3.1 calls them without the error.
+            context["exception"] = error
+            final = isinstance(error, FINAL_ERRORS) and not isinstance(error, ZohoTokenThrottledError)
+            if final and not has_retry_policies():
                 forbid_retry(error)
             raise
 

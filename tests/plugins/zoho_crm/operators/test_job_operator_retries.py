@@ -72,11 +72,13 @@ def without_policies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def raised_by(error: ZohoError) -> ZohoError:
     @job_operator.final_errors
-    def execute() -> None:
+    def execute(self: Any, context: Any) -> None:
         raise error
 
+    context: dict[str, Any] = {}
     with pytest.raises(type(error)) as caught:
-        execute()
+        execute(None, context=context)
+    assert context == {"exception": error}
     return caught.value
 
 
@@ -121,7 +123,7 @@ def test_every_operator_ends_after_a_final_error(
 ) -> None:
     """Whatever an operator looks at first, of itself or of its context, raises a final error."""
 
-    class NoContext:
+    class NoContext(dict[str, Any]):
         def __getitem__(self, key: str) -> Any:
             raise PlanError("no such run")
 
