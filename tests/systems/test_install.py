@@ -37,11 +37,11 @@ with FakeZoho() as fake, sqlite3.connect(sys.argv[1]) as warehouse:
 """
 READ_JOBS = """\
 from zoho_crm.airflow_compat import DagBag
-from zoho_crm.ui.audit_databases import AuditDatabases, default_jobs_folder
+from zoho_crm.ui.audit_databases import AuditDatabases
 bag = DagBag(dag_folder="dags")
 print("errors", bag.import_errors)
 print("dags", *sorted(bag.dags))
-print("jobs of the pages", *[job.name for job in AuditDatabases(default_jobs_folder()).jobs()])
+print("jobs of the pages", *[job.name for job in AuditDatabases().jobs()])
 """
 
 

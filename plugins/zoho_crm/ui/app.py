@@ -12,7 +12,7 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from zoho_crm.ui import downloads, link_pages, overview, run_pages
-from zoho_crm.ui.audit_databases import AuditDatabases, default_jobs_folder
+from zoho_crm.ui.audit_databases import AuditDatabases
 from zoho_crm.ui.auth import SIGNED_IN
 from zoho_crm.ui.rendering import STATIC, SafeResponses, page, wants_html
 
@@ -58,7 +58,7 @@ def create_app(databases: AuditDatabases | None = None) -> FastAPI:
     :param databases: the audit databases; default: those of the job files that the Dags read
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    app.state.databases = databases or AuditDatabases(default_jobs_folder())
+    app.state.databases = databases or AuditDatabases()
     app.add_middleware(SafeResponses)
     for router in (overview.router, downloads.router, run_pages.router, link_pages.router, rest):
         app.include_router(router)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 from fastapi import Depends, Request
 
 from zoho_crm.airflow_compat import dags_folder
-from zoho_crm.core.job_files import audit_conn_ids, jobs_folder, load_jobs
+from zoho_crm.core.job_files import JOBS_FOLDER_VARIABLE, audit_conn_ids, load_jobs
 from zoho_crm.errors import ZohoError
 from zoho_crm.ledger.engine import reading
 from zoho_crm.ledger.ledger import Ledger
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_ANY_FOLDER = "*"
 _JOBS_CACHE_S = 10.0
 _LEDGER_CACHE_S = 300.0
 _PROBLEM_CACHE_S = 5.0
@@ -70,11 +72,13 @@ class AuditDatabases:
     """
     The audit databases of all job files, and those that ``ZOHO_CRM_AUDIT_CONN_IDS`` names. Thread-safe.
 
-    :param jobs_folder: folder of the job files
+    :param jobs_folder: folder of the job files; None: those of :func:`default_jobs_folders`
     :param open_ledger: opens a ledger by connection id
     """
 
-    def __init__(self, jobs_folder: Path, open_ledger: Callable[[str], Ledger] = Ledger.from_conn_id) -> None:
+    def __init__(
+        self, jobs_folder: Path | None = None, open_ledger: Callable[[str], Ledger] = Ledger.from_conn_id
+    ) -> None:
         self._jobs_folder = jobs_folder
         self._open_ledger = open_ledger
         self._lock = threading.Lock()
@@ -86,18 +90,26 @@ class AuditDatabases:
         with self._lock:
             read_at, jobs = self._jobs
             if time.monotonic() - read_at > _JOBS_CACHE_S:
-                jobs = sorted(load_jobs(self._jobs_folder)[0], key=lambda job: job.name)
+                jobs = self._read_jobs()
                 self._jobs = (time.monotonic(), jobs)
             return jobs
+
+    def _read_jobs(self) -> list[Job]:
+        folders = [self._jobs_folder] if self._jobs_folder else default_jobs_folders()
+        by_name: dict[str, Job] = {}
+        for folder in folders:
+            for job in load_jobs(folder)[0]:
+                by_name.setdefault(job.name, job)
+        return sorted(by_name.values(), key=lambda job: job.name)
 
     def jobs_of(self, reader: Reader) -> list[Job]:
         """Return the jobs whose runs a user may read."""
         return [job for job in self.jobs() if reader.may_read(job.dag_id, job.name)]
 
     @property
-    def jobs_folder(self) -> Path:
-        """The folder of the job files."""
-        return self._jobs_folder
+    def looked_in(self) -> list[str]:
+        """Where job files are looked for: folders, in which * stands for any name."""
+        return [str(self._jobs_folder)] if self._jobs_folder else default_jobs_places()
 
     def all(self) -> list[AuditDatabase]:
         """Return each audit database once, including unavailable ones."""
@@ -159,10 +171,25 @@ def _version_problem(version: int | None) -> str | None:
     return None
 
 
-def default_jobs_folder() -> Path:
-    """Return the folder of the job files that the Dags read: inside or beside the Dags folder."""
+def default_jobs_folders() -> list[Path]:
+    """Return the folders with the job files that the Dags read; for two jobs of one name, the first counts."""
+    return [folder for place in default_jobs_places() for folder in _folders_at(Path(place))]
+
+
+def default_jobs_places() -> list[str]:
+    """Return where the folders of job files may be; none without the setting of a Dags folder."""
+    if named := os.environ.get(JOBS_FOLDER_VARIABLE):
+        return [named]
+    if not dags_folder():
+        return []
     dags = Path(dags_folder())
-    return jobs_folder(dags if (dags / "include" / "jobs").is_dir() else dags.parent)
+    bases = (dags, dags / _ANY_FOLDER, dags.parent)
+    return [str(base / "include" / "jobs") for base in bases]
+
+
+def _folders_at(place: Path) -> list[Path]:
+    before, any_folder, below = str(place).partition(f"/{_ANY_FOLDER}/")
+    return sorted(Path(before).glob(f"*/{below}")) if any_folder else [place]
 
 
 def audit_databases_of(request: Request) -> AuditDatabases:

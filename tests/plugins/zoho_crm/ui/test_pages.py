@@ -24,6 +24,7 @@ from zoho_crm.core.relink_request import RelinkFilter
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.ledger import link_queries
 from zoho_crm.ledger.tables import runs
+from zoho_crm.ui.audit_databases import AuditDatabases
 from zoho_crm.ui.rendering import OUTCOME_COLUMNS, STATIC
 
 if TYPE_CHECKING:
@@ -847,6 +848,11 @@ def test_server_without_job_files_names_their_folder_and_shows_the_named_audit_d
     page = pages.client.get("/").text
     assert f"no valid job files in <code>{tmp_path / 'nothing'}</code>" in page
     assert RUN_ID not in page
+    monkeypatch.setattr(AuditDatabases, "looked_in", ["/dags/include/jobs", "/include/jobs"])
+    page = pages.client.get("/").text
+    assert "files in <code>/dags/include/jobs</code>, <code>/include/jobs</code>: install them there" in page
+    monkeypatch.setattr(AuditDatabases, "looked_in", [])
+    assert "files: <code>[core] dags_folder</code> is not set here. Set <code>" in pages.client.get("/").text
     monkeypatch.setenv("ZOHO_CRM_AUDIT_CONN_IDS", "audit, ")
     page = pages.client.get("/").text
     assert RUN_ID in page
