@@ -9,6 +9,7 @@ import pytest
 from include.stack import ApiError, LocalAirflow, StackError
 from include.stack.client import unhealthy_components
 from include.stack.processes import living_processes
+from tests.support.airflow_stack import logs_kept
 
 _DAG = """
 from airflow.sdk import BaseHook, dag, task
@@ -46,14 +47,15 @@ def test_reports_unhealthy_components(health, expected):
 @pytest.mark.systems
 @pytest.mark.e2e
 @pytest.mark.xdist_group("e2e")  # the group of tests/e2e: no two Airflows at a time
-def test_runs_dags_on_loopback_alone_and_leaves_no_process(tmp_path, listening_addresses):
+def test_runs_dags_on_loopback_alone_and_leaves_no_process(request, tmp_path, listening_addresses):
     dags = tmp_path / "dags"
     dags.mkdir()
     (dags / "tiny.py").write_text(_DAG)
     home = tmp_path / "home"
     connection = {"AIRFLOW_CONN_FROM_ENVIRONMENT": '{"conn_type": "generic", "host": "somewhere"}'}
 
-    with LocalAirflow(home, dags_folder=dags, env=connection) as airflow:
+    airflow = LocalAirflow(home, dags_folder=dags, env=connection)
+    with logs_kept(home, "stack-logs", request.session), airflow:
         airflow.wait_until_healthy()
         airflow.wait_for_dag("tiny")
         airflow.unpause("tiny")
