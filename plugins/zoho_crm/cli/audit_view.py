@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from zoho_crm.core.links import link_fault
 from zoho_crm.core.outcomes import REMOVAL_OUTCOMES, Outcome
 
 if TYPE_CHECKING:
@@ -85,11 +86,13 @@ def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:
 
 def show_history(out: Output, link: tuple[str, str], history: Sequence[Mapping[str, Any]]) -> None:
     """Print the history of one link over all runs, and who changed it last."""
+    reason = None if history else link_fault(*link) or "no run has processed it"
     if out.as_json:
-        out.document({"external_id": link[0], "related_external_id": link[1], "history": list(history)})
+        document = {"external_id": link[0], "related_external_id": link[1], "history": list(history)}
+        out.document({**document, "error": f"no history for this link: {reason}"} if reason else document)
         return
-    if not history:
-        out.error("no history for this link: no run has processed it")
+    if reason:
+        out.error(f"no history for this link: {reason}")
         return
     names = (
         "finished_at",

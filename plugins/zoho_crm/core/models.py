@@ -19,6 +19,11 @@ RELINK = "relink"
 """Operations of a run: remove its links, or restore them."""
 
 
+SUCCEEDED_NEEDS_ATTENTION = f"{RunStatus.SUCCEEDED}, needs attention"
+ENDINGS = (*(status.value for status in RunStatus), SUCCEEDED_NEEDS_ATTENTION)
+"""The status of a run for people: that of its row, or ``succeeded, needs attention``."""
+
+
 class ChunkRef(TypedDict):
     """
     A chunk of a stored plan: all that travels over XCom.
@@ -293,8 +298,8 @@ class StoredRun:
 
     @property
     def ending(self) -> str:
-        """The status for people: that of the row, or ``succeeded, needs attention``."""
-        return f"{self.status}, needs attention" if self.attention else self.status
+        """The status for people: one of :data:`ENDINGS`."""
+        return SUCCEEDED_NEEDS_ATTENTION if self.attention else self.status
 
 
 def relation_of(row: object) -> Relation:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.core.models import DELINK, RELINK, StoredRun
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.models import DELINK, RELINK, SUCCEEDED_NEEDS_ATTENTION, StoredRun
+from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunStatus
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.engine import reading_for_people
 from zoho_crm.ledger.runs import RunStore
@@ -56,13 +56,14 @@ class RunFilter:
     """
     Filter for runs; None matches every run. Except for ``search``, texts are compared exactly.
 
+    :param ending: one of :data:`~zoho_crm.core.models.ENDINGS`
     :param since: start of the half-open range of start times
     :param until: end of that range
     :param search: part of the job's name, Airflow's run id or the run key, in any case
     """
 
     job: str | None = None
-    status: str | None = None
+    ending: str | None = None
     mode: str | None = None
     operation: str | None = None
     since: datetime | None = None
@@ -304,9 +305,11 @@ def is_visible(visible: Collection[DagAndJob] | None) -> sa.ColumnElement[bool]:
 
 def _matches(wanted: RunFilter) -> sa.ColumnElement[bool]:
     conditions: list[sa.ColumnElement[bool]] = [sa.true()]
-    for name in ("job", "status", "mode", "operation"):
+    for name in ("job", "mode", "operation"):
         if (value := getattr(wanted, name)) is not None:
             conditions.append(runs.c[name] == value)
+    if wanted.ending is not None:
+        conditions.append(_ends_as(wanted.ending))
     if wanted.since is not None:
         conditions.append(runs.c.started_at >= wanted.since)
     if wanted.until is not None:
@@ -316,6 +319,25 @@ def _matches(wanted: RunFilter) -> sa.ColumnElement[bool]:
         searched = (runs.c.job, runs.c.dag_run_id, runs.c.run_key)
         conditions.append(sa.or_(*(column.icontains(wanted.search, autoescape=True) for column in searched)))
     return sa.and_(*conditions)
+
+
+def _ends_as(ending: str) -> sa.ColumnElement[bool]:
+    """Return the condition that a run has this :attr:`StoredRun.ending`."""
+    if ending not in {RunStatus.SUCCEEDED, SUCCEEDED_NEEDS_ATTENTION}:
+        return runs.c.status == ending
+    attention = sa.or_(
+        sa.func.coalesce(runs.c.detail, "") != "",
+        _links_of(Outcome.REJECTED, *PRESUMED_OUTCOMES, Outcome.INVALID) > 0,
+        2 * _links_of(*NOT_FOUND_OUTCOMES) > sa.func.coalesce(runs.c.planned, 0),
+    )
+    succeeded = runs.c.status == RunStatus.SUCCEEDED
+    return sa.and_(succeeded, attention if ending == SUCCEEDED_NEEDS_ATTENTION else sa.not_(attention))
+
+
+def _links_of(*outcomes: Outcome) -> sa.ColumnElement[int]:
+    """Return the number of links of a run with one of these outcomes."""
+    first, *others = (sa.func.coalesce(runs.c[outcome], 0) for outcome in outcomes)
+    return sum(others, first)
 
 
 def _stored_run(row: Mapping[Any, Any]) -> StoredRun:

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from zoho_crm.core.formatting import record_url
-from zoho_crm.core.links import Link, pair_key
+from zoho_crm.core.links import Link, link_fault, pair_key
 from zoho_crm.core.models import RELINK, relation_of
 from zoho_crm.core.request import delete_related, put_related
 from zoho_crm.errors import ZohoConfigError
@@ -24,6 +24,8 @@ from zoho_crm.ui.rendering import Urls, page
 
 if TYPE_CHECKING:
     from zoho_crm.ledger.link_queries import LinkEvent
+    from zoho_crm.ui.audit_databases import AuditDatabases
+    from zoho_crm.ui.auth import Reader
 
 router = APIRouter(prefix="/links", dependencies=[Depends(SIGNED_IN)])
 
@@ -47,6 +49,9 @@ def find(request: Request, reader: ReaderDep, databases: DatabasesDep, form: For
         problem = "Choose a job and enter both IDs."
         return page(request, "find_link.html", status_code=400, jobs=jobs, form=form, problem=problem)
     key = pair_key(job.relation.as_relation(), *ids)
+    if (fault := link_fault(*ids)) and not _events(databases, reader, key):
+        problem = f"No history for this link: {fault}."
+        return page(request, "find_link.html", status_code=404, jobs=jobs, form=form, problem=problem)
     return RedirectResponse(Urls.of(request).to("links", key), status_code=303)
 
 
@@ -55,11 +60,7 @@ def link_page(request: Request, key: str, reader: ReaderDep, databases: Database
     """Show the history of a link, newest first."""
     if len(key) != _KEY_LENGTH or not key.isalnum():
         raise HTTPException(404, "Not the key of a link. Use the page Find a link.")
-    events = []
-    for database in databases.readable():
-        visible = reader.visible(database.runs.dags_and_jobs())
-        events += database.links.history([key], visible=visible, limit=PAGE_EVENTS)
-    events.sort(key=lambda event: event.event_id, reverse=True)
+    events = _events(databases, reader, key)
     return page(
         request,
         "link.html",
@@ -68,6 +69,14 @@ def link_page(request: Request, key: str, reader: ReaderDep, databases: Database
         record_url=_related_record_url,
         sent_request=sent_request,
     )
+
+
+def _events(databases: AuditDatabases, reader: Reader, key: str) -> list[LinkEvent]:
+    events = []
+    for database in databases.readable():
+        visible = reader.visible(database.runs.dags_and_jobs())
+        events += database.links.history([key], visible=visible, limit=PAGE_EVENTS)
+    return sorted(events, key=lambda event: event.event_id, reverse=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
 
-from zoho_crm.core.models import DELINK, RELINK
-from zoho_crm.core.outcomes import Outcome, RunStatus
+from zoho_crm.core.models import DELINK, ENDINGS, RELINK
+from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition
 from zoho_crm.schedules import next_windows, schedule_text
 from zoho_crm.ui.audit_databases import AuditDatabases, DatabasesDep
@@ -53,7 +53,7 @@ def overview(
     """Show the runs that the user may read, newest first."""
     wanted = RunFilter(
         job=job or None,
-        status=status or None,
+        ending=status or None,
         mode=mode or None,
         operation=operation or None,
         since=day_param(since, "since"),
@@ -93,7 +93,7 @@ def overview(
         trend=_trend(databases, reader, job) if job in jobs else None,
         trend_runs=TREND_RUNS,
         bar_height=BAR_HEIGHT,
-        statuses=[each.value for each in RunStatus],
+        statuses=ENDINGS,
         operations=[DELINK, RELINK],
         problems=databases.problems(),
         has_jobs=bool(databases.jobs()),

@@ -8,6 +8,7 @@ from urllib.parse import parse_qs
 
 from fastapi import Depends, HTTPException, Request
 
+from zoho_crm.core.links import find_unsendable
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger.link_queries import PENDING
 from zoho_crm.ledger.run_queries import RunPosition
@@ -45,6 +46,18 @@ def outcome_param(value: str | None) -> str | None:
         return None
     if value != PENDING and value not in set(Outcome):
         raise HTTPException(400, f"outcome: use {PENDING} or one of {', '.join(Outcome)}.")
+    return value
+
+
+def id_prefix(form: Form, name: str) -> str | None:
+    """Return the beginning of an external ID to search for; raise 400 for a character that no stored ID contains."""
+    value = form.get(name) or None
+    if value and (found := find_unsendable(value)):
+        raise HTTPException(
+            400,
+            f"{name} holds the {found}, which no external ID can contain: remove it. Links of your source with such "
+            "a character are invalid; they are shown with an escape in its place, like \\u200b.",
+        )
     return value
 
 

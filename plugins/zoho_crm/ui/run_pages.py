@@ -23,7 +23,7 @@ from zoho_crm.ui.approvals import Decision, find_decision
 from zoho_crm.ui.audit_databases import AuditDatabase, AuditDatabases, DatabasesDep
 from zoho_crm.ui.auth import READ_RUN, Reader, ReaderDep
 from zoho_crm.ui.dag_run_endings import describe_ending, read_endings, with_endings
-from zoho_crm.ui.query_params import FormDep, outcome_param, seq_param
+from zoho_crm.ui.query_params import FormDep, id_prefix, outcome_param, seq_param
 from zoho_crm.ui.rendering import OUTCOME_COLUMNS, OUTCOME_KINDS, Urls, format_number, page, wants_html
 
 if TYPE_CHECKING:
@@ -119,8 +119,8 @@ def search(
     """Show a run and the links that match a search; ids travel in a form, so that access logs never contain them."""
     wanted = LinkFilter(
         outcome=outcome_param(form.get("outcome")),
-        external_id=form.get("external_id") or None,
-        related_external_id=form.get("related_external_id") or None,
+        external_id=id_prefix(form, "external_id"),
+        related_external_id=id_prefix(form, "related_external_id"),
     )
     return _run_page(request, found, reader, databases, wanted, seq_param(form.get("after")))
 

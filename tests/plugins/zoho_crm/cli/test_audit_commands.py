@@ -64,8 +64,24 @@ def test_history_of_a_link_shows_who_removed_it(cli: Cli, any_story: Audit) -> N
 
 
 def test_link_without_history_exits_with_1(cli: Cli, story: Audit) -> None:
-    assert cli.document("audit", "show", "--link", "c-1", "d-2", code=1)["history"] == []
-    assert "no history for this link" in cli("audit", "show", "--link", "c-1", "d-2").stdout
+    document = cli.document("audit", "show", "--link", "c-1", "d-2", code=1)
+    says = "no history for this link: no run has processed it"
+    assert (document["history"], document["error"]) == ([], says)
+    assert says in cli("audit", "show", "--link", "c-1", "d-2").stdout
+
+
+@pytest.mark.parametrize(
+    ("link", "reason"),
+    [
+        (("c-1\u200b", "d-1"), "external_id holds the invisible character U+200B"),
+        (("c-1", "d-1 "), "related_external_id has leading or trailing spaces"),
+    ],
+)
+def test_what_no_external_id_can_contain_is_named(
+    cli: Cli, story: Audit, link: tuple[str, str], reason: str
+) -> None:
+    shown = cli("audit", "show", "--link", *link)
+    assert (shown.exit_code, shown.stdout) == (1, f"error: no history for this link: {reason}\n")
 
 
 def test_last_runs_of_a_job_are_newest_first(cli: Cli, any_story: Audit) -> None:

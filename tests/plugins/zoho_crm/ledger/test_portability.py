@@ -146,7 +146,7 @@ def _look_at_everything(ledger: Ledger) -> None:
     assert run is not None
     run_queries, link_queries = RunQueries(engine), LinkQueries(engine)
     visible = run_queries.dags_and_jobs()
-    wanted = RunFilter(job=JOB, status="running", mode="apply", since=MOMENT, until=MOMENT)
+    wanted = RunFilter(job=JOB, ending="running", mode="apply", since=MOMENT, until=MOMENT)
     run_queries.page(wanted, visible=visible, after=RunPosition.of(run))
     run_queries.outcomes_by_day(wanted, visible=visible)
     run_queries.of_dag_run(run.dag_id, run.dag_run_id)

@@ -20,7 +20,8 @@ from tests.support.ledger import (
     settle,
     stored,
 )
-from zoho_crm.core.outcomes import Outcome
+from zoho_crm.core.models import ENDINGS
+from zoho_crm.core.outcomes import Outcome, RunStatus
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.link_queries import LinkFilter, LinkQueries
 from zoho_crm.ledger.run_queries import RunFilter, RunPosition, RunQueries
@@ -125,15 +126,45 @@ def test_pages_and_filters_runs_newest_first(ledger: Ledger):
     between = RunFilter(since=MOMENT + timedelta(hours=1), until=MOMENT + timedelta(hours=2))
     assert keys(between) == ["run-3", "run-2"]
     assert keys(RunFilter(search="UN-3")) == ["run-3"]
-    assert keys(RunFilter(search=JOB[1:].upper(), status="planned")) == keys(RunFilter())
+    assert keys(RunFilter(search=JOB[1:].upper(), ending="planned")) == keys(RunFilter())
     assert keys(RunFilter(search=ORIGIN.dag_run_id)) == keys(RunFilter())
     for text in ("run_3", "%", "run-3\\", "'", "nowhere"):
         assert keys(RunFilter(search=text)) == []
     assert keys(RunFilter(job="another")) == []
-    assert keys(RunFilter(status="failed")) == []
+    assert keys(RunFilter(ending="failed")) == []
     assert queries.page(RunFilter(), visible=()) == []
     assert queries.dags_and_jobs() == {*VISIBLE, (ORIGIN.dag_id, "another")}
     assert len(queries.of_dag_run(ORIGIN.dag_id, ORIGIN.dag_run_id)) == 10
+
+
+def test_filter_by_ending_is_that_of_the_runs(ledger: Ledger):
+    counts = [
+        {"removed": 10},
+        {"rejected": 1},
+        {"invalid": 1},
+        {"presumed_removed": 1},
+        {"presumed_relinked": 1},
+        {"parent_not_found": 3, "related_not_found": 2},
+        {"parent_not_found": 3, "related_not_found": 3},
+        {"detail": "look here"},
+        {"detail": ""},
+        {"planned": None},
+        {"planned": None, "related_not_found": 1},
+    ]
+    for status in RunStatus:
+        for number, values in enumerate(counts):
+            key = f"{status}-{number}"
+            ledger.runs.start(run_start(key))
+            values = {"planned": 10, "status": status.value, **values}
+            with ledger.engine.begin() as connection:
+                connection.execute(sa.update(runs).where(runs.c.run_key == key).values(values))
+    queries = RunQueries(ledger.engine)
+    every = queries.page(RunFilter(), visible=VISIBLE, limit=1000)
+
+    for ending in ENDINGS:
+        found = {run.run_key for run in queries.page(RunFilter(ending=ending), visible=VISIBLE, limit=1000)}
+        assert found == {run.run_key for run in every if run.ending == ending}
+        assert found
 
 
 def test_outcomes_by_day_count_finished_runs_that_applied(ledger: Ledger):

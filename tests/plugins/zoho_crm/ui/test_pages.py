@@ -191,6 +191,8 @@ def test_overview_lists_runs_newest_first_with_counts(pages: Pages):
         ("job=contacts_deals", ["one"]),
         ("job=campaigns_leads", ["two"]),
         ("status=failed", ["two"]),
+        ("status=succeeded", ["one"]),
+        ("status=succeeded%2C+needs+attention", []),
         ("mode=dry_run", []),
         ("operation=relink", []),
         ("since=2020-01-01", ["one", "two"]),
@@ -488,6 +490,37 @@ def test_search_refuses_invalid_values(pages: Pages, form: dict[str, str]):
     pages.store(LINKS)
 
     assert pages.client.post(pages.run(), data=form).status_code == 400
+
+
+def test_search_names_an_invisible_character(pages: Pages):
+    pages.store(LINKS)
+
+    searched = pages.client.post(pages.run(), data={"related_external_id": "d-\u200b"})
+
+    assert searched.status_code == 400
+    assert "related_external_id holds the invisible character U+200B, which no external ID" in searched.text
+
+
+@pytest.mark.parametrize(
+    ("external_id", "fault"),
+    [
+        ("c-1\u2060", "external_id holds the invisible character U+2060"),
+        ("c-1 ", "external_id has leading or trailing spaces"),
+    ],
+)
+def test_find_says_why_no_run_can_have_sent_a_link(pages: Pages, external_id: str, fault: str):
+    form = {"job": JOB, "external_id": external_id, "related_external_id": "d-1"}
+
+    found = pages.client.post("/links", data=form, follow_redirects=False)
+
+    assert (found.status_code, f"No history for this link: {fault}." in found.text) == (404, True)
+
+
+def test_find_leads_to_a_link_that_is_invalid(pages: Pages):
+    pages.store([("c-1\u2060", "d-1")])
+    form = {"job": JOB, "external_id": "c-1\u2060", "related_external_id": "d-1"}
+
+    assert "U+2060" in pages.client.post("/links", data=form).text
 
 
 def test_form_over_the_size_limit_returns_413(pages: Pages):
