@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
@@ -59,6 +60,7 @@ def create_app(databases: AuditDatabases | None = None) -> FastAPI:
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     app.state.databases = databases or AuditDatabases()
+    app.state.downloads = Counter()
     app.add_middleware(SafeResponses)
     for router in (overview.router, downloads.router, run_pages.router, link_pages.router, rest):
         app.include_router(router)
@@ -75,7 +77,9 @@ def create_app(databases: AuditDatabases | None = None) -> FastAPI:
 
 def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)  # noqa: S101 - registered for this type
-    return _error_response(request, error.status_code, str(error.detail))
+    response = _error_response(request, error.status_code, str(error.detail))
+    response.headers.update(error.headers or {})
+    return response
 
 
 def _invalid_values(request: Request, error: Exception) -> Response:

@@ -48,6 +48,11 @@ class Reader:
         self._user = user
         self._decisions: dict[tuple[str, str], bool] = {}
 
+    @property
+    def user_id(self) -> str:
+        """The user's ID in Airflow."""
+        return str(self._user.get_id())
+
     def may_read(self, dag_id: str, job: str) -> bool:
         """
         Return whether the user may read runs of a Dag for a job.

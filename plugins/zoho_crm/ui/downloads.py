@@ -1,7 +1,12 @@
-"""Downloads of a run's links, streamed: CSV for spreadsheets, JSON Lines for programs."""
+"""
+Downloads of a run's links, streamed: CSV for spreadsheets, JSON Lines for programs.
+
+A download holds no database connection while its client reads, and few run at once.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -10,21 +15,32 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, HTTPException
+from fastapi import APIRouter, Depends, HTTPException, Request
 from fastapi.responses import StreamingResponse
+from starlette.requests import ClientDisconnect
 
 from zoho_crm.core.formatting import safe_csv_cell
 from zoho_crm.ledger.link_queries import LINK_FIELDS
-from zoho_crm.ui.auth import READ_RUN
+from zoho_crm.ui.auth import READ_RUN, ReaderDep
 from zoho_crm.ui.query_params import outcome_param
 from zoho_crm.ui.run_pages import RUN_PREFIX, FoundRun, require_run
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Iterable, Iterator
+
+    from starlette.types import Message, Receive, Scope, Send
 
     from zoho_crm.ledger.link_queries import LinkRow
 
 router = APIRouter(prefix=RUN_PREFIX, dependencies=[Depends(READ_RUN)])
+
+MAX_DOWNLOADS = 8
+MAX_DOWNLOADS_OF_A_USER = 3
+"""Downloads at once in one process of the API server."""
+
+PIECE_TIMEOUT_S = 60.0
+"""After this, a download whose client does not read ends."""
 
 _ROWS_PER_PIECE = 500
 _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
@@ -32,7 +48,11 @@ _NOT_IN_FILE_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 
 @router.get("/links.{kind}")
 def download(
-    found: Annotated[FoundRun, Depends(require_run)], kind: Literal["csv", "jsonl"], outcome: str = ""
+    request: Request,
+    reader: ReaderDep,
+    found: Annotated[FoundRun, Depends(require_run)],
+    kind: Literal["csv", "jsonl"],
+    outcome: str = "",
 ) -> StreamingResponse:
     """Stream the links of a run, each with its outcome and its last audit row."""
     run = found.run
@@ -43,11 +63,59 @@ def download(
     wanted = outcome_param(outcome)
     rows = found.database.links.stream(run, wanted)
     name = _file_name(run.job, run.dag_run_id, wanted or "links")
-    return StreamingResponse(
+    return LimitedDownload(
         csv_pieces(rows) if kind == "csv" else json_lines(rows),
+        running=request.app.state.downloads,
+        user_id=reader.user_id,
         media_type="text/csv; charset=utf-8" if kind == "csv" else "application/x-ndjson",
         headers={"content-disposition": f'attachment; filename="{name}.{kind}"'},
     )
+
+
+class LimitedDownload(StreamingResponse):
+    """
+    A streamed response that counts as a running download, and ends if its client stops reading.
+
+    :param pieces: the text to send
+    :param running: downloads that run, by user; used on the thread of the event loop only
+    :param options: further parameters of the response
+    """
+
+    def __init__(self, pieces: Iterator[str], *, running: Counter[str], user_id: str, **options: Any) -> None:
+        super().__init__(pieces, **options)
+        self._running = running
+        self._user_id = user_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response; raise 429 if too many downloads run."""
+        if self._running[self._user_id] >= MAX_DOWNLOADS_OF_A_USER:
+            raise _too_many(
+                f"{MAX_DOWNLOADS_OF_A_USER} of your downloads are running: wait until one has ended."
+            )
+        if self._running.total() >= MAX_DOWNLOADS:
+            raise _too_many(f"{MAX_DOWNLOADS} downloads are running: try again in a minute.")
+        self._running[self._user_id] += 1
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._running[self._user_id] -= 1
+
+    async def stream_response(self, send: Send) -> None:
+        """Send the pieces, each within a time limit."""
+
+        async def send_in_time(message: Message) -> None:
+            try:
+                async with asyncio.timeout(PIECE_TIMEOUT_S):
+                    await send(message)
+            except TimeoutError:
+                # The response must not look complete.
+                raise ClientDisconnect(f"The client has not read for {PIECE_TIMEOUT_S:g} s") from None
+
+        await super().stream_response(send_in_time)
+
+
+def _too_many(detail: str) -> HTTPException:
+    return HTTPException(429, detail, headers={"retry-after": "60"})
 
 
 def csv_pieces(rows: Iterable[LinkRow]) -> Iterator[str]:

@@ -43,6 +43,16 @@ class Permissions:
 
 
 @dataclass(frozen=True)
+class User:
+    """A user of Airflow."""
+
+    name: str
+
+    def get_id(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
 class Pages:
     """The app with an audit database, and a signed-in browser."""
 
@@ -130,7 +140,7 @@ def pages(tmp_path: Path, empty_sqlite_ledger: Path, monkeypatch: pytest.MonkeyP
     app = create_app(AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{path}"))))
     for dependency in (auth.SIGNED_IN, auth.READ_RUN):
         app.dependency_overrides[dependency] = lambda: None
-    app.dependency_overrides[auth.reader_of] = lambda: auth.Reader(None)
+    app.dependency_overrides[auth.reader_of] = lambda: auth.Reader(User("viewer"))
     yield Pages(app, TestClient(app, headers={"accept": "text/html"}), ledger, rights)
     for database in app.state.databases.readable():
         database.ledger.close()
