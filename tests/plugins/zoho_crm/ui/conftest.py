@@ -123,7 +123,14 @@ def jobs_copy(pages: Pages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def pages(tmp_path: Path, empty_sqlite_ledger: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
+def audit_url(tmp_path: Path, empty_sqlite_ledger: Path) -> sa.URL:
+    """Return the URL of an empty audit database."""
+    path = shutil.copy(empty_sqlite_ledger, tmp_path / "audit.db")
+    return sa.URL.create("sqlite", database=str(path))
+
+
+@pytest.fixture
+def pages(audit_url: sa.URL, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pages]:
     from fastapi.testclient import TestClient
 
     from zoho_crm.ui import auth
@@ -133,11 +140,10 @@ def pages(tmp_path: Path, empty_sqlite_ledger: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(
         airflow_compat, "dag_run_endings", lambda runs: {each: DagRunEnding("running", []) for each in runs}
     )
-    path = shutil.copy(empty_sqlite_ledger, tmp_path / "audit.db")
-    ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
+    ledger = Ledger(sa.create_engine(audit_url))
     rights = Permissions()
     monkeypatch.setattr(auth.Reader, "_may", lambda _, method, dag_id: rights.may(method, dag_id))
-    app = create_app(AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(f"sqlite:///{path}"))))
+    app = create_app(AuditDatabases(JOBS, lambda _: Ledger(sa.create_engine(audit_url))))
     for dependency in (auth.SIGNED_IN, auth.READ_RUN):
         app.dependency_overrides[dependency] = lambda: None
     app.dependency_overrides[auth.reader_of] = lambda: auth.Reader(User("viewer"))
