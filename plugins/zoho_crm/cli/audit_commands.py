@@ -226,6 +226,27 @@ def verify(
 _ORDER = ("kind", "run_key", "event_id", "detail")
 
 
+@audit.command("migrate")
+@audit_conn_option
+@jobs_folder_option
+@json_option
+@command
+def migrate(audit_conn_id: str | None, jobs_folder: Path, out: Output) -> None:
+    """
+    Create or upgrade the tables of an audit database.
+
+    Needed only where another role than that of the jobs owns the tables; otherwise the first run of a job does it.
+    """
+    from zoho_crm.cli.connections import migrate as migrate_database
+
+    conn_id = audit_conn_of(jobs_folder, None, audit_conn_id)
+    migrate_database(conn_id)
+    if out.as_json:
+        out.document({"audit_conn_id": conn_id, "ok": True})
+    else:
+        out.ok(f"the audit database of connection {conn_id} has the tables of this version")
+
+
 @contextmanager
 def _open_output(output: Path | None, out: Output) -> Iterator[IO[str]]:
     if output is None:

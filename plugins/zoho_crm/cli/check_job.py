@@ -148,11 +148,14 @@ def _check_connections(job: Job, statements: Sequence[JobSql]) -> tuple[list[str
 
     errors: list[str] = []
     not_checked: list[str] = []
-    for field, conn_id, check in (
+    checks = [
         ("source.conn_id", job.source.conn_id, check_source),
         ("zoho_conn_id", job.zoho_conn_id, check_zoho),
         ("audit_conn_id", job.audit_conn_id, check_audit),
-    ):
+    ]
+    if job.retention_conn_id:
+        checks.append(("retention_conn_id", job.retention_conn_id, check_audit))
+    for field, conn_id, check in checks:
         try:
             check(conn_id, field)
         except NoConnectionError:

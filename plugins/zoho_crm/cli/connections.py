@@ -75,6 +75,25 @@ def open_ledger(audit_conn_id: str) -> Iterator[Ledger]:
         ledger.close()
 
 
+def migrate(audit_conn_id: str) -> None:
+    """
+    Create the tables of an audit database, or change them for this version of the package.
+
+    :raises CommandError: the connection does not exist
+    :raises ZohoError: the database cannot be reached, or its role may not create tables
+    """
+    from zoho_crm.ledger.engine import engine_of
+    from zoho_crm.ledger.ledger import Ledger
+
+    require(audit_conn_id, "audit_conn_id")
+    ledger = Ledger(_engine(engine_of, audit_conn_id, "audit_conn_id"))
+    try:
+        ledger.check_connection()
+        ledger.ensure_schema()
+    finally:
+        ledger.close()
+
+
 @contextmanager
 def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
     """

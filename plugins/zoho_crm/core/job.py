@@ -300,6 +300,8 @@ class Job(_Model):
         them; costs one more call per link
     :param snapshot_fields: the attributes; by default those that Zoho documents for the relation
     :param retention_days: days after which the external IDs of a run are replaced by hashes; null: never
+    :param retention_conn_id: connection to the audit database for that, if the role of ``audit_conn_id`` may not
+        change audit rows; null: ``audit_conn_id``
     :param notify: notifiers to call when the job changes for the worse or recovers
     :param tags: further tags of the Dag, beside ``zoho`` and ``delink``
     """
@@ -333,6 +335,7 @@ class Job(_Model):
     snapshot: bool = False
     snapshot_fields: tuple[ApiName, ...] = ()
     retention_days: int | None = Field(default=None, ge=1)
+    retention_conn_id: ConnId | None = None
     notify: tuple[Notice, ...] = ()
     tags: tuple[Annotated[str, Field(min_length=1, max_length=100)], ...] = ()
 

@@ -27,11 +27,11 @@ class RetentionOperator(BaseOperator):
     The audit still verifies; the links of such a run cannot be sent, retried or relinked. The form's ``dry_run`` only
     counts.
 
-    :param job_name: name of the job; only ``retention_days`` and ``audit_conn_id`` of its file are used
+    :param job_name: name of the job; only ``retention_days`` and the audit connections of its file are used
     :param jobs_folder: folder of the job files
     :return: job, runs found, audit rows changed, and runs that keep their IDs because they never finished
     :raises JobFileError: there is no such job, or its file is invalid
-    :raises AirflowFailException: the role of the audit connection may not change what retention changes
+    :raises AirflowFailException: the role of the connection may not change what retention changes
     """
 
     def __init__(self, *, job_name: str, jobs_folder: Path, **kwargs: Any) -> None:
@@ -56,7 +56,7 @@ class RetentionOperator(BaseOperator):
         if job.retention_days is None:
             self.log.info("%s keeps the external ids of its runs: it sets no retention_days", job.name)
             return summary
-        ledger = Ledger.from_conn_id(job.audit_conn_id)
+        ledger = Ledger.from_conn_id(job.retention_conn_id or job.audit_conn_id)
         try:
             ledger.ensure_schema()
             before = ledger.runs.now() - timedelta(days=job.retention_days)

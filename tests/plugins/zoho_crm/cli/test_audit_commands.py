@@ -188,6 +188,13 @@ def test_database_without_tables_is_a_usage_error_and_stays_empty(
         audit_without_tables.runs()
 
 
+def test_migrate_creates_the_tables(cli: Cli, audit_without_tables: Audit, jobs: Jobs) -> None:
+    for _twice in range(2):
+        assert cli.document("audit", "migrate") == {"audit_conn_id": AUDIT, "ok": True}
+    assert "has the tables of this version" in cli("audit", "migrate").stdout
+    assert cli("audit", "show").exit_code == 0
+
+
 def test_unreachable_audit_database_exits_with_3(
     cli: Cli, jobs: Jobs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -211,11 +211,13 @@ def test_says_which_connections_were_not_checked(
     cli: Cli, jobs: Jobs, warehouse: Warehouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AIRFLOW_CONN_WAREHOUSE")
+    jobs.write(retention_conn_id="audit_retention")
     document = cli.document("check-job", jobs.file)
     assert document["not_checked"] == [
         "source.conn_id: connection 'warehouse' is not defined here",
         "zoho_conn_id: connection 'zoho_crm_default' is not defined here",
         "audit_conn_id: connection 'audit' is not defined here",
+        "retention_conn_id: connection 'audit_retention' is not defined here",
     ]
     line = "warning: not checked: source.conn_id: connection 'warehouse' is not defined here\n"
     assert line in cli("check-job", jobs.file).stdout

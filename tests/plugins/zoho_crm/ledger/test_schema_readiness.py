@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.ledger.schema import RETENTION_RIGHTS, RUN_RIGHTS, check_rights
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from tests.support.mariadb import MariaDbServer
     from tests.support.postgres import PostgresServer
@@ -47,9 +48,27 @@ class Role:
     def revoke(self, rights: str, table: str) -> None:
         self._run(f"REVOKE {rights} ON {table} FROM {self.name}")
 
+    def become(self, documented: str) -> None:
+        """Get the rights of a role in docs/audit-roles, whose statements the owner runs, twice."""
+        postgres = self.engine.dialect.name == "postgresql"
+        script = (ROOT / "docs" / "audit-roles" / f"{self.engine.dialect.name}.sql").read_text()
+        for statement in [script] if postgres else re.split(r";\n", script.strip()):
+            self._run(statement)
+            self._run(statement)
+        self._run(f"GRANT {documented} TO {self.name}")
+        if not postgres:
+            self._run(f"SET DEFAULT ROLE {documented} FOR {self.name}")
+
     def grant_what_a_run_needs(self) -> None:
         for table, rights in RUN_RIGHTS.items():
             self.grant(", ".join(rights), table.name)
+
+    def may(self, right: str, table: sa.TableClause) -> bool:
+        try:
+            check_rights(self.engine, {table: (right,)})
+        except ZohoConfigError:
+            return False
+        return True
 
     def _run(self, statement: str) -> None:
         with self.owner.engine.begin() as connection:
@@ -175,6 +194,46 @@ def test_retention_without_rights_changes_nothing_and_succeeds_once_they_are_gra
     role.grant("DELETE", "zoho_delink_link")
     assert role.ledger.retention.due_runs(JOB, MOMENT + timedelta(days=1)) == [RUN]
     assert role.ledger.retention.pseudonymize(RUN) == 4
+
+
+@pytest.mark.parametrize(
+    ("documented", "rights"),
+    [
+        ("zoho_audit_writer", RUN_RIGHTS),
+        ("zoho_audit_retention", RETENTION_RIGHTS),
+        ("zoho_audit_reader", {}),
+    ],
+)
+def test_documented_roles_have_the_rights_that_are_needed_and_no_others(
+    role: Role, documented: str, rights: Mapping[sa.TableClause, tuple[str, ...]]
+) -> None:
+    role.become(documented)
+    assert role.may("SELECT", tables.latest)
+    every = set(tables.metadata.tables.values())
+    for right in ("SELECT", "INSERT", "UPDATE", "DELETE"):
+        needed = {table for table in every if right == "SELECT" or right in rights.get(table, ())}
+        assert {table for table in every if role.may(right, table)} == needed, right
+
+
+def test_documented_writer_cannot_change_what_it_wrote_and_retention_can(role: Role) -> None:
+    role.become("zoho_audit_writer")
+    role.ledger.ensure_schema()
+    role.ledger.check_readiness()
+    planned(role.ledger, pairs(4))
+    drive(role.ledger)
+    role.ledger.runs.finish(RUN, status="succeeded", detail=None, finished_at=MOMENT)
+    role.ledger.finalizer.seal(RUN)
+
+    for change in (sa.update(tables.audit).values(outcome="failed"), sa.delete(tables.seals)):
+        with pytest.raises(sa.exc.DBAPIError, match="denied"), role.engine.begin() as connection:
+            connection.execute(change)
+    with pytest.raises(ZohoConfigError, match="lacks UPDATE on zoho_delink_audit"):
+        role.ledger.retention.pseudonymize(RUN)
+
+    role.become("zoho_audit_retention")
+    role.engine.dispose()
+    assert role.ledger.retention.pseudonymize(RUN) == 4
+    assert list(role.ledger.chain.verify()) == []
 
 
 def test_tables_in_a_schema_that_is_not_searched_are_named(postgres_server: PostgresServer) -> None:

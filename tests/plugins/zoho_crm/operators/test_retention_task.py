@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,6 +96,17 @@ def test_ids_of_old_runs_are_replaced_and_the_audit_verifies(
     said = "".join(capfd.readouterr())
     assert "1 older runs never ended and keep their external ids; clear their report: never" in said
     assert "c-00000" not in said
+
+
+def test_retention_uses_a_connection_for_it(
+    audit: Audit, ledger: Ledger, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = folder / f"{JOB}.yaml"
+    file.write_text(f"{file.read_text()}retention_conn_id: audit_retention\n")
+    monkeypatch.setenv("AIRFLOW_CONN_AUDIT_RETENTION", os.environ[f"AIRFLOW_CONN_{AUDIT.upper()}"])
+    monkeypatch.delenv(f"AIRFLOW_CONN_{AUDIT.upper()}")
+
+    assert retain(folder)["rows"] == 6
 
 
 def test_dry_run_only_counts(audit: Audit, ledger: Ledger, folder: Path) -> None:
