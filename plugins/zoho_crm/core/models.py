@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from zoho_crm.core.approval import ASKED
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunStatus
 
@@ -20,8 +21,9 @@ RELINK = "relink"
 
 
 SUCCEEDED_NEEDS_ATTENTION = f"{RunStatus.SUCCEEDED}, needs attention"
-ENDINGS = (*(status.value for status in RunStatus), SUCCEEDED_NEEDS_ATTENTION)
-"""The status of a run for people: that of its row, or ``succeeded, needs attention``."""
+WAITING_FOR_APPROVAL = "waiting for approval"
+ENDINGS = (*(status.value for status in RunStatus), WAITING_FOR_APPROVAL, SUCCEEDED_NEEDS_ATTENTION)
+"""The status of a run for people: that of its row, ``waiting for approval`` or ``succeeded, needs attention``."""
 
 
 class ChunkRef(TypedDict):
@@ -299,6 +301,8 @@ class StoredRun:
     @property
     def ending(self) -> str:
         """The status for people: one of :data:`ENDINGS`."""
+        if self.status == RunStatus.PLANNED and self.approval == ASKED:
+            return WAITING_FOR_APPROVAL
         return SUCCEEDED_NEEDS_ATTENTION if self.attention else self.status
 
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from zoho_crm.core.models import DELINK, RELINK, SUCCEEDED_NEEDS_ATTENTION, StoredRun
+from zoho_crm.core.approval import ASKED
+from zoho_crm.core.models import DELINK, RELINK, SUCCEEDED_NEEDS_ATTENTION, WAITING_FOR_APPROVAL, StoredRun
 from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunStatus
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.engine import reading_for_people
@@ -323,6 +324,10 @@ def _matches(wanted: RunFilter) -> sa.ColumnElement[bool]:
 
 def _ends_as(ending: str) -> sa.ColumnElement[bool]:
     """Return the condition that a run has this :attr:`StoredRun.ending`."""
+    if ending in {RunStatus.PLANNED, WAITING_FOR_APPROVAL}:
+        asked = sa.func.coalesce(runs.c.approval, "") == ASKED
+        planned = runs.c.status == RunStatus.PLANNED
+        return sa.and_(planned, asked if ending == WAITING_FOR_APPROVAL else sa.not_(asked))
     if ending not in {RunStatus.SUCCEEDED, SUCCEEDED_NEEDS_ATTENTION}:
         return runs.c.status == ending
     attention = sa.or_(

@@ -33,6 +33,7 @@ router = APIRouter(dependencies=[Depends(SIGNED_IN)])
 
 PAGE_RUNS = 50
 CHART_DAYS = (7, 30, 90)
+_USUAL_COLUMNS = ("Removed", "Failed")
 
 
 @router.get("/", response_class=HTMLResponse)
@@ -99,9 +100,20 @@ def overview(
         has_jobs=bool(databases.jobs()),
         looked_in=databases.looked_in,
         filtered=wanted != RunFilter(),
-        columns=list(OUTCOME_COLUMNS),
+        of_new_job=job in jobs and wanted == RunFilter(job=job),
+        columns=_columns(shown),
         counts={run.run_key: _counts(run) for run in shown},
     )
+
+
+def _columns(runs: list[StoredRun]) -> list[str]:
+    """Return the columns that the runs need: *Removed*, *Failed*, and those in which one of them has links."""
+    counted = [_counts(run) for run in runs]
+    return [
+        column
+        for column in OUTCOME_COLUMNS
+        if column in _USUAL_COLUMNS or any(counts[column] for counts in counted)
+    ]
 
 
 def _counts(run: StoredRun) -> dict[str, int | None]:

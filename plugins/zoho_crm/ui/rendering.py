@@ -42,10 +42,11 @@ OUTCOME_KINDS = {
     "would change": ("Dry run",),
     "nothing to do": ("Nothing to do",),
     "not found or invalid": ("Not found", "Invalid"),
-    "failed or unknown": ("Rejected", "Failed", "Unknown"),
-    "left": ("Not attempted",),
+    "rejected": ("Rejected",),
+    "failed or unknown": ("Failed", "Unknown"),
+    "remaining": ("Not attempted",),
 }
-"""The segments of the progress bar of a run, each the columns that it sums; links without an outcome are left, too."""
+"""The segments of the progress bar of a run, each the columns that it sums; links without an outcome remain, too."""
 
 STATIC = Path(__file__).parent / "static"
 _TEMPLATES = Path(__file__).parent / "templates"

@@ -191,9 +191,15 @@ def _run_page(
         others=found.others,
         progress=progress,
         bar=progress_bar(progress),
+        links_per_second=links_per_second(run, progress),
         shown=_page_version(run, progress, decision),
         poll=f"{Urls.of(request).run(run.dag_id, run.dag_run_id, 'progress')}?{urlencode({'job': run.job})}",
-        outcomes=[each for each in possible if progress.by_outcome[each] or _is_common(run, each)],
+        outcomes=[
+            each
+            for column in OUTCOME_COLUMNS.values()
+            for each in column
+            if each in possible and (progress.by_outcome[each] or _is_common(run, each))
+        ],
         reasons=[
             (reason, advice(reason.outcome, reason.zoho_code)) for reason in queries.reasons(run, progress)
         ],
@@ -239,7 +245,7 @@ def progress_bar(progress: Progress) -> ProgressBar:
     for kind, columns in OUTCOME_KINDS.items():
         outcomes = tuple(outcome for column in columns for outcome in OUTCOME_COLUMNS[column])
         links = sum(progress.by_outcome[outcome] for outcome in outcomes)
-        if kind == "left":
+        if kind == "remaining":
             links += max(0, progress.planned - progress.done)
         whole = progress.planned or 1
         segments.append(
@@ -248,7 +254,15 @@ def progress_bar(progress: Progress) -> ProgressBar:
         before += links
         if links:
             texts.append(f"{format_number(links)} {kind}")
-    return ProgressBar(segments, ", ".join(texts) or "no links yet")
+    return ProgressBar(segments, ", ".join(texts) or "no links")
+
+
+def links_per_second(run: StoredRun, progress: Progress) -> float | None:
+    """Return the speed of a finished run that sent requests; None if it is too short or too slow to say."""
+    if run.dry_run or run.finished_at is None or run.planned_at is None:
+        return None
+    seconds = (run.finished_at - run.planned_at).total_seconds()
+    return round(progress.done / seconds, 1) or None if seconds >= 1 else None
 
 
 def _approvers(run: StoredRun, databases: AuditDatabases) -> list[str] | None:

@@ -109,13 +109,13 @@ function follow(section) {
     let before = 0;
     for (const segment of field("bar").querySelectorAll("rect")) {
       let count = segment.dataset.outcomes.split(" ").reduce((sum, name) => sum + (counts[name] ?? 0), 0);
-      if (segment.dataset.kind === "left") count += Math.max(0, planned - done);
+      if (segment.dataset.kind === "remaining") count += Math.max(0, planned - done);
       segment.setAttribute("x", planned ? (100 * before) / planned : 0);
       segment.setAttribute("width", planned ? (100 * count) / planned : 0);
       before += count;
       if (count) texts.push(`${grouped(count)} ${segment.dataset.kind}`);
     }
-    field("kinds").textContent = texts.join(", ") || "no links yet";
+    field("kinds").textContent = texts.join(", ") || "no links";
     field("bar").setAttribute("aria-label", field("kinds").textContent);
   };
 

@@ -148,6 +148,8 @@ def test_filter_by_ending_is_that_of_the_runs(ledger: Ledger):
         {"parent_not_found": 3, "related_not_found": 3},
         {"detail": "look here"},
         {"detail": ""},
+        {"approval": "asked"},
+        {"approval": "approved"},
         {"planned": None},
         {"planned": None, "related_not_found": 1},
     ]

@@ -148,15 +148,16 @@ def test_bar_shows_kinds_of_outcomes_and_says_them(pages: Pages):
 
     page = pages.client.get(pages.run()).text
 
-    assert 'aria-label="9 done, 1 not found or invalid, 1 failed or unknown, 1 left"' in page
+    assert 'aria-label="9 done, 1 not found or invalid, 1 failed or unknown, 1 remaining"' in page
     widths = re.findall(r'data-kind="([^"]*)"[^>]* width="([^"]*)"', page)
     assert dict(widths) == {
         "done": "75.0",
         "would change": "0.0",
         "nothing to do": "0.0",
         "not found or invalid": "8.33",
+        "rejected": "0.0",
         "failed or unknown": "8.33",
-        "left": "8.33",
+        "remaining": "8.33",
     }
 
 
@@ -264,6 +265,61 @@ def test_trend_of_a_job_ends_after_thirty_runs(pages: Pages):
 
     trend = text[text.index('id="trend"') : text.index('id="per-day"')]
     assert re.findall(r"runs/run-(\d+)\?", trend) == keys[:-31:-1]
+
+
+@pytest.mark.parametrize(
+    ("rows", "outcomes", "texts"),
+    [
+        (LINKS[:1], ALL_REMOVED, ["</b> link</span>", "</b> chunk</span>", "1 row, 0 duplicates"]),
+        (LINKS[:2], ALL_REMOVED, ["</b> links</span>", "2 rows, 0 duplicates"]),
+        ([], None, ["The source has no links for this run.", ">no links</p>"]),
+    ],
+)
+def test_run_page_words_the_number_of_links(
+    pages: Pages,
+    rows: list[tuple[object, object]],
+    outcomes: dict[tuple[str, str], Outcome],
+    texts: list[str],
+):
+    pages.store(rows, outcomes, finished="succeeded")
+    page = pages.client.get(pages.run()).text
+    assert [text for text in texts if text not in page] == []
+    assert ("Filter links" in page) is bool(rows)
+
+
+def test_run_page_lists_what_the_run_did_first(pages: Pages):
+    outcomes = {**ALL_REMOVED, ("c-00", "d-00"): Outcome.FAILED}
+    relinked = {
+        pair: Outcome.RELINKED if outcome is Outcome.REMOVED else outcome
+        for pair, outcome in outcomes.items()
+    }
+    pages.store(LINKS, outcomes, chunk_size=20)
+    pages.store(
+        LINKS, relinked, run_key="relink", run_id="relink", chunk_size=20, target={"operation": "relink"}
+    )
+    for address, first in ((pages.run(), "removed"), (f"/dags/{DAG_ID}/runs/relink", "relinked")):
+        listed = re.findall(r'<tr data-outcome="([a-z_]+)"', pages.client.get(address).text)
+        assert listed[0] == first
+        assert listed[-2:] == ["failed", "unknown"]
+
+
+def test_run_that_waits_for_approval_says_so_in_the_list(pages: Pages):
+    pages.store(LINKS)
+    pages.ledger.runs.ask_approval("a-run", "digest", until=MOMENT)
+    assert '<span class="status planned">waiting for approval</span>' in pages.client.get("/").text
+    assert f'waiting until <time datetime="{MOMENT.isoformat()}' in pages.client.get(pages.run()).text
+
+
+def test_list_of_runs_leaves_out_columns_without_links(pages: Pages):
+    pages.store(LINKS[:2], {("c-00", "d-00"): Outcome.PARENT_NOT_FOUND}, finished="succeeded")
+    listed = pages.client.get("/").text.partition('<table class="runs">')[2]
+    shown = [name for name in OUTCOME_COLUMNS if f">{name}</th>" in listed]
+    assert shown == ["Removed", "Not found", "Failed"]
+
+
+def test_job_without_runs_says_how_to_get_one(pages: Pages):
+    assert "No runs yet. Trigger the Dag of the job" in pages.client.get(f"/?job={JOB}").text
+    assert "No runs match these filters." in pages.client.get(f"/?job={JOB}&status=failed").text
 
 
 def start_in_order(pages: Pages, run_keys: list[str]) -> None:
