@@ -139,7 +139,7 @@ set_up_systems() {
   touch $(ready) $(ready)-systems
 }
 endef
-$(ready) $(ready)-systems requirements package programs test-matrix: export SHELL_FUNCTIONS = $(shell_functions)
+$(ready) $(ready)-systems requirements package vulnerabilities programs test-matrix: export SHELL_FUNCTIONS = $(shell_functions)
 functions = eval "$$SHELL_FUNCTIONS"
 
 # A PYTHON other than that of .venv creates a new .venv.
@@ -155,7 +155,7 @@ $(ready): pyproject.toml requirements-dev.txt requirements-tools.txt
 $(ready)-systems: requirements-systems.txt | $(ready)
 	@$(functions); set_up_systems
 
-.PHONY: help setup demo up test test-unit test-systems test-matrix screenshots programs bench package lint lint-format lint-rules lint-types lint-words format requirements clean other-python
+.PHONY: help setup demo up test test-unit test-systems test-matrix screenshots programs bench package vulnerabilities lint lint-format lint-rules lint-types lint-words lint-workflows format requirements clean other-python
 other-python:
 
 help: ## Show this help
@@ -194,7 +194,7 @@ screenshots: $(ready)-systems programs ## Update the screenshots in docs/images
 bench: $(ready) ## Measure throughput and cost, 9 minutes; BENCH_ARGS="--tiny" is a quick trial
 	@$(bin)/python -m benchmarks $(BENCH_ARGS)
 
-lint: lint-format lint-rules lint-types lint-words ## Check format, rules, types and wording, as pre-commit does
+lint: lint-format lint-rules lint-types lint-words lint-workflows ## Check format, rules, types, wording and workflows, as pre-commit does
 
 lint-format: $(ready)
 	@$(bin)/ruff format --check .
@@ -207,6 +207,9 @@ lint-types: $(ready)
 
 lint-words: $(ready)
 	@git ls-files -z | xargs -0 $(bin)/codespell
+
+lint-workflows: $(ready)
+	@$(bin)/zizmor --offline --no-progress --quiet .github
 
 format: $(ready) ## Format the code and apply ruff's automatic fixes
 	@$(bin)/ruff check --fix-only --quiet .
@@ -236,6 +239,10 @@ define set_up_package
 endef
 package: ## Build wheel and source package into dist, check them, and add an SBOM and checksums
 	@$(functions); $(set_up_package); UV="$$uv" PYTHON="$$python" TOOLS=$(package_tools)/bin scripts/package.sh
+
+vulnerabilities: ## Look the pinned packages up in PyPI's database of known vulnerabilities
+	@$(functions); $(set_up_package); $(package_tools)/bin/pip-audit --progress-spinner off --disable-pip --require-hashes \
+	  --requirement requirements.txt --requirement requirements-deploy.txt
 
 clean: ## Delete everything the other targets created; stop `make up` first
 	@if pid=$$(cat .airflow/stack.pid 2>/dev/null) && kill -0 "$$pid" 2>/dev/null; then \

@@ -12,7 +12,7 @@ from tests.matrix import ROWS
 from tests.support.deployment import PROJECT
 
 TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (PROJECT / "Makefile").read_text(), re.MULTILINE))
-NAMES = ("ci", "release")
+NAMES = ("ci", "release", "vulnerabilities")
 
 
 def workflow(name: str) -> dict[str, Any]:
@@ -34,6 +34,13 @@ def test_ci_runs_every_row_of_the_matrix() -> None:
     assert job["strategy"]["matrix"]["row"] == [row.name for row in ROWS]
     pythons = set(job["steps"][1]["with"]["python-version"].split())
     assert {row.python for row in ROWS} <= pythons
+
+
+def test_every_workflow_is_checked_here_and_by_lint() -> None:
+    assert {path.stem for path in (PROJECT / ".github" / "workflows").iterdir()} == set(NAMES)
+    makefile = (PROJECT / "Makefile").read_text()
+    assert re.search(r"^lint: .*\blint-workflows\b", makefile, re.MULTILINE)
+    assert "zizmor --offline --no-progress --quiet .github" in makefile
 
 
 @pytest.mark.parametrize("name", NAMES)
