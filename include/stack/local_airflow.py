@@ -189,11 +189,16 @@ class LocalAirflow:
         self.api("PATCH", f"/api/v2/dags/{quote(dag_id)}", {"is_paused": False})
 
     def trigger(
-        self, dag_id: str, conf: Mapping[str, object] | None = None, logical_date: datetime | None = None
+        self,
+        dag_id: str,
+        conf: Mapping[str, object] | None = None,
+        logical_date: datetime | None = None,
+        *,
+        user: str = "admin",
     ) -> str:
-        """Trigger a run and return its ID. The run starts only when the Dag is not paused."""
+        """Trigger a run as a user and return its ID. The run starts only when the Dag is not paused."""
         body = {"conf": dict(conf or {}), "logical_date": logical_date.isoformat() if logical_date else None}
-        run = self.api("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body)
+        run = self.api("POST", f"/api/v2/dags/{quote(dag_id)}/dagRuns", body, user=user)
         return str(run["dag_run_id"])
 
     def wait_for_run(self, dag_id: str, run_id: str, timeout_s: float = 300.0) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-USERS = {"admin": "admin", "viewer": "viewer"}
-"""Users of the local Airflow, with the role of each."""
+USERS = {"admin": "admin", "approver": "user", "viewer": "viewer"}
+"""Users of the local Airflow, with the role of each. A run of one of them is approved by another."""
 
 _NOT_INHERITED = ("AIRFLOW", "PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "PYTEST", "COVERAGE", "COV_CORE")
 

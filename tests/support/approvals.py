@@ -114,7 +114,7 @@ def _respond_once(world: World, dag_id: str, name: str, option: str, delay_s: fl
     path = question_path(dag_id, run_id)
     _wait(lambda: _exists(world, path), _QUESTION_TIMEOUT_S, f"the question of {dag_id} {run_id}")
     time.sleep(delay_s)
-    world.airflow.api("PATCH", path, {"chosen_options": [option], "params_input": {}})
+    world.airflow.api("PATCH", path, {"chosen_options": [option], "params_input": {}}, user="approver")
     responded = time.monotonic()
     used_s: list[float] = []
 

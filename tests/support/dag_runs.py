@@ -59,9 +59,9 @@ class Runs:
     def switch_off(self, dag_id: str) -> None:
         self._airflow.api("PATCH", f"/api/v2/dags/{dag_id}", {"is_paused": True})
 
-    def trigger(self, dag_id: str, conf: Mapping[str, object] | None = None) -> str:
+    def trigger(self, dag_id: str, conf: Mapping[str, object] | None = None, *, user: str = "admin") -> str:
         self.switch_on(dag_id)
-        return self._airflow.trigger(dag_id, conf)
+        return self._airflow.trigger(dag_id, conf, user=user)
 
     def finish(self, dag_id: str, run_id: str, expected: str = "success") -> None:
         """Wait for a run to end, and fail with the last log lines when it ends in another state."""

@@ -39,6 +39,7 @@ def context(
     preflight: dict[str, Any] | None = None,
     guard: dict[str, Any] | None = None,
     max_tries: int = 1,
+    requester: str | None = "ada",
 ) -> Any:
     """Return the parts of Airflow's task context that the operators use."""
 
@@ -47,7 +48,7 @@ def context(
 
     made: dict[str, Any] = {
         "dag_run": SimpleNamespace(
-            run_type=run_type, run_after=RUN_AFTER, logical_date=None, triggering_user_name="ada"
+            run_type=run_type, run_after=RUN_AFTER, logical_date=None, triggering_user_name=requester
         ),
         "ti": SimpleNamespace(
             dag_id=dag_id,

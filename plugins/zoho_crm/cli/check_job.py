@@ -217,7 +217,8 @@ def _show(out: Output, report: dict[str, Any]) -> None:
 
     source, guards = report["source"], dict(report["guards"])
     timeout = guards.pop("approval_timeout")
-    on_breach = guards.pop("on_breach")
+    on_breach, approvals = guards.pop("on_breach"), guards.pop("approvals")
+    self_approval = not guards.pop("forbid_self_approval")
     if report["max_links_is_default"]:
         guards["max_links"] = f"{guards['max_links']} (the default)"
     limits = [f"{name} {_format_value(value)}" for name, value in guards.items()]
@@ -238,6 +239,8 @@ def _show(out: Output, report: dict[str, Any]) -> None:
             "automatic runs": AUTOMATIC_RUNS[report["automatic"]],
             "guards": ", ".join(limits),
             "on a breach": f"approval within {timeout}" if on_breach == "approve" else "the run stops",
+            "each run": f"approval within {timeout}" if approvals == "always" else None,
+            "self-approval": "allowed" if self_approval else None,
             "snapshot": ", ".join(report["snapshot"]) or None,
             "retention": f"{days} days" if (days := report["retention_days"]) else None,
             "notify": ", ".join(report["notify"]) or None,

@@ -199,6 +199,7 @@ def _document(job: Job, request: RunRequest, planned: _Planned) -> dict[str, Any
         "guards": planned.decision.text,
         "breaches": planned.decision.breaches,
         "on_breach": job.guards.on_breach,
+        "approvals": job.guards.approvals,
         "sample": [
             {"external_id": link.external_id, "related_external_id": link.related_external_id}
             for link in planned.sample
@@ -237,10 +238,10 @@ def _print_report(out: Output, report: dict[str, Any]) -> None:
         out.error(breach)
     if report["ok"]:
         out.ok(f"guards {report['guards']}")
-    elif report["on_breach"] == "approve":
-        out.say("A run would wait for an approval.")
-    else:
+    if not report["ok"] and report["on_breach"] == "stop":
         out.say("A run would stop before sending anything.")
+    elif not report["ok"] or (report["approvals"] == "always" and report["sendable"]):
+        out.say("A run would wait for an approval.")
 
 
 def _lookback_text(lookback: timedelta | None) -> str | None:

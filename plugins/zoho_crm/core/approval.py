@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from zoho_crm.core.formatting import format_duration, format_percent
+from zoho_crm.core.run_request import is_automatic
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from datetime import datetime, timedelta
 
+    from zoho_crm.core.job import Guards
     from zoho_crm.core.links import Link
     from zoho_crm.core.models import PlanSummary
 
@@ -31,6 +33,7 @@ REJECTED = "rejected"
 APPROVE = "Approve"
 """What a person chooses; anything else is a rejection."""
 
+_ALWAYS = "Each run of this job needs an approval (`guards.approvals: always`)."
 _BACKTICKS = re.compile("`+")
 _LONGEST_TEXT = 1000
 
@@ -41,7 +44,8 @@ class Question:
     What a person needs to know to decide about a run.
 
     :param operation: ``delink`` or ``relink``
-    :param breaches: the limits that the plan exceeds, a sentence each
+    :param breaches: the limits that the plan exceeds, a sentence each; none if each run of the job needs an approval
+    :param requested_by: who or what requested the run, and whether that user may approve it
     :param sample: some links of the plan
     :param plan_url: address of the whole plan
     :param baseline_links: number of all links, if the job counts them
@@ -58,6 +62,7 @@ class Question:
     window: tuple[datetime | None, datetime | None]
     plan: PlanSummary
     breaches: Sequence[str]
+    requested_by: str
     sample: Sequence[Link]
     plan_url: str
     respond_within: timedelta
@@ -99,13 +104,14 @@ class Question:
         )
         who = ", ".join(map(code, self.approvers)) or "everyone who may edit the Dag run"
         facts.append(("Who may respond", who))
+        facts.append(("Requested by", self.requested_by))
         if self.send_until:
             facts.append(("Can be sent until", _moment(self.send_until)))
         facts.append(("Reason", code(self.reason) if self.reason else "none given"))
         return "\n\n".join(
             [
                 "### Why you are asked",
-                _bullets(code(breach) for breach in self.breaches),
+                _bullets(code(breach) for breach in self.breaches) or _ALWAYS,
                 "### The run",
                 _bullets(f"{name}: {value}" for name, value in facts),
                 f"### {len(self.sample)} of the links",
@@ -127,6 +133,40 @@ def question_digest(subject: str, body: str | None, approvers: Iterable[str], tr
     :param tries: up to which try of the task the question, and a response to it, counts
     """
     return sha256(json.dumps([subject, body, sorted(approvers), tries]).encode()).hexdigest()
+
+
+def describe_requester(requester: str | None, run_type: str, *, forbid_self_approval: bool) -> str:
+    """
+    Return who or what requested a run, and whether that user may approve it, as Markdown.
+
+    :param requester: Airflow's name of the user; None if it names none
+    :param run_type: Airflow's type of the run
+    """
+    if requester:
+        return code(requester) + (", whose approval does not count" if forbid_self_approval else "")
+    if is_automatic(run_type):
+        return f"Airflow ({run_type.replace('_', ' ')} run)"
+    unknown = "unknown: Airflow names no user"
+    return f"{unknown}, so the requester can approve the run as well" if forbid_self_approval else unknown
+
+
+def refusal(user: Mapping[str, str] | None, guards: Guards, requester: str | None) -> str | None:
+    """
+    Return why an approval does not count, as a clause; None if it does.
+
+    A task knows the name of the requester alone. Airflow names an approver in the same way: by user name, and from 3.4
+    on by display name.
+
+    :param user: ID and name of the approver, as Airflow has recorded them; None if it names no one
+    :param requester: Airflow's name of the user who requested the run; None if it names none
+    """
+    if not user:
+        return "Airflow names no user for it"
+    if guards.approvers and user["id"] not in guards.approvers:
+        return "guards.approvers does not list this user"
+    if guards.forbid_self_approval and requester and requester in {user["id"], user["name"]}:
+        return "this user requested the run, and guards.forbid_self_approval is set"
+    return None
 
 
 def decide(chosen_options: Sequence[str]) -> str:

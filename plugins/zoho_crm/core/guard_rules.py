@@ -59,10 +59,12 @@ class Override:
 
     :param max_links: maximum links that this run may plan
     :param reason: why; part of the decision's text
+    :param requester: user who started the run; None if Airflow names none
     """
 
     max_links: int
     reason: str
+    requester: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +98,18 @@ class Decision:
         ordered = sorted(self.checks, key=lambda check: not check.breached)
         return f"{'breached' if self.breaches else 'passed'}: {'; '.join(check.says for check in ordered)}"
 
-    @property
-    def way_on(self) -> str:
-        """What a person can do about the breaches."""
+    def way_on(self, guards: Guards) -> str:
+        """Return what a person can do about the breaches of a stopped run."""
         breached = {check.limit for check in self.checks if check.breached}
         ways = []
         if "max_links" in breached:
-            ways.append(
-                "To let it pass, start a run with a larger max_links and a reason, or raise guards.max_links in the "
-                "job file"
-            )
+            way = "To let it pass, raise guards.max_links in the job file, or set guards.on_breach: approve"
+            if guards.may_raise:
+                way += (
+                    f"; or one of guards.may_raise ({', '.join(guards.may_raise)}) starts a run with a larger "
+                    "max_links and a reason"
+                )
+            ways.append(way)
         if others := sorted(breached - {"max_links"}):
             ways.append(f"For {', '.join(others)}, correct the source or the limit, then start a new run")
         return ". ".join(ways)
@@ -116,6 +120,9 @@ def judge(
 ) -> Decision:
     """
     Check the facts against a job's limits. A value equal to its limit is allowed.
+
+    An override may lower ``max_links``. If it raises the limit, more links than the job allows are a breach all the
+    same, unless the requester is one of the job's ``may_raise``.
 
     :param count_only: the links are not from the job's source, so only their number is checked
     """
@@ -202,15 +209,20 @@ def read_time(value: object) -> datetime | None:
 
 
 def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Check:
-    limit = guards.link_limit if override is None else override.max_links
-    if limit is None:
-        return Check("max_links", f"{facts.planned} links planned, no limit set")
-    says = f"{facts.planned} links planned, {limit} allowed"
-    if override is not None:
-        says += f" (limit set for this run: {override.reason})"
-    elif guards.has_default_limit:
-        says += " by default (the job file does not set guards.max_links)"
-    return Check("max_links", says, facts.planned > limit)
+    limit, note = guards.link_limit, ""
+    if override is None:
+        if limit is None:
+            return Check("max_links", f"{facts.planned} links planned, no limit set")
+        if guards.has_default_limit:
+            note = " by default (the job file does not set guards.max_links)"
+    elif limit is None or override.max_links <= limit:
+        limit, note = override.max_links, f" (limit set for this run: {override.reason})"
+    else:
+        by = override.requester or "an unknown user"
+        note = f" (raised from {limit} to {override.max_links} by {by}: {override.reason})"
+        if override.requester in guards.may_raise:
+            limit = override.max_links
+    return Check("max_links", f"{facts.planned} links planned, {limit} allowed{note}", facts.planned > limit)
 
 
 def _check_share(facts: Facts, limit: float) -> Check:

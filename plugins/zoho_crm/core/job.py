@@ -92,7 +92,8 @@ ApiName = Annotated[str, AfterValidator(_check_api_name)]
 Duration = Annotated[timedelta, BeforeValidator(_read_duration), Field(gt=timedelta(0))]
 UserId = Annotated[str, BeforeValidator(_read_user_id), Field(min_length=1)]
 SqlFile = Annotated[str, Field(min_length=1)]
-Event = Literal["failed", "stopped", "rejected", "breach", "recovered"]
+UserName = Annotated[str, Field(min_length=1)]
+Event = Literal["failed", "stopped", "rejected", "breach", "approval", "recovered"]
 
 
 class _Model(BaseModel):
@@ -202,9 +203,17 @@ class Guards(_Model):
     :param max_not_found_share: share (0 to 1) of the links processed so far that may have no record in Zoho; counted
         while the run sends, from 50 links on. If it is exceeded, the run stops. null: no limit
     :param on_breach: ``stop`` the run, or ``approve``: wait for an approval
+    :param approvals: ``on_breach``: a run waits for an approval only as ``on_breach`` says; ``always``: each run that
+        would send, retry and relink runs included
     :param approvers: Airflow user IDs of those who may approve: user names for the simple auth manager, numbers for
         FAB; empty: everyone who may edit the Dag run
     :param approval_timeout: how long to wait for an approval; no response in time is a rejection
+    :param forbid_self_approval: whether an approval by the user who requested the run does not count, where Airflow
+        names that user
+    :param may_raise: Airflow user names of those whose runs may raise ``max_links`` in the trigger form with
+        ``on_breach: stop``; empty: no one. With ``on_breach: approve``, a raised limit needs an approval
+    :param may_reprocess: Airflow user names of those who may retry or relink links of the job; empty: everyone who may
+        trigger ``zoho_delink_retry`` or ``zoho_delink_relink``
     """
 
     max_links: int | None = Field(default=None, ge=0)
@@ -216,8 +225,12 @@ class Guards(_Model):
     max_jump: float | None = Field(default=None, gt=1.0)
     max_not_found_share: float | None = Field(default=0.5, ge=0.0, le=1.0)
     on_breach: Literal["stop", "approve"] = "stop"
+    approvals: Literal["on_breach", "always"] = "on_breach"
     approvers: tuple[UserId, ...] = ()
     approval_timeout: Duration = timedelta(hours=24)
+    forbid_self_approval: bool = True
+    may_raise: tuple[UserName, ...] = ()
+    may_reprocess: tuple[UserName, ...] = ()
 
     @property
     def has_default_limit(self) -> bool:
@@ -229,14 +242,25 @@ class Guards(_Model):
         """Maximum number of planned links: ``max_links`` or its default; None: no limit."""
         return DEFAULT_MAX_LINKS if self.has_default_limit else self.max_links
 
+    @property
+    def may_ask(self) -> bool:
+        """Whether a run of the job can wait for an approval."""
+        return self.on_breach == "approve" or self.approvals == "always"
+
     @model_validator(mode="after")
     def _check_pairs(self) -> Self:
         pairs = (("max_share", "baseline_sql_file"), ("max_source_age", "freshness_sql_file"))
         for limit, sql_file in pairs:
             if (getattr(self, limit) is None) != (getattr(self, sql_file) is None):
                 raise ValueError(f"{limit} and {sql_file} need each other: give both or neither")
-        if self.approvers and self.on_breach != "approve":
-            raise ValueError("approvers: only used with on_breach: approve; set it, or remove approvers")
+        if self.approvers and not self.may_ask:
+            raise ValueError(
+                "approvers: only used with on_breach: approve or approvals: always; set one, or remove approvers"
+            )
+        if self.may_raise and self.on_breach == "approve":
+            raise ValueError(
+                "may_raise: only used with on_breach: stop; with on_breach: approve, a raised limit needs an approval"
+            )
         return self
 
 
@@ -251,7 +275,7 @@ class Notice(_Model):
     """
 
     notifier: str
-    on: tuple[Event, ...] = ("failed", "stopped", "rejected", "breach", "recovered")
+    on: tuple[Event, ...] = ("failed", "stopped", "rejected", "breach", "approval", "recovered")
     args: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("notifier")
@@ -302,7 +326,7 @@ class Job(_Model):
     :param retention_days: days after which the external IDs of a run are replaced by hashes; null: never
     :param retention_conn_id: connection to the audit database for that, if the role of ``audit_conn_id`` may not
         change audit rows; null: ``audit_conn_id``
-    :param notify: notifiers to call when the job changes for the worse or recovers
+    :param notify: notifiers to call when the job changes for the worse or recovers, or needs an approval
     :param tags: further tags of the Dag, beside ``zoho`` and ``delink``
     """
 

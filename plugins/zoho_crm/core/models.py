@@ -251,6 +251,7 @@ class StoredRun:
     approved_at: datetime | None
     approval_until: datetime | None
     question: str | None
+    approval_note: str | None
     started_at: datetime
     planned_at: datetime | None
     finished_at: datetime | None

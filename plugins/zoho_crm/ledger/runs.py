@@ -248,6 +248,7 @@ class RunStore(Store):
             approved_at=None,
             approval_until=None,
             question=None,
+            approval_note=None,
             failure=None,
         )
 
@@ -267,6 +268,7 @@ class RunStore(Store):
             approved_at=None,
             approval_until=until,
             question=question,
+            approval_note=None,
         )
 
     def record_approval(
@@ -278,6 +280,14 @@ class RunStore(Store):
         :param approval: ``approved``, or a text that begins with ``rejected``
         """
         self._set(run_key, approval=approval, approved_by=approved_by, approved_at=approved_at)
+
+    def refuse_approval(self, run_key: str, note: str) -> None:
+        """
+        Record an approval that does not count; the run still waits for one.
+
+        :param note: whose it is, and why it does not count
+        """
+        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None, approval_note=note)
 
     def find(self, job: str, name: str) -> StoredRun:
         """

@@ -170,6 +170,9 @@ runs = sa.Table(
     sa.Column("approved_at", UtcDateTime),
     sa.Column("approval_until", UtcDateTime, comment="until when approvers can respond"),
     sa.Column("question", sa.String(64), comment="SHA-256 of what approvers are asked"),
+    sa.Column(
+        "approval_note", sa.String(MESSAGE_LENGTH), comment="the last approval that did not count, and why"
+    ),
     sa.Column("started_at", UtcDateTime, nullable=False),
     sa.Column("planned_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 
 from zoho_crm.airflow_compat import await_response, base_url, has_awaiting_input, register_question
 from zoho_crm.core.approval import (
+    APPROVED,
     REJECTED,
     Question,
     decide,
+    describe_requester,
     format_approver,
     plan_url,
     question_digest,
+    refusal,
 )
 from zoho_crm.core.formatting import format_duration
 from zoho_crm.core.guard_rules import Facts, Override, judge
@@ -23,12 +26,11 @@ from zoho_crm.core.models import RELINK
 from zoho_crm.databases import create_source_engine
 from zoho_crm.errors import GuardError, PlanError, ZohoConfigError
 from zoho_crm.operators import notify
-from zoho_crm.operators.job_operator import JobOperator, final_errors
+from zoho_crm.operators.job_operator import JobOperator, final_errors, requester_of
 from zoho_crm.source import SourceFacts, fetch_source_facts
 from zoho_crm.triggers import LateResponseTrigger
 
 if TYPE_CHECKING:
-    from datetime import timedelta
     from pathlib import Path
     from uuid import UUID
 
@@ -67,8 +69,8 @@ class GuardOperator(JobOperator):
     """
     Compare a plan with the job's limits; if it exceeds one, stop the run or require an approval.
 
-    ``max_links`` of the trigger form, which needs a reason, overrides the job's. Only the number of links counts for
-    links of earlier runs. A dry run stores the decision and continues.
+    ``max_links`` of the trigger form, which needs a reason, lowers the job's, or raises it for those who may. Only the
+    number of links counts for links of earlier runs. A dry run stores the decision and continues.
 
     :return: the decision, and the question for ``approve``
     :raises GuardError: the plan exceeds a limit, and ``on_breach`` is ``stop``
@@ -86,7 +88,8 @@ class GuardOperator(JobOperator):
             run, plan = ledger.runs.get(key), ledger.plans.get(key)
             if run is None or plan is None:
                 raise PlanError("The run has no plan")
-            facts, decision = self._judge(ledger, job, run, plan)
+            requester = requester_of(context)
+            facts, decision = self._judge(ledger, job, run, plan, requester)
             ledger.runs.record_guard(key, decision.text)
             self.log.info(
                 "Guard decided",
@@ -96,14 +99,16 @@ class GuardOperator(JobOperator):
                 planned=plan.planned,
                 breaches=len(decision.breaches),
                 on_breach=job.guards.on_breach,
+                approvals=job.guards.approvals,
                 decision=decision.text,
             )
-            if not decision.breaches or run.dry_run:
+            is_due = bool(decision.breaches) or (job.guards.approvals == "always" and bool(plan.chunks))
+            if run.dry_run or not is_due:
                 return GuardResult(decision=decision.text, ask=False, subject=None, body=None)
-            if job.guards.on_breach == "stop":
-                raise GuardError(f"{decision.text}. Nothing was sent. {decision.way_on}")
+            if decision.breaches and job.guards.on_breach == "stop":
+                raise GuardError(f"{decision.text}. Nothing was sent. {decision.way_on(job.guards)}")
             ledger.runs.ask_approval(key)
-            question = _question(ledger, job, run, plan, facts, decision)
+            question = _question(ledger, job, run, plan, facts, decision, requester)
             self._notify(ledger, job, context, run, plan, decision)
         finally:
             ledger.close()
@@ -127,7 +132,9 @@ class GuardOperator(JobOperator):
         ]
         return inputs, [ledger_output(audit, RUN_TABLE)]
 
-    def _judge(self, ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary) -> tuple[Facts, Decision]:
+    def _judge(
+        self, ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary, requester: str | None
+    ) -> tuple[Facts, Decision]:
         # A Dag for all jobs works on links of earlier runs.
         count_only = run.operation == RELINK or run.origin_run_key is not None or self.job is None
         source = SourceFacts() if count_only else self._query_source(job, run)
@@ -135,7 +142,7 @@ class GuardOperator(JobOperator):
             run.run_key, baseline_links=source.baseline_links, source_as_of=source.source_as_of
         )
         facts = build_facts(ledger, run, planned=plan.planned, now=ledger.runs.now(), source=source)
-        return facts, judge(facts, job.guards, _override(run), count_only=count_only)
+        return facts, judge(facts, job.guards, _override(run, requester), count_only=count_only)
 
     def _query_source(self, job: Job, run: StoredRun) -> SourceFacts:
         """Run the SQL of the guards that the job sets."""
@@ -161,16 +168,22 @@ class GuardOperator(JobOperator):
     ) -> None:
         """Notify people at once that the run waits for an approval."""
         until = datetime.now(UTC) + job.guards.approval_timeout
-        notify.notify_state_change(
-            ledger,
-            job,
-            context,
-            run,
-            state=notify.BREACH,
-            text=f"{job.name} asks for approval until {until:%Y-%m-%d %H:%M} UTC: {'; '.join(decision.breaches)}",
-            counts={"planned": plan.planned, "duplicates": plan.duplicates, "invalid": plan.invalid},
-            status=run.status,
-        )
+        why = "; ".join(decision.breaches) or "each of its runs needs one"
+        text = f"{job.name} asks for approval until {until:%Y-%m-%d %H:%M} UTC: {why}"
+        counts = {"planned": plan.planned, "duplicates": plan.duplicates, "invalid": plan.invalid}
+        if decision.breaches:
+            notify.notify_state_change(
+                ledger,
+                job,
+                context,
+                run,
+                state=notify.BREACH,
+                text=text,
+                counts=counts,
+                status=run.status,
+            )
+        else:
+            notify.notify_approval_request(job, context, run, text=text, counts=counts)
 
 
 class ApproveOperator(JobOperator, ApprovalOperator):
@@ -178,8 +191,9 @@ class ApproveOperator(JobOperator, ApprovalOperator):
     Wait for an approval if the guards require one; else succeed at once.
 
     It holds no worker while it waits. No response within the job's ``approval_timeout`` rejects the run. A rejection
-    skips the next task and is not a failure. Clearing the task asks again. Before Airflow 3.3, the triggerer looks for
-    the response.
+    skips the next task and is not a failure. An approval that does not count, such as that of the user who requested
+    the run, is discarded and the question asked again; the run row says why. Clearing the task asks again. Before
+    Airflow 3.3, the triggerer looks for the response.
 
     If Airflow's scheduler sees a response before it sees that the task waits, it takes that for a crash and runs the
     task again. That try keeps the question, and so the response that Airflow has stored for it.
@@ -226,10 +240,8 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         from zoho_crm.ledger.ledger import Ledger
 
         job = self.job_of(context)
-        # Set after templates are rendered: the question contains external IDs of others.
-        self.subject, self.body = asked["subject"], asked["body"]
+        self._set_question(job, asked)
         self.response_timeout = job.guards.approval_timeout
-        self.assigned_users = [{"id": user, "name": user} for user in job.guards.approvers] or None
         ti, key = context["ti"], self.run_key_of(context)
         until = datetime.now(UTC) + job.guards.approval_timeout
         # A clear raises the number of tries; a retry does not.
@@ -244,10 +256,18 @@ class ApproveOperator(JobOperator, ApprovalOperator):
             ledger.runs.ask_approval(key, question, until=until)
         finally:
             ledger.close()
-        # Not execute() of the base class: it registers the question again, which discards a response.
+        self._wait(ti.id, until, job.guards.approval_timeout)
+
+    def _set_question(self, job: Job, asked: dict[str, Any]) -> None:
+        """Set question and approvers, after templates are rendered: the question contains external IDs of others."""
+        self.subject, self.body = asked["subject"], asked["body"]
+        self.assigned_users = [{"id": user, "name": user} for user in job.guards.approvers] or None
+
+    def _wait(self, task_instance_id: UUID, until: datetime, timeout: timedelta) -> NoReturn:
+        """Wait for a response; not by the base class, which registers the question again and discards a response."""
         if not has_awaiting_input():
-            self._wait_in_triggerer(ti.id, until, pause_s=_FIRST_PAUSE_S)
-        await_response("execute_complete", self.response_timeout)
+            self._wait_in_triggerer(task_instance_id, until, pause_s=_FIRST_PAUSE_S)
+        await_response("execute_complete", timeout)
 
     def _wait_in_triggerer(self, task_instance_id: UUID, until: datetime, *, pause_s: float) -> NoReturn:
         """Wait for a response to the registered question, or use the one that is there."""
@@ -284,17 +304,21 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         if "error" in event:
             return super().execute_complete(context, event)
         job = self.job_of(context)
-        timed_out = bool(event.get("timedout"))
+        timed_out, user = bool(event.get("timedout")), event.get("responded_by_user")
         approval = REJECTED if timed_out else decide(event["chosen_options"])
-        if approval == REJECTED:
-            # Anything but a plain approval is a rejection, for Airflow as well.
-            event = {**event, "chosen_options": [self.REJECT]}
-        if timed_out:
-            approval += f": no response within {format_duration(job.guards.approval_timeout)}"
-        by = None if timed_out else format_approver(event.get("responded_by_user"))
-        at = datetime.fromtimestamp(event["responded_at"].timestamp(), UTC)
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
+            if approval == APPROVED and (reason := refusal(user, job.guards, requester_of(context))):
+                note = f"The approval by {format_approver(user) or 'no user'} does not count: {reason}"
+                self._ask_again(ledger, job, context, note)
+                timed_out, approval = True, REJECTED
+            if approval == REJECTED:
+                # Anything but a plain approval is a rejection, for Airflow as well.
+                event = {**event, "chosen_options": [self.REJECT]}
+            if timed_out:
+                approval += f": no response within {format_duration(job.guards.approval_timeout)}"
+            by = None if timed_out else format_approver(user)
+            at = datetime.fromtimestamp(event["responded_at"].timestamp(), UTC)
             ledger.runs.record_approval(
                 self.run_key_of(context), approval=approval, approved_by=by, approved_at=at
             )
@@ -302,6 +326,28 @@ class ApproveOperator(JobOperator, ApprovalOperator):
             ledger.close()
         super().execute_complete(context, event)
         return {"approval": approval, "by": by, "at": at.isoformat()}
+
+    def _ask_again(self, ledger: Ledger, job: Job, context: Context, note: str) -> None:
+        """
+        Discard a response that does not count, and wait for another; return if the time for one is over.
+
+        If the task is lost before the response is discarded, its next try finds the response, and comes here again.
+
+        :param note: why it does not count, for people
+        """
+        ti, key = context["ti"], self.run_key_of(context)
+        ledger.runs.refuse_approval(key, note)
+        self.log.warning("Approval refused: run_key=%s reason=%s", key, note)
+        until = ledger.runs.existing(key).approval_until or datetime.now(UTC)
+        asked: dict[str, Any] | None = ti.xcom_pull(task_ids=self.guard_task_id)
+        if asked is None or not asked["ask"]:
+            raise PlanError(f"The task {self.guard_task_id} has no question; clear it, so that it decides")
+        remaining = until - datetime.now(UTC)
+        if remaining <= timedelta(0):
+            return
+        self._set_question(job, asked)
+        self._check_question(ti.id)
+        self._wait(ti.id, until, remaining)
 
 
 def build_facts(ledger: Ledger, run: StoredRun, *, planned: int, now: datetime, source: SourceFacts) -> Facts:
@@ -326,18 +372,24 @@ def _guard_sql(job: Job, jobs_folder: Path) -> dict[str, JobSql]:
     return {field: sql for field, sql in read_sql(job, jobs_folder).items() if field != SOURCE_SQL}
 
 
-def _override(run: StoredRun) -> Override | None:
+def _override(run: StoredRun, requester: str | None) -> Override | None:
     """Return what the trigger form set in place of the job's limit: the form of the run's first try."""
     max_links = run.params.get("max_links")
     if max_links is None or max_links == "":
         return None
     if not run.reason:
         raise ZohoConfigError("reason: say why, when max_links overrides the job's limit")
-    return Override(int(max_links), run.reason)
+    return Override(int(max_links), run.reason, requester)
 
 
 def _question(
-    ledger: Ledger, job: Job, run: StoredRun, plan: PlanSummary, facts: Facts, decision: Decision
+    ledger: Ledger,
+    job: Job,
+    run: StoredRun,
+    plan: PlanSummary,
+    facts: Facts,
+    decision: Decision,
+    requester: str | None,
 ) -> Question:
     age, planned_at = job.guards.max_plan_age, run.planned_at
     return Question(
@@ -348,6 +400,9 @@ def _question(
         window=(run.window_start, run.window_end),
         plan=plan,
         breaches=decision.breaches,
+        requested_by=describe_requester(
+            requester, run.run_type, forbid_self_approval=job.guards.forbid_self_approval
+        ),
         sample=ledger.plans.sample(run.run_key),
         plan_url=plan_url(base_url(), run.dag_id, run.dag_run_id, job.name),
         respond_within=job.guards.approval_timeout,

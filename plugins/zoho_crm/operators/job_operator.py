@@ -266,10 +266,15 @@ def origin_of(context: Context) -> Origin:
         logical_date=_utc(getattr(dag_run, "logical_date", None)),
         data_interval_start=_utc(context.get("data_interval_start")),
         data_interval_end=_utc(context.get("data_interval_end")),
-        triggered_by=getattr(dag_run, "triggering_user_name", None),
+        triggered_by=requester_of(context),
         map_index=-1 if task_instance.map_index is None else task_instance.map_index,
         try_number=task_instance.try_number,
     )
+
+
+def requester_of(context: Context) -> str | None:
+    """Return the user who requested the run, as Airflow names users; None if it names none: before 3.1.2, too."""
+    return getattr(context["dag_run"], "triggering_user_name", None) or None
 
 
 def run_type_of(context: Context) -> str:

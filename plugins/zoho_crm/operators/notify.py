@@ -1,7 +1,8 @@
 """
 Notify people once for each change of a job's state, by the notifiers that its file names.
 
-A job is ``ok``, or in the state of its last notification. Dry runs change no state and notify no one.
+A job is ``ok``, or in the state of its last notification. Dry runs change no state and notify no one. A run that needs
+an approval without a breach notifies each time, and changes no state.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 
 OK = "ok"
 BREACH = "breach"
+APPROVAL = "approval"
 RECOVERED = "recovered"
 
 PATIENCE_S = 60.0
@@ -66,6 +68,28 @@ def notify_state_change(
         run.run_key,
         {"state": state, "text": text, "counts": dict(counts), "status": status, "window": window},
     )
+
+
+def notify_approval_request(
+    job: Job, context: Context, run: StoredRun, *, text: str, counts: Mapping[str, int]
+) -> None:
+    """
+    Notify people of a run that waits for an approval though it exceeds no limit; the job's state stays.
+
+    :param text: a sentence for people, without external IDs
+    :param counts: number of links by outcome
+    """
+    window = f"{run.window_start} to {run.window_end}" if run.window_start and run.window_end else None
+    news = {
+        "event": APPROVAL,
+        "state": APPROVAL,
+        "text": text,
+        "counts": dict(counts),
+        "status": run.status,
+        "window": window,
+        "run_key": run.run_key,
+    }
+    _notify(job, context, news)
 
 
 def notify_failure(ledger: Ledger | None, job: Job, context: Context, run_key: str, text: str) -> None:

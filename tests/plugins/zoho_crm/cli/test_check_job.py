@@ -33,7 +33,9 @@ def test_valid_job_as_json(cli: Cli, jobs: Jobs) -> None:
         "max_links": 500,
         "max_not_found_share": 0.5,
         "on_breach": "stop",
+        "approvals": "on_breach",
         "approval_timeout": "1d",
+        "forbid_self_approval": True,
     }
     assert document["next_windows"][0] == {
         "window_start": "2026-11-23T02:00:00Z",
@@ -54,6 +56,17 @@ def test_terminal_shows_tables_and_pipe_plain_lines(
     monkeypatch.chdir(tmp_path)
     for name, terminal in (("check_job.terminal.txt", True), ("check_job.pipe.txt", False)):
         check_golden(name, cli("check-job", "include/jobs/contacts_deals.yaml", terminal=terminal).stdout)
+
+
+def test_job_whose_runs_always_need_an_approval(cli: Cli, jobs: Jobs) -> None:
+    jobs.write(
+        guards={"max_links": 5, "approvals": "always", "forbid_self_approval": False, "may_raise": ["ada"]}
+    )
+    lines = cli("check-job", jobs.file).stdout.splitlines()
+    assert "guards: max_links 5, max_not_found_share 0.5, may_raise ada" in lines
+    assert "on a breach: the run stops" in lines
+    assert "each run: approval within 1d" in lines
+    assert "self-approval: allowed" in lines
 
 
 def test_docs_show_the_output(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

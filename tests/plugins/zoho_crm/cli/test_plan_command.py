@@ -99,6 +99,13 @@ def test_breach_exits_with_1_and_shows_what_a_run_would_do(
     assert "A run would stop before sending anything." in result.stdout
     jobs.write(guards={"max_links": 5, "on_breach": "approve"})
     assert "A run would wait for an approval." in cli("plan", "contacts_deals", "--window", *DAY).stdout
+    jobs.write(guards={"max_links": 5, "approvals": "always"})
+    assert (
+        "A run would stop before sending anything." in cli("plan", "contacts_deals", "--window", *DAY).stdout
+    )
+    jobs.write(guards={"approvals": "always"})
+    result = cli("plan", "contacts_deals", "--window", *DAY)
+    assert (result.exit_code, result.stdout.splitlines()[-1]) == (0, "A run would wait for an approval.")
 
 
 def test_max_jump_uses_the_runs_in_the_audit(

@@ -15,6 +15,7 @@ from zoho_crm.core.approval import (
     approval_block_reason,
     approver_faults,
     code,
+    describe_requester,
     is_rejected,
     plan_url,
 )
@@ -29,6 +30,7 @@ QUESTION = Question(
     window=(datetime(2026, 11, 21, tzinfo=UTC), datetime(2026, 11, 22, tzinfo=UTC)),
     plan=PlanSummary(source_rows=130, planned=120, duplicates=10, invalid=3, chunks=[]),
     breaches=["120 links planned, 100 allowed"],
+    requested_by="`bob`, whose approval does not count",
     sample=[Link("c-1", "d-1"), Link("c-2", "d-2")],
     plan_url="http://airflow.example/links.csv",
     respond_within=timedelta(hours=24),
@@ -61,6 +63,7 @@ def test_the_question_holds_what_is_needed_to_decide() -> None:
         "- Share: 12% of 1000 links",
         "- Respond within: 1 day; later, the run is rejected",
         "- Who may respond: `ada`, `grace`",
+        "- Requested by: `bob`, whose approval does not count",
         "- Can be sent until: 2026-11-25 02:00:00 UTC",
         "- Reason: `spring cleaning`",
         "",
@@ -94,7 +97,38 @@ def test_what_is_not_known_is_left_out() -> None:
     assert "No link can be sent." in bare.body
 
 
-def test_putting_back_is_named_as_such() -> None:
+def test_question_of_a_run_within_its_limits_gives_the_rule_as_reason() -> None:
+    lines = replace(QUESTION, breaches=[]).body.splitlines()
+    assert lines[:4] == [
+        "### Why you are asked",
+        "",
+        "Each run of this job needs an approval (`guards.approvals: always`).",
+        "",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("requester", "run_type", "forbid", "text"),
+    [
+        ("ada", "manual", True, "`ada`, whose approval does not count"),
+        ("ada", "backfill", False, "`ada`"),
+        ("a`d*a", "manual", False, "``a`d*a``"),
+        (None, "scheduled", True, "Airflow (scheduled run)"),
+        (None, "asset_triggered", True, "Airflow (asset triggered run)"),
+        (
+            None,
+            "manual",
+            True,
+            "unknown: Airflow names no user, so the requester can approve the run as well",
+        ),
+        (None, "operator_triggered", False, "unknown: Airflow names no user"),
+    ],
+)
+def test_question_names_the_requester(requester: str | None, run_type: str, forbid: bool, text: str) -> None:
+    assert describe_requester(requester, run_type, forbid_self_approval=forbid) == text
+
+
+def test_relink_is_named_as_such() -> None:
     relink = replace(QUESTION, operation="relink", origin_run_key="contacts_deals:1f")
     assert relink.subject == "Relink 117 links of contacts_deals?"
     assert "- Origin run: `contacts_deals:1f`" in relink.body

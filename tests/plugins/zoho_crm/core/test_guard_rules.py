@@ -175,30 +175,31 @@ def test_links_that_are_not_from_the_source_are_judged_by_their_number_alone() -
 
 
 def test_the_override_takes_the_place_of_the_one_limit_and_its_reason_stands_in_the_decision() -> None:
-    decision = judge(Facts(planned=10, now=NOW, **BAD), Guards(**ALL), Override(10, "spring cleaning"))
+    guards = Guards(**{**ALL, "max_links": 20})
+    decision = judge(Facts(planned=10, now=NOW, **BAD), guards, Override(10, "spring cleaning"))
     assert len(decision.breaches) == 3
     assert "10 links planned, 10 allowed (limit set for this run: spring cleaning)" in decision.text
-    assert "max_links" not in decision.way_on
+    assert "max_links" not in decision.way_on(guards)
 
 
 def test_a_decision_lists_breaches_before_passed_checks() -> None:
-    decision = judge(
-        Facts(planned=10, now=NOW, source_as_of=NOW - 8 * HOUR),
-        Guards(max_links=10, max_source_age="6h", freshness_sql_file="loaded.sql"),
-    )
+    guards = Guards(max_links=10, max_source_age="6h", freshness_sql_file="loaded.sql")
+    decision = judge(Facts(planned=10, now=NOW, source_as_of=NOW - 8 * HOUR), guards)
     assert decision.text == (
         "breached: the source is of 2026-11-23 04:00 UTC, 8 hours old, 6 hours allowed; "
         "10 links planned, 10 allowed"
     )
-    assert decision.way_on == "For max_source_age, correct the source or the limit, then start a new run"
+    assert (
+        decision.way_on(guards) == "For max_source_age, correct the source or the limit, then start a new run"
+    )
 
 
 def test_a_job_without_a_limit_gets_one_and_the_breach_says_how_to_raise_it() -> None:
     decision = judge(Facts(planned=1_001, now=NOW), Guards())
     says = "1001 links planned, 1000 allowed by default (the job file does not set guards.max_links)"
     assert (decision.text, decision.breaches) == (f"breached: {says}", [says])
-    assert decision.way_on == (
-        "To let it pass, start a run with a larger max_links and a reason, or raise guards.max_links in the job file"
+    assert decision.way_on(Guards()) == (
+        "To let it pass, raise guards.max_links in the job file, or set guards.on_breach: approve"
     )
     assert judge(Facts(planned=1_000, now=NOW), Guards()).breaches == []
 
@@ -211,9 +212,102 @@ def test_null_or_a_limit_by_share_means_no_limit_by_count(guards: dict[str, Any]
     assert judge(facts, Guards(**guards)).breaches == []
 
 
-def test_an_override_takes_the_place_of_the_default_limit() -> None:
-    decision = judge(Facts(planned=2_000, now=NOW), Guards(), Override(2_000, "the first run"))
-    assert decision.text == "passed: 2000 links planned, 2000 allowed (limit set for this run: the first run)"
+RAISED = "(raised from 1000 to 2000 by ada: the first run)"
+
+
+@pytest.mark.parametrize(
+    ("guards", "planned", "max_links", "requester", "text"),
+    [
+        pytest.param(
+            {},
+            1_500,
+            2_000,
+            "ada",
+            f"breached: 1500 links planned, 1000 allowed {RAISED}",
+            id="raised without the right",
+        ),
+        pytest.param(
+            {"may_raise": ["grace", "ada"]},
+            2_000,
+            2_000,
+            "ada",
+            f"passed: 2000 links planned, 2000 allowed {RAISED}",
+            id="raised with the right",
+        ),
+        pytest.param(
+            {"may_raise": ["ada"]},
+            2_001,
+            2_000,
+            "ada",
+            f"breached: 2001 links planned, 2000 allowed {RAISED}",
+            id="more than the raised limit",
+        ),
+        pytest.param(
+            {"may_raise": ["grace"]},
+            1_001,
+            2_000,
+            "ada",
+            f"breached: 1001 links planned, 1000 allowed {RAISED}",
+            id="raised by another user",
+        ),
+        pytest.param(
+            {"may_raise": ["None"]},
+            1_001,
+            2_000,
+            None,
+            "breached: 1001 links planned, 1000 allowed (raised from 1000 to 2000 by an unknown user: the first run)",
+            id="raised by an unknown user",
+        ),
+        pytest.param(
+            {"max_links": 1_000, "on_breach": "approve"},
+            1_500,
+            2_000,
+            "ada",
+            f"breached: 1500 links planned, 1000 allowed {RAISED}",
+            id="an approver decides",
+        ),
+        pytest.param(
+            {}, 1_000, 2_000, "ada", f"passed: 1000 links planned, 1000 allowed {RAISED}", id="raised in vain"
+        ),
+        pytest.param(
+            {},
+            500,
+            500,
+            "ada",
+            "passed: 500 links planned, 500 allowed (limit set for this run: the first run)",
+            id="lowered",
+        ),
+        pytest.param(
+            {},
+            501,
+            500,
+            "ada",
+            "breached: 501 links planned, 500 allowed (limit set for this run: the first run)",
+            id="more than the lowered limit",
+        ),
+        pytest.param(
+            {"max_links": None},
+            500,
+            500,
+            "ada",
+            "passed: 500 links planned, 500 allowed (limit set for this run: the first run)",
+            id="a limit where the job has none",
+        ),
+    ],
+)
+def test_form_lowers_the_limit_for_all_and_raises_it_for_those_who_may(
+    guards: dict[str, Any], planned: int, max_links: int, requester: str | None, text: str
+) -> None:
+    override = Override(max_links, "the first run", requester)
+    assert judge(Facts(planned=planned, now=NOW), Guards(**guards), override).text == text
+
+
+def test_stopped_run_names_those_who_may_raise_the_limit() -> None:
+    guards = Guards(max_links=5, may_raise=["ada", "grace"])
+    assert judge(Facts(planned=6, now=NOW), guards).way_on(guards) == (
+        "To let it pass, raise guards.max_links in the job file, or set guards.on_breach: approve; or one of "
+        "guards.may_raise (ada, grace) starts a run with a larger max_links and a reason"
+    )
 
 
 @pytest.mark.parametrize(
@@ -233,7 +327,7 @@ def test_an_override_takes_the_place_of_the_default_limit() -> None:
 )
 def test_a_decision_without_a_breach(guards: dict[str, Any], text: str) -> None:
     decision = judge(Facts(planned=10, now=NOW), Guards(**guards))
-    assert (decision.text, decision.breaches, decision.way_on) == (text, [], "")
+    assert (decision.text, decision.breaches, decision.way_on(Guards(**guards))) == (text, [], "")
 
 
 @pytest.mark.parametrize(

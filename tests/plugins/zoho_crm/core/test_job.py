@@ -174,6 +174,18 @@ FAULTS = {
         {"guards": {"on_breach": "approve", "approvers": [True]}},
         "guards.approvers.0: must be text, not true or false: put it in quotes",
     ),
+    "approvers without a question": (
+        {"guards": {"approvers": ["ada"]}},
+        "guards: approvers: only used with on_breach: approve or approvals: always; set one, or remove approvers",
+    ),
+    "those who may raise what an approver decides": (
+        {"guards": {"on_breach": "approve", "may_raise": ["ada"]}},
+        "guards: may_raise: only used with on_breach: stop; with on_breach: approve, a raised limit needs an approval",
+    ),
+    "approvals of no known kind": (
+        {"guards": {"approvals": "never"}},
+        "guards.approvals: must be 'on_breach' or 'always'",
+    ),
     "strategy": ({"strategy": "bulk"}, "strategy: must be 'single' or 'by_parent'"),
     "concurrency": ({"task_concurrency": 26}, "task_concurrency: must be at most 25"),
     "tolerance": ({"failure_tolerance": 1.1}, "failure_tolerance: must be at most 1.0"),

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from tests.support.databases import Audit, Warehouse
 
 ANSWERED = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
+REQUESTER = "bob"
+TASK_INSTANCE_ID = "018f0000-0000-7000-8000-000000000000"
 ASKING = {"max_links": 5, "on_breach": "approve", "approvers": ["ada", "7"], "approval_timeout": "36h"}
 
 
@@ -70,9 +72,11 @@ def asked(audit: Audit, warehouse: Warehouse, sql_path: Path) -> dict[str, Any]:
     warehouse.add(pairs(10))
     job, params = make_job(guards=ASKING), {"mode": "apply"}
     folder = jobs_folder(sql_path)
-    PlanLinksOperator(task_id="plan", job=job, jobs_folder=folder).execute(context("plan", params=params))
+    PlanLinksOperator(task_id="plan", job=job, jobs_folder=folder).execute(
+        context("plan", params=params, requester=REQUESTER)
+    )
     found = GuardOperator(task_id="guard", job=job, jobs_folder=folder).execute(
-        context("guard", params=params)
+        context("guard", params=params, requester=REQUESTER)
     )
     return dict(found)
 
@@ -87,9 +91,9 @@ def task(sql_path: Path) -> ApproveOperator:
 
 
 def ask(sql_path: Path, guard: dict[str, Any] | None, max_tries: int = 1) -> Any:
-    made = context("approve", guard=guard, max_tries=max_tries)
+    made = context("approve", guard=guard, max_tries=max_tries, requester=REQUESTER)
     made["task_instance"] = made["ti"]
-    made["ti"].id = "018f0000-0000-7000-8000-000000000000"
+    made["ti"].id = TASK_INSTANCE_ID
     return task(sql_path).execute(made)
 
 
@@ -98,10 +102,18 @@ def wait(sql_path: Path, guard: dict[str, Any] | None, max_tries: int = 1) -> No
         ask(sql_path, guard, max_tries)
 
 
-def answer(sql_path: Path, option: str, **changes: Any) -> tuple[Any, list[Any]]:
-    """Resume the task as Airflow does after an answer; return its result and what it skipped."""
+def answer(
+    sql_path: Path,
+    option: str,
+    *,
+    requester: str | None = REQUESTER,
+    guard: dict[str, Any] | None = None,
+    **changes: Any,
+) -> tuple[Any, list[Any]]:
+    """Resume the task as Airflow does after a response; return its result and what it skipped."""
     approve = task(sql_path)
-    made = context("approve")
+    made = context("approve", guard=guard, requester=requester)
+    made["ti"].id = TASK_INSTANCE_ID
     pushed: list[Any] = []
     made["ti"].xcom_push = lambda key, value: pushed.append(value)
     made["task"] = approve
@@ -159,11 +171,10 @@ def test_a_question_is_not_read_as_a_template(
     [
         ({"id": "ada", "name": "ada"}, "ada"),
         ({"id": "7", "name": "Ada Lovelace"}, "Ada Lovelace (7)"),
-        (None, None),
     ],
 )
 def test_a_yes_stands_on_the_run_row_and_lets_it_go_on(
-    audit: Audit, sql_path: Path, asked: dict[str, Any], user: Any, by: str | None
+    audit: Audit, sql_path: Path, asked: dict[str, Any], user: Any, by: str
 ) -> None:
     result, skipped = answer(sql_path, "Approve", responded_by_user=user)
     assert result == {"approval": "approved", "by": by, "at": "2026-11-22T09:30:00+00:00"}
@@ -303,3 +314,136 @@ def test_whatever_is_not_a_plain_yes_is_a_no(
     result, _ = answer(sql_path, "", chosen_options=options)
     assert result["approval"] == audit.run()["approval"] == "rejected"
     assert skips == ["delink"]
+
+
+SELF = "this user requested the run, and guards.forbid_self_approval is set"
+
+
+@pytest.mark.parametrize(
+    ("user", "requester", "note"),
+    [
+        pytest.param(
+            {"id": "ada", "name": "ada"},
+            "ada",
+            f"The approval by ada does not count: {SELF}",
+            id="same name",
+        ),
+        pytest.param(
+            {"id": "7", "name": "Ada Lovelace"},
+            "Ada Lovelace",
+            f"The approval by Ada Lovelace (7) does not count: {SELF}",
+            id="ID is a number",
+        ),
+        pytest.param(
+            {"id": "ada", "name": "Ada Lovelace"},
+            "ada",
+            f"The approval by Ada Lovelace (ada) does not count: {SELF}",
+            id="ID is the user name",
+        ),
+        pytest.param(
+            {"id": "eve", "name": "eve"},
+            "bob",
+            "The approval by eve does not count: guards.approvers does not list this user",
+            id="not an approver",
+        ),
+        pytest.param(
+            None,
+            "bob",
+            "The approval by no user does not count: Airflow names no user for it",
+            id="no user",
+        ),
+    ],
+)
+def test_approval_that_does_not_count_is_discarded_and_asked_for_again(
+    audit: Audit,
+    sql_path: Path,
+    asked: dict[str, Any],
+    comms: Comms,
+    user: Any,
+    requester: str,
+    note: str,
+) -> None:
+    wait(sql_path, asked)
+    until = audit.ledger().runs.existing(audit.run()["run_key"]).approval_until
+    with pytest.raises(WaitsForResponse) as waits:
+        answer(sql_path, "Approve", guard=asked, requester=requester, responded_by_user=user)
+    # Airflow discards the response when the question is registered again.
+    assert [request.body for request in comms.sent] == [asked["body"], asked["body"]]
+    run = audit.ledger().runs.existing(audit.run()["run_key"])
+    assert (run.approval, run.approved_by, run.approved_at) == ("asked", None, None)
+    assert (run.approval_note, run.approval_until) == (note, until)
+    assert audit.ledger().runs.stop_reason(run.run_key) == "the run waits for an approval"
+    if has_awaiting_input():
+        assert timedelta(hours=35) < waits.value.timeout < timedelta(hours=36)
+    else:
+        assert waits.value.trigger.timeout_datetime == until
+
+    other = {"id": "7", "name": "Grace Hopper"}
+    result, skipped = answer(sql_path, "Approve", requester=requester, responded_by_user=other)
+    assert (result["approval"], result["by"], skipped) == ("approved", "Grace Hopper (7)", [])
+    assert audit.ledger().runs.stop_reason(run.run_key) is None
+
+
+def test_lost_task_finds_the_refused_approval_again(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
+) -> None:
+    """The task may be lost between the note on the run row and the discarding of the response."""
+    wait(sql_path, asked)
+    audit.ledger().runs.refuse_approval(audit.run()["run_key"], "The approval by bob does not count")
+    with pytest.raises(TaskDeferred):
+        ask(sql_path, asked)
+    assert len(comms.sent) == 1
+    assert (audit.run()["approval"], audit.run()["approval_note"]) == (
+        "asked",
+        "The approval by bob does not count",
+    )
+
+
+def test_refused_approval_after_the_time_to_respond_rejects_the_run(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms, skips: list[str]
+) -> None:
+    wait(sql_path, asked)
+    key = audit.run()["run_key"]
+    question = audit.run()["question"]
+    audit.ledger().runs.ask_approval(key, question, until=datetime.now(UTC) - timedelta(seconds=1))
+    result, _ = answer(sql_path, "Approve", guard=asked, requester="ada")
+    assert (result["approval"], result["by"]) == ("rejected: no response within 1 day 12 hours", None)
+    assert len(comms.sent) == 1
+    assert skips == ["delink"]
+
+
+def test_requester_may_reject_the_own_run(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], skips: list[str]
+) -> None:
+    result, _ = answer(sql_path, "Reject", requester="ada")
+    assert (result["approval"], result["by"]) == ("rejected", "ada")
+
+
+@pytest.mark.parametrize(
+    ("requester", "guards"),
+    [
+        pytest.param("ada", {"forbid_self_approval": False}, id="allowed by the job"),
+        pytest.param(None, {}, id="requester unknown"),
+    ],
+)
+def test_own_approval_counts_if_the_job_allows_it_or_airflow_names_no_requester(
+    audit: Audit,
+    sql_path: Path,
+    asked: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    requester: str | None,
+    guards: dict[str, Any],
+) -> None:
+    for name, value in guards.items():
+        monkeypatch.setitem(ASKING, name, value)
+    result, _ = answer(sql_path, "Approve", requester=requester)
+    assert (result["approval"], result["by"]) == ("approved", "ada")
+
+
+def test_question_of_a_clear_has_no_note_of_an_earlier_approval(
+    audit: Audit, sql_path: Path, asked: dict[str, Any], comms: Comms
+) -> None:
+    wait(sql_path, asked)
+    audit.ledger().runs.refuse_approval(audit.run()["run_key"], "The approval by bob does not count")
+    wait(sql_path, asked, max_tries=2)
+    assert audit.run()["approval_note"] is None

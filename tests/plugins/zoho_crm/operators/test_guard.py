@@ -80,8 +80,8 @@ def test_a_larger_plan_stops_and_leaves_its_reason(audit: Audit, sql_path: Path,
     decision = f"breached: 10 links planned, {max_links} allowed"
     with pytest.raises(
         GuardError,
-        match=rf"^{decision}\. Nothing was sent\. To let it pass, start a run with a larger max_links and a reason, "
-        r"or raise guards\.max_links in the job file$",
+        match=rf"^{decision}\. Nothing was sent\. To let it pass, raise guards\.max_links in the job file, or set "
+        r"guards\.on_breach: approve$",
     ):
         decide(sql_path, {"max_links": max_links}, **APPLY)
     assert audit.run()["guard_decision"] == decision
@@ -94,12 +94,64 @@ def test_a_dry_run_only_says_what_would_happen(audit: Audit, sql_path: Path) -> 
     assert audit.rows("zoho_delink_job", "job") == []
 
 
-def test_the_form_overrides_the_limit_with_a_reason(audit: Audit, sql_path: Path) -> None:
-    found = decide(sql_path, {"max_links": 5}, **APPLY, max_links=10, reason="spring cleaning")
-    assert (
-        found["decision"] == "passed: 10 links planned, 10 allowed (limit set for this run: spring cleaning)"
-    )
+def test_form_raises_the_limit_for_a_user_who_may(audit: Audit, sql_path: Path) -> None:
+    guards = {"max_links": 5, "may_raise": ["ada"]}
+    found = decide(sql_path, guards, **APPLY, max_links=10, reason="spring cleaning")
+    decision = "passed: 10 links planned, 10 allowed (raised from 5 to 10 by ada: spring cleaning)"
+    assert (found["decision"], found["ask"]) == (decision, False)
     assert audit.run()["guard_decision"] == found["decision"]
+
+
+@pytest.mark.parametrize("guards", [{}, {"may_raise": ["grace"]}], ids=["no one may", "another user may"])
+def test_limit_raised_without_the_right_stops_the_run(
+    audit: Audit, sql_path: Path, guards: dict[str, Any]
+) -> None:
+    raised = r"10 links planned, 5 allowed \(raised from 5 to 10 by ada: spring cleaning\)\. Nothing was sent"
+    with pytest.raises(GuardError, match=rf"^breached: {raised}"):
+        decide(sql_path, {"max_links": 5, **guards}, **APPLY, max_links=10, reason="spring cleaning")
+    assert audit.run()["guard_decision"].startswith("breached: ")
+
+
+def test_raised_limit_needs_an_approval(audit: Audit, sql_path: Path) -> None:
+    guards = {"max_links": 5, "on_breach": "approve"}
+    found = decide(sql_path, guards, **APPLY, max_links=10, reason="spring cleaning")
+    assert found["ask"]
+    body = str(found["body"])
+    assert "- `10 links planned, 5 allowed (raised from 5 to 10 by ada: spring cleaning)`" in body
+    assert "- Requested by: `ada`, whose approval does not count" in body
+    assert audit.run()["approval"] == "asked"
+
+
+ALWAYS = {"max_links": 10, "approvals": "always"}
+
+
+@pytest.mark.parametrize("on_breach", ["stop", "approve"])
+def test_each_run_of_a_job_can_need_an_approval(audit: Audit, sql_path: Path, on_breach: str) -> None:
+    found = decide(sql_path, {**ALWAYS, "on_breach": on_breach}, **APPLY)
+    assert (found["decision"], found["ask"]) == ("passed: 10 links planned, 10 allowed", True)
+    assert "Each run of this job needs an approval (`guards.approvals: always`)." in str(found["body"])
+    run = audit.run()
+    assert run["approval"] == "asked"
+    assert audit.ledger().runs.stop_reason(run["run_key"]) == "the run waits for an approval"
+    # The job is in no worse state than before.
+    assert audit.rows("zoho_delink_job", "job") == []
+
+
+def test_dry_run_never_needs_an_approval(audit: Audit, sql_path: Path) -> None:
+    assert not decide(sql_path, ALWAYS, mode="dry_run")["ask"]
+    assert audit.run()["approval"] is None
+
+
+def test_run_with_nothing_to_send_needs_no_approval(audit: Audit, sql_path: Path) -> None:
+    nothing = {"window_start": "2001-01-01T00:00:00Z", "window_end": "2001-01-02T00:00:00Z"}
+    found = decide(sql_path, ALWAYS, **APPLY, **nothing)
+    assert (found["decision"], found["ask"]) == ("passed: 0 links planned, 10 allowed", False)
+
+
+def test_breach_stops_a_job_whose_runs_always_need_an_approval(audit: Audit, sql_path: Path) -> None:
+    with pytest.raises(GuardError, match="10 links planned, 9 allowed"):
+        decide(sql_path, {**ALWAYS, "max_links": 9}, **APPLY)
+    assert audit.run()["approval"] is None
 
 
 def test_the_form_can_tighten_the_limit_too(sql_path: Path) -> None:

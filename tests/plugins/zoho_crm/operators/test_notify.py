@@ -285,6 +285,22 @@ def test_a_database_that_cannot_be_the_right_one_is_reported_at_once(
     assert titles(inbox) == ["contacts_deals: failed"]
 
 
+def test_run_that_always_needs_an_approval_notifies_each_time_and_changes_no_state(
+    audit: Audit, sql_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Keeps, "kept", [])
+    notices = [{"notifier": f"{HERE}.Keeps"}, {"notifier": f"{HERE}.Keeps", "on": ["breach", "recovered"]}]
+    run = Run(audit, sql_path, notify=notices, guards={"approvals": "always"})
+    for _ in range(2):
+        run.guard(run.plan())
+    assert [news["event"] for news in Keeps.kept] == ["approval", "approval"]
+    assert re.fullmatch(
+        r"contacts_deals asks for approval until \d{4}-\d\d-\d\d \d\d:\d\d UTC: each of its runs needs one",
+        Keeps.kept[0]["text"],
+    )
+    assert audit.rows("zoho_delink_job", "job") == []
+
+
 def test_each_notifier_hears_of_its_events_alone(
     audit: Audit, sql_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
