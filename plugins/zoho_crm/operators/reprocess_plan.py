@@ -24,6 +24,7 @@ from zoho_crm.operators.job_operator import (
     origin_of,
     relink_arguments,
     request_of,
+    requester_of,
     stored_params,
 )
 from zoho_crm.operators.preflight import PreflightOperator
@@ -64,7 +65,16 @@ class Selection:
 
 
 class ReprocessPreflightOperator(PreflightOperator):
-    """Check what a retry or a relink depends on; it does not read the warehouse."""
+    """Check what a retry or a relink depends on, and who requested it; it does not read the warehouse."""
+
+    def check_form(self, context: Context) -> None:
+        """Check that the requester may reprocess links of the job, then the form."""
+        _check_requester(self.job_of(context), context)
+        self.parse_form(context)
+
+    @abstractmethod
+    def parse_form(self, context: Context) -> None:
+        """Check the form."""
 
     def check_sql(self, job: Job) -> None:
         """Skip the check: the links come from the audit."""
@@ -76,7 +86,7 @@ class ReprocessPreflightOperator(PreflightOperator):
 class RetryPreflightOperator(ReprocessPreflightOperator):
     """Check what a retry of unfinished links depends on."""
 
-    def check_form(self, context: Context) -> None:
+    def parse_form(self, context: Context) -> None:
         """Check the form of ``zoho_delink_retry``."""
         parse_retry_request(context["params"], request_of(context))
 
@@ -86,7 +96,7 @@ class RelinkPreflightOperator(ReprocessPreflightOperator):
 
     operation: ClassVar[str] = RELINK
 
-    def check_form(self, context: Context) -> None:
+    def parse_form(self, context: Context) -> None:
         """Check the form of ``zoho_delink_relink``."""
         parse_relink_request(context["params"], request_of(context))
 
@@ -99,7 +109,8 @@ class ReprocessPlanOperator(PlanOperator):
     returned as the XCom ``counts``.
 
     :return: the arguments of each mapped task, since Airflow knows the job at run time only; none for an empty plan
-    :raises ZohoConfigError: a field of the trigger form is wrong, or the origin run is not eligible
+    :raises ZohoConfigError: a field of the trigger form is wrong, the origin run is not eligible, or the requester may
+        not reprocess links of the job
     """
 
     operation: ClassVar[str]
@@ -143,6 +154,8 @@ class ReprocessPlanOperator(PlanOperator):
         """Add what else the plan needs; done again after a crash."""
 
     def _plan(self, ledger: Ledger, job: Job, key: str, context: Context) -> PlanSummary:
+        # Again: someone may have marked the preflight task as done.
+        _check_requester(job, context)
         request, origin = request_of(context), origin_of(context)
         preflight: dict[str, Any] = self.pull_preflight(context)
         target = self._target(job, request, preflight)
@@ -287,6 +300,21 @@ class PlanRelinkOperator(ReprocessPlanOperator):
     def arguments(self, job: Job) -> dict[str, Any]:
         """Return the arguments of the relink operator."""
         return relink_arguments(job)
+
+
+def _check_requester(job: Job, context: Context) -> None:
+    """
+    Check that the user who started the run may retry or relink links of a job.
+
+    :raises ZohoConfigError: the job lists who may, and this user is not one of them
+    """
+    allowed, requester = job.guards.may_reprocess, requester_of(context)
+    if allowed and requester not in allowed:
+        who = f"user {requester!r}" if requester else "a user whom Airflow does not name"
+        raise ZohoConfigError(
+            f"job: {who} may not retry or relink links of {job.name}: guards.may_reprocess in its job file allows "
+            f"{', '.join(allowed)}"
+        )
 
 
 def _pair_keys(request: RelinkRequest, target: Target) -> frozenset[str] | None:

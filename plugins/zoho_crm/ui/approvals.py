@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import SQLAlchemyError
 
 from zoho_crm import airflow_compat
-from zoho_crm.core.approval import ASKED, decide, format_approver, question_digest
+from zoho_crm.core.approval import APPROVED, ASKED, decide, format_approver, question_digest, refusal
 
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from zoho_crm.core.job import Guards
     from zoho_crm.core.models import StoredRun
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,14 @@ class Decision:
     at: datetime
 
 
-def find_decision(run: StoredRun) -> Decision | None:
-    """Return the decision about a run that waits for one; None if there is none yet, or the run row has it."""
+def find_decision(run: StoredRun, guards: Guards) -> Decision | None:
+    """
+    Return the decision about a run that waits for one; None if there is none yet, or the run row has it.
+
+    An approval that does not count is no decision.
+
+    :param guards: those of the run's job
+    """
     if run.approval != ASKED or run.question is None or run.finished_at is not None:
         return None
     try:
@@ -44,5 +51,8 @@ def find_decision(run: StoredRun) -> Decision | None:
     for it in responses:
         by = format_approver(it.by)
         if by and question_digest(it.subject, it.body, it.approvers, it.max_tries) == run.question:
-            return Decision(decide(it.chosen_options), by, it.at)
+            approval = decide(it.chosen_options)
+            if approval == APPROVED and refusal(it.by, guards, run.triggered_by):
+                return None
+            return Decision(approval, by, it.at)
     return None

@@ -64,9 +64,18 @@ class Reader:
             dag_ids.append(DAG_ID_PREFIX + job)
         return all(self._may("GET", each) for each in dag_ids)
 
-    def may_trigger(self, dag_id: str) -> bool:
-        """Return whether the user may start runs of a Dag."""
-        return self._may("POST", dag_id)
+    def may_reprocess(self, dag_id: str, origin_dag_id: str, job: str) -> bool:
+        """
+        Return whether the user may start a retry or a relink from a run.
+
+        Retry and relink work for all jobs: the user also needs the right to trigger the Dag whose links they are.
+
+        :param dag_id: ID of the Dag to start
+        :param origin_dag_id: ID of the run's Dag
+        :param job: name of the run's job, whose Dag counts if the run is a retry or a relink itself
+        """
+        owner = DAG_ID_PREFIX + job if origin_dag_id in _DAGS_FOR_ALL_JOBS else origin_dag_id
+        return self._may("POST", dag_id) and self._may("POST", owner)
 
     def visible(self, pairs: Iterable[DagAndJob]) -> set[DagAndJob]:
         """Return the Dags and jobs whose runs the user may read."""

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 
 from zoho_crm.core.approval import ASKED
 from zoho_crm.core.formatting import record_url
-from zoho_crm.core.job import DAG_ID_PREFIX
+from zoho_crm.core.job import DAG_ID_PREFIX, Guards
 from zoho_crm.core.models import DELETED, RELINK
 from zoho_crm.core.outcomes import DELINK_OUTCOMES, RELINK_OUTCOMES, REMOVAL_OUTCOMES, Outcome
 from zoho_crm.core.run_request import DRY_RUN, RELINK_DAG_ID, RETRY_DAG_ID, is_automatic
@@ -126,7 +126,7 @@ def search(
 
 
 @router.get("/progress")
-def run_progress(found: Annotated[FoundRun, Depends(require_run)]) -> dict[str, Any]:
+def run_progress(found: Annotated[FoundRun, Depends(require_run)], databases: DatabasesDep) -> dict[str, Any]:
     """Return the progress of a run as JSON, for the page to poll."""
     run = found.run
     progress = found.database.runs.progress(run)
@@ -138,7 +138,7 @@ def run_progress(found: Annotated[FoundRun, Depends(require_run)]) -> dict[str, 
         "credits": progress.credits,
         "by_outcome": {outcome.value: count for outcome, count in progress.by_outcome.items()},
         "status": run.status,
-        "shown": _page_version(run, progress, find_decision(run)),
+        "shown": _page_version(run, progress, find_decision(run, _guards_of(run, databases) or Guards())),
         "finished": run.has_ended,
         "poll_ms": _POLL_MS,
     }
@@ -153,10 +153,15 @@ def start_form(
 ) -> HTMLResponse:
     """Show a prefilled form that starts a retry or a relink from this run."""
     dag_id, outcomes = _ACTIONS[action]
-    if not reader.may_trigger(dag_id):
-        raise HTTPException(403, f"You may not trigger {dag_id}. Ask an administrator of Airflow for access.")
-    counts = {outcome: getattr(found.run, outcome.value) or 0 for outcome in outcomes}
-    return page(request, "start_run.html", run=found.run, action=action, target_dag=dag_id, counts=counts)
+    run = found.run
+    if not reader.may_reprocess(dag_id, run.dag_id, run.job):
+        raise HTTPException(
+            403,
+            f"You may not {action} links of {run.job}: it needs the right to trigger {dag_id} and the job's own Dag. "
+            "Ask an administrator of Airflow for access.",
+        )
+    counts = {outcome: getattr(run, outcome.value) or 0 for outcome in outcomes}
+    return page(request, "start_run.html", run=run, action=action, target_dag=dag_id, counts=counts)
 
 
 _ACTIONS = {
@@ -182,7 +187,8 @@ def _run_page(
     run, queries = found.run, found.database.runs
     rows = found.database.links.page(run, wanted, after=after, limit=PAGE_LINKS + 1)
     progress = queries.progress(run)
-    decision = find_decision(run)
+    guards = _guards_of(run, databases)
+    decision = find_decision(run, guards or Guards())
     possible = RELINK_OUTCOMES if run.operation == RELINK else DELINK_OUTCOMES
     return page(
         request,
@@ -216,7 +222,7 @@ def _run_page(
         origin=_origin_run(found, reader),
         needs_approval=run.approval == ASKED and run.finished_at is None and decision is None,
         decision=decision,
-        approvers=_approvers(run, databases),
+        guards=guards,
         automatic_stays_dry=_automatic_stays_dry(run, databases),
     )
 
@@ -265,9 +271,9 @@ def links_per_second(run: StoredRun, progress: Progress) -> float | None:
     return round(progress.done / seconds, 1) or None if seconds >= 1 else None
 
 
-def _approvers(run: StoredRun, databases: AuditDatabases) -> list[str] | None:
-    """Return the IDs of the users who may approve; [] for everyone who may edit the Dag run, None if unknown."""
-    return next((list(job.guards.approvers) for job in databases.jobs() if job.name == run.job), None)
+def _guards_of(run: StoredRun, databases: AuditDatabases) -> Guards | None:
+    """Return the guards of the run's job; None if its file is missing or invalid."""
+    return next((job.guards for job in databases.jobs() if job.name == run.job), None)
 
 
 def _automatic_stays_dry(run: StoredRun, databases: AuditDatabases) -> bool:
@@ -284,6 +290,7 @@ def _page_version(run: StoredRun, progress: Progress, decision: Decision | None)
         run.planned,
         run.guard_decision,
         run.approval,
+        run.approval_note,
         decision,
         run.stop_reason,
         run.finished_at,
@@ -314,7 +321,8 @@ def _actions(run: StoredRun, reader: Reader) -> list[str]:
     return [
         action
         for action, (dag_id, outcomes) in _ACTIONS.items()
-        if any(getattr(run, outcome.value) for outcome in outcomes) and reader.may_trigger(dag_id)
+        if any(getattr(run, outcome.value) for outcome in outcomes)
+        and reader.may_reprocess(dag_id, run.dag_id, run.job)
     ]
 
 

@@ -16,8 +16,9 @@ from tests.support.operators import context, delink, make_job, pairs
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import LinkResult, Target
 from zoho_crm.core.outcomes import Outcome
-from zoho_crm.errors import UnfinishedLinksError, ZohoConfigError
+from zoho_crm.errors import GuardError, UnfinishedLinksError, ZohoConfigError
 from zoho_crm.ledger import tables
+from zoho_crm.operators.guard import GuardOperator, GuardResult
 from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
@@ -108,6 +109,7 @@ def plan(
     *,
     run_id: str = "manual__again",
     preflight: dict[str, Any] = PREFLIGHT,
+    requester: str | None = "ada",
     **params: Any,
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Plan as the Dag does; return what is mapped over, and the counts."""
@@ -118,6 +120,7 @@ def plan(
         run_id=run_id,
         params={"job": "contacts_deals", **params},
         preflight=preflight,
+        requester=requester,
     )
     counts: dict[str, int] = {}
     reported["ti"].xcom_push = lambda *, key, value: counts.update(value) if key == "counts" else None
@@ -295,6 +298,77 @@ def test_a_run_that_cannot_be_taken_up_is_refused_before_anything_is_stored(
     with pytest.raises(ZohoConfigError, match=f"^run: {key} {says}"):
         plan(operator, jobs, run=key)
     assert [run["run_key"] for run in audit.runs()] == [key]
+
+
+@on_sqlite_alone
+@pytest.mark.parametrize("mode", ["dry_run", "apply"])
+@pytest.mark.parametrize(
+    ("operator", "preflight"),
+    [(PlanRetryOperator, RetryPreflightOperator), (PlanRelinkOperator, RelinkPreflightOperator)],
+    ids=["retry", "relink"],
+)
+@pytest.mark.parametrize(
+    ("requester", "who"),
+    [("eve", "user 'eve'"), (None, "a user whom Airflow does not name")],
+    ids=["another user", "unknown user"],
+)
+def test_user_whom_the_job_does_not_list_may_not_reprocess_its_links(
+    audit: Audit,
+    jobs: Path,
+    operator: type[PlanRetryOperator | PlanRelinkOperator],
+    preflight: type[RetryPreflightOperator | RelinkPreflightOperator],
+    mode: str,
+    requester: str | None,
+    who: str,
+) -> None:
+    past_run(audit, PAST)
+    write_job(jobs, guards={"may_reprocess": ["ada", "grace"]})
+    says = (
+        rf"^job: {who} may not retry or relink links of contacts_deals: guards\.may_reprocess in its job file "
+        r"allows ada, grace$"
+    )
+    params = {"run": "manual__past", "mode": mode, "reason": "once more"}
+    # Not even the number of links is found out, also if the preflight task was marked as done.
+    with pytest.raises(ZohoConfigError, match=says):
+        plan(operator, jobs, requester=requester, **params)
+    dag_id = RETRY if operator is PlanRetryOperator else RELINK
+    assert planned(audit, dag_id) == {}
+    with pytest.raises(AirflowFailException, match=says):
+        preflight(task_id="preflight", job=None, jobs_folder=jobs).execute(
+            context(
+                "preflight", dag_id=dag_id, params={"job": "contacts_deals", **params}, requester=requester
+            )
+        )
+
+    mapped, counts = plan(operator, jobs, requester="grace", **params)
+    assert (len(mapped), counts["chosen"]) == (1, 4 if operator is PlanRetryOperator else 1)
+
+
+@on_sqlite_alone
+@pytest.mark.parametrize("operator", [PlanRetryOperator, PlanRelinkOperator], ids=["retry", "relink"])
+def test_retry_and_relink_follow_the_rules_of_the_job_as_its_file_is_now(
+    audit: Audit, jobs: Path, operator: type[PlanRetryOperator | PlanRelinkOperator]
+) -> None:
+    """The past run needed no approval, and its job allowed more links."""
+    past_run(audit, PAST)
+    dag_id = RETRY if operator is PlanRetryOperator else RELINK
+    plan(operator, jobs, run="manual__past", mode="apply", reason="once more")
+    parts: dict[str, Any] = {"dag_id": dag_id, "run_id": "manual__again", "params": {"job": "contacts_deals"}}
+
+    def guard() -> GuardResult:
+        return GuardOperator(task_id="guard", job=None, jobs_folder=jobs).execute(context("guard", **parts))
+
+    assert not guard()["ask"]
+    write_job(jobs, guards={"max_links": 0})
+    with pytest.raises(GuardError, match="links planned, 0 allowed"):
+        guard()
+    write_job(jobs, guards={"max_links": 0, "on_breach": "approve", "approvers": ["grace"]})
+    assert "- Who may respond: `grace`" in str(guard()["body"])
+    write_job(jobs, guards={"approvals": "always", "forbid_self_approval": False})
+    body = str(guard()["body"])
+    assert "Each run of this job needs an approval" in body
+    assert "- Requested by: `ada`\n" in body
+    assert the_run(audit, dag_id)["approval"] == "asked"
 
 
 def remember(audit: Audit, key: str, snapshot: str) -> None:

@@ -732,6 +732,26 @@ def test_start_buttons_need_permission_to_trigger(pages: Pages):
     assert pages.client.get(f"{pages.run()}/start/unknown").status_code == 400
 
 
+@pytest.mark.parametrize(
+    ("dag_id", "owner"),
+    [(DAG_ID, DAG_ID), ("crm_cleanup", "crm_cleanup"), (RETRY_DAG_ID, DAG_ID)],
+    ids=["job", "Dag of your own", "retry"],
+)
+def test_start_needs_permission_to_trigger_the_dag_of_the_links(pages: Pages, dag_id: str, owner: str):
+    outcomes = dict(ALL_REMOVED) | {("c-03", "d-03"): Outcome.FAILED}
+    pages.store(LINKS, outcomes, finished="failed", dag_id=dag_id)
+    run = f"/dags/{dag_id}/runs/{RUN_ID}"
+    assert pages.client.get(run).text.count("/start/") == 2
+
+    pages.rights.refused.add(("POST", owner))
+    page = pages.client.get(run)
+    assert (page.status_code, "/start/" in page.text) == (200, False)
+    for action in ("retry", "relink"):
+        refused = pages.client.get(f"{run}/start/{action}", headers={"accept": "*/*"})
+        assert refused.status_code == 403
+        assert refused.json()["detail"].startswith(f"You may not {action} links of contacts_deals: ")
+
+
 def test_relink_form_counts_presumed_removals_apart(pages: Pages):
     outcomes = dict(ALL_REMOVED) | {("c-03", "d-03"): Outcome.PRESUMED_REMOVED}
     pages.store(LINKS, outcomes, finished="succeeded")
@@ -926,7 +946,42 @@ def test_page_says_until_when_and_by_whom_a_run_can_be_approved(pages: Pages, jo
     text = re.sub(r"<[^>]+>", "", pages.client.get(pages.run()).text)
 
     assert "until 2026-07-02 12:00:00 (UTC); without a response, it is rejected" in text
-    assert "Approvers: ada, grace." in text
+    assert (
+        "Approvers: ada, grace. timetable requested the run: an approval by this user does not count." in text
+    )
+
+
+@pytest.mark.parametrize("guards", [{}, {"forbid_self_approval": False}])
+def test_page_shows_no_decision_by_a_response_that_does_not_count(
+    pages: Pages, jobs_copy: Path, monkeypatch: pytest.MonkeyPatch, guards: dict[str, Any]
+):
+    file = jobs_copy / f"{JOB}.yaml"
+    file.write_text(
+        yaml.safe_dump({**yaml.safe_load(file.read_text()), "guards": {"on_breach": "approve", **guards}})
+    )
+    pages.store(LINKS)
+    pages.ledger.runs.ask_approval("a-run", question_digest("Remove them?", "13 links", [], 20))
+    at = datetime(2026, 7, 1, 8, 15, tzinfo=UTC)
+    own = GivenResponse("Remove them?", "13 links", [], 20, ["Approve"], at, {"id": "1", "name": "timetable"})
+    monkeypatch.setattr(airflow_compat, "given_responses", lambda *run: [own])
+
+    text = pages.client.get(pages.run()).text
+
+    assert ("Approved by timetable (1)" in text) is bool(guards)
+    assert ("required_actions" in text) is not bool(guards)
+    assert ("requested the run" in text) is not bool(guards)
+
+
+def test_page_shows_why_an_approval_did_not_count(pages: Pages):
+    pages.store(LINKS)
+    pages.ledger.runs.ask_approval("a-run", "a-digest")
+    before = pages.client.get(f"{pages.run()}/progress").json()["shown"]
+    pages.ledger.runs.refuse_approval("a-run", "The approval by <b>ops</b> does not count: reason")
+
+    assert (
+        "The approval by &lt;b&gt;ops&lt;/b&gt; does not count: reason." in pages.client.get(pages.run()).text
+    )
+    assert pages.client.get(f"{pages.run()}/progress").json()["shown"] != before
 
 
 def test_server_without_job_files_names_their_folder_and_shows_the_named_audit_databases(
