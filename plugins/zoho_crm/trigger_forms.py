@@ -50,8 +50,9 @@ Verify each link in Zoho (1 API call per link) and record what a run would find:
 not found. **Dry run only.**"""
 
 _MAX_LINKS = """\
-Overrides the job's `max_links` for this run: with more links planned, the run stops before the first is sent, or \
-waits for an approval. Requires a *Reason*."""
+Lowers the job's `max_links` for this run: with more links planned, the run stops before the first is sent, or waits \
+for an approval. A **higher** limit than the job's counts only for users whom the job lists in `may_raise`, or after \
+an approval. Requires a *Reason*."""
 
 _REASON = f"Why you start this run or change its limit. Stored with the run; at most {MAX_REASON_LENGTH} characters."
 
@@ -86,10 +87,6 @@ Origin run: Airflow's run ID, such as `scheduled__2026-11-22T02:00:00+00:00`, or
 `zoho_delink_run`. It must be a finished apply run whose IDs were not replaced by hashes."""
 
 _REPROCESS_MODE = "**auto** and **dry_run**: plan and count only. **apply**: {action}."
-
-_REPROCESS_MAX_LINKS = """\
-Overrides the job's `max_links` for this run. Above it, the run stops before anything is sent, or waits for an \
-approval, as the job file says. Requires a *Reason*."""
 
 _OUTCOMES = """\
 Retry links whose **last** outcome over all runs is one of these. Links that a later run removed or relinked are \
@@ -252,7 +249,7 @@ def _run_fields(action: str) -> dict[str, Param]:
             type=["null", "integer"],
             minimum=0,
             title="Maximum links",
-            description_md=_REPROCESS_MAX_LINKS,
+            description_md=_MAX_LINKS,
         ),
         "verify": form["verify"],
     }
