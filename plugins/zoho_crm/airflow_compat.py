@@ -65,6 +65,7 @@ __all__ = [
     "dag_run_endings",
     "dag_run_state",
     "dags_folder",
+    "first_available",
     "forbid_retry",
     "get_auth_manager",
     "given_responses",
@@ -122,7 +123,7 @@ def __getattr__(name: str) -> Any:
         return _stats()
     if name not in _NAMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return _resolve(_NAMES[name])
+    return first_available(_NAMES[name])
 
 
 def auth_manager() -> str:
@@ -175,7 +176,7 @@ def backoff(factor: float) -> float | bool:
 
 def forbid_retry(error: Exception) -> None:
     """Make an error an ``AirflowFailException`` as well, after which Airflow never retries a task."""
-    kind, fail = type(error), _resolve(_NAMES["AirflowFailException"])
+    kind, fail = type(error), first_available(_NAMES["AirflowFailException"])
     error.__class__ = type(kind.__name__, (kind, fail), {"__module__": kind.__module__})
 
 
@@ -364,8 +365,8 @@ def register_question(operator: Any, task_instance_id: UUID) -> tuple[str, str |
     return shown.subject, shown.body, [user.id for user in shown.assigned_users or ()]
 
 
-def _resolve(paths: tuple[str, ...]) -> Any:
-    """Return what the first path leads to that this release has."""
+def first_available(paths: Sequence[str]) -> Any:
+    """Return what the first path leads to that this release of Airflow has."""
     *earlier, last = paths
     for path in earlier:
         try:
@@ -377,12 +378,12 @@ def _resolve(paths: tuple[str, ...]) -> Any:
 
 def _conf() -> Any:
     """Return Airflow's configuration, as tasks see it."""
-    return _resolve(("airflow.sdk.conf", "airflow.configuration.conf"))
+    return first_available(("airflow.sdk.conf", "airflow.configuration.conf"))
 
 
 def _stats() -> Any:
     """Return what counts metrics: a module with functions since Airflow 3.3, a class before."""
-    module = _resolve(("airflow.sdk.observability.stats", "airflow.stats"))
+    module = first_available(("airflow.sdk.observability.stats", "airflow.stats"))
     return module if hasattr(module, "incr") else module.Stats
 
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import yaml
 
 from include.demo.world import connections
+from tests.support.ledger import take
 from tests.support.releases import DagSerialization
 from zoho_crm.airflow_compat import DagBag
 from zoho_crm.core.links import Relation
@@ -136,7 +137,7 @@ def _add_run(ledger: Ledger, job: str, *, finished_at: datetime) -> None:
         job, relation, [("c-1", "d-1")], chunk_size=9, max_chunks=9, origin=origin, target=target
     )
     claim = ledger.claims.claim(job, 0, "a try")
-    results = [LinkResult(link, Outcome.REMOVED, finished_at) for link in ledger.claims.take(claim, 9)]
+    results = [LinkResult(link, Outcome.REMOVED, finished_at) for link in take(ledger, claim, 9)]
     ledger.claims.settle(claim, results, origin=origin, target=target, job=job)
     ledger.runs.finish(job, status="succeeded", detail=None, finished_at=finished_at)
     ledger.finalizer.seal(job)

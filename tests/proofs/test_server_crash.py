@@ -13,7 +13,7 @@ import psycopg
 import sqlalchemy as sa
 
 from include.stack import LocalPostgres
-from tests.support.ledger import RUN, pairs, planned, rows_of, settle
+from tests.support.ledger import RUN, pairs, planned, rows_of, settle, take
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger
 
@@ -66,7 +66,7 @@ def _settle_until_killed(ledger: Ledger, chunk_no: int, written: list[int]) -> N
     """Settle links one by one, and note each once its transaction is committed."""
     try:
         claim = ledger.claims.claim(RUN, chunk_no, "a try")
-        while links := ledger.claims.take(claim, 1):
+        while links := take(ledger, claim, 1):
             settle(ledger, claim, links)
             written.append(links[0].seq)
     except sa.exc.OperationalError:

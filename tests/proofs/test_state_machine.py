@@ -30,6 +30,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.proofs.harness import JOB, ORIGIN, REPORT, latest, plan, sqlite_ledger, target
 from tests.support.fake_zoho import MISHAPS, FakeZoho
+from tests.support.ledger import take
 from tests.support.links import RELATION, Pair
 from tests.support.zoho_responses import response
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
@@ -155,7 +156,7 @@ class Machine(RuleBasedStateMachine):
         """Start a first try, a retry or a clear; the code under test sees no difference."""
         one = self.claim(chunk_no)
         self.check_org(one)
-        one.open = self.ledger.claims.take(one.claim, count)
+        one.open = take(self.ledger, one.claim, count)
 
     @rule(chunk_no=st.integers(0, CHUNKS - 1))
     def start_elsewhere(self, chunk_no: int) -> None:
@@ -173,13 +174,13 @@ class Machine(RuleBasedStateMachine):
     def overtake(self, chunk_no: int, freezes: bool) -> None:
         """Stop a try between two links, let a newer one work, then let the first continue: it sends nothing."""
         first, second = self.claim(chunk_no), None
-        first.open = self.ledger.claims.take(first.claim, CHUNKS)
+        first.open = take(self.ledger, first.claim, CHUNKS)
         if first.open:
             self.process(first, [first.open.pop(0)], [])
             if freezes:
                 self.freeze()
             second = self.claim(chunk_no)
-            second.open = self.ledger.claims.take(second.claim, CHUNKS)
+            second.open = take(self.ledger, second.claim, CHUNKS)
             self.process(second, [second.open.pop(0)], [])
         sent = self.zoho.deletes
         for planned in first.open:
@@ -349,7 +350,7 @@ class Machine(RuleBasedStateMachine):
         for chunk_no in range(CHUNKS):
             one = self.claim(chunk_no)
             self.check_org(one)
-            taken = self.ledger.claims.take(one.claim, 2)
+            taken = take(self.ledger, one.claim, 2)
             while taken:
                 self.process(one, taken, [])
                 taken = self.settle(one.claim, one.results, 2)

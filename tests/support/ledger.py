@@ -79,12 +79,17 @@ def settle(
     return ledger.claims.settle(claim, results, **{"origin": ORIGIN, "target": TARGET, "job": JOB, **options})
 
 
+def take(ledger: Ledger, claim: Claim, limit: int, *, in_flight: bool = True) -> list[PlannedLink]:
+    """Take the chunk's next links without a result to write, as a try does first."""
+    return settle(ledger, claim, (), take=limit, in_flight=in_flight)
+
+
 def drive(
     ledger: Ledger, chunk_no: int = 0, outcome: Outcome = Outcome.REMOVED, *, run_key: str = RUN
 ) -> int:
     """Claim a chunk and give all its links the same outcome; return how many there were."""
     claim = ledger.claims.claim(run_key, chunk_no, "a try")
-    links = ledger.claims.take(claim, 1000)
+    links = take(ledger, claim, 1000)
     settle(ledger, claim, links, outcome)
     return len(links)
 

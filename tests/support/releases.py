@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from functools import partial
 from importlib.metadata import version
 from inspect import signature
@@ -10,7 +9,7 @@ from pkgutil import resolve_name
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from zoho_crm.airflow_compat import TaskDeferred, has_awaiting_input, stats
+from zoho_crm.airflow_compat import TaskDeferred, first_available, has_awaiting_input, stats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,14 +19,6 @@ def _named(module: str, *names: str) -> Any:
     """Return what the first name stands for that the module has."""
     found = resolve_name(module)
     return next(getattr(found, name) for name in names if hasattr(found, name))
-
-
-def _first(*paths: str) -> Any:
-    """Return what the first path leads to that this release has."""
-    for path in paths:
-        with suppress(ImportError, AttributeError):
-            return resolve_name(path)
-    raise ImportError(f"none of {', '.join(paths)}")
 
 
 DagSerialization = _named("airflow.serialization.serialized_objects", "DagSerialization", "SerializedDAG")
@@ -40,8 +31,8 @@ WaitsForResponse = (
 LEAVES_GAPS = tuple(map(int, version("apache-airflow-core").split(".")[:2])) < (3, 4)
 """Whether data intervals can leave out a stretch of time when the clocks change."""
 
-ParamValidationError = _first(
-    "airflow.sdk.exceptions:ParamValidationError", "airflow.exceptions:ParamValidationError"
+ParamValidationError = first_available(
+    ["airflow.sdk.exceptions.ParamValidationError", "airflow.exceptions.ParamValidationError"]
 )
 
 
@@ -56,8 +47,8 @@ def core_timetable(timetable: Any) -> Any:
 
 # The shared library of metrics moved to the Task SDK with Airflow 3.2.
 _METRICS = ("airflow.sdk._shared.observability.metrics", "airflow.metrics")
-NoStatsLogger = _first(*(f"{package}.base_stats_logger:NoStatsLogger" for package in _METRICS))
-SafeOtelLogger = _first(*(f"{package}.otel_logger:SafeOtelLogger" for package in _METRICS))
+NoStatsLogger = first_available([f"{package}.base_stats_logger.NoStatsLogger" for package in _METRICS])
+SafeOtelLogger = first_available([f"{package}.otel_logger.SafeOtelLogger" for package in _METRICS])
 
 
 def statsd_factory() -> Callable[[], Any]:
@@ -67,9 +58,11 @@ def statsd_factory() -> Callable[[], Any]:
             "airflow.sdk.observability.metrics.stats_utils:get_stats_factory"
         )()
         return made
-    get_logger = _first(
-        "airflow.sdk.observability.metrics.statsd_logger:get_statsd_logger",
-        "airflow.metrics.statsd_logger:get_statsd_logger",
+    get_logger = first_available(
+        [
+            "airflow.sdk.observability.metrics.statsd_logger.get_statsd_logger",
+            "airflow.metrics.statsd_logger.get_statsd_logger",
+        ]
     )
     return get_logger if not signature(get_logger).parameters else partial(get_logger, None)
 

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from include.stack import LocalPostgres
 from tests.support.databases import job_sql, set_connection
-from tests.support.ledger import MOMENT, RUN, pairs, planned, rows_of, settle, states
+from tests.support.ledger import MOMENT, RUN, pairs, planned, rows_of, settle, states, take
 from tests.support.pgbouncer import running_pgbouncer
 from zoho_crm.databases import create_source_engine
 from zoho_crm.ledger import tables
@@ -60,7 +60,7 @@ def test_a_run_of_many_tries_at_once_and_all_that_is_read_of_it(
     def work(chunk_no: int) -> None:
         together.wait(timeout=30)
         claim = ledger.claims.claim(RUN, chunk_no, f"try {chunk_no}")
-        taken = ledger.claims.take(claim, 1)
+        taken = take(ledger, claim, 1)
         while taken:
             ledger.slots.lease("zoho", claim.holder, wanted=1, limit=TRIES, lease_s=60)
             taken = settle(ledger, claim, taken, take=1)

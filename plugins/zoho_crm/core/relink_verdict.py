@@ -84,8 +84,8 @@ def judge_relink(
     status, wait_s = response.status, response.retry_after_s
     if not item.says_success:
         verdict = _judge_error(status, item, relation, attributes, wait_s)
-        if ambiguous_before and verdict.outcome in MISSING_OUTCOMES:
-            return replace(verdict, detail=MISSING_AFTER_A_REQUEST)
+        if verdict.outcome in MISSING_OUTCOMES:
+            return replace(verdict, detail=detail_of_missing(ambiguous=ambiguous_before))
         return verdict
     named = item.details.get(relation.related_external_field)
     if named is not None and named != link.related_external_id:
@@ -106,6 +106,15 @@ def judge_linked(*, ambiguous: bool, seen_gone: bool) -> tuple[Outcome, str]:
     if seen_gone:
         return Outcome.RELINKED, SEEN_GONE_THEN_LINKED
     return Outcome.PRESUMED_RELINKED, LINKED_AND_NOT_SEEN_GONE
+
+
+def detail_of_missing(*, ambiguous: bool) -> str | None:
+    """
+    Return what is known about a link of which a record does not exist, beside that; None if nothing is.
+
+    :param ambiguous: whether a request for this link may have been applied, while the record existed
+    """
+    return MISSING_AFTER_A_REQUEST if ambiguous else None
 
 
 def _judge_error(

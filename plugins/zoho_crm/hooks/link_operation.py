@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoho_crm.core.links import sendable_attributes
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
-from zoho_crm.core.relink_verdict import MISSING_AFTER_A_REQUEST, judge_linked, judge_relink
+from zoho_crm.core.relink_verdict import detail_of_missing, judge_linked, judge_relink
 from zoho_crm.core.request import delete_related, put_related
 from zoho_crm.core.verdict import (
     Action,
@@ -343,4 +343,4 @@ class RelinkOperation(LinkOperation):
         return outcome, detail if self._attempts or self._ambiguous else f"{detail}; nothing was sent"
 
     def _judge_missing(self, missing: Outcome) -> tuple[Outcome, str]:
-        return missing, MISSING_AFTER_A_REQUEST if self._ambiguous else "verified"
+        return missing, detail_of_missing(ambiguous=self._ambiguous) or "verified"

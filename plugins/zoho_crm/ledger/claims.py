@@ -276,10 +276,11 @@ class ChunkClaims(Store):
         :param results: one for each link at most; links without one stay as they are
         :param take: how many links to take at most
         :param select: returns how many of the next links, which are no more than ``take``, to take
-        :param in_flight: False for a dry run, as in :meth:`take`
+        :param in_flight: False for a dry run: no request follows, so no link is marked
         :param credits_used: API credits since the last write under this claim
         :raises ClaimLostError: a newer claim exists, and nothing was written
-        :raises PlanError: a result is for a link that this claim has not taken, or has settled before
+        :raises PlanError: a result is for a link that this claim has not taken, or has settled before; or links may
+            have been sent without a recorded response, and this try is a dry run
         """
         _check_results(claim, results)
         with self._engine.begin() as connection:
@@ -290,20 +291,6 @@ class ChunkClaims(Store):
             audit.append(connection, rows)
             taken = _take(connection, claim, take, select, in_flight=in_flight)
         _advance(claim, results, taken, rows.end)
-        return taken
-
-    def take(self, claim: Claim, limit: int, *, in_flight: bool = True) -> list[PlannedLink]:
-        """
-        Take the chunk's next links that are not settled; an empty list says that there are no more.
-
-        :param in_flight: False for a dry run: no request follows, so no link is marked
-        :raises ClaimLostError: a newer claim exists, and nothing was written
-        :raises PlanError: links may have been sent without a recorded response, and this try is a dry run
-        """
-        with self._engine.begin() as connection:
-            fence(connection, claim)
-            taken = _take(connection, claim, limit, len, in_flight=in_flight)
-        _advance(claim, (), taken, claim.chain)
         return taken
 
     def has_unsettled(self, claim: Claim) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from tests.support.ledger import take
 from zoho_crm.core.links import Relation
 from zoho_crm.core.models import LinkResult, Origin, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
@@ -158,7 +159,7 @@ def _write_run(ledger: Ledger, run: StoryRun, finished_at: datetime) -> None:
     sends = run.mode == "apply"
     results = [
         LinkResult(link, outcome, finished_at, sent_at=finished_at if sends else None, **values)
-        for link in ledger.claims.take(claim, 100, in_flight=sends)
+        for link in take(ledger, claim, 100, in_flight=sends)
         for outcome, values in [
             run.responses.get((link.link.external_id, link.link.related_external_id), (None, {}))
         ]

@@ -19,6 +19,7 @@ from tests.support.ledger import (
     result,
     rows_of,
     run_start,
+    take,
 )
 from zoho_crm.ledger import tables
 
@@ -43,7 +44,7 @@ def done(ledger: Ledger, run_key: str, links: list[tuple[object, object]]) -> No
     assert plan is not None
     for chunk in plan.chunks:
         claim = ledger.claims.claim(run_key, chunk["chunk_no"], "a try")
-        results = [result(link, sent_at=MOMENT, detail="ünlinked") for link in ledger.claims.take(claim, 9)]
+        results = [result(link, sent_at=MOMENT, detail="ünlinked") for link in take(ledger, claim, 9)]
         ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
     ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=MOMENT)
 

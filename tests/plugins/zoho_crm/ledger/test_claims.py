@@ -21,6 +21,7 @@ from tests.support.ledger import (
     rows_of,
     settle,
     states,
+    take,
 )
 from zoho_crm.core.links import Link
 from zoho_crm.core.models import PlannedLink
@@ -65,7 +66,7 @@ def test_a_process_that_is_stopped_in_a_write_does_not_hold_up_the_next_try(
             stopped.commit()
     assert again.claim_no == 2
     with pytest.raises(ClaimLostError):
-        ledger.claims.take(claim, 1)
+        take(ledger, claim, 1)
 
 
 @pytest.mark.parametrize(("run_key", "chunk_no"), [(RUN, 2), (RUN, -1), ("other", 0)])
@@ -80,9 +81,9 @@ def test_links_are_taken_in_order_until_the_end_of_the_chunk(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
     first, second, third = (
-        ledger.claims.take(claim, 2),
-        ledger.claims.take(claim, 2),
-        ledger.claims.take(claim, 2),
+        take(ledger, claim, 2),
+        take(ledger, claim, 2),
+        take(ledger, claim, 2),
     )
 
     assert [link.seq for link in first + second] == [0, 1, 2]
@@ -96,14 +97,14 @@ def test_links_are_taken_in_order_until_the_end_of_the_chunk(
 def test_nothing_is_taken_without_a_limit(
     ledger: Ledger, engine: sa.Engine, claim: Claim, limit: int
 ) -> None:
-    assert ledger.claims.take(claim, limit) == []
+    assert take(ledger, claim, limit) == []
     assert states(engine) == [("planned", None)] * 6
 
 
 def test_results_are_written_and_the_next_links_taken_at_once(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    taken = ledger.claims.take(claim, 2)
+    taken = take(ledger, claim, 2)
 
     following = settle(ledger, claim, taken, take=2)
 
@@ -114,7 +115,7 @@ def test_results_are_written_and_the_next_links_taken_at_once(
 
 
 def test_audit_row_says_all_that_is_known(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    (link,) = ledger.claims.take(claim, 1)
+    (link,) = take(ledger, claim, 1)
     sent_at = MOMENT - timedelta(milliseconds=1234, microseconds=400)
     outcome = result(
         link,
@@ -182,7 +183,7 @@ def test_audit_row_says_all_that_is_known(ledger: Ledger, engine: sa.Engine, cla
 def test_long_and_unstorable_answers_are_cut_and_escaped(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    (link,) = ledger.claims.take(claim, 1)
+    (link,) = take(ledger, claim, 1)
     outcome = result(
         link,
         Outcome.REJECTED,
@@ -207,13 +208,13 @@ def test_outcome_decides_where_a_link_stands(
 ) -> None:
     planned(ledger, pairs(1))
     if ambiguous_before:
-        ledger.claims.take(ledger.claims.claim(RUN, 0, "crashed"), 1)
+        take(ledger, ledger.claims.claim(RUN, 0, "crashed"), 1)
     claim = ledger.claims.claim(RUN, 0, "a try")
-    settle(ledger, claim, ledger.claims.take(claim, 1), outcome)
+    settle(ledger, claim, take(ledger, claim, 1), outcome)
 
     (stored,) = states(engine)
 
-    again = ledger.claims.take(ledger.claims.claim(RUN, 0, "next try"), 1)
+    again = take(ledger, ledger.claims.claim(RUN, 0, "next try"), 1)
     if outcome.is_final:
         assert stored == ("settled", outcome)
         assert again == []
@@ -230,17 +231,17 @@ def test_outcome_decides_where_a_link_stands(
 def test_a_link_that_may_be_removed_late_stays_in_flight(
     ledger: Ledger, engine: sa.Engine, claim: Claim, outcome: Outcome
 ) -> None:
-    (link,) = ledger.claims.take(claim, 1)
+    (link,) = take(ledger, claim, 1)
     unanswered = replace(result(link, outcome), ambiguous=True)
     ledger.claims.settle(claim, [unanswered], origin=ORIGIN, target=TARGET, job=JOB)
 
     assert states(engine)[0] == ("in_flight", outcome)
-    (again,) = ledger.claims.take(ledger.claims.claim(RUN, 0, "next try"), 1)
+    (again,) = take(ledger, ledger.claims.claim(RUN, 0, "next try"), 1)
     assert again.ambiguous_before
 
 
 def test_next_try_takes_up_what_is_not_settled_and_nothing_else(ledger: Ledger, claim: Claim) -> None:
-    first, second, third = ledger.claims.take(claim, 3)
+    first, second, third = take(ledger, claim, 3)
     ledger.claims.settle(
         claim,
         [result(first, Outcome.FAILED), result(second, Outcome.REMOVED)],
@@ -249,26 +250,26 @@ def test_next_try_takes_up_what_is_not_settled_and_nothing_else(ledger: Ledger, 
         job=JOB,
     )
 
-    again = ledger.claims.take(ledger.claims.claim(RUN, 0, "second try"), 10)
+    again = take(ledger, ledger.claims.claim(RUN, 0, "second try"), 10)
 
     assert [(link.seq, link.ambiguous_before) for link in again] == [(0, False), (third.seq, True)]
 
 
 def test_failed_link_is_not_taken_again_under_the_same_claim(ledger: Ledger, claim: Claim) -> None:
-    taken = ledger.claims.take(claim, 3)
+    taken = take(ledger, claim, 3)
 
     assert settle(ledger, claim, taken, Outcome.FAILED, take=5) == []
-    assert ledger.claims.take(claim, 5) == []
+    assert take(ledger, claim, 5) == []
     assert ledger.runs.count_unsettled(RUN) == 6
 
 
 def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(4), chunk_size=4)
     crashed = Ledger(sa.create_engine(engine.url))
-    crashed.claims.take(crashed.claims.claim(RUN, 0, "crashed"), 2)
+    take(crashed, crashed.claims.claim(RUN, 0, "crashed"), 2)
     crashed.close()
 
-    resumed = ledger.claims.take(ledger.claims.claim(RUN, 0, "second try"), 4)
+    resumed = take(ledger, ledger.claims.claim(RUN, 0, "second try"), 4)
 
     assert [link.ambiguous_before for link in resumed] == [True, True, False, False]
     assert rows_of(engine, tables.audit) == []
@@ -277,14 +278,14 @@ def test_crash_between_take_and_settle_leaves_links_ambiguous(ledger: Ledger, en
 def test_older_try_is_fenced_out_when_its_chunk_is_claimed_again(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    taken = ledger.claims.take(claim, 2)
+    taken = take(ledger, claim, 2)
     ledger.claims.claim(RUN, 0, "second try")
     before = states(engine)
 
     with pytest.raises(ClaimLostError, match="a newer try carries on"):
         settle(ledger, claim, taken, take=1)
     with pytest.raises(ClaimLostError):
-        ledger.claims.take(claim, 1)
+        take(ledger, claim, 1)
 
     assert states(engine) == before
     assert rows_of(engine, tables.audit) == []
@@ -293,13 +294,13 @@ def test_older_try_is_fenced_out_when_its_chunk_is_claimed_again(
 def test_claim_on_one_chunk_leaves_the_others_alone(ledger: Ledger, claim: Claim) -> None:
     ledger.claims.claim(RUN, 1, "another task")
 
-    assert len(ledger.claims.take(claim, 3)) == 3
+    assert len(take(ledger, claim, 3)) == 3
 
 
 def test_write_whose_answer_was_lost_is_not_done_twice(
     ledger: Ledger, engine: sa.Engine, claim: Claim, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken = ledger.claims.take(claim, 2)
+    taken = take(ledger, claim, 2)
 
     def commit_then_lose_the_answer(connection: sa.Connection) -> None:
         connection.connection.commit() if engine.name != "sqlite" else connection.exec_driver_sql("COMMIT")
@@ -315,11 +316,11 @@ def test_write_whose_answer_was_lost_is_not_done_twice(
 
     assert ledger.runs.counts(RUN) == {Outcome.REMOVED: 2}
     assert len(rows_of(engine, tables.audit)) == 2
-    assert [link.seq for link in ledger.claims.take(ledger.claims.claim(RUN, 0, "second try"), 3)] == [2]
+    assert [link.seq for link in take(ledger, ledger.claims.claim(RUN, 0, "second try"), 3)] == [2]
 
 
 def test_write_that_failed_can_be_repeated(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    taken = ledger.claims.take(claim, 2)
+    taken = take(ledger, claim, 2)
 
     def fails(connection: sa.Connection) -> None:
         raise ConnectionResetError
@@ -337,7 +338,7 @@ def test_write_that_failed_can_be_repeated(ledger: Ledger, engine: sa.Engine, cl
 def test_result_for_a_link_that_was_not_taken_is_refused(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    (taken,) = ledger.claims.take(claim, 1)
+    (taken,) = take(ledger, claim, 1)
     strangers = [
         replace(taken, seq=1),
         replace(taken, seq=5),
@@ -353,7 +354,7 @@ def test_result_for_a_link_that_was_not_taken_is_refused(
 
 
 def test_result_is_written_once(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    taken = ledger.claims.take(claim, 1)
+    taken = take(ledger, claim, 1)
     with pytest.raises(PlanError, match="not waiting for a result"):
         settle(ledger, claim, [*taken, *taken])
     settle(ledger, claim, taken, Outcome.UNKNOWN)
@@ -365,7 +366,7 @@ def test_result_is_written_once(ledger: Ledger, engine: sa.Engine, claim: Claim)
 
 
 def test_result_of_an_earlier_claim_is_refused_under_a_new_one(ledger: Ledger, claim: Claim) -> None:
-    taken = ledger.claims.take(claim, 1)
+    taken = take(ledger, claim, 1)
 
     with pytest.raises(PlanError, match="not waiting for a result"):
         settle(ledger, ledger.claims.claim(RUN, 0, "second try"), taken)
@@ -374,7 +375,7 @@ def test_result_of_an_earlier_claim_is_refused_under_a_new_one(ledger: Ledger, c
 def test_nothing_is_written_if_the_plan_was_changed_from_outside(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    taken = ledger.claims.take(claim, 2)
+    taken = take(ledger, claim, 2)
     with engine.begin() as connection:
         connection.execute(sa.update(tables.links).where(tables.links.c.seq == 1).values(state="settled"))
 
@@ -388,7 +389,7 @@ def test_nothing_is_written_if_the_plan_was_changed_from_outside(
 def test_more_results_than_fit_one_statement_are_written(ledger: Ledger) -> None:
     planned(ledger, pairs(1_201), chunk_size=2_000)
     claim = ledger.claims.claim(RUN, 0, "a try")
-    links = ledger.claims.take(claim, 2_000)
+    links = take(ledger, claim, 2_000)
     outcomes = [Outcome.REMOVED, Outcome.ALREADY_ABSENT, Outcome.FAILED]
 
     ledger.claims.settle(
@@ -404,7 +405,7 @@ def test_more_results_than_fit_one_statement_are_written(ledger: Ledger) -> None
 
 
 def test_dry_run_marks_nothing_in_flight_and_settles(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    taken = ledger.claims.take(claim, 2, in_flight=False)
+    taken = take(ledger, claim, 2, in_flight=False)
     assert states(engine)[:2] == [("planned", None)] * 2
 
     following = settle(ledger, claim, taken, Outcome.WOULD_REMOVE, target=DRY, take=2, in_flight=False)
@@ -417,10 +418,10 @@ def test_dry_run_marks_nothing_in_flight_and_settles(ledger: Ledger, engine: sa.
 def test_run_that_has_sent_requests_cannot_go_on_as_a_dry_run(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    ledger.claims.take(claim, 2)
+    take(ledger, claim, 2)
 
     with pytest.raises(PlanError, match="cannot continue as a dry run"):
-        ledger.claims.take(ledger.claims.claim(RUN, 0, "dry"), 2, in_flight=False)
+        take(ledger, ledger.claims.claim(RUN, 0, "dry"), 2, in_flight=False)
 
 
 def test_finished_chunk_has_nothing_to_take(ledger: Ledger, engine: sa.Engine) -> None:

@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.plugins.zoho_crm.ledger import workers
-from tests.support.ledger import RUN, pairs, planned, rows_of, run_start, settle, states
+from tests.support.ledger import RUN, pairs, planned, rows_of, run_start, settle, states, take
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.ledger import schema, tables
@@ -135,7 +135,7 @@ def test_of_many_claimers_one_works_on_the_chunk_and_no_link_is_taken_twice(
     def drive(number: int) -> tuple[int, bool]:
         claim = ledger.claims.claim(RUN, 0, f"try {number}")
         try:
-            links = ledger.claims.take(claim, 4)
+            links = take(ledger, claim, 4)
             while links:
                 links = settle(ledger, claim, links, take=4)
         except ClaimLostError:
@@ -153,7 +153,7 @@ def test_of_many_claimers_one_works_on_the_chunk_and_no_link_is_taken_twice(
 def test_new_claim_waits_for_a_write_under_the_old_one_and_sees_it(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(2), chunk_size=2)
     old = ledger.claims.claim(RUN, 0, "old")
-    taken = ledger.claims.take(old, 2)
+    taken = take(ledger, old, 2)
     about_to_commit, may_commit = threading.Event(), threading.Event()
     claimed: list[tuple[Claim, list[PlannedLink]]] = []
 
@@ -164,7 +164,7 @@ def test_new_claim_waits_for_a_write_under_the_old_one_and_sees_it(ledger: Ledge
 
     def claim_again() -> None:
         claim = ledger.claims.claim(RUN, 0, "new")
-        claimed.append((claim, ledger.claims.take(claim, 2)))
+        claimed.append((claim, take(ledger, claim, 2)))
 
     sa.event.listen(engine, "commit", hold)
     writer = threading.Thread(target=settle, args=(ledger, old, taken), name="old")
@@ -237,7 +237,7 @@ def test_links_of_a_process_that_died_after_taking_them_are_ambiguous(
     _run_to_its_death(context, workers.die_after_take, address, 3)
 
     claim = ledger.claims.claim(RUN, 0, "second try")
-    links = ledger.claims.take(claim, 5)
+    links = take(ledger, claim, 5)
     assert [link.ambiguous_before for link in links] == [True, True, True, False, False]
 
 

@@ -18,6 +18,7 @@ from tests.support.ledger import (
     rows_of,
     run_start,
     stored,
+    take,
 )
 from zoho_crm.errors import ClaimLostError
 from zoho_crm.ledger import tables
@@ -34,7 +35,7 @@ def test_cost_of_a_run_is_that_of_all_tries_and_checks(ledger: Ledger) -> None:
     planned(ledger, pairs(12))
     for chunk_no, used in ((0, 7), (1, 2), (0, 5)):
         claim = ledger.claims.claim(RUN, chunk_no, "a try")
-        results = [result(link) for link in ledger.claims.take(claim, 10)]
+        results = [result(link) for link in take(ledger, claim, 10)]
         ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB, credits_used=used)
     ledger.runs.add_preflight_credits(RUN, 6)
     ledger.runs.add_preflight_credits("no such run", 6)

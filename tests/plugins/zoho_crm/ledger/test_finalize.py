@@ -17,6 +17,7 @@ from tests.support.ledger import (
     rows_of,
     settle,
     states,
+    take,
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
@@ -33,7 +34,7 @@ REPORT = replace(ORIGIN, task_id="report")
 def test_link_without_an_outcome_gets_the_one_that_is_true_of_it(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, [*pairs(6), (None, "x")], chunk_size=3)
     claim = ledger.claims.claim(RUN, 0, "a try that dies")
-    first, *_ = ledger.claims.take(claim, 2)
+    first, *_ = take(ledger, claim, 2)
     settle(ledger, claim, [first])
 
     assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 5
@@ -70,20 +71,20 @@ def test_link_that_failed_after_an_ambiguous_try_is_verified_before_it_is_sent_a
     ledger: Ledger,
 ) -> None:
     planned(ledger, pairs(1))
-    ledger.claims.take(ledger.claims.claim(RUN, 0, "a try that dies"), 1)
+    take(ledger, ledger.claims.claim(RUN, 0, "a try that dies"), 1)
     drive(ledger, 0, Outcome.FAILED)
 
     # The failed try has seen it linked.
     assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 0
     assert ledger.runs.counts(RUN) == {Outcome.FAILED: 1}
-    (again,) = ledger.claims.take(ledger.claims.claim(RUN, 0, "after a clear"), 1)
+    (again,) = take(ledger, ledger.claims.claim(RUN, 0, "after a clear"), 1)
     assert again.ambiguous_before
 
 
 def test_link_that_failed_and_was_taken_again_by_a_try_that_dies_is_unknown(ledger: Ledger) -> None:
     planned(ledger, pairs(1))
     drive(ledger, 0, Outcome.FAILED)
-    ledger.claims.take(ledger.claims.claim(RUN, 0, "a try that dies"), 1)
+    take(ledger, ledger.claims.claim(RUN, 0, "a try that dies"), 1)
 
     assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 1
     assert ledger.runs.counts(RUN) == {Outcome.UNKNOWN: 1}
@@ -101,7 +102,7 @@ def test_closing_again_changes_nothing(ledger: Ledger, engine: sa.Engine) -> Non
 def test_try_that_still_runs_is_fenced_out(ledger: Ledger) -> None:
     planned(ledger, pairs(3))
     claim = ledger.claims.claim(RUN, 0, "a zombie")
-    taken = ledger.claims.take(claim, 2)
+    taken = take(ledger, claim, 2)
 
     ledger.finalizer.close_unfinished_links(RUN, origin=REPORT)
 
@@ -111,12 +112,12 @@ def test_try_that_still_runs_is_fenced_out(ledger: Ledger) -> None:
 
 def test_closed_links_are_taken_up_by_a_later_try(ledger: Ledger) -> None:
     planned(ledger, pairs(3))
-    ledger.claims.take(ledger.claims.claim(RUN, 0, "a try that dies"), 1)
+    take(ledger, ledger.claims.claim(RUN, 0, "a try that dies"), 1)
     ledger.finalizer.close_unfinished_links(RUN, origin=REPORT)
     assert ledger.runs.count_unsettled(RUN) == 3
 
     claim = ledger.claims.claim(RUN, 0, "after a clear")
-    links = ledger.claims.take(claim, 3)
+    links = take(ledger, claim, 3)
     ledger.claims.settle(claim, [result(link) for link in links], origin=ORIGIN, target=TARGET, job=JOB)
 
     assert [link.ambiguous_before for link in links] == [True, False, False]
@@ -128,7 +129,7 @@ def test_many_links_are_closed_in_batches(
 ) -> None:
     monkeypatch.setattr(finalize, "BATCH_ROWS", 4)
     planned(ledger, pairs(30), chunk_size=15)
-    ledger.claims.take(ledger.claims.claim(RUN, 1, "a try that dies"), 7)
+    take(ledger, ledger.claims.claim(RUN, 1, "a try that dies"), 7)
 
     assert ledger.finalizer.close_unfinished_links(RUN, origin=REPORT).total() == 30
 

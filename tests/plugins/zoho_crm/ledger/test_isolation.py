@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 import sqlalchemy as sa
 
-from tests.support.ledger import RUN, pairs, planned, rows_of, settle, states
+from tests.support.ledger import RUN, pairs, planned, rows_of, settle, states, take
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.engine import reading, reading_snapshot
 from zoho_crm.ledger.ledger import Ledger
@@ -70,7 +70,7 @@ def test_tries_at_different_chunks_work_at_the_same_time(ledger: Ledger, engine:
     def work(chunk_no: int) -> None:
         together.wait(timeout=30)
         claim = ledger.claims.claim(RUN, chunk_no, f"try {chunk_no}")
-        taken = ledger.claims.take(claim, 2)
+        taken = take(ledger, claim, 2)
         while taken:
             ledger.slots.lease("zoho", claim.holder, wanted=2, limit=8, lease_s=60)
             taken = settle(ledger, claim, taken, take=2)

@@ -16,6 +16,7 @@ from tests.support.ledger import (
     result,
     run_start,
     stored,
+    take,
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import link_queries
@@ -123,13 +124,13 @@ def test_orders_links_by_related_id_when_a_search_matches_too_many_to_sort(
 def test_link_row_has_the_audit_row_of_the_last_try(ledger: Ledger):
     planned(ledger, [("c-1", "d-1"), ("c-2", "d-2")])
     first = ledger.claims.claim(RUN, 0, "first")
-    links = ledger.claims.take(first, 10)
+    links = take(ledger, first, 10)
     options = {"origin": ORIGIN, "target": TARGET, "job": JOB}
     ledger.claims.settle(
         first, [result(each, Outcome.FAILED, zoho_message="busy") for each in links], **options
     )
     second = ledger.claims.claim(RUN, 0, "second")
-    (again, _) = ledger.claims.take(second, 10)
+    (again, _) = take(ledger, second, 10)
     # The clock of the second worker is behind.
     earlier = MOMENT - timedelta(hours=1)
     ledger.claims.settle(
@@ -152,7 +153,7 @@ def test_history_is_newest_first_and_has_facts_of_the_run(ledger: Ledger):
     ledger.plans.create(
         "later", TARGET.relation, [("c-1", "d-1")], chunk_size=5, max_chunks=5, origin=ORIGIN, target=TARGET
     )
-    (link,) = ledger.claims.take(ledger.claims.claim("later", 0, "a try"), 1)
+    (link,) = take(ledger, ledger.claims.claim("later", 0, "a try"), 1)
     drive(ledger, outcome=Outcome.ALREADY_ABSENT, run_key="later")
 
     events = LinkQueries(ledger.engine).history([link.pair_key], visible=VISIBLE)

@@ -20,6 +20,7 @@ from tests.support.ledger import (
     rows_of,
     settle,
     states,
+    take,
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError, PlanError, ZohoConfigError
@@ -45,7 +46,7 @@ def all_of(engine: sa.Engine, run_key: str) -> list[dict[str, Any]]:
 
 
 def crash(ledger: Ledger, run_key: str = RUN) -> None:
-    ledger.claims.take(ledger.claims.claim(run_key, 0, "a try that dies"), 2)
+    take(ledger, ledger.claims.claim(run_key, 0, "a try that dies"), 2)
 
 
 def close(ledger: Ledger) -> None:
@@ -94,10 +95,10 @@ def test_another_chunk_of_the_run_stays_as_it_is(ledger: Ledger, engine: sa.Engi
     theirs = ledger.claims.claim(RUN, 1, "theirs")
     before = rows_of(engine, tables.chunks)[1], rows_of(engine, tables.links)[3:]
 
-    settle(ledger, mine, ledger.claims.take(mine, 9))
+    settle(ledger, mine, take(ledger, mine, 9))
 
     assert (rows_of(engine, tables.chunks)[1], rows_of(engine, tables.links)[3:]) == before
-    assert len(ledger.claims.take(theirs, 9)) == 3
+    assert len(take(ledger, theirs, 9)) == 3
 
 
 def test_a_zombie_that_has_written_nothing_is_fenced_out_as_well(ledger: Ledger) -> None:
@@ -106,16 +107,16 @@ def test_a_zombie_that_has_written_nothing_is_fenced_out_as_well(ledger: Ledger)
     newer = ledger.claims.claim(RUN, 0, "a newer try")
 
     with pytest.raises(ClaimLostError, match="of a zombie"):
-        ledger.claims.take(zombie, 1)
-    assert len(ledger.claims.take(newer, 9)) == 2
+        take(ledger, zombie, 1)
+    assert len(take(ledger, newer, 9)) == 2
 
 
 def test_a_settled_link_between_two_others_stays_settled(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3))
     claim = ledger.claims.claim(RUN, 0, "a try")
-    settle(ledger, claim, ledger.claims.take(claim, 3)[1:2])
+    settle(ledger, claim, take(ledger, claim, 3)[1:2])
 
-    taken = ledger.claims.take(ledger.claims.claim(RUN, 0, "another try"), 3)
+    taken = take(ledger, ledger.claims.claim(RUN, 0, "another try"), 3)
 
     assert [link.seq for link in taken] == [0, 2]
     assert states(engine) == [("in_flight", None), ("settled", "removed"), ("in_flight", None)]
@@ -129,9 +130,7 @@ def test_figures_are_of_one_run_alone(ledger: Ledger) -> None:
     assert (ledger.runs.count_unsettled(RUN), ledger.runs.count_unsettled(OTHER)) == (2, 4)
     assert ledger.runs.counts(RUN)[Outcome.REMOVED] == 3
     assert sum(ledger.runs.counts(OTHER).values()) == 0
-    assert [
-        link.link.external_id for link in ledger.claims.take(ledger.claims.claim(OTHER, 0, "a try"), 9)
-    ] == [
+    assert [link.link.external_id for link in take(ledger, ledger.claims.claim(OTHER, 0, "a try"), 9)] == [
         "c-00000",
         "c-00000",
         "c-00000",
@@ -153,7 +152,7 @@ def test_links_are_closed_under_the_claim_of_their_own_chunk(ledger: Ledger, eng
     drive(ledger, 1)
     for _ in range(4):
         crash_in = ledger.claims.claim(RUN, 2, "a try that dies")
-    ledger.claims.take(crash_in, 1)
+    take(ledger, crash_in, 1)
 
     assert ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN).total() == 6
 
@@ -174,7 +173,7 @@ def test_links_are_closed_under_the_claim_of_their_own_chunk(ledger: Ledger, eng
 def test_a_result_needs_its_link_in_flight(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(1))
     claim = ledger.claims.claim(RUN, 0, "a try")
-    taken = ledger.claims.take(claim, 1)
+    taken = take(ledger, claim, 1)
     with engine.begin() as connection:
         connection.execute(sa.update(tables.links).values(state="planned"))
 
@@ -186,7 +185,7 @@ def test_a_result_needs_its_link_in_flight(ledger: Ledger, engine: sa.Engine) ->
 def test_a_dry_run_needs_no_link_in_flight(ledger: Ledger) -> None:
     planned(ledger, pairs(1))
     claim = ledger.claims.claim(RUN, 0, "a try")
-    (link,) = ledger.claims.take(claim, 1, in_flight=False)
+    (link,) = take(ledger, claim, 1, in_flight=False)
     ledger.claims.settle(
         claim,
         [result(link, Outcome.WOULD_REMOVE)],

@@ -19,6 +19,7 @@ from tests.support.ledger import (
     pairs,
     planned,
     settle,
+    take,
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import plan, tables
@@ -120,7 +121,7 @@ def _do_everything(ledger: Ledger) -> None:
     ledger.claims.store_snapshots(
         claim, {link.seq: "{}" for link in ledger.claims.without_snapshot(claim, 1)}
     )
-    settle(ledger, claim, ledger.claims.take(claim, 1), Outcome.FAILED, take=2)
+    settle(ledger, claim, take(ledger, claim, 1), Outcome.FAILED, take=2)
     drive(ledger, 1)
     _look_at_everything(ledger)
     ledger.slots.lease("zoho", "a", wanted=2, limit=3, lease_s=30)

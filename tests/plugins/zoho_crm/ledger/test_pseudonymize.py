@@ -20,6 +20,7 @@ from tests.support.ledger import (
     rows_of,
     run_start,
     settle,
+    take,
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
@@ -52,7 +53,7 @@ def done(ledger: Ledger) -> Ledger:
     )
     claim = ledger.claims.claim(RUN, 0, "a try")
     ledger.claims.store_snapshots(claim, {0: ROLE})
-    first, second, *others = ledger.claims.take(claim, 4)
+    first, second, *others = take(ledger, claim, 4)
     results = [
         result(first, zoho_message="relation removed", detail="found at /Contacts/PERSON-000"),
         result(second, Outcome.FAILED, zoho_message="no record deal%2D001", detail="asked twice"),
@@ -144,7 +145,7 @@ def test_run_is_not_driven_any_more(done: Ledger) -> None:
     with pytest.raises(PlanError, match=r"was pseudonymized at .* the IDs of its links are gone"):
         done.claims.claim(RUN, 0, "after a clear")
     with pytest.raises(ClaimLostError):
-        done.claims.take(claim, 1)
+        take(done, claim, 1)
 
 
 def test_call_that_was_cut_short_is_finished_by_the_next(
@@ -196,7 +197,7 @@ def test_run_that_is_needed_is_refused(ledger: Ledger, engine: sa.Engine) -> Non
     drive(ledger, outcome=Outcome.FAILED)
     finish(ledger)
     claim = ledger.claims.claim(RUN, 0, "after a clear")
-    links = ledger.claims.take(claim, 3)
+    links = take(ledger, claim, 3)
     with pytest.raises(PlanError, match="3 of its links have no outcome yet; nothing was changed"):
         ledger.retention.pseudonymize(RUN)
     settle(ledger, claim, links)
@@ -210,7 +211,7 @@ def test_runs_are_found_by_job_and_age(ledger: Ledger) -> None:
         drive(ledger, run_key=key, outcome=Outcome.FAILED)
         if days:
             finish(ledger, key, at=MOMENT - timedelta(days=days))
-    ledger.claims.take(ledger.claims.claim("open", 0, "after a clear"), 1)
+    take(ledger, ledger.claims.claim("open", 0, "after a clear"), 1)
     ledger.runs.start(run_start("of another job", job="another"))
     finish(ledger, "of another job", at=MOMENT - timedelta(days=10))
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.support.ledger import JOB, MOMENT, ORIGIN, RELATION, TARGET, result, rows_of, run_start
+from tests.support.ledger import JOB, MOMENT, ORIGIN, RELATION, TARGET, result, rows_of, run_start, take
 from zoho_crm.core.links import Relation, pair_key
 from zoho_crm.core.models import RELINK
 from zoho_crm.core.outcomes import Outcome
@@ -53,7 +53,7 @@ def run(
         run_key, aim.relation, outcomes, chunk_size=1000, max_chunks=10, origin=ORIGIN, target=aim
     )
     claim = ledger.claims.claim(run_key, 0, "a try")
-    links = ledger.claims.take(claim, len(outcomes), in_flight=not dry_run)
+    links = take(ledger, claim, len(outcomes), in_flight=not dry_run)
     results = [
         result(replace(link, snapshot=snapshot), outcome)
         for link in links
@@ -145,7 +145,7 @@ def test_the_last_claim_of_a_run_decides_whatever_clocks_say(
     # The clock of the database is set back before the later try.
     ledger = Ledger(ledger.engine, clock=lambda _: 1.0)
     claim = ledger.claims.claim("first", 0, "a later try")
-    (link,) = ledger.claims.take(claim, 1)
+    (link,) = take(ledger, claim, 1)
     ledger.claims.settle(claim, [result(link, Outcome.UNKNOWN)], origin=ORIGIN, target=TARGET, job=JOB)
     assert still_open(ledger, first) == {pair(0): "delink unknown"}
 
@@ -351,7 +351,7 @@ def test_filter_applies_to_the_last_row_of_a_link(ledger: Ledger) -> None:
     with ledger.engine.begin() as connection:
         connection.execute(sa.update(tables.audit).values(outcome="removed", zoho_code="EARLIER"))
     claim = ledger.claims.claim("first", 0, "a later try")
-    (link,) = ledger.claims.take(claim, 1)
+    (link,) = take(ledger, claim, 1)
     ledger.claims.settle(claim, [result(link, zoho_code="LATER")], origin=ORIGIN, target=TARGET, job=JOB)
     assert removed(ledger, first, wanted=RelinkFilter(zoho_code="EARLIER")) == {}
     assert removed(ledger, first, wanted=RelinkFilter(zoho_code="LATER")) == {pair(0): Since.STILL_REMOVED}
@@ -373,7 +373,7 @@ def test_snapshots_come_from_the_removal_and_no_other_run(
         for _ in range(2):
             ledger.reprocess.copy_snapshots(key, origin)
     claim = ledger.claims.claim("back", 1, "a try")
-    assert {link.snapshot for link in ledger.claims.take(claim, 9)} == {'{"Contact_Role": "Buyer"}'}
+    assert {link.snapshot for link in take(ledger, claim, 9)} == {'{"Contact_Role": "Buyer"}'}
     stored = {
         key: {row["snapshot"] for row in rows_of(ledger.engine, tables.links) if row["run_key"] == key}
         for key in ("back", "back bare")
@@ -387,7 +387,7 @@ def test_retry_that_finds_a_link_gone_keeps_the_attributes_that_the_run_before_r
     ledger.plans.create("first", RELATION, links, chunk_size=9, max_chunks=1, origin=ORIGIN, target=TARGET)
     claim = ledger.claims.claim("first", 0, "a try")
     ledger.claims.store_snapshots(claim, {0: role, 1: "{}"})
-    ledger.claims.take(claim, 2)
+    take(ledger, claim, 2)
     ledger.finalizer.close_unfinished_links("first", origin=ORIGIN)
 
     ledger.runs.start(run_start("again"))
@@ -396,7 +396,7 @@ def test_retry_that_finds_a_link_gone_keeps_the_attributes_that_the_run_before_r
     claim = ledger.claims.claim("again", 0, "a try")
     assert [link.seq for link in ledger.claims.without_snapshot(claim, 9)] == [0, 1]
     ledger.claims.store_snapshots(claim, {0: "{}", 1: "{}"})
-    taken = ledger.claims.take(claim, 2)
+    taken = take(ledger, claim, 2)
     # What another run has read is no evidence of what this one saw.
     assert [(one.snapshot, one.seen_linked_at) for one in taken] == [(role, None), ("{}", None)]
     results = [result(one, Outcome.PRESUMED_REMOVED) for one in taken]
@@ -407,7 +407,7 @@ def test_retry_that_finds_a_link_gone_keeps_the_attributes_that_the_run_before_r
     ledger.plans.create("back", RELATION, links, chunk_size=9, max_chunks=1, origin=ORIGIN, target=relink)
     ledger.reprocess.copy_snapshots("back", "again")
     claim = ledger.claims.claim("back", 0, "a try")
-    assert [one.snapshot for one in ledger.claims.take(claim, 2)] == [role, "{}"]
+    assert [one.snapshot for one in take(ledger, claim, 2)] == [role, "{}"]
 
 
 def test_dry_run_over_a_link_in_doubt_says_that_an_earlier_run_may_have_sent_it(ledger: Ledger) -> None:
@@ -422,7 +422,7 @@ def test_dry_run_over_a_link_in_doubt_says_that_an_earlier_run_may_have_sent_it(
         PlanError,
         match="'again' cannot continue as a dry run: an earlier try or run may have sent link 0, without a recorded",
     ):
-        ledger.claims.take(claim, 1, in_flight=False)
+        take(ledger, claim, 1, in_flight=False)
 
 
 def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
@@ -437,7 +437,7 @@ def test_a_link_that_a_request_may_have_reached_is_asked_about_first(
     ledger.plans.create("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=TARGET)
     ledger.reprocess.carry_over_in_flight("again")
     claim = ledger.claims.claim("again", 0, "a try")
-    taken = ledger.claims.take(claim, 20)
+    taken = take(ledger, claim, 20)
     doubtful = {pair(n) for n in (1, 4, 7, 9)}
     assert {
         (link.link.external_id, link.link.related_external_id) for link in taken if link.ambiguous_before
@@ -540,7 +540,7 @@ def carried_over(ledger: Ledger, rows: list[Pair], **changes: Any) -> set[Pair]:
     ledger.plans.create("again", RELATION, rows, chunk_size=20, max_chunks=1, origin=ORIGIN, target=target)
     ledger.reprocess.carry_over_in_flight("again")
     claim = ledger.claims.claim("again", 0, "a try")
-    taken = ledger.claims.take(claim, 20, in_flight=not target.dry_run)
+    taken = take(ledger, claim, 20, in_flight=not target.dry_run)
     return {(one.link.external_id, one.link.related_external_id) for one in taken if one.ambiguous_before}
 
 

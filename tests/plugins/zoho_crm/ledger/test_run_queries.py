@@ -19,6 +19,7 @@ from tests.support.ledger import (
     run_start,
     settle,
     stored,
+    take,
 )
 from zoho_crm.core.models import ENDINGS
 from zoho_crm.core.outcomes import Outcome, RunStatus
@@ -58,12 +59,12 @@ def test_progress_counts_links_and_chunks_of_an_unfinished_run(ledger: Ledger):
     drive(ledger, 1, Outcome.REMOVED)
     drive(ledger, 2, Outcome.ALREADY_ABSENT)
     claim = ledger.claims.claim(RUN, 4, "a try")
-    links = ledger.claims.take(claim, 10)
+    links = take(ledger, claim, 10)
     settle(ledger, claim, links[:2], Outcome.REMOVED)
     assert progress() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
     settle(ledger, claim, links[2:], Outcome.FAILED)
     assert progress() == (26, 3, {"invalid": 1, "removed": 12, "already_absent": 10, "failed": 3})
-    ledger.claims.take(ledger.claims.claim(RUN, 4, "again"), 10)
+    take(ledger, ledger.claims.claim(RUN, 4, "again"), 10)
     assert progress() == (23, 2, {"invalid": 1, "removed": 12, "already_absent": 10})
 
 
@@ -84,7 +85,7 @@ def test_reasons_come_from_the_last_try_most_frequent_first(ledger: Ledger):
     options = {"origin": ORIGIN, "target": TARGET, "job": JOB}
     for message in ("busy", "still busy"):
         claim = ledger.claims.claim(RUN, 0, "a try")
-        links = ledger.claims.take(claim, 20)
+        links = take(ledger, claim, 20)
         failed = [result(each, Outcome.FAILED, zoho_code="E", zoho_message=message) for each in links[:4]]
         locked = [result(each, Outcome.REJECTED, zoho_code="RECORD_LOCKED") for each in links[4:6]]
         ledger.claims.settle(claim, failed + locked, **options)

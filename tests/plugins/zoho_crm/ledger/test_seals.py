@@ -15,6 +15,7 @@ from tests.support.ledger import (
     planned,
     rows_of,
     settle,
+    take,
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import AuditAlteredError, ClaimLostError, PlanError
@@ -53,7 +54,7 @@ def test_seal_holds_the_end_of_each_chunk_that_has_rows(ledger: Ledger, engine: 
 def test_chunk_knows_the_end_of_its_chain(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(3), chunk_size=3)
     claim = ledger.claims.claim(RUN, 0, "a try")
-    ledger.claims.take(claim, 2)
+    take(ledger, claim, 2)
     ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)
     drive(ledger)
 
@@ -66,7 +67,7 @@ def test_chunk_knows_the_end_of_its_chain(ledger: Ledger, engine: sa.Engine) -> 
 def test_chain_costs_no_statement(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(4))
     claim = ledger.claims.claim(RUN, 0, "a try")
-    links = ledger.claims.take(claim, 2)
+    links = take(ledger, claim, 2)
     statements: list[str] = []
     sa.event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
 
@@ -83,7 +84,7 @@ def test_chain_costs_no_statement(ledger: Ledger, engine: sa.Engine) -> None:
 def test_write_whose_answer_was_lost_is_in_the_chain_once(ledger: Ledger, engine: sa.Engine) -> None:
     planned(ledger, pairs(4))
     claim = ledger.claims.claim(RUN, 0, "a try")
-    links = ledger.claims.take(claim, 2)
+    links = take(ledger, claim, 2)
     unaware = copy.deepcopy(claim)
     settle(ledger, claim, links)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.support.ledger import ORIGIN, RUN, drive, pairs, planned, rows_of, settle
+from tests.support.ledger import ORIGIN, RUN, drive, pairs, planned, rows_of, settle, take
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ClaimLostError, PlanError
 from zoho_crm.ledger import tables
@@ -42,7 +42,7 @@ def test_snapshot_comes_along_and_is_kept_with_the_outcome(
 ) -> None:
     ledger.claims.store_snapshots(claim, {4: ROLE, 5: "{}"})
 
-    links = ledger.claims.take(claim, 3)
+    links = take(ledger, claim, 3)
     settle(ledger, claim, links)
 
     assert [link.snapshot for link in links] == [ROLE, "{}", None]
@@ -63,7 +63,7 @@ def test_next_try_reads_what_the_one_before_has_not_stored(ledger: Ledger, claim
 def test_link_without_an_outcome_is_read_even_if_an_earlier_try_may_have_sent_it(
     ledger: Ledger, claim: Claim
 ) -> None:
-    first, second, third = ledger.claims.take(claim, 3)
+    first, second, third = take(ledger, claim, 3)
     settle(ledger, claim, [first])
     settle(ledger, claim, [second], Outcome.FAILED)
 
@@ -71,7 +71,7 @@ def test_link_without_an_outcome_is_read_even_if_an_earlier_try_may_have_sent_it
 
     assert [link.seq for link in ledger.claims.without_snapshot(again, 9)] == [second.seq, third.seq, 7]
     ledger.claims.store_snapshots(again, {third.seq: ROLE})
-    (taken,) = [link for link in ledger.claims.take(again, 9) if link.seq == third.seq]
+    (taken,) = [link for link in take(ledger, again, 9) if link.seq == third.seq]
     assert (taken.snapshot, taken.ambiguous_before) == (ROLE, True)
 
 
@@ -80,10 +80,10 @@ def test_attributes_read_before_any_request_show_that_this_run_saw_the_link(
 ) -> None:
     ledger.claims.store_snapshots(claim, {4: ROLE, 5: "{}"})
     read_at = ledger.runs.now()
-    ledger.claims.take(claim, 4)
+    take(ledger, claim, 4)
 
     again = ledger.claims.claim(RUN, 1, "next try")
-    seen, missing, *unread = ledger.claims.take(again, 4)
+    seen, missing, *unread = take(ledger, again, 4)
 
     assert seen.seen_linked_at is not None
     assert abs(read_at - seen.seen_linked_at) < timedelta(seconds=5)
@@ -94,11 +94,11 @@ def test_attributes_read_before_any_request_show_that_this_run_saw_the_link(
 def test_attributes_read_after_a_request_in_doubt_are_kept_and_show_nothing(
     ledger: Ledger, claim: Claim
 ) -> None:
-    ledger.claims.take(claim, 2)
+    take(ledger, claim, 2)
     again = ledger.claims.claim(RUN, 1, "next try")
     ledger.claims.store_snapshots(again, {4: ROLE, 6: ROLE})
 
-    doubtful, _, clear, _ = ledger.claims.take(again, 4)
+    doubtful, _, clear, _ = take(ledger, again, 4)
 
     assert (doubtful.snapshot, doubtful.ambiguous_before, doubtful.seen_linked_at) == (ROLE, True, None)
     assert (clear.snapshot, clear.ambiguous_before) == (ROLE, False)
@@ -108,10 +108,10 @@ def test_attributes_read_after_a_request_in_doubt_are_kept_and_show_nothing(
 def test_link_in_doubt_that_is_gone_keeps_the_attributes_that_are_known(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
-    ledger.claims.take(claim, 2)
+    take(ledger, claim, 2)
     again = ledger.claims.claim(RUN, 1, "next try")
     ledger.claims.store_snapshots(again, {4: ROLE, 5: "{}"})
-    ledger.claims.take(again, 2)
+    take(ledger, again, 2)
 
     third = ledger.claims.claim(RUN, 1, "third try")
 
@@ -121,7 +121,7 @@ def test_link_in_doubt_that_is_gone_keeps_the_attributes_that_are_known(
 
 
 def test_link_that_is_being_sent_or_has_an_outcome_gets_no_snapshot(ledger: Ledger, claim: Claim) -> None:
-    first, second = ledger.claims.take(claim, 2)
+    first, second = take(ledger, claim, 2)
     settle(ledger, claim, [first])
 
     for link in (first, second):
@@ -130,7 +130,7 @@ def test_link_that_is_being_sent_or_has_an_outcome_gets_no_snapshot(ledger: Ledg
 
 
 def test_nothing_is_stored_if_one_link_is_refused(ledger: Ledger, engine: sa.Engine, claim: Claim) -> None:
-    ledger.claims.take(claim, 1)
+    take(ledger, claim, 1)
 
     with pytest.raises(PlanError, match="has been sent by now"):
         ledger.claims.store_snapshots(claim, {5: ROLE, 4: ROLE})
@@ -153,7 +153,7 @@ def test_link_that_is_closed_keeps_its_snapshot_with_the_outcome(
     ledger: Ledger, engine: sa.Engine, claim: Claim
 ) -> None:
     ledger.claims.store_snapshots(claim, {4: ROLE})
-    ledger.claims.take(claim, 1)
+    take(ledger, claim, 1)
 
     ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)
 

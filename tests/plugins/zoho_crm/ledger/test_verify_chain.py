@@ -19,6 +19,7 @@ from tests.support.ledger import (
     result,
     rows_of,
     settle,
+    take,
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
@@ -50,7 +51,7 @@ def sealed(ledger: Ledger) -> Ledger:
                 zoho_record_id="55440",
                 detail=f"link {link.seq} ü ok",
             )
-            for link in ledger.claims.take(claim, 4)
+            for link in take(ledger, claim, 4)
         ]
         ledger.claims.settle(claim, results, origin=ORIGIN, target=TARGET, job=JOB)
     finish(ledger)
@@ -102,10 +103,10 @@ def test_audit_as_it_was_written_has_no_findings(sealed: Ledger) -> None:
 def test_everything_the_ledger_does_verifies(ledger: Ledger) -> None:
     planned(ledger, pairs(9), chunk_size=3)
     claim = ledger.claims.claim(RUN, 0, "a try")
-    links = ledger.claims.take(claim, 1)
+    links = take(ledger, claim, 1)
     while links:
         links = settle(ledger, claim, links, Outcome.FAILED, take=1)
-    ledger.claims.take(ledger.claims.claim(RUN, 1, "a try that dies"), 2)
+    take(ledger, ledger.claims.claim(RUN, 1, "a try that dies"), 2)
     ledger.finalizer.close_unfinished_links(RUN, origin=ORIGIN)
     finish(ledger)
     ledger.finalizer.seal(RUN)
@@ -291,7 +292,7 @@ def test_run_that_is_driven_meanwhile_has_no_findings(ledger: Ledger, engine: sa
     if engine.name == "postgresql":
         # Start the check, write more rows, then finish the check.
         claim = other.claims.claim(RUN, 1, "a try")
-        links = other.claims.take(claim, 5)
+        links = take(other, claim, 5)
         checked = []
         for _ in range(4):
             links = settle(other, claim, links, take=5)
@@ -307,7 +308,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     ledger.ensure_schema()
     planned(ledger, pairs(4_000), chunk_size=4_000)
     claim = ledger.claims.claim(RUN, 0, "a try")
-    links = ledger.claims.take(claim, 500)
+    links = take(ledger, claim, 500)
     while links:
         links = settle(ledger, claim, links, take=500)
     list(ledger.chain.verify())

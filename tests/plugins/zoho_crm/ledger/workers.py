@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from tests.support.ledger import RUN, pairs, planned, run_start, settle
+from tests.support.ledger import RUN, pairs, planned, run_start, settle, take
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def drive(url: str, chunk_no: int, batch: int) -> int:
     """Drive a chunk to its end, a batch at a time; return how many links there were."""
     ledger = _ledger(url)
     claim = ledger.claims.claim(RUN, chunk_no, f"process {os.getpid()}")
-    links = ledger.claims.take(claim, batch)
+    links = take(ledger, claim, batch)
     count = 0
     while links:
         count += len(links)
@@ -47,7 +47,7 @@ def drive(url: str, chunk_no: int, batch: int) -> int:
 def die_after_take(url: str, count: int) -> None:
     """Take links and die without a word, as a worker that runs out of memory does."""
     ledger = _ledger(url)
-    ledger.claims.take(ledger.claims.claim(RUN, 0, "doomed"), count)
+    take(ledger, ledger.claims.claim(RUN, 0, "doomed"), count)
     os._exit(1)
 
 

@@ -16,6 +16,7 @@ from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 from airflow.sdk import DAG, BaseOperator
 
 from tests.support.databases import AUDIT, Audit, Warehouse, set_connection
+from tests.support.ledger import take
 from tests.support.links import RELATION
 from tests.support.local_zoho import ZOHO, harms, link_all, linked, sent, zoho_connection
 from tests.support.operators import RUN_ID, context, delink, jobs_folder, make_job, outcomes, pairs
@@ -452,7 +453,7 @@ def test_a_killed_try_claims_no_removal_of_links_that_were_gone_before(zoho: Loc
     (chunk,) = planned(audit, pairs(4))
     ledger = audit.ledger()
     # A try that dies with three links in flight, none of which it has sent.
-    ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "a try that dies"), 3)
+    take(ledger, ledger.claims.claim(chunk["run_key"], 0, "a try that dies"), 3)
     summary = delink(chunk=chunk, audit_conn_id=AUDIT).execute(context(map_index=0, try_number=2))
     assert summary == outcomes(presumed_removed=3, already_absent=1)
     assert sent(zoho) == [pairs(4)[3]]
@@ -610,7 +611,7 @@ def test_an_applied_run_cannot_go_on_as_a_dry_run_over_links_that_were_sent(
 ) -> None:
     (chunk,) = planned(audit, pairs(2))
     ledger = audit.ledger()
-    ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "a try that died"), 1)
+    take(ledger, ledger.claims.claim(chunk["run_key"], 0, "a try that died"), 1)
     with pytest.raises(PlanError, match="dry run"):
         delink(chunk=chunk, audit_conn_id=AUDIT, dry_run=True).execute(context())
     assert sent(zoho) == []

@@ -16,6 +16,7 @@ from aiosmtpd.controller import Controller
 from airflow.sdk import BaseNotifier
 
 from tests.support.databases import Audit, Warehouse, set_connection
+from tests.support.ledger import take
 from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import LinkResult, Target
@@ -124,7 +125,7 @@ class Run:
         assert run is not None
         if outcomes:
             claim = ledger.claims.claim(key, 0, "test")
-            taken = ledger.claims.take(claim, len(outcomes), in_flight=not run.dry_run)
+            taken = take(ledger, claim, len(outcomes), in_flight=not run.dry_run)
             results = [
                 LinkResult(link, Outcome(outcome), run.started_at)
                 for link, outcome in zip(taken, outcomes, strict=True)

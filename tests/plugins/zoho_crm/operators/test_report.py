@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.ledger import take
 from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.models import ChunkRef, LinkResult, Target
@@ -87,7 +88,7 @@ def settle(audit: Audit, chunk: ChunkRef, outcomes: Sequence[str]) -> None:
     run = ledger.runs.get(chunk["run_key"])
     assert run is not None
     claim = ledger.claims.claim(chunk["run_key"], chunk["chunk_no"], "test")
-    links = ledger.claims.take(claim, len(outcomes))
+    links = take(ledger, claim, len(outcomes))
     ledger.claims.settle(
         claim,
         [LinkResult(link, Outcome(outcome), NOW) for link, outcome in zip(links, outcomes, strict=True)],
@@ -136,11 +137,11 @@ def test_links_that_were_not_taken_are_not_attempted(audit: Audit, chunk: ChunkR
 def test_links_in_flight_are_unknown_and_stay_to_be_verified(audit: Audit, chunk: ChunkRef) -> None:
     settle(audit, chunk, ["removed"] * 4)
     ledger = audit.ledger()
-    ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "killed"), 2)
+    take(ledger, ledger.claims.claim(chunk["run_key"], 0, "killed"), 2)
     with pytest.raises(AirflowFailException, match="'unknown': 2, 'not_attempted': 4"):
         report()
     assert audit.run()["status"] == "failed"
-    again = ledger.claims.take(ledger.claims.claim(chunk["run_key"], 0, "retry"), 10)
+    again = take(ledger, ledger.claims.claim(chunk["run_key"], 0, "retry"), 10)
     assert [link.ambiguous_before for link in again] == [True, True, False, False, False, False]
 
 

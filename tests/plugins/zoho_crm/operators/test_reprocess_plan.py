@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import yaml
 
 from tests.support.databases import AUDIT, WAREHOUSE, Audit
+from tests.support.ledger import take
 from tests.support.local_zoho import link_all, linked, sent
 from tests.support.operators import context, delink, make_job, pairs
 from zoho_crm.airflow_compat import AirflowFailException
@@ -92,7 +93,7 @@ def past_run(
     origin = origin_of(context(run_id=run_id))
     target = Target(job.relation.as_relation(), "us", "v7", org_id=PREFLIGHT["org_id"], dry_run=dry_run)
     claim = ledger.claims.claim(chunk["run_key"], 0, "a try")
-    taken = ledger.claims.take(claim, len(outcomes), in_flight=not dry_run)
+    taken = take(ledger, claim, len(outcomes), in_flight=not dry_run)
     results = [
         LinkResult(link, outcomes[link.link.external_id, link.link.related_external_id], datetime.now(UTC))
         for link in taken
@@ -530,7 +531,7 @@ def test_next_relink_presumes_what_an_unanswered_request_of_an_earlier_one_may_h
     (first,), _ = plan(PlanRelinkOperator, jobs, run=key, mode="apply")
     ledger, origin = audit.ledger(), origin_of(context(run_id="manual__again"))
     claim = ledger.claims.claim(first["chunk"]["run_key"], 0, "a try")
-    ledger.claims.take(claim, 1)
+    take(ledger, claim, 1)
     close_run(ledger, first["chunk"]["run_key"], origin=origin, tolerance=0.0)
     # Applied, and its response lost.
     link_all(zoho, [A])

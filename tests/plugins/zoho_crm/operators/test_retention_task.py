@@ -12,6 +12,7 @@ import sqlalchemy as sa
 import yaml
 
 from tests.support.databases import AUDIT, Audit
+from tests.support.ledger import take
 from tests.support.links import RELATION
 from tests.support.operators import context, pairs
 from zoho_crm.core.job_files import JobFileError
@@ -52,7 +53,7 @@ def add_run(ledger: Ledger, run_key: str, days_ago: int | None) -> None:
     ledger.runs.start(RunStart(run_key, JOB, origin, target, mode="apply"))
     ledger.plans.create(run_key, RELATION, pairs(3), chunk_size=9, max_chunks=9, origin=origin, target=target)
     claim = ledger.claims.claim(run_key, 0, "a try")
-    results = [LinkResult(link, Outcome.REMOVED, NOW) for link in ledger.claims.take(claim, 9)]
+    results = [LinkResult(link, Outcome.REMOVED, NOW) for link in take(ledger, claim, 9)]
     ledger.claims.settle(claim, results, origin=origin, target=target, job=JOB)
     if days_ago is not None:
         finished_at = NOW - timedelta(days=days_ago)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import sqlalchemy as sa
 
-from tests.support.ledger import JOB, MOMENT, ORIGIN, TARGET, result, run_start
+from tests.support.ledger import JOB, MOMENT, ORIGIN, TARGET, result, run_start, take
 from zoho_crm import airflow_compat
 from zoho_crm.airflow_compat import DagRunEnding
 from zoho_crm.core.links import Relation
@@ -93,7 +93,7 @@ class Pages:
         )
         for chunk in plan.chunks if outcomes else ():
             claim = self.ledger.claims.claim(run_key, chunk["chunk_no"], "a try")
-            links = self.ledger.claims.take(claim, 1_000, in_flight=not target.dry_run)
+            links = take(self.ledger, claim, 1_000, in_flight=not target.dry_run)
             results = [
                 result(
                     link,
