@@ -92,7 +92,7 @@ def show(
 
 
 def _run_report(ledger: Ledger, name: str, job_name: str | None) -> dict[str, Any]:
-    """Return a run with its counts by outcome, and the reasons of links that need attention."""
+    """Return a run: counts by outcome, reasons of links that need attention, decisions, job file and SQL."""
     from zoho_crm.ledger.run_queries import RunQueries
 
     queries = RunQueries(ledger.engine)
@@ -104,6 +104,10 @@ def _run_report(ledger: Ledger, name: str, job_name: str | None) -> dict[str, An
         "outcomes": {one.value: progress.by_outcome[one] for one in Outcome if progress.by_outcome[one]},
         "unfinished_links": ledger.runs.count_unsettled(run.run_key),
         "reasons": [asdict(reason) for reason in queries.reasons(run, progress)],
+        "events": [asdict(event) for event in queries.events(run.run_key)],
+        "source_texts": {
+            name: {"sha256": run.texts[name], "text": text} for name, text in queries.texts(run).items()
+        },
     }
 
 

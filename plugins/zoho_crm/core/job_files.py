@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 JOBS_FOLDER_VARIABLE = "ZOHO_CRM_JOBS_FOLDER"
 
+JOB_FILE = "job_file"
+"""Names the job file among the texts of a run; SQL is named by its field."""
 SOURCE_SQL = "source.sql_file"
 BASELINE_SQL = "guards.baseline_sql_file"
 FRESHNESS_SQL = "guards.freshness_sql_file"
@@ -247,6 +249,23 @@ def read_sql(job: Job, jobs_folder: Path) -> dict[str, JobSql]:
         )
         for field, sql_file in sql_files(job).items()
     }
+
+
+def read_texts(job: Job, jobs_folder: Path, *, with_sql: bool = True) -> dict[str, str]:
+    """
+    Return the job file under :data:`JOB_FILE`, and the job's SQL by the field that names its file.
+
+    What cannot be read is left out.
+    """
+    texts = {}
+    for path in job_files(jobs_folder):
+        if path.stem == job.name:
+            with suppress(OSError, JobFileError):
+                texts[JOB_FILE] = _read_text(path, path.name)
+    if with_sql:
+        with suppress(OSError, JobFileError):
+            texts |= read_sql(job, jobs_folder)
+    return texts
 
 
 def find_sql(jobs_folder: Path, sql_file: str, field: str) -> Path:

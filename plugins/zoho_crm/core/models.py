@@ -140,6 +140,7 @@ class RunStart:
     :param origin_run_key: the earlier run whose links this one retries or relinks; None for links of a source
     :param environment: ``production``, ``sandbox``, ``developer`` or ``local``; None where it is not known
     :param preflight_credits: API credits that checks have used before there was a run
+    :param texts: job file and SQL as the run uses them, by the field that names them
     """
 
     run_key: str
@@ -155,6 +156,26 @@ class RunStart:
     origin_run_key: str | None = None
     environment: str | None = None
     preflight_credits: int = 0
+    texts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class RunEvent:
+    """
+    A decision about a run, as it is stored.
+
+    :param event_no: its place among the events of the run, from 1
+    :param kind: a :class:`~zoho_crm.core.outcomes.RunEventKind`
+    :param facts: changed columns of the run row, and what the change was based on
+    :param code_version: version of the package that recorded it
+    """
+
+    event_no: int
+    kind: str
+    facts: dict[str, Any]
+    recorded_at: datetime
+    code_version: str
+    event_hash: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +210,7 @@ class StoredRun:
     :param source_rows: rows the source gave; None while there is no plan, as ``planned`` and ``planned_at``
     :param credits: API credits used by all requests of all tries; None while the run is not finished
     :param preflight_credits: API credits of them used outside of chunks
+    :param texts: SHA-256 of job file and SQL, by the field that names them
     """
 
     run_key: str
@@ -259,6 +281,7 @@ class StoredRun:
     environment: str | None
     code_version: str
     schema_version: int
+    texts: dict[str, str]
 
     @property
     def relation(self) -> Relation:

@@ -88,6 +88,29 @@ class RunStatus(StrEnum):
     REJECTED = "rejected"
 
 
+class RunEventKind(StrEnum):
+    """What an event of a run says."""
+
+    OPENED = "opened"
+    """The run was opened: by whom, why, for which window, from which job file and SQL."""
+    PREPARED = "prepared"
+    """Organization, environment, window or job file became known, or differ in a later try."""
+    PLANNED = "planned"
+    MEASURED = "measured"
+    """The source was measured for the guards."""
+    GUARD_DECIDED = "guard_decided"
+    APPROVAL_REQUESTED = "approval_requested"
+    APPROVAL_DECIDED = "approval_decided"
+    STARTED = "started"
+    """The first task began to work on links."""
+    STOPPED = "stopped"
+    """A task stopped the run."""
+    FAILED = "failed"
+    """A task failed."""
+    FINISHED = "finished"
+    PSEUDONYMIZED = "pseudonymized"
+
+
 class LinkState(StrEnum):
     """The state of a planned link."""
 

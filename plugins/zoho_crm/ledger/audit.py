@@ -1,25 +1,45 @@
-"""Audit rows: append-only, one for each link and try, those of a chunk in a hash chain."""
+"""
+What the audit appends: a row for each link and try, and an event for each decision about a run.
+
+The rows of a chunk form a hash chain, and so do the events of a run. An event and the change of the run row that it
+describes are one transaction, so that the row can be derived from the events.
+"""
 
 from __future__ import annotations
 
+import json
 import secrets
 import threading
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 
-from zoho_crm.ledger.chain import ChainEnd, RowHashes, common_of, own_of
-from zoho_crm.ledger.runs import origin_columns, target_columns
-from zoho_crm.ledger.tables import audit, fitted
+from zoho_crm import __version__
+from zoho_crm.core.links import Relation
+from zoho_crm.core.outcomes import RunEventKind
+from zoho_crm.ledger.chain import (
+    ChainEnd,
+    RowHashes,
+    canonical,
+    common_of,
+    event_hash,
+    moment,
+    own_of,
+    pseudonym,
+)
+from zoho_crm.ledger.tables import audit, fitted, run_events, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from datetime import datetime
+    from collections.abc import Callable, Mapping, Sequence
 
     from zoho_crm.core.models import LinkResult, Origin, Target
+
+DECIDED = tuple(name for name in runs.c.keys() if name not in {"run_key", "credits", "preflight_credits"})  # noqa: SIM118
+"""Columns of the run row that are derived from the events: all but its key and its meters."""
 
 
 class EventIds:
@@ -120,6 +140,111 @@ def append(connection: sa.Connection, audit_rows: AuditRows) -> None:
     """Append rows. The caller holds their chunk, and writes the new end of its chain in the same transaction."""
     if audit_rows.rows:
         connection.execute(sa.insert(audit), audit_rows.rows)
+
+
+def open_run(connection: sa.Connection, row: Mapping[str, Any], *, now: datetime) -> None:
+    """Insert the row of a run, and the event that opens it."""
+    connection.execute(sa.insert(runs).values(row))
+    facts = {name: value for name, value in decided(connection, row["run_key"]).items() if value is not None}
+    _append_event(connection, row["run_key"], RunEventKind.OPENED, facts, now)
+
+
+def change_run(
+    connection: sa.Connection,
+    run_key: str,
+    kind: RunEventKind,
+    values: Mapping[str, Any],
+    *conditions: sa.ColumnElement[bool],
+    now: datetime,
+    facts: Mapping[str, Any] | None = None,
+) -> bool:
+    """
+    Change columns of a run, and append the event that says so. Nothing is appended if nothing is new.
+
+    :param conditions: the run is changed only if all of them hold
+    :param facts: what the change was based on, as JSON values under names that are not columns of the run
+    :return: whether there is such a run
+    """
+    before = decided(connection, run_key, lock=True)
+    statement = sa.update(runs).where(runs.c.run_key == run_key, *conditions).values(values)
+    if connection.execute(statement).rowcount == 0:
+        return False
+    after = decided(connection, run_key)
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    if changed or facts:
+        _append_event(connection, run_key, kind, {**changed, **(facts or {})}, now)
+    return True
+
+
+def decided(connection: sa.Connection, run_key: str, *, lock: bool = False) -> dict[str, Any]:
+    """Return the columns :data:`DECIDED` of a run as JSON values; {} if there is no such run."""
+    statement = sa.select(*(runs.c[name] for name in DECIDED)).where(runs.c.run_key == run_key)
+    row = connection.execute(statement.with_for_update() if lock else statement).mappings().one_or_none()
+    return {name: _fact(name, value) for name, value in row.items()} if row else {}
+
+
+def _fact(name: str, value: Any) -> Any:
+    if isinstance(value, datetime):
+        return moment(value)
+    # The form's values may name people, and retention deletes them.
+    return pseudonym(value) if name == "params" else value
+
+
+def _append_event(
+    connection: sa.Connection, run_key: str, kind: RunEventKind, facts: Mapping[str, Any], now: datetime
+) -> None:
+    """Append an event. The caller holds the row of the run, so that no other process appends one."""
+    last = connection.execute(
+        sa.select(run_events.c.event_no, run_events.c.event_hash)
+        .where(run_events.c.run_key == run_key)
+        .order_by(run_events.c.event_no.desc())
+        .limit(1)
+    ).one_or_none()
+    event_no, previous = (last.event_no + 1, last.event_hash) if last else (1, "")
+    text = canonical(facts)
+    event: dict[str, Any] = {
+        "run_key": run_key,
+        "event_no": event_no,
+        "kind": kind.value,
+        "recorded_at": now,
+        "code_version": __version__,
+    }
+    hashed = event_hash(previous, facts=json.loads(text), **event)
+    connection.execute(sa.insert(run_events).values(**event, facts=text, event_hash=hashed))
+
+
+def origin_columns(origin: Origin, job: str) -> dict[str, Any]:
+    """Return the columns for the Airflow task that a row comes from."""
+    texts = {
+        "job": job,
+        "dag_id": origin.dag_id,
+        "dag_run_id": origin.dag_run_id,
+        "run_type": origin.run_type,
+        "triggered_by": origin.triggered_by,
+        "task_id": origin.task_id,
+    }
+    return {
+        **{name: fitted(runs.c[name], text) for name, text in texts.items()},
+        "logical_date": origin.logical_date,
+        "data_interval_start": origin.data_interval_start,
+        "data_interval_end": origin.data_interval_end,
+    }
+
+
+def target_columns(target: Target) -> dict[str, Any]:
+    """Return the columns for what is changed in Zoho, and how."""
+    texts = {
+        "org_id": target.org_id,
+        "data_center": target.data_center,
+        "api_version": target.api_version,
+        "strategy": target.strategy,
+        "operation": target.operation,
+    }
+    relation = {part.name: getattr(target.relation, part.name) for part in fields(Relation)}
+    return {
+        **{name: fitted(runs.c[name], text) for name, text in texts.items()},
+        **relation,
+    }
 
 
 def _row(result: LinkResult) -> dict[str, Any]:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 CHUNK_OF_PLAN = -1
 """``chunk_no`` of the rows that the plan itself writes."""
 
+CHUNK_OF_EVENTS = -2
+"""Stands for the events of the run in the ends that a seal records."""
+
 COMMON = (
     "api_version",
     "chunk_no",
@@ -246,6 +249,36 @@ class ChunkCheck:
 
     def _name(self) -> str:
         return "the plan" if self.chunk_no == CHUNK_OF_PLAN else f"chunk {self.chunk_no}"
+
+
+def event_hash(
+    previous: str,
+    *,
+    run_key: str,
+    event_no: int,
+    kind: str,
+    facts: Mapping[str, Any],
+    recorded_at: datetime,
+    code_version: str,
+) -> str:
+    """
+    Return the hash of an event of a run. Texts among its facts enter as their own SHA-256.
+
+    :param previous: hash of the event before it; empty for the first
+    """
+    content = [run_key, event_no, kind, hidden(facts), moment(recorded_at), code_version]
+    return digest(previous + canonical(content))
+
+
+def hidden(value: Any) -> Any:
+    """Return a JSON value with each text replaced by its :func:`pseudonym`."""
+    if isinstance(value, str):
+        return pseudonym(value)
+    if isinstance(value, dict):
+        return {name: hidden(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [hidden(part) for part in value]
+    return value
 
 
 def pseudonym(text: str) -> str:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from zoho_crm.core.links import Link, check_links
 from zoho_crm.core.models import ChunkRef, LinkResult, PlannedLink, PlanSummary
-from zoho_crm.core.outcomes import LinkState, Outcome
+from zoho_crm.core.outcomes import LinkState, Outcome, RunEventKind
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.ledger import audit
 from zoho_crm.ledger.chain import CHUNK_OF_PLAN, ChainEnd
@@ -171,19 +171,22 @@ class PlanStore(Store):
         size = sizes.for_links(figures.valid)
         with self._engine.begin() as connection:
             now = self._now(connection)
-            mine = connection.execute(
-                sa.update(runs)
-                .where(runs.c.run_key == run.run_key, runs.c.planned_at.is_(None))
-                .values(
-                    planned_at=now,
-                    source_rows=figures.rows,
-                    planned=figures.distinct,
-                    duplicates=figures.rows - figures.distinct,
-                    invalid=figures.distinct - figures.valid,
-                    chunks=-(-figures.valid // size),
-                )
+            is_mine = audit.change_run(
+                connection,
+                run.run_key,
+                RunEventKind.PLANNED,
+                {
+                    "planned_at": now,
+                    "source_rows": figures.rows,
+                    "planned": figures.distinct,
+                    "duplicates": figures.rows - figures.distinct,
+                    "invalid": figures.distinct - figures.valid,
+                    "chunks": -(-figures.valid // size),
+                },
+                runs.c.planned_at.is_(None),
+                now=now,
             )
-            if mine.rowcount == 0:
+            if not is_mine:
                 return
             connection.execute(_insert_links(run.run_key, attempt, size))
             connection.execute(_insert_chunks(run.run_key))

@@ -8,20 +8,26 @@ enters the hash of an audit row in the first place (:mod:`zoho_crm.ledger.chain`
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_plus
 
 import sqlalchemy as sa
 
-from zoho_crm.errors import PlanError
+from zoho_crm.core.outcomes import RunEventKind
+from zoho_crm.errors import AuditAlteredError, PlanError
+from zoho_crm.ledger.audit import change_run
 from zoho_crm.ledger.chain import REPLACEABLE, is_pseudonym, pseudonym
 from zoho_crm.ledger.engine import Store, reading
+from zoho_crm.ledger.finalize import RunFinalizer
 from zoho_crm.ledger.runs import no_such_run
 from zoho_crm.ledger.schema import RETENTION_RIGHTS, check_rights
 from zoho_crm.ledger.tables import MESSAGE_LENGTH, audit, chunks, links, runs
 
 if TYPE_CHECKING:
     from datetime import datetime
+
+log = logging.getLogger(__name__)
 
 BATCH_LINKS = 500
 HOLDER = "retention"
@@ -81,6 +87,7 @@ class Pseudonymizer(Store):
         """
         check_rights(self._engine, RETENTION_RIGHTS)
         self._begin(run_key)
+        self._seal(run_key)
         changed = 0
         while (batch := self._replace_batch(run_key)) is not None:
             changed += batch
@@ -99,9 +106,8 @@ class Pseudonymizer(Store):
                 return
             if run.finished_at is None:
                 raise PlanError(f"run {run_key!r} is not finished: its IDs are still needed")
-            connection.execute(
-                sa.update(runs).where(runs.c.run_key == run_key).values(pseudonymized_at=now, params="{}")
-            )
+            values = {"pseudonymized_at": now, "params": "{}"}
+            change_run(connection, run_key, RunEventKind.PSEUDONYMIZED, values, now=now)
             # As a claim does: a try that still runs stops at its next write, and no other can start.
             connection.execute(
                 sa.update(chunks)
@@ -117,6 +123,14 @@ class Pseudonymizer(Store):
                     "nothing was changed"
                 )
             _replace_labels(connection, run_key)
+
+    def _seal(self, run_key: str) -> None:
+        """Seal the event that says so; the replacement itself changes no hash."""
+        try:
+            RunFinalizer(self._engine, self._clock).seal(run_key)
+        except AuditAlteredError as error:
+            # The IDs have to go in any case.
+            log.warning("Run not sealed while its IDs are replaced: run_key=%s error=%s", run_key, error)
 
     def _replace_batch(self, run_key: str) -> int | None:
         """Replace the IDs of the plan's next links, and delete these from the plan; None when none is left."""

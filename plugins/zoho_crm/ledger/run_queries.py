@@ -11,15 +11,22 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm.core.approval import ASKED
-from zoho_crm.core.models import DELINK, RELINK, SUCCEEDED_NEEDS_ATTENTION, WAITING_FOR_APPROVAL, StoredRun
+from zoho_crm.core.models import (
+    DELINK,
+    RELINK,
+    SUCCEEDED_NEEDS_ATTENTION,
+    WAITING_FOR_APPROVAL,
+    RunEvent,
+    StoredRun,
+)
 from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunStatus
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger.engine import reading_for_people
-from zoho_crm.ledger.runs import RunStore
-from zoho_crm.ledger.tables import audit, chunks, links, runs
+from zoho_crm.ledger.runs import RunStore, stored_run
+from zoho_crm.ledger.tables import audit, chunks, links, run_events, runs, source_texts
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
 DagAndJob = tuple[str, str]
 """Id of a Dag, and the job of its run."""
@@ -152,6 +159,27 @@ class RunQueries:
     def get(self, run_key: str) -> StoredRun | None:
         """Return a run by its key, or None."""
         return RunStore(self._engine).get(run_key)
+
+    def events(self, run_key: str) -> list[RunEvent]:
+        """Return what was decided about a run, in order."""
+        names = [field.name for field in fields(RunEvent)]
+        statement = (
+            sa.select(*(run_events.c[name] for name in names))
+            .where(run_events.c.run_key == run_key)
+            .order_by(run_events.c.event_no)
+        )
+        with self._engine.begin() as connection:
+            found = connection.execute(statement).mappings().all()
+        return [RunEvent(**{**row, "facts": json.loads(row["facts"])}) for row in found]
+
+    def texts(self, run: StoredRun) -> dict[str, str]:
+        """Return job file and SQL as the run used them, by the field that names them."""
+        statement = sa.select(source_texts.c.text_hash, source_texts.c.content).where(
+            source_texts.c.text_hash.in_(set(run.texts.values()))
+        )
+        with self._engine.begin() as connection:
+            by_hash = {row.text_hash: row.content for row in connection.execute(statement)}
+        return {name: by_hash[key] for name, key in run.texts.items() if key in by_hash}
 
     def find(self, name: str, job: str | None = None) -> StoredRun:
         """
@@ -293,7 +321,7 @@ class RunQueries:
 
     def _runs(self, statement: sa.Select[Any]) -> list[StoredRun]:
         with self._engine.begin() as connection:
-            return [_stored_run(row) for row in connection.execute(statement).mappings()]
+            return [stored_run(row) for row in connection.execute(statement).mappings()]
 
 
 def is_visible(visible: Collection[DagAndJob] | None) -> sa.ColumnElement[bool]:
@@ -343,10 +371,6 @@ def _links_of(*outcomes: Outcome) -> sa.ColumnElement[int]:
     """Return the number of links of a run with one of these outcomes."""
     first, *others = (sa.func.coalesce(runs.c[outcome], 0) for outcome in outcomes)
     return sum(others, first)
-
-
-def _stored_run(row: Mapping[Any, Any]) -> StoredRun:
-    return StoredRun(**{**row, "params": json.loads(row["params"])})
 
 
 def _claimed_chunks(run_key: str) -> sa.Select[tuple[int, int, int]]:

@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import fields
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from zoho_crm import __version__
 from zoho_crm.core.approval import ASKED, approval_block_reason
-from zoho_crm.core.links import Relation
 from zoho_crm.core.models import DELINK, StoredRun
-from zoho_crm.core.outcomes import LinkState, Outcome, RunStatus
+from zoho_crm.core.outcomes import LinkState, Outcome, RunEventKind, RunStatus
 from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.ledger import audit
+from zoho_crm.ledger.audit import origin_columns, target_columns
+from zoho_crm.ledger.chain import canonical, digest
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.schema import SCHEMA_VERSION
-from zoho_crm.ledger.tables import RUN_KEY_LENGTH, chunks, fitted, job_states, latest, links, runs
+from zoho_crm.ledger.tables import (
+    RUN_KEY_LENGTH,
+    chunks,
+    fitted,
+    job_states,
+    latest,
+    links,
+    runs,
+    source_texts,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from datetime import datetime
+    from collections.abc import Mapping, Sequence
 
-    from zoho_crm.core.models import Origin, RunStart, Target
+    from zoho_crm.core.models import RunStart
 
 CHUNK_CREDITS = (
     sa.select(sa.func.coalesce(sa.func.sum(chunks.c.credits), 0))
@@ -52,9 +64,11 @@ class RunStore(Store):
         _check_start(run)
         if stored := self.get(run.run_key):
             return stored
+        self._store_texts(run.texts)
         try:
             with self._engine.begin() as connection:
-                connection.execute(sa.insert(runs).values(_new_row(run, self._now(connection))))
+                now = self._now(connection)
+                audit.open_run(connection, _new_row(run, now), now=now)
         except sa.exc.IntegrityError:
             # Another process was first, unless the row itself is invalid.
             if (stored := self.get(run.run_key)) is None:
@@ -72,7 +86,7 @@ class RunStore(Store):
         if stored.planned_at is not None:
             return stored
         values = {"status": RunStatus.PLANNED.value, "detail": None, "failure": None, "finished_at": None}
-        self._set(run.run_key, **_place_columns(run), **values)
+        self._prepare(run, {**_place_columns(run), **values})
         return self.existing(run.run_key)
 
     def start_plan(self, run: RunStart) -> StoredRun:
@@ -83,7 +97,7 @@ class RunStore(Store):
         values = {**_place_columns(run), "origin_run_key": run.origin_run_key}
         if stored.window_end is None:
             values |= {name: getattr(run, name) for name in ("window_start", "window_end", "source_start")}
-        self._set(run.run_key, **values)
+        self._prepare(run, values)
         return self.existing(run.run_key)
 
     def get(self, run_key: str) -> StoredRun | None:
@@ -92,7 +106,7 @@ class RunStore(Store):
         statement = sa.select(*(runs.c[name] for name in names)).where(runs.c.run_key == run_key)
         with reading(self._engine).begin() as connection:
             row = connection.execute(statement).mappings().one_or_none()
-        return StoredRun(**{**row, "params": json.loads(row["params"])}) if row else None
+        return stored_run(row) if row else None
 
     def existing(self, run_key: str) -> StoredRun:
         """
@@ -133,7 +147,7 @@ class RunStore(Store):
 
     def finish(self, run_key: str, *, status: str, detail: str | None, finished_at: datetime) -> None:
         """
-        Write how a run ended; the counts are taken from the audit rows.
+        Write how a run ended; the counts are taken from the audit rows. Writing the same end again changes nothing.
 
         :param status: a :class:`~zoho_crm.ledger.runs.RunStatus`
         :raises ZohoConfigError: there is no such status
@@ -142,48 +156,57 @@ class RunStore(Store):
         if status not in set(RunStatus):
             raise ZohoConfigError(f"status {status!r} is none of {', '.join(RunStatus)}")
         with self._engine.begin() as connection:
+            before = audit.decided(connection, run_key, lock=True)
             by_outcome = _counts(connection, run_key)
-            _update(
-                connection,
-                run_key,
-                {
-                    "status": str(status),
-                    "detail": fitted(runs.c.detail, detail),
-                    "finished_at": finished_at,
-                    # A cleared task of a finished run is to send again.
-                    "stop_reason": None,
-                    "failure": None,
-                    "credits": CREDITS_OF_RUN,
-                    **{outcome.value: by_outcome[outcome] for outcome in Outcome},
-                },
-            )
+            ending: dict[str, Any] = {
+                "status": str(status),
+                "detail": fitted(runs.c.detail, detail),
+                # A cleared task of a finished run is to send again.
+                "stop_reason": None,
+                "failure": None,
+                **{outcome.value: by_outcome[outcome] for outcome in Outcome},
+            }
+            if before.get("finished_at") and before.items() >= ending.items():
+                # Another report that finds what the last one found: the run ended then.
+                finished_at = datetime.fromisoformat(before["finished_at"])
+            values = {**ending, "finished_at": finished_at, "credits": CREDITS_OF_RUN}
+            self._change(connection, run_key, RunEventKind.FINISHED, values)
 
     def record_org(self, run_key: str, org_id: str) -> str:
         """Record the organization of a run that does not know it; return the one that is stored then."""
         with self._engine.begin() as connection:
-            connection.execute(
-                sa.update(runs)
-                .where(runs.c.run_key == run_key, runs.c.org_id.is_(None))
-                .values(org_id=fitted(runs.c.org_id, org_id))
+            audit.change_run(
+                connection,
+                run_key,
+                RunEventKind.PREPARED,
+                {"org_id": fitted(runs.c.org_id, org_id)},
+                runs.c.org_id.is_(None),
+                now=self._now(connection),
             )
         return self.existing(run_key).org_id or org_id
 
     def mark_running(self, run_key: str) -> None:
         """Set a planned run to running; a run in any other status is left alone."""
         with self._engine.begin() as connection:
-            connection.execute(
-                sa.update(runs)
-                .where(runs.c.run_key == run_key, runs.c.status == RunStatus.PLANNED.value)
-                .values(status=RunStatus.RUNNING.value)
+            audit.change_run(
+                connection,
+                run_key,
+                RunEventKind.STARTED,
+                {"status": RunStatus.RUNNING.value},
+                runs.c.status == RunStatus.PLANNED.value,
+                now=self._now(connection),
             )
 
     def stop(self, run_key: str, why: str) -> None:
         """Keep all tasks of the run from sending, until the run is finished; the first reason stays."""
         with self._engine.begin() as connection:
-            connection.execute(
-                sa.update(runs)
-                .where(runs.c.run_key == run_key, runs.c.stop_reason.is_(None))
-                .values(stop_reason=fitted(runs.c.stop_reason, why))
+            audit.change_run(
+                connection,
+                run_key,
+                RunEventKind.STOPPED,
+                {"stop_reason": fitted(runs.c.stop_reason, why)},
+                runs.c.stop_reason.is_(None),
+                now=self._now(connection),
             )
 
     def record_failure(
@@ -198,10 +221,14 @@ class RunStore(Store):
         values = {"failure": fitted(runs.c.failure, failure), **({"status": status} if status else {})}
         with self._engine.begin() as connection:
             is_open = runs.c.finished_at.is_(None) if only_unfinished else sa.true()
-            connection.execute(
-                sa.update(runs)
-                .where(runs.c.run_key == run_key, runs.c.failure.is_(None), is_open)
-                .values(values)
+            audit.change_run(
+                connection,
+                run_key,
+                RunEventKind.FAILED,
+                values,
+                runs.c.failure.is_(None),
+                is_open,
+                now=self._now(connection),
             )
 
     def unfinished(self, job: str, *, limit: int = 20) -> list[StoredRun]:
@@ -236,12 +263,28 @@ class RunStore(Store):
         self, run_key: str, *, baseline_links: int | None, source_as_of: datetime | None
     ) -> None:
         """Record the facts about the source: how many links it has, and how fresh it is."""
-        self._set(run_key, baseline_links=baseline_links, source_as_of=source_as_of)
+        self._set(run_key, RunEventKind.MEASURED, baseline_links=baseline_links, source_as_of=source_as_of)
 
-    def record_guard(self, run_key: str, decision: str) -> None:
-        """Record the decision of the guards; an approval of an earlier decision no longer counts."""
+    def record_guard(
+        self,
+        run_key: str,
+        decision: str,
+        *,
+        checks: Sequence[Mapping[str, Any]] = (),
+        texts: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        Record the decision of the guards; an approval of an earlier decision no longer counts.
+
+        :param checks: for its event, each limit with what was measured, as JSON values
+        :param texts: job file and SQL that the decision used; None: those that the run has
+        """
+        self._store_texts(texts or {})
         self._set(
             run_key,
+            RunEventKind.GUARD_DECIDED,
+            facts={"checks": list(checks)} if checks else None,
+            **({"texts": _text_hashes(texts)} if texts else {}),
             guard_decision=decision,
             approval=None,
             approved_by=None,
@@ -263,6 +306,7 @@ class RunStore(Store):
         """
         self._set(
             run_key,
+            RunEventKind.APPROVAL_REQUESTED,
             approval=ASKED,
             approved_by=None,
             approved_at=None,
@@ -279,7 +323,13 @@ class RunStore(Store):
 
         :param approval: ``approved``, or a text that begins with ``rejected``
         """
-        self._set(run_key, approval=approval, approved_by=approved_by, approved_at=approved_at)
+        self._set(
+            run_key,
+            RunEventKind.APPROVAL_DECIDED,
+            approval=approval,
+            approved_by=approved_by,
+            approved_at=approved_at,
+        )
 
     def refuse_approval(self, run_key: str, note: str) -> None:
         """
@@ -330,9 +380,16 @@ class RunStore(Store):
             keys: Sequence[str] = connection.scalars(statement).all()
         return [self.existing(key) for key in keys]
 
-    def _set(self, run_key: str, **values: str | int | datetime | None) -> None:
+    def _set(
+        self,
+        run_key: str,
+        kind: RunEventKind,
+        *,
+        facts: Mapping[str, Any] | None = None,
+        **values: str | int | datetime | None,
+    ) -> None:
         """
-        Write some columns of a run; text is cut to what they hold.
+        Write some columns of a run, and the event that says so; text is cut to what the columns hold.
 
         :raises PlanError: there is no such run
         """
@@ -341,7 +398,40 @@ class RunStore(Store):
             for name, value in values.items()
         }
         with self._engine.begin() as connection:
-            _update(connection, run_key, fitting)
+            self._change(connection, run_key, kind, fitting, facts)
+
+    def _change(
+        self,
+        connection: sa.Connection,
+        run_key: str,
+        kind: RunEventKind,
+        values: Mapping[str, Any],
+        facts: Mapping[str, Any] | None = None,
+    ) -> None:
+        now = self._now(connection)
+        if not audit.change_run(connection, run_key, kind, values, now=now, facts=facts):
+            raise no_such_run(run_key)
+
+    def _prepare(self, run: RunStart, values: dict[str, Any]) -> None:
+        """Complete the row of a run before its plan, with the job file and the SQL that are used now."""
+        self._store_texts(run.texts)
+        if run.texts:
+            values["texts"] = _text_hashes(run.texts)
+        self._set(run.run_key, RunEventKind.PREPARED, **values)
+
+    def _store_texts(self, texts: Mapping[str, str]) -> None:
+        """Store job file and SQL once, under their hash."""
+        for text in texts.values():
+            content = fitted(source_texts.c.content, text)
+            key = digest(content or "")
+            with reading(self._engine).begin() as connection:
+                known = sa.select(source_texts.c.text_hash).where(source_texts.c.text_hash == key)
+                if connection.scalar(known):
+                    continue
+            # Another process may store the same text at the same time.
+            with suppress(sa.exc.IntegrityError), self._engine.begin() as connection:
+                row = {"text_hash": key, "content": content, "stored_at": self._now(connection)}
+                connection.execute(sa.insert(source_texts).values(row))
 
     def recent_planned_counts(self, job: str, before_run_key: str, limit: int = 10) -> list[int]:
         """
@@ -400,40 +490,6 @@ def no_such_run(run_key: str) -> PlanError:
     return PlanError(f"the audit database holds no run {run_key!r}: start the run before anything else")
 
 
-def origin_columns(origin: Origin, job: str) -> dict[str, Any]:
-    """Return the columns for the Airflow task that a row comes from."""
-    texts = {
-        "job": job,
-        "dag_id": origin.dag_id,
-        "dag_run_id": origin.dag_run_id,
-        "run_type": origin.run_type,
-        "triggered_by": origin.triggered_by,
-        "task_id": origin.task_id,
-    }
-    return {
-        **{name: fitted(runs.c[name], text) for name, text in texts.items()},
-        "logical_date": origin.logical_date,
-        "data_interval_start": origin.data_interval_start,
-        "data_interval_end": origin.data_interval_end,
-    }
-
-
-def target_columns(target: Target) -> dict[str, Any]:
-    """Return the columns for what is changed in Zoho, and how."""
-    texts = {
-        "org_id": target.org_id,
-        "data_center": target.data_center,
-        "api_version": target.api_version,
-        "strategy": target.strategy,
-        "operation": target.operation,
-    }
-    relation = {part.name: getattr(target.relation, part.name) for part in fields(Relation)}
-    return {
-        **{name: fitted(runs.c[name], text) for name, text in texts.items()},
-        **relation,
-    }
-
-
 def _check_start(run: RunStart) -> None:
     if not 0 < len(run.run_key) <= RUN_KEY_LENGTH or fitted(runs.c.run_key, run.run_key) != run.run_key:
         raise ZohoConfigError(f"run_key must be 1 to {RUN_KEY_LENGTH} printable characters: {run.run_key!r}")
@@ -441,6 +497,18 @@ def _check_start(run: RunStart) -> None:
         raise ZohoConfigError(f"mode {run.mode!r} is neither apply nor dry_run")
     if run.target.dry_run != (run.mode == "dry_run"):
         raise ZohoConfigError(f"mode {run.mode!r} and dry_run={run.target.dry_run} contradict each other")
+
+
+def stored_run(row: Mapping[Any, Any]) -> StoredRun:
+    """Return a run from its columns."""
+    return StoredRun(**{**row, "params": json.loads(row["params"]), "texts": json.loads(row["texts"])})
+
+
+def _text_hashes(texts: Mapping[str, str]) -> str:
+    """Return the column ``texts`` of a run."""
+    return canonical(
+        {name: digest(fitted(source_texts.c.content, text) or "") for name, text in texts.items()}
+    )
 
 
 def _place_columns(run: RunStart) -> dict[str, Any]:
@@ -465,6 +533,7 @@ def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
         "started_at": now,
         "code_version": __version__,
         "schema_version": SCHEMA_VERSION,
+        "texts": _text_hashes(run.texts),
     }
 
 
@@ -475,8 +544,3 @@ def _counts(connection: sa.Connection, run_key: str) -> Counter[Outcome]:
         .group_by(latest.c.outcome)
     )
     return Counter({Outcome(outcome): count for outcome, count in connection.execute(statement)})
-
-
-def _update(connection: sa.Connection, run_key: str, values: dict[str, Any]) -> None:
-    if connection.execute(sa.update(runs).where(runs.c.run_key == run_key).values(values)).rowcount == 0:
-        raise no_such_run(run_key)

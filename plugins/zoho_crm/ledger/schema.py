@@ -210,10 +210,12 @@ RUN_RIGHTS: Mapping[sa.TableClause, tuple[str, ...]] = {
     tables.job_states: _CHANGE,
     tables.latest: _READ,
     tables.links: _CHANGE,
+    tables.run_events: _APPEND,
     tables.runs: _CHANGE,
     tables.seals: _APPEND,
     tables.slot_limits: _CHANGE,
     tables.slots: _CHANGE,
+    tables.source_texts: _APPEND,
     tables.staging: _STAGE,
     tables.versions: _READ,
 }
@@ -221,7 +223,9 @@ RETENTION_RIGHTS: Mapping[sa.TableClause, tuple[str, ...]] = {
     tables.audit: ("UPDATE",),
     tables.chunks: ("UPDATE",),
     tables.links: ("DELETE",),
+    tables.run_events: _APPEND,
     tables.runs: ("UPDATE",),
+    tables.seals: _APPEND,
 }
 
 _DENIED_STATES, _READ_ONLY_STATES = frozenset({"42501", "3F000"}), frozenset({"25006"})

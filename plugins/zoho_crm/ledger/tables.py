@@ -180,6 +180,12 @@ runs = sa.Table(
     sa.Column("environment", sa.String(20), comment="production, sandbox, developer or local"),
     sa.Column("code_version", sa.String(50), nullable=False),
     sa.Column("schema_version", sa.Integer, nullable=False),
+    sa.Column(
+        "texts",
+        long_text(),
+        nullable=False,
+        comment="SHA-256 of job file and SQL by the field that names them, a JSON object",
+    ),
     sa.Index("zoho_delink_run_job", "job", "started_at"),
     # For the trend of a job: its dry runs may be many.
     sa.Index("zoho_delink_run_applied", "job", "operation", "mode", "started_at"),
@@ -304,6 +310,38 @@ audit = sa.Table(
     comment="append-only: one row per link and try",
 )
 
+run_events = sa.Table(
+    "zoho_delink_run_event",
+    metadata,
+    sa.Column("run_key", exact_text(RUN_KEY_LENGTH), primary_key=True),
+    sa.Column("event_no", sa.BigInteger, primary_key=True, autoincrement=False, comment="from 1"),
+    sa.Column("kind", sa.String(30), nullable=False),
+    sa.Column(
+        "facts",
+        long_text(),
+        nullable=False,
+        comment="changed columns of the run, and what the change was based on, a JSON object",
+    ),
+    sa.Column("recorded_at", UtcDateTime, nullable=False),
+    sa.Column("code_version", sa.String(50), nullable=False),
+    sa.Column(
+        "event_hash",
+        exact_text(64),
+        nullable=False,
+        comment="SHA-256 over the event and the event_hash before it",
+    ),
+    comment="append-only: one row for each decision about a run",
+)
+
+source_texts = sa.Table(
+    "zoho_delink_source_text",
+    metadata,
+    sa.Column("text_hash", exact_text(64), primary_key=True, comment="SHA-256 of the text"),
+    sa.Column("content", long_text(), nullable=False),
+    sa.Column("stored_at", UtcDateTime, nullable=False),
+    comment="append-only: job files and SQL as runs used them",
+)
+
 seals = sa.Table(
     "zoho_delink_seal",
     metadata,
@@ -314,7 +352,8 @@ seals = sa.Table(
         "ends",
         long_text(),
         nullable=False,
-        comment="[chunk_no, chain_no, row_hash] of the last audit row of each chunk, a JSON list",
+        comment="[chunk_no, chain_no, row_hash] of the last audit row of each chunk, and -2 with the last event of "
+        "the run, a JSON list",
     ),
     sa.Column("run_head", exact_text(64), nullable=False, comment="SHA-256 over ends"),
     sa.Column(

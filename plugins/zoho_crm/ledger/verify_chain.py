@@ -1,16 +1,23 @@
-"""Verify the audit: rows against their chains, chains against the seals, seals against each other."""
+"""
+Verify the audit: rows and events against their chains, chains against the seals, seals against each other.
+
+The row of a run is compared with its events, and job file and SQL with their hashes.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
 from contextlib import suppress
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from zoho_crm.ledger.audit import DECIDED, decided
 from zoho_crm.ledger.chain import (
+    CHUNK_OF_EVENTS,
     CHUNK_OF_PLAN,
     COMMON,
     OWN,
@@ -21,10 +28,12 @@ from zoho_crm.ledger.chain import (
     Kind,
     SealedEnd,
     digest,
+    event_hash,
+    hidden,
 )
 from zoho_crm.ledger.engine import Store, reading, reading_snapshot
 from zoho_crm.ledger.finalize import seal_head
-from zoho_crm.ledger.tables import audit, chunks, runs, seals
+from zoho_crm.ledger.tables import audit, chunks, run_events, runs, seals, source_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -64,8 +73,8 @@ class AuditChain(Store):
                 last_no, before = seal.seal_no, seal.head
 
     def _run_keys(self) -> Sequence[str]:
-        """Return the keys of runs, audit rows and seals: a row whose key was changed must be found as well."""
-        every = sa.union(sa.select(runs.c.run_key), sa.select(audit.c.run_key), sa.select(seals.c.run_key))
+        """Return the keys of runs, events, audit rows and seals: a row whose key was changed must be found as well."""
+        every = sa.union(*(sa.select(table.c.run_key) for table in (runs, run_events, audit, seals)))
         with reading(self._engine).begin() as connection:
             return sorted(connection.execute(every).scalars())
 
@@ -82,6 +91,8 @@ class AuditChain(Store):
                 yield Finding(run_key, Kind.MISSING, None, "the row of the run is missing")
             ends = _written_ends(connection, run_key, run)
             sealed = _sealed_ends(connection, run_key)
+            events = _EventsCheck(run_key, sealed.pop(CHUNK_OF_EVENTS, []))
+            yield from events.findings(connection)
             unsealed, checked = 0, set()
             for chunk_no, rows in groupby(counted(_chained_rows(connection, run_key)), key=_chunk_no):
                 check = _check_of(run_key, chunk_no, ends, sealed)
@@ -94,13 +105,110 @@ class AuditChain(Store):
             for chunk_no in sorted({*ends, *sealed} - checked):
                 if finding := _check_of(run_key, chunk_no, ends, sealed).first_break(()):
                     yield finding
-            if run is not None and run.finished_at is not None and unsealed:
-                yield Finding(
-                    run_key,
-                    Kind.UNSEALED,
-                    None,
-                    f"{unsealed} rows were written after the last seal of the run, or it has none",
+            if run is not None and run.finished_at is not None and (unsealed or events.unsealed):
+                counts = {"row": unsealed, "event": events.unsealed}
+                written = [
+                    f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count
+                ]
+                why = f"no seal of the run covers what was written last: {', '.join(written)}"
+                yield Finding(run_key, Kind.UNSEALED, None, why)
+
+
+@dataclass(slots=True)
+class _EventsCheck:
+    """
+    The check of a run's events, up to the first break of their chain, and of the row that they describe.
+
+    :param sealed: the ends of the chain that seals recorded, oldest first
+    """
+
+    run_key: str
+    sealed: Sequence[SealedEnd]
+    _last: ChainEnd = field(default_factory=ChainEnd)
+    _row: dict[str, Any] = field(default_factory=dict)
+    """The row of the run by the events so far."""
+
+    @property
+    def unsealed(self) -> int:
+        """Events after those that the last seal covers."""
+        return max(0, self._last.chain_no - (self.sealed[-1].end.chain_no if self.sealed else 0))
+
+    def findings(self, connection: sa.Connection) -> Iterator[Finding]:
+        """Yield the first break of the chain; if there is none, how row and texts differ from the events."""
+        if finding := self._first_break(connection):
+            yield finding
+            return
+        row = decided(connection, self.run_key)
+        if row and not self._last.chain_no:
+            yield self._finding(Kind.MISSING, "the events of the run are missing")
+            return
+        differ = [name for name in DECIDED if row and hidden(row[name]) != hidden(self._row.get(name))]
+        if differ:
+            yield self._finding(
+                Kind.ALTERED, f"the row of the run differs from its events: {', '.join(differ)}"
+            )
+        yield from self._text_findings(connection)
+
+    def _first_break(self, connection: sa.Connection) -> Finding | None:
+        statement = sa.select(run_events).where(run_events.c.run_key == self.run_key)
+        for event in connection.execute(statement.order_by(run_events.c.event_no)):
+            name, expected = f"event {event.event_no} ({event.kind})", self._last.chain_no + 1
+            if event.event_no < expected:
+                return self._finding(Kind.ADDED, f"{name}: its position is below 1")
+            if event.event_no > expected:
+                return self._missing(event.event_no - 1)
+            facts = _facts_of(event)
+            if facts is None or event.event_hash != _hash_of(event, facts, self._last.row_hash):
+                return self._finding(
+                    Kind.ALTERED, f"{name}: it, or the event before it, differs from what was written"
                 )
+            for seal in self.sealed:
+                if seal.end.chain_no == event.event_no and seal.end.row_hash != event.event_hash:
+                    why = f"seal {seal.seal_no} covers another event: the events up to here were rewritten"
+                    return self._finding(Kind.BROKEN_SEAL, f"{name}: {why}")
+            self._row.update(facts)
+            self._last = ChainEnd(event.event_no, event.event_hash)
+        sealed_no = max((seal.end.chain_no for seal in self.sealed), default=0)
+        return self._missing(sealed_no) if sealed_no > self._last.chain_no else None
+
+    def _text_findings(self, connection: sa.Connection) -> Iterator[Finding]:
+        """Yield which of job file and SQL, as the row names them, are missing or differ."""
+        for name, key in json.loads(self._row.get("texts") or "{}").items():
+            stored = sa.select(source_texts.c.content).where(source_texts.c.text_hash == key)
+            text = connection.scalar(stored)
+            if text is None:
+                yield self._finding(Kind.MISSING, f"the stored text of {name} is missing: {key}")
+            elif digest(text) != key:
+                yield self._finding(Kind.ALTERED, f"the stored text of {name} differs from its hash: {key}")
+
+    def _missing(self, last: int) -> Finding:
+        first = self._last.chain_no + 1
+        gone = f"event {first} is" if first == last else f"events {first} to {last} are"
+        return self._finding(Kind.MISSING, f"{gone} missing")
+
+    def _finding(self, kind: Kind, detail: str) -> Finding:
+        return Finding(self.run_key, kind, None, detail)
+
+
+def _facts_of(event: sa.Row[Any]) -> dict[str, Any] | None:
+    """Return the facts of an event; None if they are not a JSON object."""
+    with suppress(ValueError):
+        facts = json.loads(event.facts)
+        if isinstance(facts, dict):
+            return facts
+    return None
+
+
+def _hash_of(event: sa.Row[Any], facts: dict[str, Any], previous: str) -> str:
+    return event_hash(
+        previous,
+        run_key=event.run_key,
+        event_no=event.event_no,
+        kind=event.kind,
+        facts=facts,
+        recorded_at=event.recorded_at,
+        code_version=event.code_version,
+    )
 
 
 def _seals_missing(seal: sa.Row[Any], last_no: int) -> Finding:

@@ -190,7 +190,6 @@ class OwnPlanDriver:
         """Return the number of links by outcome."""
         chunk_driver = ChunkDriver(self.operator, self.hook, self.ledger, self.origin, self.waiting_since)
         key, chunks = self._plan()
-        limit = self.operator.max_not_found_share
         try:
             for chunk in chunks:
                 chunk_driver.run(chunk)
@@ -198,10 +197,16 @@ class OwnPlanDriver:
             # The newer try, or this one after its wait, closes the run. Closing it here would fence that out.
             raise
         except BaseException:
-            close_run(self.ledger, key, origin=self.origin, tolerance=0.0, not_found=limit)
+            self._close(key)
             raise
+        return self.operator.summarize(self._close(key))
+
+    def _close(self, key: str) -> Counter[Outcome]:
+        """Close and seal the run, which has no report of its own; return its links by latest outcome."""
+        limit = self.operator.max_not_found_share
         _, counts = close_run(self.ledger, key, origin=self.origin, tolerance=0.0, not_found=limit)
-        return self.operator.summarize(counts)
+        self.ledger.finalizer.seal(key)
+        return counts
 
     def _plan(self) -> tuple[str, list[ChunkRef]]:
         operator, origin, job = self.operator, self.origin, _job_name(self.origin)

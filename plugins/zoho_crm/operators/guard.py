@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
@@ -90,7 +91,12 @@ class GuardOperator(JobOperator):
                 raise PlanError("The run has no plan")
             requester = requester_of(context)
             facts, decision = self._judge(ledger, job, run, plan, requester)
-            ledger.runs.record_guard(key, decision.text)
+            ledger.runs.record_guard(
+                key,
+                decision.text,
+                checks=[asdict(each) for each in decision.checks],
+                texts=self.texts_of(job),
+            )
             self.log.info(
                 "Guard decided",
                 job=job.name,

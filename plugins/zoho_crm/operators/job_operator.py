@@ -13,7 +13,7 @@ from airflow.providers.standard.triggers.temporal import TimeDeltaTrigger
 from airflow.sdk import BaseOperator
 
 from zoho_crm.airflow_compat import AirflowException, forbid_retry, has_retry_policies
-from zoho_crm.core.job_files import named_job
+from zoho_crm.core.job_files import named_job, read_texts
 from zoho_crm.core.models import DELINK, RELINK, Origin, RunStart, Target
 from zoho_crm.core.outcomes import RunStatus
 from zoho_crm.core.run_request import (
@@ -79,6 +79,10 @@ class JobOperator(BaseOperator):
         """Return the key of the run: the same in all of its tasks, tries and clears."""
         origin = origin_of(context)
         return run_key(self.job_of(context).name, origin.dag_id, origin.dag_run_id)
+
+    def texts_of(self, job: Job) -> dict[str, str]:
+        """Return the job file, and in the job's own Dag its SQL, as this task uses them."""
+        return read_texts(job, self.jobs_folder, with_sql=self.job is not None)
 
     def on_kill(self) -> None:
         """Log why the task ends; Airflow calls it when the task is killed, and at its execution timeout."""
@@ -175,12 +179,13 @@ def stored_params(context: Context) -> dict[str, Any]:
     return {name: value for name, value in context["params"].items() if name != "links"}
 
 
-def first_row(context: Context, job: Job, key: str, *, of_job_dag: bool) -> RunStart:
+def first_row(operator: JobOperator, context: Context, job: Job) -> RunStart:
     """
     Return the row of a run before its plan is made, also if its trigger form is invalid.
 
-    :param of_job_dag: False for the Dags of all jobs, whose windows the plan finds
+    :param operator: the task; one of a Dag for all jobs has no window, as the plan finds it
     """
+    of_job_dag = operator.job is not None
     origin = origin_of(context)
     request, mode = None, default_mode(origin.run_type, job.automatic)
     with suppress(ZohoConfigError):
@@ -189,7 +194,7 @@ def first_row(context: Context, job: Job, key: str, *, of_job_dag: bool) -> RunS
     window = request if of_job_dag else None
     operation = RELINK if origin.dag_id == RELINK_DAG_ID else DELINK
     return RunStart(
-        run_key=key,
+        run_key=operator.run_key_of(context),
         job=job.name,
         origin=origin,
         target=Target(
@@ -206,6 +211,7 @@ def first_row(context: Context, job: Job, key: str, *, of_job_dag: bool) -> RunS
         source_start=window.source_start if window else None,
         reason=request.reason if request else None,
         params=stored_params(context),
+        texts=operator.texts_of(job),
     )
 
 

@@ -100,6 +100,7 @@ class PlanLinksOperator(PlanOperator):
             params=stored_params(context),
             environment=preflight.get("environment"),
             preflight_credits=preflight.get("credits", 0),
+            texts=self.texts_of(job),
         )
 
     @staticmethod

@@ -110,7 +110,7 @@ class PreflightOperator(JobOperator):
             ledger.ensure_schema()
             ledger.check_readiness()
             # First, so that a run that fails in any check has a row.
-            ledger.runs.open(first_row(context, job, key, of_job_dag=self.job is not None))
+            ledger.runs.open(first_row(self, context, job))
             self.check_form(context)
             self.check_sql(job)
             if faults := [*notifier_faults(job), *approver_faults(job.guards.approvers, auth_manager())]:

@@ -125,7 +125,7 @@ class ReportOperator(JobOperator):
     def _failure(self, ledger: Ledger, job: Job, context: Context) -> str | None:
         """Return which task of the run failed, and why; store what that task could not store itself."""
         key = self.run_key_of(context)
-        run = ledger.runs.start(first_row(context, job, key, of_job_dag=self.job is not None))
+        run = ledger.runs.start(first_row(self, context, job))
         if run.failure or run.stop_reason or run.is_breached:
             return run.failure
         failed = [name for name in failed_tasks(context) if name != self.task_id]
@@ -143,6 +143,7 @@ class ReportOperator(JobOperator):
         """
         key = self.run_key_of(context)
         ledger.runs.finish(key, status="failed", detail=failure, finished_at=ledger.runs.now())
+        ledger.finalizer.seal(key)
         if not ledger.runs.existing(key).dry_run:
             text = f"{job.name} failed before anything was planned: {failure}"
             notify.notify_failure(ledger, job, context, key, text)

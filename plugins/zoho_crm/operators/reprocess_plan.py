@@ -174,6 +174,7 @@ class ReprocessPlanOperator(PlanOperator):
                 origin_run_key=selection.origin_run_key,
                 environment=preflight.get("environment"),
                 preflight_credits=preflight.get("credits", 0),
+                texts=self.texts_of(job),
             )
         )
         plan = ledger.plans.create(

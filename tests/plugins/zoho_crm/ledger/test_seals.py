@@ -39,7 +39,10 @@ def test_seal_holds_the_end_of_each_chunk_that_has_rows(ledger: Ledger, engine: 
         *((0, number) for number in range(1, 7)),
         *((2, number) for number in range(1, 4)),
     ]
+    events = rows_of(engine, tables.run_events)
+    assert [event["kind"] for event in events] == ["opened", "planned"]
     assert json.loads(seal.ends) == [
+        [-2, 2, events[1]["event_hash"]],
         [-1, 2, rows[1]["row_hash"]],
         [0, 6, rows[7]["row_hash"]],
         [2, 3, rows[10]["row_hash"]],

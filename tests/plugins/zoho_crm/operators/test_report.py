@@ -170,9 +170,8 @@ def test_why_a_run_was_stopped_stands_on_its_row_and_a_clear_may_go_on(audit: Au
 
 def test_run_without_a_plan_fails_with_the_task_that_failed(audit: Audit) -> None:
     ledger = audit.ledger()
-    key = ReportOperator(task_id="report", job=make_job(), jobs_folder=Path()).run_key_of(context("report"))
-    row = first_row(context("preflight"), make_job(), key, of_job_dag=True)
-    key = ledger.runs.open(row).run_key
+    task = ReportOperator(task_id="report", job=make_job(), jobs_folder=Path())
+    key = ledger.runs.open(first_row(task, context("preflight"), make_job())).run_key
     failure = "Task preflight failed: the SQL file is missing"
     ledger.runs.record_failure(key, failure, status="failed")
     with pytest.raises(AirflowFailException, match=f"^{failure}. Nothing was planned or sent: fix the cause"):
@@ -180,6 +179,7 @@ def test_run_without_a_plan_fails_with_the_task_that_failed(audit: Audit) -> Non
     run = audit.run()
     assert (run["status"], run["detail"], run["failure"]) == ("failed", failure, None)
     assert run["finished_at"] is not None
+    assert list(ledger.chain.verify()) == []
 
 
 def test_run_that_no_task_could_store_gets_a_row_from_the_report(audit: Audit) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -19,11 +19,9 @@ from zoho_crm.core.job_files import JobFileError
 from zoho_crm.core.models import LinkResult, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
+from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.job_operator import origin_of
 from zoho_crm.operators.retention_task import RetentionOperator
-
-if TYPE_CHECKING:
-    from zoho_crm.ledger.ledger import Ledger
 
 NOW = datetime.now(UTC)
 SAMPLE = Path(__file__).parents[4] / "include" / "jobs" / "contacts_deals.yaml"
@@ -65,14 +63,10 @@ def add_run(ledger: Ledger, run_key: str, days_ago: int | None) -> None:
 def ledger(audit: Audit) -> Ledger:
     """Runs of several ages, and one of long ago that never ended."""
     ledger = audit.ledger()
-    for run_key, days_ago in {"old": 31, "older": 90, "young": 29, "never": None}.items():
+    for run_key, days_ago in {"old": 31, "older": 90, "young": 29}.items():
         add_run(ledger, run_key, days_ago)
-    with audit.engine.begin() as connection:
-        connection.execute(
-            sa.update(tables.runs)
-            .where(tables.runs.c.run_key == "never")
-            .values(started_at=NOW - timedelta(days=99))
-        )
+    long_ago = (NOW - timedelta(days=99)).timestamp()
+    add_run(Ledger(audit.engine, clock=lambda _: long_ago), "never", None)
     return ledger
 
 
