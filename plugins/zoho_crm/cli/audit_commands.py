@@ -104,7 +104,7 @@ def _run_report(ledger: Ledger, name: str, job_name: str | None) -> dict[str, An
         "outcomes": {one.value: progress.by_outcome[one] for one in Outcome if progress.by_outcome[one]},
         "unfinished_links": ledger.runs.count_unsettled(run.run_key),
         "reasons": [asdict(reason) for reason in queries.reasons(run, progress)],
-        "events": [asdict(event) for event in queries.events(run.run_key)],
+        "events": [{**asdict(event), "summary": event.summary} for event in queries.events(run.run_key)],
         "source_texts": {
             name: {"sha256": run.texts[name], "text": text} for name, text in queries.texts(run).items()
         },

@@ -51,11 +51,8 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
         out.title("Outcomes")
         out.table(("outcome", "links"), list(run["outcomes"].items()))
     out.title("Decisions")
-    names = ("event_no", "recorded_at", "kind")
-    out.table(
-        (*names, "facts"),
-        [[*(event[name] for name in names), _facts(event["facts"])] for event in run["events"]],
-    )
+    names = ("recorded_at", "kind", "summary")
+    out.table(names, [[event[name] for name in names] for event in run["events"]])
     if run["reasons"]:
         out.title("Needs attention")
         names = ("outcome", "zoho_code", "message")
@@ -63,14 +60,6 @@ def show_run(out: Output, run: Mapping[str, Any]) -> None:
             (*names, "links"),
             [[*(reason[name] for name in names), _links(reason)] for reason in run["reasons"]],
         )
-
-
-def _facts(facts: Mapping[str, Any]) -> str:
-    """Return what an event says in one line, without what is unset."""
-    parts = (
-        f"{name}={value}" for name, value in facts.items() if value not in (None, "") and name != "checks"
-    )
-    return ", ".join(parts)
 
 
 def show_runs(out: Output, found: Sequence[Mapping[str, Any]]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 from zoho_crm.core.approval import ASKED
 from zoho_crm.core.links import Relation
-from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunStatus
+from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunEventKind, RunStatus
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -159,6 +159,23 @@ class RunStart:
     texts: dict[str, str] = field(default_factory=dict)
 
 
+_SUMMARIES: dict[str, tuple[str, ...]] = {
+    RunEventKind.OPENED: ("mode", "triggered_by", "reason"),
+    RunEventKind.PREPARED: ("environment", "org_id"),
+    RunEventKind.PLANNED: ("planned",),
+    RunEventKind.MEASURED: ("baseline_links", "source_as_of"),
+    RunEventKind.GUARD_DECIDED: ("guard_decision",),
+    RunEventKind.APPROVAL_REQUESTED: ("approval", "approval_until"),
+    RunEventKind.APPROVAL_DECIDED: ("approval", "approved_by"),
+    RunEventKind.STARTED: ("status",),
+    RunEventKind.STOPPED: ("stop_reason",),
+    RunEventKind.FAILED: ("failure",),
+    RunEventKind.FINISHED: ("status", "detail"),
+    RunEventKind.PSEUDONYMIZED: ("pseudonymized_at",),
+}
+"""For each kind of event the facts that people are shown first."""
+
+
 @dataclass(frozen=True, slots=True)
 class RunEvent:
     """
@@ -176,6 +193,15 @@ class RunEvent:
     recorded_at: datetime
     code_version: str
     event_hash: str
+
+    @property
+    def summary(self) -> str:
+        """What was decided, in one line; names of the changed columns where no value says it."""
+        found = {name: self.facts.get(name) for name in _SUMMARIES.get(self.kind, ())}
+        named = [
+            f"{value} {name}" if isinstance(value, int) else value for name, value in found.items() if value
+        ]
+        return ", ".join(named) or ", ".join(sorted(self.facts))
 
 
 @dataclass(frozen=True, slots=True)
