@@ -264,7 +264,7 @@ def read_texts(job: Job, jobs_folder: Path, *, with_sql: bool = True) -> dict[st
                 texts[JOB_FILE] = _read_text(path, path.name)
     if with_sql:
         with suppress(OSError, JobFileError):
-            texts |= read_sql(job, jobs_folder)
+            texts |= {field: sql.text for field, sql in read_sql(job, jobs_folder).items()}
     return texts
 
 

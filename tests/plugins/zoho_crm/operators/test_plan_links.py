@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.operators import context, jobs_folder, make_job, pairs
 from zoho_crm.errors import PlanError, ZohoConfigError
+from zoho_crm.ledger.run_queries import RunQueries
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.telemetry import log_plan
 
@@ -235,3 +236,21 @@ def test_a_wrong_field_of_the_form_leaves_nothing(audit: Audit, warehouse: Wareh
     with pytest.raises(ZohoConfigError, match=r"^mode: 'purge'"):
         plan(sql_path, params={"mode": "purge"})
     assert audit.runs() == []
+
+
+def test_job_file_and_sql_are_kept_as_the_plan_used_them(
+    audit: Audit, warehouse: Warehouse, sql_path: Path
+) -> None:
+    job, folder = make_job(), jobs_folder(sql_path)
+    folder.mkdir(exist_ok=True)
+    (folder / f"{job.name}.yaml").write_text("description: of today\n")
+
+    plan(sql_path, job)
+
+    queries = RunQueries(audit.engine)
+    run = queries.get(audit.run()["run_key"])
+    assert run is not None
+    texts = queries.texts(run)
+    assert texts["job_file"] == "description: of today\n"
+    assert texts["source.sql_file"] == sql_path.read_text()
+    assert [event.kind for event in queries.events(run.run_key)] == ["opened", "planned"]
