@@ -167,6 +167,7 @@ _SUMMARIES: dict[str, tuple[str, ...]] = {
     RunEventKind.GUARD_DECIDED: ("guard_decision",),
     RunEventKind.APPROVAL_REQUESTED: ("approval", "approval_until"),
     RunEventKind.APPROVAL_DECIDED: ("approval", "approved_by"),
+    RunEventKind.APPROVAL_REFUSED: ("approval_note",),
     RunEventKind.STARTED: ("status",),
     RunEventKind.STOPPED: ("stop_reason",),
     RunEventKind.FAILED: ("failure",),

@@ -101,6 +101,8 @@ class RunEventKind(StrEnum):
     GUARD_DECIDED = "guard_decided"
     APPROVAL_REQUESTED = "approval_requested"
     APPROVAL_DECIDED = "approval_decided"
+    APPROVAL_REFUSED = "approval_refused"
+    """An approval does not count, such as that of the requester."""
     STARTED = "started"
     """The first task began to work on links."""
     STOPPED = "stopped"

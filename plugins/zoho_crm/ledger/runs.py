@@ -337,7 +337,14 @@ class RunStore(Store):
 
         :param note: whose it is, and why it does not count
         """
-        self._set(run_key, approval=ASKED, approved_by=None, approved_at=None, approval_note=note)
+        self._set(
+            run_key,
+            RunEventKind.APPROVAL_REFUSED,
+            approval=ASKED,
+            approved_by=None,
+            approved_at=None,
+            approval_note=note,
+        )
 
     def find(self, job: str, name: str) -> StoredRun:
         """
