@@ -55,6 +55,9 @@ _COLON = re.compile(r"(?<![:\w\\]):(?=\w)")
 _COLON_BEFORE_NUMBER = re.compile(r"(?<![:\w\\]):(?=\d)")
 _CAST_OF_PARAMETER = re.compile(r"(?<![:\w\\])(:\w+)(?=::)")
 _TEMPLATE = re.compile(r"\{\{-?\s*[A-Za-z_][\w.]*\s*(?:-?\}\}|[|(\[])|\{%")
+_WINDOW_IN_QUOTES = re.compile(r"'(:window_(?:start|end))'")
+_WINDOW_OF_OTHERS = re.compile(r"(?:%\(|\$\{?|\{|@)(window_(?:start|end))\b")
+"""Other notations: ``%(window_start)s``, ``${window_start}``, ``{window_start}``, ``@window_start``."""
 _WRITES_FIRST = re.compile(
     r"\s*(ALTER|CALL|COPY|CREATE|DELETE|DROP|EXEC|EXECUTE|GRANT|INSERT|LOAD|MERGE|REPLACE|REVOKE|TRUNCATE|UPDATE)\b",
     re.IGNORECASE,
@@ -218,6 +221,10 @@ def _statement_fault(sql: str) -> str | None:
         return "is empty"
     if found := _TEMPLATE.search(_without_comments(sql)):
         return f"has a template ({found[0][:2]}), which is not rendered: use :window_start and :window_end"
+    if found := _WINDOW_IN_QUOTES.search(_without_comments(sql)):
+        return f"has {found[0]}, which is text: write {found[1]} without quotes"
+    if found := _WINDOW_OF_OTHERS.search(code):
+        return f"has {found[0]}, which is not a parameter here: write :{found[1]}"
     if found := _WRITES_FIRST.match(statement) or _WRITES_IN_WITH.search(statement):
         return f"contains {found[1].upper()}, but must only read: it must be one SELECT"
     if rest.strip(" \t\r\n;"):

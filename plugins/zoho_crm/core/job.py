@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from datetime import UTC, date, datetime, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -103,7 +103,9 @@ class _Model(BaseModel):
     @classmethod
     def _refuse_boolean(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse a boolean where none belongs: it would be read as the number 1 or 0."""
-        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        # A field with a closed list of values names them.
+        if isinstance(value, bool) and annotation is not bool and get_origin(annotation) is not Literal:
             raise ValueError("is a boolean, as yes, no, on and off are in YAML; put text in quotes")
         return value
 

@@ -54,6 +54,8 @@ _FIELDS: dict[tuple[str, ...], list[str]] = {
 
 _YAML_REASONS = {
     "could not determine a constructor": "a tag (!) that a job file cannot have",
+    "expected <block end>": "indentation that differs from that of the lines above",
+    "expected alphabetic or numeric character": "a value that begins with * or &: put it in quotes",
     "found character '\\t'": "a tab: YAML is indented with spaces",
     "found unhashable key": "a mapping or a list where the name of a field belongs",
     "mapping values are not allowed here": "a colon in a place where none can be: put text with a colon in quotes, "

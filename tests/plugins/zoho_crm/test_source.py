@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -205,6 +206,24 @@ def test_check_sql_accepts(sql: str) -> None:
             "SELECT '{{ ds }}'",
             "has a template .*, which is not rendered: use :window_start and :window_end",
             id="template",
+        ),
+        pytest.param(
+            "SELECT ':window_start' /* ':window_end' */",
+            "has ':window_start', which is text: write :window_start without quotes",
+            id="in quotes",
+        ),
+        *(
+            pytest.param(
+                f"SELECT 'a' WHERE b < {written}",
+                rf"has {re.escape(found)}, which is not a parameter here: write :window_end$",
+                id=written,
+            )
+            for written, found in (
+                ("%(window_end)s", "%(window_end"),
+                ("${window_end}", "${window_end"),
+                ("'{window_end}'::date AND c < {window_end}", "{window_end"),
+                ("@window_end", "@window_end"),
+            )
         ),
         pytest.param("{% if a %}SELECT 1{% endif %}", "has a template", id="template block"),
         pytest.param(

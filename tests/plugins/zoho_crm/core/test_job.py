@@ -251,6 +251,11 @@ FAULTS = {
         {"source": {"conn_id": "w", "sql_file": "."}},
         "source.sql_file: '.' is not a file below include/sql",
     ),
+    "boolean where words are listed": ({"automatic": True}, "automatic: must be 'dry_run' or 'apply'"),
+    "boolean where a number belongs": (
+        {"chunk_size": True},
+        "chunk_size: is a boolean, as yes, no, on and off are in YAML; put text in quotes",
+    ),
     "sql file is not there": (
         {"source": {"conn_id": "w", "sql_file": "none.sql"}},
         "source.sql_file: 'none.sql' is not a file below include/sql",
@@ -284,6 +289,16 @@ def test_all_errors_of_a_file_are_reported_at_once(jobs: Path) -> None:
     ("text", "says"),
     [
         pytest.param("a: [", "^bad.yaml, line 1: not valid YAML: expected the node content", id="no YAML"),
+        pytest.param(
+            "schedule: * 2 * * *",
+            "^bad.yaml, line 1: a value that begins with \\* or &: put it in quotes$",
+            id="cron without quotes",
+        ),
+        pytest.param(
+            "guards:\n  max_links: 5\n on_breach: stop\n",
+            "^bad.yaml, line 3: indentation that differs from that of the lines above$",
+            id="indentation",
+        ),
         pytest.param("- a\n- b\n", "not a job: the file must be a mapping of fields", id="a list"),
         pytest.param("", "not a job: the file must be a mapping of fields", id="empty"),
         pytest.param(
@@ -319,7 +334,7 @@ def test_a_file_without_a_job_is_refused(jobs: Path, text: str, says: str) -> No
     (jobs / "bad.yaml").write_text(text)
     with pytest.raises(JobFileError, match=says) as error:
         load_job(jobs / "bad.yaml")
-    assert all(re.match("bad.yaml(, line 1|, line 2)?: ", line) for line in str(error.value).splitlines())
+    assert all(re.match("bad.yaml(, line [1-3])?: ", line) for line in str(error.value).splitlines())
     assert load_jobs(jobs)[0] == []
 
 
