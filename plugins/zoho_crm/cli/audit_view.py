@@ -134,6 +134,9 @@ def _window(run: Mapping[str, Any]) -> str | None:
 
 
 def _approval(run: Mapping[str, Any]) -> str | None:
-    if run["approval"] is None or run["approved_by"] is None:
-        return None if run["approval"] is None else str(run["approval"])
-    return f"{run['approval']}, by {run['approved_by']}, {run['approved_at']:%Y-%m-%d %H:%M:%S} UTC"
+    if run["approval"] is None:
+        return None
+    text = str(run["approval"])
+    if run["approved_by"] is not None:
+        text += f", by {run['approved_by']}, {run['approved_at']:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{text}. {run['approval_note']}" if run["approval_note"] else text

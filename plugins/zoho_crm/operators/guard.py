@@ -343,7 +343,7 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         """
         ti, key = context["ti"], self.run_key_of(context)
         ledger.runs.refuse_approval(key, note)
-        self.log.warning("Approval refused: run_key=%s reason=%s", key, note)
+        self.log.warning("Approval refused", run_key=key, reason=note)
         until = ledger.runs.existing(key).approval_until or datetime.now(UTC)
         asked: dict[str, Any] | None = ti.xcom_pull(task_ids=self.guard_task_id)
         if asked is None or not asked["ask"]:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import stat
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -42,6 +43,17 @@ def test_run_is_shown_with_counts_and_reasons(cli: Cli, any_story: Audit, name: 
 
 def test_terminal_shows_a_run(cli: Cli, story: Audit) -> None:
     check_golden("audit_show.terminal.txt", cli("audit", "show", REAL, terminal=True).stdout)
+
+
+def test_run_is_shown_with_the_last_approval_that_did_not_count(cli: Cli, story: Audit) -> None:
+    runs = story.ledger().runs
+    note = "The approval by ada does not count: this user requested the run"
+    runs.refuse_approval(f"contacts_deals:{REAL}", note)
+    assert f"approval: asked. {note}\n" in cli("audit", "show", REAL).stdout
+    at = datetime(2026, 11, 21, 9, tzinfo=UTC)
+    runs.record_approval(f"contacts_deals:{REAL}", approval="approved", approved_by="grace", approved_at=at)
+    shown = cli("audit", "show", REAL).stdout
+    assert f"approval: approved, by grace, 2026-11-21 09:00:00 UTC. {note}\n" in shown
 
 
 def test_control_characters_in_zoho_messages_are_escaped(cli: Cli, story: Audit) -> None:
