@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoho_crm.cli.airflow_home import is_temporary
-from zoho_crm.cli.options import CommandError, Exit
+from zoho_crm.cli.options import LOG_LEVEL, CommandError, Exit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
     from zoho_crm.ledger.ledger import Ledger
+
+
+_NOT_CONFIGURED = "no Airflow is configured here (AIRFLOW_HOME is not set, and ~/airflow does not exist)"
 
 
 class NoConnectionError(CommandError):
@@ -102,11 +105,11 @@ def open_engine(conn_id: str, field: str = "conn_id") -> Iterator[Engine]:
     :param field: field of the job file that names the connection
     :raises CommandError: the connection does not exist, or the database cannot be reached
     """
+    require(conn_id, field)
     import sqlalchemy as sa
 
     from zoho_crm.databases import create_source_engine
 
-    require(conn_id, field)
     engine = _engine(create_source_engine, conn_id, field)
     try:
         if file := _missing_file(engine):
@@ -147,6 +150,8 @@ def require(conn_id: str, field: str) -> None:
     :raises NoConnectionError: it does not exist; the message lists where it was looked up
     :raises CommandError: it cannot be parsed
     """
+    if not _may_have(conn_id):
+        raise _no_connection(conn_id, field, _NOT_CONFIGURED)
     # As in Airflow's own commands: without it, Airflow skips its metadata database.
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     from airflow.sdk import BaseHook
@@ -156,19 +161,36 @@ def require(conn_id: str, field: str) -> None:
     try:
         BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
-        problem = _metadata_problem()
-        raise NoConnectionError(
-            f"Connection {conn_id!r} ({field}) does not exist: it is neither in AIRFLOW_CONN_{conn_id.upper()} nor in "
-            f"a secrets backend, and {problem or 'Airflow has no connection with that id'}.",
-            Exit.USAGE_ERROR,
-        ) from None
+        problem = _metadata_problem() or "Airflow has no connection with that id"
+        raise _no_connection(conn_id, field, problem) from None
     except ValueError as error:
         # The text may hold a secret, so that only the type of the error is shown.
         raise CommandError(
             f"Connection {conn_id!r} ({field}) cannot be parsed ({type(error).__name__}): write "
-            f"AIRFLOW_CONN_{conn_id.upper()} as a JSON object or a URI.",
+            f"{_variable_of(conn_id)} as a JSON object or a URI.",
             Exit.USAGE_ERROR,
         ) from None
+
+
+def _may_have(conn_id: str) -> bool:
+    """Return whether Airflow, which takes seconds to import, is to be asked for a connection."""
+    settings = {name for name in os.environ if name.startswith("AIRFLOW__")} - {LOG_LEVEL}
+    home = Path(os.environ.get("AIRFLOW_HOME", ""))
+    return (
+        bool(settings) or _variable_of(conn_id) in os.environ or not is_temporary(str(home / "airflow.cfg"))
+    )
+
+
+def _no_connection(conn_id: str, field: str, problem: str) -> NoConnectionError:
+    return NoConnectionError(
+        f"Connection {conn_id!r} ({field}) does not exist: it is neither in {_variable_of(conn_id)} nor in a secrets "
+        f"backend, and {problem}.",
+        Exit.USAGE_ERROR,
+    )
+
+
+def _variable_of(conn_id: str) -> str:
+    return f"AIRFLOW_CONN_{conn_id.upper()}"
 
 
 def _engine(engine_of: Callable[[str], Engine], conn_id: str, field: str) -> Engine:
@@ -201,7 +223,7 @@ def _metadata_problem() -> str | None:
     if engine is None:
         return "Airflow has no metadata database configured"
     if is_temporary(engine.url.database or ""):
-        return "no Airflow is configured here (AIRFLOW_HOME is not set, and ~/airflow does not exist)"
+        return _NOT_CONFIGURED
     place = f"{engine.url.get_backend_name()}, {engine.url.host or 'local'}, {engine.url.database}"
     try:
         with engine.connect() as connection:

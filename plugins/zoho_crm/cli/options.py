@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.job import Job
 
 JOBS_FOLDER = "ZOHO_CRM_JOBS_FOLDER"
+LOG_LEVEL = "AIRFLOW__LOGGING__LOGGING_LEVEL"
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document for machines.")
 
@@ -101,7 +102,7 @@ def command(function: Callable[..., Any]) -> Callable[..., None]:
     def run(*, as_json: bool = False, **options: Any) -> None:
         out = Output(as_json=as_json, stream=sys.stdout)
         # Airflow warns of matters that the user of a command cannot change, such as short values in a connection.
-        os.environ.setdefault("AIRFLOW__LOGGING__LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault(LOG_LEVEL, "ERROR")
         provide_airflow_home()
         try:
             # Airflow logs to standard output, which is for the result.

@@ -61,6 +61,26 @@ def test_command_without_airflow_leaves_nothing_behind(home: Path, jobs: Jobs, a
     assert files_of(home, home.parent / "tmp") == []
 
 
+def test_check_of_a_job_without_schedule_imports_no_airflow_that_is_not_configured(
+    home: Path, jobs: Jobs
+) -> None:
+    code = (
+        "import sys; from zoho_crm.cli.main import main\n"
+        f"try: main(['check-job', {str(jobs.file)!r}])\n"
+        "except SystemExit: print('imported', 'airflow' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home.parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "not checked: source.conn_id: connection 'warehouse' is not defined here\n" in done.stdout
+    assert done.stdout.endswith("imported False\n")
+
+
 def test_missing_connection_says_that_airflow_is_not_configured(home: Path) -> None:
     done = run(home, "check-connection")
     assert done.returncode == 2
