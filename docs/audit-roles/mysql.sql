@@ -20,15 +20,19 @@ GRANT SELECT ON zoho_delink_job TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_latest TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_link TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_run TO zoho_audit_reader;
+GRANT SELECT ON zoho_delink_run_event TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_seal TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_slot TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_slot_limit TO zoho_audit_reader;
+GRANT SELECT ON zoho_delink_source_text TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_staging TO zoho_audit_reader;
 GRANT SELECT ON zoho_delink_version TO zoho_audit_reader;
 
 -- Writer: the connection `audit_conn_id` of the jobs. It appends to the audit, and can neither change nor delete there.
 GRANT INSERT ON zoho_delink_audit TO zoho_audit_writer;
+GRANT INSERT ON zoho_delink_run_event TO zoho_audit_writer;
 GRANT INSERT ON zoho_delink_seal TO zoho_audit_writer;
+GRANT INSERT ON zoho_delink_source_text TO zoho_audit_writer;
 GRANT INSERT, UPDATE ON zoho_delink_chunk TO zoho_audit_writer;
 GRANT INSERT, UPDATE ON zoho_delink_job TO zoho_audit_writer;
 GRANT INSERT, UPDATE ON zoho_delink_link TO zoho_audit_writer;
@@ -43,3 +47,5 @@ GRANT UPDATE ON zoho_delink_audit TO zoho_audit_retention;
 GRANT UPDATE ON zoho_delink_chunk TO zoho_audit_retention;
 GRANT UPDATE ON zoho_delink_run TO zoho_audit_retention;
 GRANT DELETE ON zoho_delink_link TO zoho_audit_retention;
+GRANT INSERT ON zoho_delink_run_event TO zoho_audit_retention;
+GRANT INSERT ON zoho_delink_seal TO zoho_audit_retention;

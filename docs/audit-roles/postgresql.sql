@@ -17,11 +17,11 @@ $$;
 -- Reader: pages and commands. The others read as well.
 GRANT zoho_audit_reader TO zoho_audit_writer, zoho_audit_retention;
 GRANT SELECT ON zoho_delink_attempt, zoho_delink_audit, zoho_delink_chunk, zoho_delink_job, zoho_delink_latest,
-    zoho_delink_link, zoho_delink_run, zoho_delink_seal, zoho_delink_slot, zoho_delink_slot_limit, zoho_delink_staging,
-    zoho_delink_version TO zoho_audit_reader;
+    zoho_delink_link, zoho_delink_run, zoho_delink_run_event, zoho_delink_seal, zoho_delink_slot, zoho_delink_slot_limit,
+    zoho_delink_source_text, zoho_delink_staging, zoho_delink_version TO zoho_audit_reader;
 
 -- Writer: the connection `audit_conn_id` of the jobs. It appends to the audit, and can neither change nor delete there.
-GRANT INSERT ON zoho_delink_audit, zoho_delink_seal TO zoho_audit_writer;
+GRANT INSERT ON zoho_delink_audit, zoho_delink_run_event, zoho_delink_seal, zoho_delink_source_text TO zoho_audit_writer;
 GRANT INSERT, UPDATE ON zoho_delink_chunk, zoho_delink_job, zoho_delink_link, zoho_delink_run, zoho_delink_slot,
     zoho_delink_slot_limit TO zoho_audit_writer;
 GRANT INSERT, DELETE ON zoho_delink_attempt, zoho_delink_staging TO zoho_audit_writer;
@@ -29,3 +29,4 @@ GRANT INSERT, DELETE ON zoho_delink_attempt, zoho_delink_staging TO zoho_audit_w
 -- Retention: the connection `retention_conn_id`, for the Dag that replaces external IDs by hashes.
 GRANT UPDATE ON zoho_delink_audit, zoho_delink_chunk, zoho_delink_run TO zoho_audit_retention;
 GRANT DELETE ON zoho_delink_link TO zoho_audit_retention;
+GRANT INSERT ON zoho_delink_run_event, zoho_delink_seal TO zoho_audit_retention;
