@@ -192,23 +192,26 @@ class _EventsCheck:
 
 def _facts_of(event: sa.Row[Any]) -> dict[str, Any] | None:
     """Return the facts of an event; None if they are not a JSON object."""
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         facts = json.loads(event.facts)
         if isinstance(facts, dict):
             return facts
     return None
 
 
-def _hash_of(event: sa.Row[Any], facts: dict[str, Any], previous: str) -> str:
-    return event_hash(
-        previous,
-        run_key=event.run_key,
-        event_no=event.event_no,
-        kind=event.kind,
-        facts=facts,
-        recorded_at=event.recorded_at,
-        code_version=event.code_version,
-    )
+def _hash_of(event: sa.Row[Any], facts: dict[str, Any], previous: str) -> str | None:
+    """Return the hash that an event must have; None if its facts are nested deeper than any that are written."""
+    with suppress(RecursionError):
+        return event_hash(
+            previous,
+            run_key=event.run_key,
+            event_no=event.event_no,
+            kind=event.kind,
+            facts=facts,
+            recorded_at=event.recorded_at,
+            code_version=event.code_version,
+        )
+    return None
 
 
 def _seals_missing(seal: sa.Row[Any], last_no: int) -> Finding:
@@ -274,7 +277,7 @@ def _sealed_ends(connection: sa.Connection, run_key: str) -> dict[int, list[Seal
     statement = sa.select(seals.c.seal_no, seals.c.ends, seals.c.run_head).where(seals.c.run_key == run_key)
     for seal in connection.execute(statement.order_by(seals.c.seal_no)):
         if digest(seal.ends) == seal.run_head:
-            with suppress(ValueError, TypeError):
+            with suppress(ValueError, TypeError, RecursionError):
                 for chunk_no, chain_no, row_hash in json.loads(seal.ends):
                     ends[chunk_no].append(SealedEnd(seal.seal_no, ChainEnd(chain_no, row_hash)))
     return ends

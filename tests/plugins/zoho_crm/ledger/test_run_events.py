@@ -146,6 +146,9 @@ def test_changed_row_of_a_run_is_found(decided: Ledger, engine: sa.Engine, colum
     [
         {"facts": '{"approved_by":"the requester"}'},
         {"facts": "not JSON"},
+        {"facts": '{"approved_by":' + "[" * 100_000},
+        {"facts": '{"approved_by":' + "[" * 600 + "]" * 600 + "}"},
+        {"facts": '{"approved_by":"\\ud800"}'},
         {"kind": "measured"},
         {"recorded_at": MOMENT},
         {"code_version": "0"},
