@@ -26,6 +26,7 @@ TIME_LIMITS = {
     "approve": timedelta(minutes=15),
     "report": timedelta(hours=2),
     "pseudonymize": timedelta(hours=6),
+    "export": timedelta(hours=6),
 }
 """Execution timeouts, far above what the tasks take; that of the sending task is a field of the job.
 

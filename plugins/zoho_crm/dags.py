@@ -23,7 +23,14 @@ from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.job_operator import delink_arguments
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.operators.preflight import PreflightOperator
-from zoho_crm.past_run_dags import RETENTION_DAG_ID, relink_dag, retention_dag, retry_dag
+from zoho_crm.past_run_dags import (
+    EXPORT_DAG_ID,
+    RETENTION_DAG_ID,
+    export_dag,
+    relink_dag,
+    retention_dag,
+    retry_dag,
+)
 from zoho_crm.schedules import schedule_faults, schedule_of, schedule_text
 from zoho_crm.source import sql_faults
 from zoho_crm.trigger_forms import job_form
@@ -38,6 +45,7 @@ __all__ = [
     "delink_dag",
     "delink_dags",
     "delink_task_group",
+    "export_dag",
     "relink_dag",
     "report_invalid_jobs",
     "retention_dag",
@@ -81,6 +89,8 @@ def delink_dags(
     retry: bool = True,
     relink: bool = True,
     retention: bool = True,
+    export_conn_id: str | None = None,
+    export_schema: str | None = None,
     invalid_jobs: bool = True,
 ) -> dict[str, DAG]:
     """
@@ -94,6 +104,8 @@ def delink_dags(
     :param retry: include the Dag that retries unfinished links
     :param relink: include the Dag that relinks removed links
     :param retention: include the Dag that replaces external IDs of old runs by hashes
+    :param export_conn_id: connection to a warehouse; includes the Dag that copies the audit there
+    :param export_schema: schema of the copy; None for the default of the connection
     :param invalid_jobs: include the Dag that reports invalid job files
     :raises JobFileError: there is no such folder
     """
@@ -109,6 +121,8 @@ def delink_dags(
         factories[RELINK_DAG_ID] = lambda: relink_dag(found, jobs)
     if retention:
         factories[RETENTION_DAG_ID] = lambda: retention_dag(found, jobs)
+    if export_conn_id:
+        factories[EXPORT_DAG_ID] = lambda: export_dag(found, export_conn_id, schema=export_schema, jobs=jobs)
     if invalid_jobs and faults:
         factories[INVALID_JOBS_DAG_ID] = lambda: _invalid_jobs_dag(faults)
     # A worker parses the file for one Dag alone.

@@ -1,4 +1,4 @@
-"""The Dags that work on earlier runs of all jobs: retry unfinished links, relink removed links, retention."""
+"""The Dags that work on earlier runs of all jobs: retry unfinished links, relink removed links, retention, export."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from zoho_crm.core.job_files import load_jobs
 from zoho_crm.core.run_request import RELINK_DAG_ID, RETRY_DAG_ID
 from zoho_crm.dag_files import find_jobs_folder
 from zoho_crm.dag_tasks import CHUNK_NAME, TIME_LIMITS, add_tasks, task_defaults
+from zoho_crm.operators.audit_tasks import ExportAuditOperator, RetentionOperator
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 from zoho_crm.operators.reprocess_plan import (
@@ -19,7 +20,6 @@ from zoho_crm.operators.reprocess_plan import (
     RelinkPreflightOperator,
     RetryPreflightOperator,
 )
-from zoho_crm.operators.retention_task import RetentionOperator
 from zoho_crm.trigger_forms import relink_form, retry_form
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zoho_crm.operators.preflight import PreflightOperator
 
 RETENTION_DAG_ID = "zoho_delink_retention"
+EXPORT_DAG_ID = "zoho_delink_export"
 
 _RETRY_DOC = """\
 Retries the links of earlier runs whose last outcome over all runs is `failed`, `unknown` or `not_attempted`. The task
@@ -52,6 +53,14 @@ Replaces the external IDs of runs that finished more than `retention_days` of th
 in the audit. The audit still verifies. The links of such a run cannot be retried or relinked.
 
 Jobs without `retention_days` are skipped. *Dry run* only counts. See `docs/audit.md`.
+"""
+
+
+_EXPORT_DOC = """\
+Copies finished runs and their audit rows to a warehouse: the tables `zoho_delink_runs` and `zoho_delink_link_events`,
+and views on them. A run that has ended again, or whose external IDs were replaced by hashes, replaces its copy.
+
+See `docs/audit-export.md`.
 """
 
 
@@ -134,6 +143,45 @@ def retention_dag(folder: str | Path, jobs: Sequence[Job] | None = None) -> DAG:
             max_active_tis_per_dagrun=1,
             map_index_template="{{ task.job_name }}",
         ).expand(job_name=names)
+    return dag
+
+
+def export_dag(
+    folder: str | Path,
+    warehouse_conn_id: str,
+    *,
+    schema: str | None = None,
+    jobs: Sequence[Job] | None = None,
+) -> DAG:
+    """
+    Return the Dag that copies the audit of all jobs to a warehouse each night.
+
+    :param folder: folder of the job files, e.g. ``include/jobs``
+    :param warehouse_conn_id: connection to the warehouse; its role creates tables and views
+    :param schema: schema of the tables; None for the default of the connection
+    :param jobs: those of the folder, if they have been read already
+    :raises JobFileError: there is no such folder
+    """
+    _, jobs = _read(folder, jobs)
+    with DAG(
+        dag_id=EXPORT_DAG_ID,
+        description="Copy the audit to a warehouse",
+        doc_md=_EXPORT_DOC,
+        schedule="0 4 * * *",
+        start_date=datetime(2026, 1, 1),
+        catchup=False,
+        max_active_runs=1,
+        tags={"zoho", "delink", "past runs"},
+        default_args=task_defaults(),
+    ) as dag:
+        ExportAuditOperator.partial(
+            task_id="export",
+            warehouse_conn_id=warehouse_conn_id,
+            schema=schema,
+            execution_timeout=TIME_LIMITS["export"],
+            max_active_tis_per_dagrun=1,
+            map_index_template="{{ task.audit_conn_id }}",
+        ).expand(audit_conn_id=sorted({job.audit_conn_id for job in jobs}))
     return dag
 
 

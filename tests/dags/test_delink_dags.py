@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
 
 JOB_DAG = "zoho_delink__contacts_deals"
+EXPORT_DAG_ID = "zoho_delink_export"
 PAST_RUN_DAGS = {"zoho_delink_retry", "zoho_delink_relink", "zoho_delink_retention"}
 ONE_LINE = """\
 from zoho_crm.dags import delink_dags  # for Airflow
@@ -125,6 +126,18 @@ def test_a_missing_job_file_of_a_task_group_is_an_import_error_that_names_it(tmp
 
 def test_a_project_without_a_job_has_the_other_dags(tmp_path: Path) -> None:
     assert set(delink_dags(tmp_path)) == PAST_RUN_DAGS
+
+
+def test_audit_export_is_included_if_a_warehouse_is_named(tmp_path: Path) -> None:
+    project = add_job(tmp_path)
+    assert EXPORT_DAG_ID not in delink_dags(project)
+
+    dag = delink_dags(project, export_conn_id="warehouse", export_schema="zoho")[EXPORT_DAG_ID]
+
+    task = dag.get_task("export")
+    assert task.partial_kwargs["warehouse_conn_id"] == "warehouse"
+    assert task.partial_kwargs["schema"] == "zoho"
+    assert task.expand_input.value == {"audit_conn_id": ["zoho_delink_audit"]}
 
 
 @pytest.mark.parametrize("left_out", ["retry", "relink", "retention"])

@@ -18,7 +18,7 @@ from zoho_crm.ledger.engine import reading_for_people
 from zoho_crm.ledger.tables import audit, latest, links, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Generator, Iterator, Sequence
     from datetime import datetime
 
     from zoho_crm.core.models import StoredRun
@@ -191,7 +191,7 @@ class LinkQueries:
             yield from page
             after = page[-1].seq
 
-    def audit_rows(self, run_key: str, *, only_latest: bool) -> Iterator[dict[str, Any]]:
+    def audit_rows(self, run_key: str, *, only_latest: bool) -> Generator[dict[str, Any]]:
         """
         Stream the audit rows of a run in the order of its plan, oldest first for each link.
 

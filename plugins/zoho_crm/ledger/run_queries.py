@@ -319,6 +319,23 @@ class RunQueries:
             for (outcome, code, message), count in counted.most_common(REASONS)
         ]
 
+    def finished_since(self, moment: datetime | None) -> list[dict[str, Any]]:
+        """
+        Return the rows of finished runs as they are stored, in the order in which they last changed.
+
+        :param moment: only runs that changed then or later; None for all
+        :return: all columns, and ``changed_at``: when the run ended, or its external IDs were replaced later
+        """
+        changed_at = sa.case(
+            (runs.c.pseudonymized_at > runs.c.finished_at, runs.c.pseudonymized_at), else_=runs.c.finished_at
+        ).label("changed_at")
+        statement = sa.select(runs, changed_at).where(runs.c.finished_at.is_not(None))
+        if moment is not None:
+            statement = statement.where(changed_at >= moment)
+        with self._engine.begin() as connection:
+            found = connection.execute(statement.order_by(changed_at, runs.c.run_key)).mappings()
+            return [dict(row) for row in found]
+
     def _runs(self, statement: sa.Select[Any]) -> list[StoredRun]:
         with self._engine.begin() as connection:
             return [stored_run(row) for row in connection.execute(statement).mappings()]

@@ -46,12 +46,12 @@ class CreateView(sa.schema.ExecutableDDLElement):
     """
     ``CREATE VIEW``, which SQLAlchemy 2.0 has no element for.
 
-    :param name: name of the view
-    :param select: the query of the view
+    :param view: the view
+    :param select: its query
     """
 
-    def __init__(self, name: str, select: sa.Select[Any]) -> None:
-        self.name = name
+    def __init__(self, view: sa.TableClause, select: sa.Select[Any]) -> None:
+        self.view = view
         self.select = select
 
 
@@ -59,22 +59,22 @@ class DropView(sa.schema.ExecutableDDLElement):
     """
     ``DROP VIEW``, which SQLAlchemy 2.0 has no element for.
 
-    :param name: name of the view
+    :param view: the view
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, view: sa.TableClause) -> None:
+        self.view = view
 
 
 @compiles(CreateView)
 def _compile_create_view(element: CreateView, compiler: Any, **_: Any) -> str:
     select = compiler.sql_compiler.process(element.select, literal_binds=True)
-    return f"CREATE VIEW {compiler.preparer.quote(element.name)} AS {select}"
+    return f"CREATE VIEW {compiler.preparer.format_table(element.view)} AS {select}"
 
 
 @compiles(DropView)
 def _compile_drop_view(element: DropView, compiler: Any, **_: Any) -> str:
-    return f"DROP VIEW {compiler.preparer.quote(element.name)}"
+    return f"DROP VIEW {compiler.preparer.format_table(element.view)}"
 
 
 def stored_version(connection: sa.Connection) -> int | None:
@@ -161,8 +161,8 @@ def _upgrade(connection: sa.Connection, version: int) -> None:
 def _create_view(connection: sa.Connection) -> None:
     """Create or replace the view: it shows the columns that its table had when the view was created."""
     if sa.inspect(connection).has_table(tables.latest.name):
-        connection.execute(DropView(tables.latest.name))
-    connection.execute(CreateView(tables.latest.name, tables.LATEST_SELECT))
+        connection.execute(DropView(tables.latest))
+    connection.execute(CreateView(tables.latest, tables.LATEST_SELECT))
 
 
 def _commits_ddl(connection: sa.Connection) -> bool:

@@ -22,6 +22,7 @@ from zoho_crm.errors import (
     ZohoTokenThrottledError,
 )
 from zoho_crm.operators import job_operator, preflight
+from zoho_crm.operators.audit_tasks import RetentionOperator
 from zoho_crm.operators.delete_related import DeleteRelatedByExternalIdOperator
 from zoho_crm.operators.guard import ApproveOperator, GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
@@ -29,7 +30,6 @@ from zoho_crm.operators.preflight import PreflightOperator
 from zoho_crm.operators.relink import RelinkByExternalIdOperator
 from zoho_crm.operators.report import ReportOperator
 from zoho_crm.operators.reprocess_plan import PlanRelinkOperator, PlanRetryOperator
-from zoho_crm.operators.retention_task import RetentionOperator
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -20,8 +20,8 @@ from zoho_crm.core.models import LinkResult, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.operators.audit_tasks import RetentionOperator
 from zoho_crm.operators.job_operator import origin_of
-from zoho_crm.operators.retention_task import RetentionOperator
 
 NOW = datetime.now(UTC)
 SAMPLE = Path(__file__).parents[4] / "include" / "jobs" / "contacts_deals.yaml"

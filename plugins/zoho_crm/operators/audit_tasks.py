@@ -1,7 +1,8 @@
-"""Replace the external ids of old runs by their hashes."""
+"""Tasks on the audit of finished runs: replace the external IDs of old runs by hashes, export runs to a warehouse."""
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +14,17 @@ from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators.job_operator import final_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from datetime import datetime
     from pathlib import Path
 
     from airflow.sdk import Context
 
+    from zoho_crm.audit_export import AuditExport
     from zoho_crm.ledger.ledger import Ledger
+
+_OVERLAP = timedelta(days=1)
+"""Runs that ended so long before the last exported one are compared again: their end may have been committed later."""
 
 
 class RetentionOperator(BaseOperator):
@@ -93,3 +100,65 @@ class RetentionOperator(BaseOperator):
             return 0
         except ZohoConfigError as error:
             raise AirflowFailException(f"Retention of job {self.job_name}: {error}") from None
+
+
+class ExportAuditOperator(BaseOperator):
+    """
+    Copy the finished runs of an audit database, with their audit rows, to a warehouse.
+
+    A run that has ended again, or whose external IDs were replaced by hashes, replaces its copy. See
+    :class:`zoho_crm.audit_export.AuditExport` for the tables and views.
+
+    :param audit_conn_id: connection to the audit database; its role only reads
+    :param warehouse_conn_id: connection to the warehouse; its role creates tables and views
+    :param schema: schema of the tables; None for the default of the connection
+    :return: runs and audit rows that were copied
+    :raises ZohoConfigError: a connection is not for a SQL database
+    """
+
+    def __init__(
+        self, *, audit_conn_id: str, warehouse_conn_id: str, schema: str | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.audit_conn_id = audit_conn_id
+        self.warehouse_conn_id = warehouse_conn_id
+        self.schema = schema
+
+    @final_errors
+    def execute(self, context: Context) -> dict[str, int]:
+        """Copy what is new, the oldest run first, and return how much it was."""
+        from zoho_crm.audit_export import AuditExport
+        from zoho_crm.databases import create_source_engine
+        from zoho_crm.ledger.ledger import Ledger
+
+        ledger = Ledger.from_conn_id(self.audit_conn_id)
+        engine = create_source_engine(self.warehouse_conn_id)
+        try:
+            ledger.check_connection()
+            export = AuditExport(engine, self.audit_conn_id, schema=self.schema)
+            export.create()
+            counts = []
+            for run, rows in _new_runs(ledger, export):
+                with closing(rows):
+                    counts.append(export.replace_run(run, rows))
+        finally:
+            engine.dispose()
+            ledger.close()
+        self.log.info("Audit exported: runs=%s rows=%s", len(counts), sum(counts))
+        return {"runs": len(counts), "rows": sum(counts)}
+
+
+def _new_runs(
+    ledger: Ledger, export: AuditExport
+) -> Iterator[tuple[dict[str, Any], Generator[dict[str, Any]]]]:
+    """Yield the finished runs that the warehouse lacks or has as they were before, each with its audit rows."""
+    from zoho_crm.ledger.link_queries import LinkQueries
+    from zoho_crm.ledger.run_queries import RunQueries
+
+    newest: datetime | None = export.newest()
+    since = newest - _OVERLAP if newest else None
+    exported = export.runs_since(since) if since else {}
+    links = LinkQueries(ledger.engine)
+    for run in RunQueries(ledger.engine).finished_since(since):
+        if exported.get(run["run_key"]) != run["changed_at"]:
+            yield run, links.audit_rows(run["run_key"], only_latest=False)

@@ -1,0 +1,186 @@
+"""A copy of the audit in a warehouse: runs, audit rows, and views on them for reports and dbt."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from zoho_crm.databases import LOCKS_ROWS
+from zoho_crm.ledger import tables
+from zoho_crm.ledger.run_queries import NEEDS_ATTENTION
+from zoho_crm.ledger.schema import CreateView, DropView
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_PREFIX = "zoho_delink_"
+_BATCH_ROWS = 150
+"""With some sixty columns, fewer parameters than any warehouse allows in a statement."""
+
+
+class AuditExport:
+    """
+    The tables and views of one audit database in a warehouse.
+
+    - ``zoho_delink_runs``: one row per finished run, with ``changed_at``: when it ended, or was changed since
+    - ``zoho_delink_link_events``: one row per link and try
+    - ``zoho_delink_link_outcomes`` (view): the last event of each link in each run
+    - ``zoho_delink_latest_per_link`` (view): the last event of each link over all runs, without dry runs
+    - ``zoho_delink_errors_by_reason`` (view): links that were not removed, by day, outcome and reason
+    - ``zoho_delink_links_per_day`` (view): links by day and outcome
+
+    Columns are those of the audit's tables; ``audit_conn_id`` tells several audit databases apart.
+
+    :param engine: engine of the warehouse
+    :param audit_conn_id: connection of the audit database
+    :param schema: schema of tables and views; None for the default of the connection
+    """
+
+    def __init__(self, engine: sa.Engine, audit_conn_id: str, *, schema: str | None = None) -> None:
+        self._engine = engine
+        self._audit_conn_id = audit_conn_id
+        metadata = sa.MetaData(schema=schema)
+        self._runs = _copy(tables.runs, "runs", metadata, sa.Column("changed_at", tables.UtcDateTime))
+        self._events = _copy(tables.audit, "link_events", metadata, sa.Column("finished_on", sa.Date))
+        if engine.dialect.name in LOCKS_ROWS:
+            # Others have no indexes.
+            sa.Index(f"{_PREFIX}link_events_run", self._events.c.run_key)
+
+    def create(self) -> None:
+        """Create what does not exist yet, and add the columns that a later version of the package has."""
+        schema = self._runs.schema
+        inspector = sa.inspect(self._engine)
+        names, views = set(inspector.get_table_names(schema)), set(inspector.get_view_names(schema))
+        with self._engine.begin() as connection:
+            missing: list[sa.Column[Any]] = []
+            for table in (self._runs, self._events):
+                if table.name in names:
+                    present = {column["name"] for column in inspector.get_columns(table.name, schema)}
+                    missing += [column for column in table.c if column.name not in present]
+                else:
+                    table.create(connection)
+            for column in missing:
+                connection.execute(sa.text(_add_column(self._engine.dialect, column)))
+            for name, select in self._views().items():
+                view = sa.table(name, schema=schema)
+                if name in views and missing:
+                    # A view keeps the columns that its table had.
+                    connection.execute(DropView(view))
+                if name not in views or missing:
+                    connection.execute(CreateView(view, select))
+
+    def newest(self) -> datetime | None:
+        """Return when the last exported run had changed; None if none was exported."""
+        statement = sa.select(sa.func.max(self._runs.c.changed_at)).where(self._is_mine(self._runs))
+        with self._engine.connect() as connection:
+            found: datetime | None = connection.scalar(statement)
+        return found
+
+    def runs_since(self, moment: datetime) -> dict[str, datetime]:
+        """Return by run key when each exported run had changed, for those that changed then or later."""
+        statement = sa.select(self._runs.c.run_key, self._runs.c.changed_at).where(
+            self._is_mine(self._runs), self._runs.c.changed_at >= moment
+        )
+        with self._engine.connect() as connection:
+            return {row.run_key: row.changed_at for row in connection.execute(statement)}
+
+    def replace_run(self, run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> int:
+        """
+        Write a run and its audit rows in place of what the warehouse has of it, and return the number of rows.
+
+        The run comes last: where a warehouse has no transactions, a run without its row is written again.
+        """
+        count = 0
+        with self._engine.begin() as connection:
+            for table in (self._runs, self._events):
+                connection.execute(
+                    sa.delete(table).where(self._is_mine(table), table.c.run_key == run["run_key"])
+                )
+            source = iter(rows)
+            while batch := [self._event(row) for row in islice(source, _BATCH_ROWS)]:
+                self._insert(connection, self._events, batch)
+                count += len(batch)
+            self._insert(connection, self._runs, [{**run, "audit_conn_id": self._audit_conn_id}])
+        return count
+
+    def _event(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        finished_on = row["finished_at"].astimezone(UTC).date()
+        return {**row, "audit_conn_id": self._audit_conn_id, "finished_on": finished_on}
+
+    def _insert(self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+        if self._engine.dialect.name in LOCKS_ROWS:
+            connection.execute(table.insert(), rows)
+        else:
+            # Others take seconds for each statement.
+            connection.execute(table.insert().values(rows))
+
+    def _is_mine(self, table: sa.Table) -> sa.ColumnElement[bool]:
+        return table.c.audit_conn_id == self._audit_conn_id
+
+    def _views(self) -> dict[str, sa.Select[Any]]:
+        """Return the statement of each view by its name."""
+        outcomes = _last_of(self._events, ("audit_conn_id", "run_key", "seq"), ("claim_no", "event_id"))
+        latest = _last_of(
+            self._events,
+            ("audit_conn_id", "pair_key"),
+            ("event_id",),
+            sa.not_(self._events.c.dry_run),
+        )
+        last = outcomes.subquery()
+        day = [
+            last.c[name]
+            for name in ("audit_conn_id", "job", "finished_on", "operation", "dry_run", "outcome")
+        ]
+        reason = [
+            *day,
+            last.c.zoho_code,
+            sa.func.coalesce(last.c.zoho_message, last.c.detail).label("reason"),
+        ]
+        needs_attention = last.c.outcome.in_([outcome.value for outcome in NEEDS_ATTENTION])
+        links = sa.func.count().label("links")
+        return {
+            f"{_PREFIX}link_outcomes": outcomes,
+            f"{_PREFIX}latest_per_link": latest,
+            f"{_PREFIX}errors_by_reason": sa.select(*reason, links).where(needs_attention).group_by(*reason),
+            f"{_PREFIX}links_per_day": sa.select(*day, links).group_by(*day),
+        }
+
+
+def _copy(source: sa.Table, name: str, metadata: sa.MetaData, *more: sa.Column[Any]) -> sa.Table:
+    """Return a table with the columns of one of the audit's, without its keys and collations."""
+    columns = [sa.Column(column.name, _plain(column.type)) for column in source.c]
+    audit_conn_id = sa.Column("audit_conn_id", sa.String(tables.NAME_LENGTH))
+    table = sa.Table(f"{_PREFIX}{name}", metadata, audit_conn_id, *columns, *more)
+    table.dialect_kwargs.update(tables.TABLE_OPTIONS)
+    return table
+
+
+def _plain(kind: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
+    if isinstance(kind, sa.String) and kind.length:
+        return sa.String(kind.length)
+    return kind
+
+
+def _last_of(
+    events: sa.Table, group: tuple[str, ...], order: tuple[str, ...], *conditions: sa.ColumnElement[bool]
+) -> sa.Select[Any]:
+    """
+    Return the last event of each group.
+
+    :param group: columns that have the same values in a group
+    :param order: columns that grow from event to event
+    """
+    age = sa.func.row_number().over(
+        partition_by=[events.c[name] for name in group], order_by=[events.c[name].desc() for name in order]
+    )
+    ranked = sa.select(events, age.label("age")).where(*conditions).subquery()
+    return sa.select(*(ranked.c[column.name] for column in events.c)).where(ranked.c.age == 1)
+
+
+def _add_column(dialect: sa.Dialect, column: sa.Column[Any]) -> str:
+    names = dialect.identifier_preparer
+    kind = column.type.compile(dialect)
+    return f"ALTER TABLE {names.format_table(column.table)} ADD COLUMN {names.format_column(column)} {kind}"

@@ -1,0 +1,237 @@
+"""The copy of the audit in a warehouse: what is copied, copied again, and what its views say."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy as sa
+
+from tests.support.databases import AUDIT, WAREHOUSE, Audit, connection_to, set_connection
+from tests.support.ledger import MOMENT, drive, pairs, planned, settle
+from tests.support.operators import context
+from zoho_crm.audit_export import AuditExport
+from zoho_crm.core.outcomes import Outcome
+from zoho_crm.errors import ZohoConfigError
+from zoho_crm.ledger import tables
+from zoho_crm.ledger.link_queries import LinkQueries
+from zoho_crm.ledger.run_queries import RunQueries
+from zoho_crm.operators.audit_tasks import ExportAuditOperator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from zoho_crm.ledger.ledger import Ledger
+
+VIEWS = ("link_outcomes", "latest_per_link", "errors_by_reason", "links_per_day")
+
+
+@pytest.fixture
+def warehouse(
+    request: pytest.FixtureRequest, audit: Audit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Audit]:
+    """An empty database of the same kind, and the connection to it."""
+    with ExitStack() as stack:
+        url = sa.URL.create("sqlite", database=str(tmp_path / "warehouse.db"))
+        if audit.engine.name == "postgresql":
+            server = request.getfixturevalue("postgres_server")
+            url = server.url(stack.enter_context(server.database()), "psycopg2")
+        set_connection(monkeypatch, WAREHOUSE, **connection_to(url))
+        warehouse = Audit(url)
+        yield warehouse
+        warehouse.engine.dispose()
+
+
+@pytest.fixture
+def ledger(audit: Audit) -> Ledger:
+    """Two finished runs of three links, and one that has not finished."""
+    ledger = audit.ledger()
+    for name, outcome in {"first": Outcome.FAILED, "second": Outcome.REMOVED}.items():
+        planned(ledger, pairs(3), run_key=name)
+        drive(ledger, run_key=name, outcome=outcome)
+        finish(ledger, name, MOMENT)
+    planned(ledger, pairs(3), run_key="running")
+    drive(ledger, run_key="running")
+    return ledger
+
+
+def finish(ledger: Ledger, run_key: str, moment: datetime) -> None:
+    ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=moment)
+
+
+def export(**options: Any) -> dict[str, int]:
+    task = ExportAuditOperator(task_id="export", audit_conn_id=AUDIT, warehouse_conn_id=WAREHOUSE, **options)
+    result: dict[str, int] = task.execute(context("export"))
+    return result
+
+
+def count(warehouse: Audit, name: str) -> int:
+    return len(warehouse.rows(f"zoho_delink_{name}", "1"))
+
+
+def test_finished_runs_are_copied_once(audit: Audit, warehouse: Audit, ledger: Ledger) -> None:
+    assert export() == {"runs": 2, "rows": 6}
+    assert export() == {"runs": 0, "rows": 0}
+
+    runs = warehouse.rows("zoho_delink_runs", "run_key")
+    assert [(run["run_key"], run["audit_conn_id"], run["planned"]) for run in runs] == [
+        ("first", AUDIT, 3),
+        ("second", AUDIT, 3),
+    ]
+    events = warehouse.rows("zoho_delink_link_events", "event_id")
+    original = {row["event_id"]: row for row in audit.events() if row["run_key"] != "running"}
+    assert [event["event_id"] for event in events] == list(original)
+    for event in events:
+        assert {name: event[name] for name in original[event["event_id"]]} == original[event["event_id"]]
+        assert str(event["finished_on"]) == "2026-07-01"
+
+
+def test_run_that_ended_again_replaces_its_copy(warehouse: Audit, ledger: Ledger) -> None:
+    export()
+    finish(ledger, "first", MOMENT + timedelta(hours=1))
+    finish(ledger, "running", MOMENT + timedelta(hours=2))
+
+    assert export() == {"runs": 2, "rows": 6}
+    assert (count(warehouse, "runs"), count(warehouse, "link_events")) == (3, 9)
+
+
+def test_ids_that_retention_replaced_are_replaced_in_the_copy(warehouse: Audit, ledger: Ledger) -> None:
+    export()
+    assert ledger.retention.pseudonymize("first") == 3
+
+    assert export() == {"runs": 1, "rows": 3}
+    hashed = {
+        row["run_key"]
+        for row in warehouse.rows("zoho_delink_link_events", "1")
+        if row["external_id"].startswith("sha256:")
+    }
+    assert hashed == {"first"}
+
+
+def test_copy_that_broke_off_is_completed(warehouse: Audit, ledger: Ledger) -> None:
+    """A warehouse without transactions may keep a part of a run."""
+    export()
+    with warehouse.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM zoho_delink_runs WHERE run_key = 'second'")
+        connection.exec_driver_sql("DELETE FROM zoho_delink_link_events WHERE run_key = 'second' AND seq > 0")
+
+    assert export() == {"runs": 1, "rows": 3}
+    assert (count(warehouse, "runs"), count(warehouse, "link_events")) == (2, 6)
+
+
+def test_failure_in_the_middle_leaves_whole_runs(
+    warehouse: Audit, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert = AuditExport._insert
+
+    def broken(self: AuditExport, connection: sa.Connection, table: sa.Table, rows: list[Any]) -> None:
+        insert(self, connection, table, rows)
+        if rows[0]["run_key"] == "second":
+            raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(AuditExport, "_insert", broken)
+        with pytest.raises(ConnectionError):
+            export()
+    assert (count(warehouse, "runs"), count(warehouse, "link_events")) == (1, 3)
+
+    assert export() == {"runs": 1, "rows": 3}
+
+
+def test_views_count_each_link_once(warehouse: Audit, ledger: Ledger) -> None:
+    planned(ledger, pairs(3), run_key="retried")
+    claim = ledger.claims.claim("retried", 0, "a try")
+    settle(ledger, claim, ledger.claims.take(claim, 3)[:1], Outcome.FAILED)
+    drive(ledger, run_key="retried")
+    finish(ledger, "retried", MOMENT)
+    export()
+
+    assert {view: count(warehouse, view) for view in VIEWS} == {
+        "link_outcomes": 9,
+        "latest_per_link": 3,
+        "errors_by_reason": 1,
+        "links_per_day": 2,
+    }
+    (errors,) = warehouse.rows("zoho_delink_errors_by_reason", "1")
+    assert (errors["outcome"], errors["links"]) == ("failed", 3)
+    assert [
+        (day["outcome"], day["links"]) for day in warehouse.rows("zoho_delink_links_per_day", "outcome")
+    ] == [
+        ("failed", 3),
+        ("removed", 6),
+    ]
+
+
+def test_two_audit_databases_share_a_warehouse(warehouse: Audit, ledger: Ledger) -> None:
+    export()
+    other = AuditExport(warehouse.engine, "other")
+    other.create()
+    (run, *_) = RunQueries(ledger.engine).finished_since(None)
+
+    assert other.newest() is None
+    other.replace_run(run, [])
+    assert (count(warehouse, "runs"), count(warehouse, "link_events")) == (3, 6)
+
+
+def test_column_of_a_later_version_is_added_to_tables_and_views(warehouse: Audit, ledger: Ledger) -> None:
+    export()
+    with warehouse.engine.begin() as connection:
+        for view in VIEWS:
+            connection.exec_driver_sql(f"DROP VIEW zoho_delink_{view}")
+        connection.exec_driver_sql("ALTER TABLE zoho_delink_link_events DROP COLUMN zoho_code")
+        connection.exec_driver_sql("CREATE VIEW zoho_delink_link_outcomes AS SELECT 1 AS a")
+
+    finish(ledger, "running", datetime.now(UTC))
+    assert export()["runs"] == 1
+    assert "zoho_code" in warehouse.rows("zoho_delink_link_outcomes", "1")[0]
+
+
+def test_schema_is_used(warehouse: Audit, ledger: Ledger) -> None:
+    if warehouse.engine.name == "sqlite":
+        pytest.skip("SQLite has no schemas")
+    with warehouse.engine.begin() as connection:
+        connection.exec_driver_sql("CREATE SCHEMA reports")
+    assert export(schema="reports") == {"runs": 2, "rows": 6}
+    assert export(schema="reports") == {"runs": 0, "rows": 0}
+    with warehouse.engine.connect() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM reports.zoho_delink_latest_per_link")) == 3
+
+
+def test_warehouse_without_sql_is_refused(
+    audit: Audit, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_WEB", "http://127.0.0.1")
+    task = ExportAuditOperator(task_id="export", audit_conn_id=AUDIT, warehouse_conn_id="web")
+    with pytest.raises(ZohoConfigError, match="is not for a SQL database"):
+        task.execute(context("export"))
+
+
+@pytest.mark.systems
+def test_warehouse_without_row_locks(ledger: Ledger, tmp_path: Path) -> None:
+    duckdb = sa.create_engine(f"duckdb:///{tmp_path / 'warehouse.duckdb'}")
+    export = AuditExport(duckdb, AUDIT)
+    rows = LinkQueries(ledger.engine)
+    for _twice in range(2):
+        export.create()
+        for run in RunQueries(ledger.engine).finished_since(None):
+            export.replace_run(run, rows.audit_rows(run["run_key"], only_latest=False))
+    with duckdb.connect() as connection:
+        found = connection.execute(
+            sa.text("SELECT outcome, links FROM zoho_delink_links_per_day ORDER BY outcome")
+        )
+        assert [tuple(row) for row in found] == [("failed", 3), ("removed", 3)]
+        assert export.newest() == MOMENT
+    duckdb.dispose()
+
+
+def test_many_rows_are_copied_in_batches(audit: Audit, warehouse: Audit) -> None:
+    ledger = audit.ledger()
+    planned(ledger, pairs(1000), chunk_size=1000)
+    drive(ledger)
+    with audit.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values(status="succeeded", finished_at=MOMENT))
+    assert export() == {"runs": 1, "rows": 1000}
+    assert count(warehouse, "link_events") == 1000
