@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.databases import AUDIT, WAREHOUSE, Audit, connection_to, set_connection
-from tests.support.ledger import MOMENT, drive, pairs, planned, settle
+from tests.support.ledger import MOMENT, drive, pairs, planned, settle, take
 from tests.support.operators import context
 from zoho_crm.audit_export import AuditExport
 from zoho_crm.core.outcomes import Outcome
@@ -58,8 +58,8 @@ def ledger(audit: Audit) -> Ledger:
     return ledger
 
 
-def finish(ledger: Ledger, run_key: str, moment: datetime) -> None:
-    ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=moment)
+def finish(ledger: Ledger, run_key: str, moment: datetime, status: str = "succeeded") -> None:
+    ledger.runs.finish(run_key, status=status, detail=None, finished_at=moment)
 
 
 def export(**options: Any) -> dict[str, int]:
@@ -91,7 +91,7 @@ def test_finished_runs_are_copied_once(audit: Audit, warehouse: Audit, ledger: L
 
 def test_run_that_ended_again_replaces_its_copy(warehouse: Audit, ledger: Ledger) -> None:
     export()
-    finish(ledger, "first", MOMENT + timedelta(hours=1))
+    finish(ledger, "first", MOMENT + timedelta(hours=1), status="partial")
     finish(ledger, "running", MOMENT + timedelta(hours=2))
 
     assert export() == {"runs": 2, "rows": 6}
@@ -144,7 +144,7 @@ def test_failure_in_the_middle_leaves_whole_runs(
 def test_views_count_each_link_once(warehouse: Audit, ledger: Ledger) -> None:
     planned(ledger, pairs(3), run_key="retried")
     claim = ledger.claims.claim("retried", 0, "a try")
-    settle(ledger, claim, ledger.claims.take(claim, 3)[:1], Outcome.FAILED)
+    settle(ledger, claim, take(ledger, claim, 3)[:1], Outcome.FAILED)
     drive(ledger, run_key="retried")
     finish(ledger, "retried", MOMENT)
     export()
