@@ -218,7 +218,7 @@ def _addresses(keys: Any) -> dict[str, str]:
     mixed = found["run mixed"]
     return found | {
         "runs": "/",
-        "runs, nothing matches": "/?search=nothing",
+        "runs, nothing matches": "/?search=no-such-job",
         "runs, filtered": "/?status=failed&mode=apply",
         "job": f"/?job={JOB}",
         "job without runs": "/?job=campaigns_leads",
