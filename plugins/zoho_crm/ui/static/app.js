@@ -67,10 +67,13 @@ function drawChart(canvas, { labels, datasets, paintSet }) {
       maintainAspectRatio: false,
       layout: { padding: { right: 8 } },
       interaction: { mode: "index", intersect: false },
-      plugins: { legend: { position: "bottom", labels: { boxWidth: 12 } } },
+      plugins: {
+        legend: { position: "bottom", labels: { boxWidth: 12 } },
+        tooltip: { callbacks: { label: ({ dataset, raw }) => `${dataset.label}: ${grouped(raw)}` } },
+      },
       scales: {
         x: { stacked: true, grid: { display: false }, ticks: { maxRotation: 0, autoSkipPadding: 16 } },
-        y: { stacked: true, beginAtZero: true, ticks: { precision: 0 } },
+        y: { stacked: true, beginAtZero: true, ticks: { precision: 0, callback: grouped } },
       },
     },
   });
