@@ -179,6 +179,7 @@ def test_relink_from_the_page_of_a_run_opens_the_new_run(
     expect(frame.get_by_label("unpause it")).to_be_checked()
     frame.get_by_label("Mode").select_option("apply")
     frame.get_by_label("Reason").fill("it was a mistake")
+    frame.get_by_role("heading", name="Relink removed links").scroll_into_view_if_needed()
     picture("delinks-relink")
 
     frame.get_by_role("button", name="Start run").click()
