@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -13,6 +12,7 @@ import requests
 
 from include.stack import ApiError
 from tests.support.approvals import WAITING, question_path, respond_to_many, summary
+from tests.support.releases import NAMES_REQUESTER
 
 if TYPE_CHECKING:
     from tests.support.airflow_world import Pair, World
@@ -23,9 +23,6 @@ pytest_plugins = ["tests.support.airflow_world"]
 
 NEEDS_APPROVAL = "zoho_delink__needs_approval"
 """Allows two links; more need an approval."""
-
-NAMES_REQUESTER = tuple(map(int, version("apache-airflow-core").split(".")[:3])) >= (3, 1, 2)
-"""Whether Airflow tells a task who triggered its run."""
 
 REQUESTER = (
     "`admin`, whose approval does not count"
@@ -129,7 +126,7 @@ def test_nothing_is_sent_before_approval_and_the_run_names_its_approver(world: W
     assert run["guard_decision"] == "breached: 3 links planned, 2 allowed"
 
 
-@pytest.mark.skipif(not NAMES_REQUESTER, reason="Airflow does not tell a task who triggered its run")
+@pytest.mark.skipif(not NAMES_REQUESTER, reason="Airflow gives a task no requester")
 def test_approval_by_the_requester_does_not_count_and_the_run_waits_for_another_user(world: World):
     run_id, links = start(world, "four eyes")
     before = world.snapshot()
