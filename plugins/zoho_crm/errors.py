@@ -110,6 +110,10 @@ class AuditAlteredError(ZohoError):
     """The audit differs from what was written: verify it before relying on it."""
 
 
+class AnchorError(ZohoError):
+    """An anchor of the audit cannot be read or written, or is of another seal."""
+
+
 class GuardError(ZohoError):
     """The plan exceeds a limit of the job. Nothing was sent."""
 

@@ -6,7 +6,7 @@ import csv
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -181,6 +181,12 @@ def export(
     show_default=True,
     help="Maximum number of findings to show.",
 )
+@click.option("--anchor", metavar="URL", help="Compare with the anchors in this folder. Default: the job's.")
+@click.option(
+    "--public-key",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Ed25519 public key in PEM, with which every anchor must be signed.",
+)
 @job_option
 @audit_conn_option
 @jobs_folder_option
@@ -189,6 +195,8 @@ def export(
 def verify(
     run: str | None,
     limit: int,
+    anchor: str | None,
+    public_key: Path | None,
     job_name: str | None,
     audit_conn_id: str | None,
     jobs_folder: Path,
@@ -199,16 +207,28 @@ def verify(
 
     Recomputes the hashes of the audit rows, of one run or of all, and compares them with the chains and the seals.
 
+    Also compares the row of a run with its events, and with --anchor the seals with what was written elsewhere.
+
     Exits with 1 if a row was altered, added or is missing, or if a seal is broken or does not cover all rows.
     """
+    from zoho_crm.anchors.anchor_check import check_anchors
+    from zoho_crm.anchors.anchor_files import AnchorFolder, load_public_key
     from zoho_crm.cli.connections import open_ledger
     from zoho_crm.ledger.run_queries import RunQueries
 
     job = job_named(jobs_folder, job_name) if job_name else None
+    url = anchor or (job.audit_anchor if job else None)
+    if public_key and not url:
+        usage_error("--public-key needs --anchor, or a job with audit_anchor.")
+    signer = load_public_key(public_key) if public_key else None
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         key = RunQueries(ledger.engine).find(run, job_name).run_key if run else None
         with out.progress("Verifying the audit") as counted:
-            findings = list(islice(ledger.chain.verify(key, counted), limit + 1))
+            found = ledger.chain.verify(key, counted)
+            if url:
+                folder = AnchorFolder(url)
+                found = chain(found, check_anchors(ledger, folder, public_key=signer, run_key=key))
+            findings = list(islice(found, limit + 1))
     more, findings = len(findings) > limit, findings[:limit]
     rows = [
         {"run_key": one.run_key, "kind": str(one.kind), "event_id": one.event_id, "detail": one.detail}
@@ -228,6 +248,32 @@ def verify(
 
 
 _ORDER = ("kind", "run_key", "event_id", "detail")
+
+
+@audit.command("anchor")
+@click.option("--job", "job_name", metavar="JOB", required=True, help="Job that sets audit_anchor.")
+@jobs_folder_option
+@json_option
+@command
+def anchor(job_name: str, jobs_folder: Path, out: Output) -> None:
+    """
+    Write the anchors that are missing.
+
+    Each report does so for new seals; this also writes those that were deleted, or are older than audit_anchor.
+    """
+    from zoho_crm.anchors.anchor_files import AnchorFolder
+    from zoho_crm.cli.connections import open_ledger
+
+    job = job_named(jobs_folder, job_name)
+    folder = AnchorFolder.of_job(job)
+    if folder is None:
+        usage_error(f"Job {job.name} sets no audit_anchor.")
+    with open_ledger(job.audit_conn_id) as ledger:
+        written = folder.write_missing(ledger, check_all=True)
+    if out.as_json:
+        out.document({"written": written})
+    else:
+        out.ok(f"anchors written: {written}")
 
 
 @audit.command("migrate")

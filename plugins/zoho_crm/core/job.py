@@ -87,7 +87,17 @@ def _read_user_id(value: Any) -> Any:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+def _check_storage_url(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not scheme or not separator or not rest:
+        raise ValueError(
+            "must be a URL of a folder, such as s3://aws_default@bucket/anchors or file:///srv/anchors"
+        )
+    return value
+
+
 ConnId = Annotated[str, AfterValidator(_check_conn_id)]
+StorageUrl = Annotated[str, AfterValidator(_check_storage_url)]
 ApiName = Annotated[str, AfterValidator(_check_api_name)]
 Duration = Annotated[timedelta, BeforeValidator(_read_duration), Field(gt=timedelta(0))]
 UserId = Annotated[str, BeforeValidator(_read_user_id), Field(min_length=1)]
@@ -302,6 +312,9 @@ class Job(_Model):
         remove links. The mode of the trigger form, or of a backfill's ``--dag-run-conf``, overrides it
     :param zoho_conn_id: connection of type ``zoho_crm``
     :param audit_conn_id: connection of the audit database, which stores plan and audit
+    :param audit_anchor: folder outside of the audit database, such as ``s3://aws_default@bucket/anchors``, where each
+        report writes the heads of new seals; the same for all jobs of one audit database
+    :param audit_anchor_key_conn_id: connection whose password is an Ed25519 private key in PEM, to sign them
     :param strategy: ``single``: one call per link; ``by_parent``: up to 100 links of one parent per call
     :param allow_undocumented_relation: allow a relation for which Zoho documents no delink; try it in a sandbox first
     :param allow_user_external_field: allow external fields whose values belong to one Zoho user; the refresh token must
@@ -343,6 +356,8 @@ class Job(_Model):
     relation: RelationModel
     zoho_conn_id: ConnId = "zoho_crm_default"
     audit_conn_id: ConnId
+    audit_anchor: StorageUrl | None = None
+    audit_anchor_key_conn_id: ConnId | None = None
     strategy: Literal["single", "by_parent"] = "single"
     allow_undocumented_relation: bool = False
     allow_user_external_field: bool = False
@@ -424,6 +439,12 @@ class Job(_Model):
             raise ValueError(f"relation: {error}") from None
         if not relation.is_documented and not self.allow_undocumented_relation:
             raise ValueError(f"relation: {_undocumented(relation)}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_anchor(self) -> Self:
+        if self.audit_anchor_key_conn_id and not self.audit_anchor:
+            raise ValueError("audit_anchor_key_conn_id: nothing is signed unless audit_anchor is set")
         return self
 
     @model_validator(mode="after")

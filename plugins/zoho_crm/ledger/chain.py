@@ -135,7 +135,11 @@ class Kind(StrEnum):
     UNSEALED = "unsealed"
     """Rows that no seal covers: they were written after the last report."""
     BROKEN_SEAL = "broken_seal"
-    """A seal differs from what was written, is gone, or covers other rows."""
+    """A seal differs from what was written or anchored, is gone, or covers other rows."""
+    UNANCHORED = "unanchored"
+    """A seal without its anchor."""
+    BROKEN_ANCHOR = "broken_anchor"
+    """A file among the anchors that is not one, or lacks a valid signature."""
 
 
 @dataclass(frozen=True, slots=True)

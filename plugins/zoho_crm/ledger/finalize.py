@@ -172,6 +172,17 @@ class RunFinalizer(Store):
                     raise
         raise AssertionError
 
+    def seals(self, *, before: int | None = None, limit: int = BATCH_ROWS) -> list[Seal]:
+        """
+        Return seals, newest first.
+
+        :param before: only seals with smaller numbers
+        """
+        older = sa.true() if before is None else seals.c.seal_no < before
+        statement = sa.select(seals).where(older).order_by(seals.c.seal_no.desc()).limit(limit)
+        with reading(self._engine).begin() as connection:
+            return [Seal(**row) for row in connection.execute(statement).mappings()]
+
 
 def _results(
     connection: sa.Connection,

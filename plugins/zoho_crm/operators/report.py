@@ -10,12 +10,13 @@ from airflow.sdk import Asset, AssetAlias
 
 from zoho_crm import airflow_compat, telemetry
 from zoho_crm.airflow_compat import AirflowFailException
+from zoho_crm.anchors.anchor_files import AnchorFolder
 from zoho_crm.core.approval import is_rejected
 from zoho_crm.core.guard_rules import not_found_breach
 from zoho_crm.core.models import Origin, ending_of
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
 from zoho_crm.core.run_request import APPLY, default_mode
-from zoho_crm.errors import ZohoConfigError
+from zoho_crm.errors import AnchorError, ZohoConfigError
 from zoho_crm.operators import notify
 from zoho_crm.operators.job_operator import (
     JobOperator,
@@ -107,8 +108,9 @@ class ReportOperator(JobOperator):
             run = ledger.runs.get(key)
             assert run is not None  # noqa: S101 - for the type checker: it has a plan
             seal = ledger.finalizer.seal(key).head
+            not_anchored = anchor_seals(ledger, job)
             outcomes = {outcome.value: counts[outcome] for outcome in Outcome if counts[outcome]}
-            _notify(ledger, job, context, run, status, outcomes)
+            _notify(ledger, job, context, run, status, outcomes, not_anchored)
             asset = relation_asset(job.zoho_conn_id, run.relation)
             emit_asset_event(self.outlets, context, asset, run, status, outcomes)
         finally:
@@ -144,12 +146,28 @@ class ReportOperator(JobOperator):
         key = self.run_key_of(context)
         ledger.runs.finish(key, status="failed", detail=failure, finished_at=ledger.runs.now())
         ledger.finalizer.seal(key)
+        anchor_seals(ledger, job)
         if not ledger.runs.existing(key).dry_run:
             text = f"{job.name} failed before anything was planned: {failure}"
             notify.notify_failure(ledger, job, context, key, text)
         raise AirflowFailException(
             f"{failure}. Nothing was planned or sent: fix the cause, then clear that task, or start a new run"
         )
+
+
+def anchor_seals(ledger: Ledger, job: Job) -> str | None:
+    """
+    Write the anchors of new seals, and of those whose report could not.
+
+    :return: why that failed; the run is closed in any case, and the next report tries again
+    """
+    try:
+        if folder := AnchorFolder.of_job(job):
+            folder.write_missing(ledger)
+    except (AnchorError, ZohoConfigError) as error:
+        log.error("Seals not anchored: job=%s error=%s", job.name, error)  # noqa: TRY400 - the message says it
+        return str(error)
+    return None
 
 
 def close_run(
@@ -248,9 +266,19 @@ def run_status(counts: Counter[Outcome], tolerance: float, *, rejected: bool = F
 
 
 def _notify(
-    ledger: Ledger, job: Job, context: Context, run: StoredRun, status: str, outcomes: dict[str, int]
+    ledger: Ledger,
+    job: Job,
+    context: Context,
+    run: StoredRun,
+    status: str,
+    outcomes: dict[str, int],
+    not_anchored: str | None,
 ) -> None:
-    """Notify people of the state of the job after the run, if it has changed."""
+    """
+    Notify people of the state of the job after the run, if it has changed.
+
+    :param not_anchored: why its seal has no anchor; None if it has one, or the job wants none
+    """
     done = ", ".join(f"{count} {name}" for name, count in outcomes.items()) or "no links"
     state, text = status, f"{job.name}: the run ended as {run.ending}: {done}"
     if run.attention:
@@ -262,6 +290,9 @@ def _notify(
     elif run.detail:
         by = f", by {run.approved_by}" if status == "rejected" and run.approved_by else ""
         text += f" ({run.detail}{by})"
+    if not_anchored:
+        state = "failed" if state == notify.OK else state
+        text += f". Its seal is not anchored: {not_anchored}"
     notify.notify_state_change(
         ledger, job, context, run, state=state, text=text, counts=outcomes, status=status
     )

@@ -214,3 +214,17 @@ def test_unreachable_audit_database_exits_with_3(
     result = cli("audit", "show", "--json")
     assert result.exit_code == 3
     assert "cannot be reached" in json.loads(result.stdout)["error"]
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+def test_anchors_are_written_and_verified(cli: Cli, story: Audit, jobs: Jobs, tmp_path: Path) -> None:
+    job = jobs.write(audit_anchor=f"file://{tmp_path}/anchors").stem
+
+    assert cli("audit", "anchor", "--job", job).stdout == "ok: anchors written: 4\n"
+    assert cli("audit", "verify", "--job", job).exit_code == 0
+    with story.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM zoho_delink_seal WHERE seal_no = 4")
+
+    shown = cli("audit", "verify", "--anchor", f"file://{tmp_path}/anchors")
+    assert shown.exit_code == 1
+    assert "seal 4 is anchored, and the database does not have it" in shown.stdout

@@ -1,0 +1,1 @@
+"""Anchors of the audit's seals, outside of its database."""

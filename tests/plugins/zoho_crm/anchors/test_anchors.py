@@ -1,0 +1,206 @@
+"""Each row of the table of attacks in docs/audit-proof.md: what finds it, and what does not."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+
+from tests.support.databases import set_connection
+from tests.support.ledger import MOMENT, RUN, drive, pairs, planned
+from tests.support.operators import make_job
+from zoho_crm.anchors.anchor_check import check_anchors
+from zoho_crm.anchors.anchor_files import AnchorFolder, load_private_key, load_public_key
+from zoho_crm.errors import AnchorError, ZohoConfigError
+from zoho_crm.ledger import tables
+from zoho_crm.ledger.chain import pseudonym
+from zoho_crm.ledger.ledger import Ledger
+from zoho_crm.operators.report import anchor_seals
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+"""Airflow looks for the file systems of providers, and with them for ignored files of its bundles."""
+
+PAGE = (Path(__file__).parents[4] / "docs" / "audit-proof.md").read_text(encoding="utf-8")
+KEY, OTHER_KEY = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
+LAST = "the last run"
+AUDIT, EVENTS, RUNS, LINKS, SEALS = tables.audit, tables.run_events, tables.runs, tables.links, tables.seals
+OF_RUNS = (AUDIT, EVENTS, LINKS, tables.chunks, SEALS, RUNS)
+
+
+def write_runs(path: Path, *, links: int = 4) -> Ledger:
+    """Return the ledger of two finished and sealed runs."""
+    ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
+    ledger.ensure_schema()
+    for run_key in (RUN, LAST):
+        planned(ledger, pairs(links), run_key=run_key)
+        drive(ledger, run_key=run_key)
+        ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=MOMENT)
+        ledger.finalizer.seal(run_key)
+    return ledger
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    ledger = write_runs(tmp_path / "ledger.db")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    return tmp_path / "anchors" / "of this database"
+
+
+@pytest.fixture
+def folder(ledger: Ledger, place: Path) -> AnchorFolder:
+    """Signed anchors of all seals."""
+    folder = AnchorFolder(place.as_uri().replace("%20", " "), KEY)
+    assert folder.write_missing(ledger) == 2
+    return folder
+
+
+def change(ledger: Ledger, *statements: sa.Executable) -> None:
+    with ledger.engine.begin() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def found(ledger: Ledger, folder: AnchorFolder) -> dict[str, list[str]]:
+    """Return the kinds of findings of the chain, of chain and anchors, and with signatures as well."""
+    chain = [str(each.kind) for each in ledger.chain.verify()]
+    anchors = [str(each.kind) for each in check_anchors(ledger, folder)]
+    signed = [str(each.kind) for each in check_anchors(ledger, folder, public_key=KEY.public_key())]
+    return {"chain": chain, "anchor": anchors, "signature": signed}
+
+
+def assert_found_first_by(what: str, ledger: Ledger, folder: AnchorFolder) -> None:
+    by = found(ledger, folder)
+    names = ["chain", "anchor", "signature"]
+    first = next((name for name in names if by[name]), "nothing")
+    assert first == what, by
+
+
+def rows_of_table() -> dict[str, str]:
+    """Return what finds each attack, by the attack, as the page says it."""
+    table = PAGE[PAGE.index("| attack |") :].split("\n\n")[0]
+    rows = re.findall(r"^\| (.*?) \| (.*?) \|$", table, re.MULTILINE)
+    return dict(rows[1:])
+
+
+TABLE = rows_of_table()
+
+
+def test_untouched_audit_has_no_findings(ledger: Ledger, folder: AnchorFolder) -> None:
+    assert found(ledger, folder) == {"chain": [], "anchor": [], "signature": []}
+
+
+@pytest.mark.parametrize(
+    ("attack", "statement"),
+    [
+        ("an audit row is changed, removed or added", sa.update(AUDIT).values(outcome="already_absent")),
+        ("an audit row is changed, removed or added", sa.delete(AUDIT).where(AUDIT.c.seq == 3)),
+        ("an event is changed, removed or added", sa.update(EVENTS).values(kind="failed")),
+        ("an event is changed, removed or added", sa.delete(EVENTS).where(EVENTS.c.event_no == 2)),
+        ("the row of a run is changed, such as its approver", sa.update(RUNS).values(approved_by="ada")),
+        ("an earlier run is removed whole", None),
+        ("the newest run is removed whole, with its seal", None),
+        ("all tables are emptied", None),
+        (
+            "a text is replaced by its own SHA-256, as retention does",
+            sa.update(AUDIT).where(AUDIT.c.external_id == "c-00000").values(external_id=pseudonym("c-00000")),
+        ),
+        ("the plan is changed after it was worked on", sa.update(LINKS).values(external_id="x")),
+    ],
+)
+def test_attack_is_found_by_what_the_page_says(
+    ledger: Ledger, folder: AnchorFolder, attack: str, statement: sa.Executable | None
+) -> None:
+    if statement is not None:
+        change(ledger, statement)
+    elif attack == "all tables are emptied":
+        change(ledger, *(sa.delete(table) for table in OF_RUNS))
+    else:
+        key = LAST if "newest" in attack else RUN
+        change(ledger, *(sa.delete(table).where(table.c.run_key == key) for table in OF_RUNS))
+
+    assert_found_first_by(TABLE[attack], ledger, folder)
+
+
+def test_rewritten_database_is_found_by_its_anchors(
+    ledger: Ledger, folder: AnchorFolder, tmp_path: Path
+) -> None:
+    rewritten = write_runs(tmp_path / "rewritten.db", links=3)
+    assert_found_first_by(TABLE["the whole database is rewritten, with all hashes"], rewritten, folder)
+    with pytest.raises(AnchorError, match=r"seal-0000000002\.json is of another seal than seal 2 of run"):
+        folder.write_missing(rewritten)
+    rewritten.close()
+
+
+def test_rewritten_anchors_are_found_by_their_signatures(
+    ledger: Ledger, folder: AnchorFolder, place: Path, tmp_path: Path
+) -> None:
+    rewritten = write_runs(tmp_path / "rewritten.db", links=3)
+    for path in place.iterdir():
+        path.unlink()
+    AnchorFolder(f"file://{place}", OTHER_KEY).write_missing(rewritten)
+
+    assert_found_first_by(TABLE["database and anchors are rewritten"], rewritten, folder)
+    rewritten.close()
+
+
+def test_removed_and_broken_anchors_are_found(ledger: Ledger, folder: AnchorFolder, place: Path) -> None:
+    first, second = sorted(place.iterdir())
+    first.unlink()
+    assert_found_first_by(TABLE["an anchor is removed or changed"], ledger, folder)
+    assert folder.write_missing(ledger) == 0
+    assert folder.write_missing(ledger, check_all=True) == 1
+
+    second.write_text(json.dumps(json.loads(second.read_text()) | {"head": "0" * 64}))
+    assert found(ledger, folder)["anchor"] == ["broken_seal"]
+    second.write_text("[]")
+    assert found(ledger, folder)["anchor"] == ["broken_anchor", "unanchored"]
+
+
+def test_anchors_of_an_outage_are_written_by_the_next_report(ledger: Ledger, place: Path) -> None:
+    blocked = place.parent
+    blocked.write_text("a file where the folder belongs")
+    job = make_job(audit_anchor=f"file://{place}")
+
+    fault = anchor_seals(ledger, job)
+    assert fault is not None
+    assert "the anchors cannot be read or written" in fault
+
+    blocked.unlink()
+    assert anchor_seals(ledger, job) is None
+    assert sorted(path.name for path in place.iterdir()) == ["seal-0000000001.json", "seal-0000000002.json"]
+    assert anchor_seals(ledger, job) is None
+    assert anchor_seals(ledger, make_job()) is None
+
+
+def test_keys_are_read_from_a_connection_and_a_file(
+    ledger: Ledger, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pem = KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    set_connection(monkeypatch, "anchor_key", conn_type="generic", password=pem)
+    set_connection(monkeypatch, "no_key", conn_type="generic", password="no key")
+    public = tmp_path / "public.pem"
+    public.write_bytes(KEY.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+
+    job = make_job(audit_anchor=f"file://{place}", audit_anchor_key_conn_id="anchor_key")
+    assert anchor_seals(ledger, job) is None
+
+    folder = AnchorFolder(f"file://{place}")
+    assert list(check_anchors(ledger, folder, public_key=load_public_key(public))) == []
+    with pytest.raises(ZohoConfigError, match="the password of 'no_key' is not an Ed25519 key in PEM"):
+        load_private_key("no_key")
+    with pytest.raises(ZohoConfigError, match="not an Ed25519 public key in PEM"):
+        load_public_key(place / "seal-0000000001.json")
