@@ -9,6 +9,8 @@ from pkgutil import resolve_name
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from packaging.version import Version
+
 from zoho_crm.airflow_compat import TaskDeferred, first_available, has_awaiting_input, stats
 
 if TYPE_CHECKING:
@@ -30,6 +32,9 @@ WaitsForResponse = (
 
 LEAVES_GAPS = tuple(map(int, version("apache-airflow-core").split(".")[:2])) < (3, 4)
 """Whether data intervals can leave out a stretch of time when the clocks change."""
+
+NAMES_REQUESTER = Version(version("apache-airflow-core")) >= Version("3.1.2")
+"""Whether Airflow gives a task the name of the user who triggered its run."""
 
 ParamValidationError = first_available(
     ["airflow.sdk.exceptions.ParamValidationError", "airflow.exceptions.ParamValidationError"]
