@@ -210,6 +210,8 @@ def _run_page(
             (reason, advice(reason.outcome, reason.zoho_code)) for reason in queries.reasons(run, progress)
         ],
         reason_sample=REASON_SAMPLE,
+        events=queries.events(run.run_key),
+        texts=queries.texts(run),
         links=rows[:PAGE_LINKS],
         has_records=any(row.zoho_record_id for row in rows[:PAGE_LINKS]),
         record_url=partial(_related_record_url, run),

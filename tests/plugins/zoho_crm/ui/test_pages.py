@@ -97,6 +97,17 @@ def test_page_says_where_the_source_was_read_from_if_that_is_not_the_window(page
     assert "Source read from" not in plain
 
 
+def test_page_of_a_run_shows_what_was_decided_and_from_which_job_file_and_sql(pages: Pages):
+    texts = {"job_file": "automatic: apply\n", "source.sql_file": "SELECT '<b>'"}
+    pages.store(LINKS[:1], run_key="decided", run_id="decided", reason="of July", texts=texts)
+    text = pages.client.get(f"/dags/{DAG_ID}/runs/decided").text
+    assert "What was decided, by whom and when" in text
+    assert re.search(r"<td>opened</td><td>[^<]*of July</td>", text)
+    assert re.search(r"<td>planned</td><td>1 planned</td>", text)
+    assert "Job file, as the run used it</summary><pre>automatic: apply\n</pre>" in text
+    assert "source.sql_file, as the run used it</summary><pre>SELECT &#39;&lt;b&gt;&#39;</pre>" in text
+
+
 def set_automatic(jobs: Path, automatic: str) -> None:
     file = jobs / f"{JOB}.yaml"
     file.write_text(yaml.safe_dump({**yaml.safe_load(file.read_text()), "automatic": automatic}))
