@@ -32,7 +32,7 @@ class AuditExport:
     - ``zoho_delink_errors_by_reason`` (view): links that were not removed, by day, outcome and reason
     - ``zoho_delink_links_per_day`` (view): links by day and outcome
 
-    Columns are those of the audit's tables; ``audit_conn_id`` tells several audit databases apart.
+    Columns are those of the audit's tables; ``audit_conn_id`` names the audit database: several can share a warehouse.
 
     :param engine: engine of the warehouse
     :param audit_conn_id: connection of the audit database

@@ -202,7 +202,7 @@ class OwnPlanDriver:
         return self.operator.summarize(self._close(key))
 
     def _close(self, key: str) -> Counter[Outcome]:
-        """Close and seal the run, which has no report of its own; return its links by latest outcome."""
+        """Close and seal the run, which has no task `report`; return its links by latest outcome."""
         limit = self.operator.max_not_found_share
         _, counts = close_run(self.ledger, key, origin=self.origin, tolerance=0.0, not_found=limit)
         self.ledger.finalizer.seal(key)

@@ -122,7 +122,7 @@ def test_a_changed_job_file_is_an_event(ledger: Ledger) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [
-        ("triggered_by", "somebody else"),
+        ("triggered_by", "another user"),
         ("reason", None),
         ("window_start", MOMENT),
         ("mode", "dry_run"),
