@@ -23,6 +23,7 @@ from zoho_crm.cli.options import (
     usage_error,
 )
 from zoho_crm.cli.output import json_line, plain_value
+from zoho_crm.core.formatting import format_count
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import Outcome
 
@@ -239,7 +240,7 @@ def verify(
     elif rows:
         out.table(("kind", "run", "event", "detail"), [tuple(row[name] for name in _ORDER) for row in rows])
         out.error(
-            f"{'more than ' if more else ''}{len(rows)} finding{'' if len(rows) == 1 else 's'}: "
+            f"{'more than ' if more else ''}{format_count(len(rows), 'finding')}: "
             "the audit was changed after it was written"
         )
     else:

@@ -20,6 +20,7 @@ from zoho_crm.cli.options import (
     usage_error,
 )
 from zoho_crm.cli.output import duration
+from zoho_crm.core.formatting import format_count
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,7 +221,7 @@ def _print_report(out: Output, report: dict[str, Any]) -> None:
             "distinct links": report["distinct"],
             "duplicates": report["duplicates"],
             "invalid": report["invalid"],
-            "links to send": f"{report['sendable']} in {report['chunks']} chunk{'' if report['chunks'] == 1 else 's'}",
+            "links to send": f"{report['sendable']} in {format_count(report['chunks'], 'chunk')}",
             "baseline links": report["baseline_links"],
             "source as of": report["source_as_of"],
         }

@@ -15,7 +15,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from zoho_crm.core.formatting import format_duration, format_percent
+from zoho_crm.core.formatting import format_count, format_duration, format_percent
 from zoho_crm.core.run_request import is_automatic
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Question:
     def subject(self) -> str:
         """The question in one line."""
         verb = "Relink" if self.operation == "relink" else "Remove"
-        return f"{verb} {self.plan.planned - self.plan.invalid} links of {self.job}?"
+        return f"{verb} {format_count(self.plan.planned - self.plan.invalid, 'link')} of {self.job}?"
 
     @property
     def body(self) -> str:

@@ -44,8 +44,13 @@ def format_duration(duration: timedelta) -> str:
     """Return a duration in words, to its two largest units: ``3 days 4 hours``."""
     minutes = int(duration.total_seconds()) // 60
     parts = ((minutes // 1440, "day"), (minutes // 60 % 24, "hour"), (minutes % 60, "minute"))
-    words = [f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in parts if count]
+    words = [format_count(count, unit) for count, unit in parts if count]
     return " ".join(words[:2]) or "less than a minute"
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return a number of things: ``1 link``, ``2 links``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def format_percent(share: float) -> str:

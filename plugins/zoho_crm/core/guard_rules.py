@@ -13,7 +13,7 @@ from decimal import Decimal
 from statistics import median
 from typing import TYPE_CHECKING
 
-from zoho_crm.core.formatting import format_duration, format_percent
+from zoho_crm.core.formatting import format_count, format_duration, format_percent
 from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL
 from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, Outcome
 from zoho_crm.errors import PlanError
@@ -209,10 +209,10 @@ def read_time(value: object) -> datetime | None:
 
 
 def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Check:
-    limit, note = guards.link_limit, ""
+    limit, note, links = guards.link_limit, "", format_count(facts.planned, "link")
     if override is None:
         if limit is None:
-            return Check("max_links", f"{facts.planned} links planned, no limit set")
+            return Check("max_links", f"{links} planned, no limit set")
         if guards.has_default_limit:
             note = " by default (the job file does not set guards.max_links)"
     elif limit is None or override.max_links <= limit:
@@ -222,7 +222,7 @@ def _check_count(facts: Facts, guards: Guards, override: Override | None) -> Che
         note = f" (raised from {limit} to {override.max_links} by {by}: {override.reason})"
         if override.requester in guards.may_raise:
             limit = override.max_links
-    return Check("max_links", f"{facts.planned} links planned, {limit} allowed{note}", facts.planned > limit)
+    return Check("max_links", f"{links} planned, {limit} allowed{note}", facts.planned > limit)
 
 
 def _check_share(facts: Facts, limit: float) -> Check:
@@ -230,7 +230,8 @@ def _check_share(facts: Facts, limit: float) -> Check:
         raise ValueError("max_share is judged by baseline_links, and there is none")
     if not facts.baseline_links:
         says = (
-            f"{facts.planned} links planned of the 0 that the baseline knows, {format_percent(limit)} allowed"
+            f"{format_count(facts.planned, 'link')} planned of the 0 that the baseline knows, "
+            f"{format_percent(limit)} allowed"
         )
         return Check("max_share", says, facts.planned > 0)
     share = facts.planned / facts.baseline_links
@@ -259,7 +260,7 @@ def _check_jump(facts: Facts, limit: float) -> Check:
         return Check("max_jump", says)
     usual = max(median(recent), 1)
     says = (
-        f"{facts.planned} links planned, {limit:g} times the median of the last {len(recent)} runs "
+        f"{format_count(facts.planned, 'link')} planned, {limit:g} times the median of the last {len(recent)} runs "
         f"({usual:g}) allowed"
     )
     return Check("max_jump", says, facts.planned > limit * usual)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
+from zoho_crm.core.formatting import format_count
 from zoho_crm.ledger.audit import DECIDED, decided
 from zoho_crm.ledger.chain import (
     CHUNK_OF_EVENTS,
@@ -107,9 +108,7 @@ class AuditChain(Store):
                     yield finding
             if run is not None and run.finished_at is not None and (unsealed or events.unsealed):
                 counts = {"row": unsealed, "event": events.unsealed}
-                written = [
-                    f"{count} {name}{'' if count == 1 else 's'}" for name, count in counts.items() if count
-                ]
+                written = [format_count(count, name) for name, count in counts.items() if count]
                 why = f"no seal of the run covers what was written last: {', '.join(written)}"
                 yield Finding(run_key, Kind.UNSEALED, None, why)
 

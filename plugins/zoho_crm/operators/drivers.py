@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from zoho_crm.airflow_compat import TaskDeferred
-from zoho_crm.core.formatting import format_duration
+from zoho_crm.core.formatting import format_count, format_duration
 from zoho_crm.core.link_input import pasted_links
 from zoho_crm.core.links import Link, check_links
 from zoho_crm.core.models import LinkResult, PlannedLink, RunStart
@@ -168,7 +168,7 @@ class ChunkDriver:
         unread = sum(report.counts[outcome] for outcome in RETRYABLE_OUTCOMES)
         if not report.stopped and not unread:
             return None
-        why = report.stopped or f"the attributes of {unread} links could not be read"
+        why = report.stopped or f"the attributes of {format_count(unread, 'link')} could not be read"
         return ChunkReport(Counter(), f"{why}; nothing was sent", report.reason)
 
 

@@ -32,7 +32,7 @@ def breaches(facts: dict[str, Any], guards: dict[str, Any], **options: Any) -> l
         pytest.param(10, 10, [], id="at the limit"),
         pytest.param(11, 10, ["11 links planned, 10 allowed"], id="above"),
         pytest.param(0, 0, [], id="nothing planned and nothing allowed"),
-        pytest.param(1, 0, ["1 links planned, 0 allowed"], id="nothing allowed"),
+        pytest.param(1, 0, ["1 link planned, 0 allowed"], id="nothing allowed"),
     ],
 )
 def test_number_of_links(planned: int, max_links: int | None, breach: list[str]) -> None:
@@ -47,7 +47,7 @@ def test_number_of_links(planned: int, max_links: int | None, breach: list[str])
         pytest.param(6, 100, 0.05, ["6% of the 100 baseline links planned, 5% allowed"], id="above"),
         pytest.param(3, 2, 1.0, ["150% of the 2 baseline links planned, 100% allowed"], id="more than known"),
         pytest.param(
-            1, 0, 1.0, ["1 links planned of the 0 that the baseline knows, 100% allowed"], id="none known"
+            1, 0, 1.0, ["1 link planned of the 0 that the baseline knows, 100% allowed"], id="none known"
         ),
         pytest.param(0, 0, 0.05, [], id="none known, none planned"),
         pytest.param(0, 100, 0.05, [], id="none planned"),

@@ -129,7 +129,7 @@ def answer(
 
 
 def test_without_a_question_it_succeeds_at_once(audit: Audit, sql_path: Path, comms: Comms) -> None:
-    nothing = {"decision": "passed: 1 links planned, 5 allowed", "ask": False, "subject": None, "body": None}
+    nothing = {"decision": "passed: 1 link planned, 5 allowed", "ask": False, "subject": None, "body": None}
     assert ask(sql_path, nothing) is None
     assert comms.sent == []
 

@@ -97,7 +97,7 @@ def test_nothing_is_sent_while_one_link_cannot_be_read(zoho: LocalZoho, audit: A
     chunk = planned(audit, pairs(6))
     zoho.state.faults.add(do="status", status=503, match={"path": "d-00003"}, times=None)
     with pytest.raises(
-        UnfinishedLinksError, match="attributes of 1 links could not be read; nothing was sent"
+        UnfinishedLinksError, match="attributes of 1 link could not be read; nothing was sent"
     ):
         keeping(chunk).execute(context())
     assert sent(zoho) == []
