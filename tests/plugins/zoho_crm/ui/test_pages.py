@@ -86,6 +86,11 @@ def test_page_of_a_dry_run_says_to_keep_its_window(pages: Pages):
     assert "in mode <b>apply</b>." in of_everything
 
 
+def test_page_of_a_dry_run_without_links_does_not_say_how_to_remove_them(pages: Pages):
+    pages.store([], run_key="empty", run_id="empty", mode="dry_run", finished="failed")
+    assert "in mode <b>apply</b>" not in pages.client.get(f"/dags/{DAG_ID}/runs/empty").text
+
+
 def test_page_says_where_the_source_was_read_from_if_that_is_not_the_window(pages: Pages):
     start = datetime(2026, 6, 30, tzinfo=UTC)
     window = {"window_start": start, "window_end": start + timedelta(days=1)}
