@@ -145,9 +145,10 @@ class AnchorFolder:
             folder.mkdir(parents=True, exist_ok=True)
             with (folder / file_name(seal.seal_no)).open(self._create_mode(folder)) as file:
                 file.write(json.dumps(content, indent=1, sort_keys=True).encode())
-        except FileExistsError:
-            # Another report has just written it.
-            self._has(seal)
+        except FileExistsError as error:
+            # Another report has just written it, unless a file stands where the folder belongs.
+            if not self._has(seal):
+                raise self._fault(error) from error
         except Exception as error:
             raise self._fault(error) from error
 

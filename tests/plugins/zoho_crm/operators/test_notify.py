@@ -184,6 +184,24 @@ def test_only_changes_are_notified(audit: Audit, sql_path: Path, inbox: list[Any
     assert run.state() == "failed"
 
 
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+def test_anchor_that_cannot_be_written_is_notified_and_the_run_is_closed(
+    audit: Audit, sql_path: Path, inbox: list[Any], tmp_path: Path
+) -> None:
+    place = tmp_path / "anchors"
+    place.write_text("a file where the folder belongs")
+    run = Run(audit, sql_path, audit_anchor=f"file://{place}")
+    run.go("removed", "removed")
+    assert [row["status"] for row in audit.runs()] == ["succeeded"]
+    assert titles(inbox) == ["contacts_deals: failed"]
+    assert "Its seal is not anchored: file://" in inbox[0]["message"]
+
+    place.unlink()
+    run.go("removed", "removed")
+    assert titles(inbox)[1:] == ["contacts_deals: recovered"]
+    assert len(list(place.iterdir())) == 2
+
+
 def test_a_repeated_report_notifies_of_nothing(audit: Audit, sql_path: Path, inbox: list[Any]) -> None:
     run = Run(audit, sql_path)
     run.go("removed", "failed")
