@@ -177,9 +177,16 @@ def change_run(
 
 
 def decided(connection: sa.Connection, run_key: str, *, lock: bool = False) -> dict[str, Any]:
-    """Return the columns :data:`DECIDED` of a run as JSON values; {} if there is no such run."""
-    statement = sa.select(*(runs.c[name] for name in DECIDED)).where(runs.c.run_key == run_key)
-    row = connection.execute(statement.with_for_update() if lock else statement).mappings().one_or_none()
+    """
+    Return the columns :data:`DECIDED` of a run as JSON values; {} if there is no such run.
+
+    :param lock: keep others from changing the row until the transaction ends
+    """
+    is_mine = runs.c.run_key == run_key
+    if lock:
+        connection.execute(sa.update(runs).where(is_mine).values(status=runs.c.status))
+    statement = sa.select(*(runs.c[name] for name in DECIDED)).where(is_mine)
+    row = connection.execute(statement).mappings().one_or_none()
     return {name: _fact(name, value) for name, value in row.items()} if row else {}
 
 

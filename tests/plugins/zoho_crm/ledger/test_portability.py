@@ -87,7 +87,7 @@ def test_every_table_and_the_view_compile(dialect: sa.Dialect) -> None:
         assert table.name in str(CreateTable(table).compile(dialect=dialect))
         for index in table.indexes:
             assert index.name in str(CreateIndex(index).compile(dialect=dialect))
-    view = str(CreateView(tables.latest.name, tables.LATEST_SELECT).compile(dialect=dialect)).replace("`", "")
+    view = str(CreateView(tables.latest, tables.LATEST_SELECT).compile(dialect=dialect)).replace("`", "")
     assert view.startswith("CREATE VIEW zoho_delink_latest AS SELECT")
     assert "newest = 1" in view
 
