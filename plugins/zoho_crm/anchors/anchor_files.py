@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
+from zoho_crm.airflow_compat import AirflowNotFoundException
 from zoho_crm.errors import AnchorError, ZohoConfigError
 from zoho_crm.ledger.chain import canonical, moment
 
@@ -51,7 +52,7 @@ class Anchor:
 
     def is_signed_by(self, key: Ed25519PublicKey) -> bool:
         """Return whether the signature is of this content, and was made with the private key of this one."""
-        with suppress(InvalidSignature, ValueError):
+        with suppress(InvalidSignature, TypeError, ValueError):
             key.verify(b64decode(self.signature or ""), canonical(self.content).encode())
             return True
         return False
@@ -80,6 +81,19 @@ class AnchorFolder:
             return None
         conn_id = job.audit_anchor_key_conn_id
         return cls(job.audit_anchor, load_private_key(conn_id) if conn_id else None)
+
+    def check(self) -> None:
+        """
+        Check that Airflow can open the folder, without reading or writing there.
+
+        :raises ZohoConfigError: no installed provider knows such a folder, or its connection does not exist
+        """
+        try:
+            _ = self._folder().fs
+        except (AirflowNotFoundException, ImportError, ValueError) as error:
+            raise ZohoConfigError(
+                f"audit_anchor: {self._url} cannot be opened ({error}): correct it, or install Airflow's provider"
+            ) from error
 
     def write_missing(self, ledger: Ledger, *, check_all: bool = False) -> int:
         """
@@ -217,7 +231,7 @@ def load_public_key(path: Path) -> Ed25519PublicKey:
 
 
 def _parse(name: str, data: bytes) -> Anchor:
-    with suppress(ValueError):
+    with suppress(RecursionError, ValueError):
         content = json.loads(data)
         if isinstance(content, dict):
             return Anchor(name, content, content.pop(_SIGNATURE, None))

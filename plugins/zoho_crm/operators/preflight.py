@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from zoho_crm.airflow_compat import AirflowFailException, auth_manager, has_retry_policies
+from zoho_crm.anchors.anchor_files import AnchorFolder
 from zoho_crm.core.approval import approver_faults
 from zoho_crm.core.job_files import read_sql
 from zoho_crm.core.models import DELINK
@@ -115,6 +116,8 @@ class PreflightOperator(JobOperator):
             self.check_sql(job)
             if faults := [*notifier_faults(job), *approver_faults(job.guards.approvers, auth_manager())]:
                 raise ZohoConfigError(". ".join(faults))
+            if anchors := AnchorFolder.of_job(job):
+                anchors.check()
             close_ended_runs(ledger, job, key)
             checked = self._check_zoho(job, ledger)
             ledger.runs.add_preflight_credits(key, checked["credits"])

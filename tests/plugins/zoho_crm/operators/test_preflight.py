@@ -378,11 +378,19 @@ def test_a_connection_of_another_type_is_not_tried_again(
             {"guards": {"max_source_age": "6h", "freshness_sql_file": "guard.sql"}},
             r"^guards\.freshness_sql_file: [a-z_]+\.sql uses :day; a run has only",
         ),
+        (
+            {"audit_anchor": "nosuch://bucket/anchors"},
+            "^audit_anchor: nosuch://bucket/anchors cannot be opened .*: correct it, or install",
+        ),
+        (
+            {"audit_anchor": "file:///tmp/anchors", "audit_anchor_key_conn_id": WAREHOUSE},
+            "^audit_anchor_key_conn_id: the password of 'warehouse' is not an Ed25519 key in PEM",
+        ),
     ],
 )
 @pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
-def test_guards_and_notifiers_that_cannot_be_used_stop_the_run_before_it_plans(
-    audit: Audit, sql_path: Path, changes: dict[str, Any], says: str
+def test_what_a_job_names_and_cannot_be_used_stops_the_run_before_it_plans(
+    audit: Audit, warehouse: Warehouse, sql_path: Path, changes: dict[str, Any], says: str
 ) -> None:
     (sql_path.parent / "guard.sql").write_text("SELECT :day")
     with pytest.raises(AirflowFailException, match=says):
