@@ -92,7 +92,7 @@ def test_navigation_leads_from_runs_to_the_history_of_a_link(page: Page, run_id:
         ("invalid", "1"),
     ):
         expect(outcomes.get_by_role("row", name=outcome)).to_contain_text(count)
-    expect(frame.get_by_text("they moved on")).to_be_visible()
+    expect(frame.locator("dl.facts")).to_contain_text("they moved on")
     expect(frame.get_by_text("No record has this external ID").first).to_be_visible()
     expect(frame.get_by_text(MARKUP, exact=True)).to_be_visible()
     assert page.title() != "taken"

@@ -87,9 +87,8 @@ def test_invalid_window_fails_preflight_with_the_name_of_the_field(
     page.goto(f"/dags/{MANUAL}/runs/{quote(run_id)}")
     page.get_by_role("link", name="Zoho delinks").click()
     frame = page.frame_locator("iframe[title='Zoho delinks']")
-    expect(
-        frame.get_by_text("Task preflight failed: window_start: 'next friday' is not a time")
-    ).to_be_visible()
+    failed = "Task preflight failed: window_start: 'next friday' is not a time"
+    expect(frame.locator(".notice", has_text=failed)).to_be_visible()
     picture("wrong-window")
     assert world.delinks(before) == []
 
