@@ -31,24 +31,29 @@ def check_anchors(
     :param run_key: compare the seals of this run alone; None: of all runs
     :raises AnchorError: the anchors cannot be read
     """
+    # Reports seal and anchor meanwhile: an anchor's seal is in the later reading, and what was sealed after the first
+    # may have been anchored too late for this one.
+    newest = ledger.finalizer.seals(limit=1)
+    anchors = list(folder.read())
     seals = _all_seals(ledger)
     anchored = set()
-    for anchor in folder.read():
-        of_run = str((anchor.content or {}).get("run_key", ""))
-        if run_key not in {None, of_run}:
+    for anchor in anchors:
+        if run_key not in {None, anchor.run_key}:
             continue
         if anchor.seal_no is not None:
             anchored.add(anchor.seal_no)
-        if finding := _finding(anchor, of_run, seals, public_key):
+        if finding := _finding(anchor, seals, public_key):
             yield finding
     for seal_no, seal in sorted(seals.items()):
-        if seal_no not in anchored and run_key in {None, seal.run_key}:
+        is_old = bool(newest) and seal_no <= newest[0].seal_no
+        if is_old and seal_no not in anchored and run_key in {None, seal.run_key}:
             yield Finding(seal.run_key, Kind.UNANCHORED, None, f"seal {seal_no} has no anchor")
 
 
-def _finding(
-    anchor: Anchor, run_key: str, seals: dict[int, Seal], public_key: Ed25519PublicKey | None
-) -> Finding | None:
+def _finding(anchor: Anchor, seals: dict[int, Seal], public_key: Ed25519PublicKey | None) -> Finding | None:
+    run_key = anchor.run_key
+    if anchor.content is None:
+        return Finding(run_key, Kind.BROKEN_ANCHOR, None, f"{anchor.name} is not a readable anchor")
     if anchor.seal_no is None:
         return Finding(run_key, Kind.BROKEN_ANCHOR, None, f"{anchor.name} is not an anchor of that number")
     if public_key and not anchor.is_signed_by(public_key):

@@ -167,6 +167,10 @@ def anchor_seals(ledger: Ledger, job: Job) -> str | None:
     except (AnchorError, ZohoConfigError) as error:
         log.error("Seals not anchored: job=%s error=%s", job.name, error)  # noqa: TRY400 - the message says it
         return str(error)
+    except Exception as error:
+        # The run is closed, and people are notified, whatever the folder, the key or the database raises.
+        log.exception("Seals not anchored: job=%s", job.name)
+        return f"{type(error).__name__}; the log of report has the reason"
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from tests.support.databases import set_connection
 from tests.support.ledger import MOMENT, RUN, drive, pairs, planned
 from tests.support.operators import make_job
 from zoho_crm.anchors.anchor_check import check_anchors
-from zoho_crm.anchors.anchor_files import AnchorFolder, load_private_key, load_public_key
+from zoho_crm.anchors.anchor_files import Anchor, AnchorFolder, load_private_key, load_public_key
 from zoho_crm.errors import AnchorError, ZohoConfigError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.chain import pseudonym
@@ -41,11 +42,15 @@ def write_runs(path: Path, *, links: int = 4) -> Ledger:
     ledger = Ledger(sa.create_engine(f"sqlite:///{path}"))
     ledger.ensure_schema()
     for run_key in (RUN, LAST):
-        planned(ledger, pairs(links), run_key=run_key)
-        drive(ledger, run_key=run_key)
-        ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=MOMENT)
-        ledger.finalizer.seal(run_key)
+        add_run(ledger, run_key, links=links)
     return ledger
+
+
+def add_run(ledger: Ledger, run_key: str, *, links: int = 4) -> None:
+    planned(ledger, pairs(links), run_key=run_key)
+    drive(ledger, run_key=run_key)
+    ledger.runs.finish(run_key, status="succeeded", detail=None, finished_at=MOMENT)
+    ledger.finalizer.seal(run_key)
 
 
 @pytest.fixture
@@ -184,6 +189,136 @@ def test_anchors_of_an_outage_are_written_by_the_next_report(ledger: Ledger, pla
     assert sorted(path.name for path in place.iterdir()) == ["seal-0000000001.json", "seal-0000000002.json"]
     assert anchor_seals(ledger, job) is None
     assert anchor_seals(ledger, make_job()) is None
+
+
+def test_killed_writer_leaves_no_anchor_and_the_next_report_writes_it(
+    ledger: Ledger, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = AnchorFolder(f"file://{place}")
+    with monkeypatch.context() as patch:
+        patch.setattr("zoho_crm.anchors.anchor_files.os.fsync", kill)
+        with pytest.raises(KeyboardInterrupt):
+            folder.write_missing(ledger)
+    assert list(place.glob("*.json")) == []
+
+    assert folder.write_missing(ledger) == 2
+    assert list(check_anchors(ledger, folder)) == []
+    assert len(list(place.iterdir())) == 2
+
+
+def kill(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    "data", ["", '{"seal_no": 1', "[" * 100_000, None], ids=["empty", "half", "deep", "a folder"]
+)
+def test_file_that_is_not_readable_does_not_block_the_other_anchors(
+    ledger: Ledger, place: Path, data: str | None
+) -> None:
+    place.mkdir(parents=True)
+    bad = place / "seal-0000000001.json"
+    if data is None:
+        bad.mkdir()
+    else:
+        bad.write_text(data)
+    folder = AnchorFolder(f"file://{place}")
+
+    with pytest.raises(
+        AnchorError, match=r"seal-0000000001\.json is not a readable anchor: move it away, then"
+    ):
+        folder.write_missing(ledger)
+
+    found = [(finding.kind, finding.detail) for finding in check_anchors(ledger, folder)]
+    assert found == [
+        ("broken_anchor", "seal-0000000001.json is not a readable anchor"),
+        ("unanchored", "seal 1 has no anchor"),
+    ]
+    bad.rename(place / "moved away")
+    assert folder.write_missing(ledger, check_all=True) == 1
+    assert list(check_anchors(ledger, folder)) == []
+
+
+def test_concurrent_reports_anchor_all_seals(tmp_path: Path, place: Path) -> None:
+    ledger = write_runs(tmp_path / "many.db", links=1)
+    folder = AnchorFolder(f"file://{place}", KEY)
+
+    def report(thread: int) -> None:
+        for number in range(8):
+            add_run(ledger, f"run {thread}.{number}", links=1)
+            folder.write_missing(ledger)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(report, range(4)))
+
+    assert list(check_anchors(ledger, folder, public_key=KEY.public_key())) == []
+    ledger.close()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"seal_no": 9, "signature": 7}',
+        '{"seal_no": 9, "run_key": ' + "[" * 900 + "]" * 900 + "}",
+        '{"seal_no": 9, "run_key": ' + "[" * 50_000 + "]" * 50_000 + "}",
+        '{"seal_no": 9, "run_key": "\\ud800"}',
+        None,
+    ],
+    ids=["signature", "nested", "deep", "surrogate", "a folder"],
+)
+def test_hostile_file_is_a_finding_and_hides_no_other(
+    ledger: Ledger, folder: AnchorFolder, place: Path, content: str | None
+) -> None:
+    bad = place / "seal-0000000009.json"
+    if content is None:
+        bad.mkdir()
+    else:
+        bad.write_text(content)
+    (place / "seal-0000000001.json").unlink()
+
+    for key in (None, KEY.public_key()):
+        kinds = [finding.kind for finding in check_anchors(ledger, folder, public_key=key)]
+        assert kinds in (["broken_anchor", "unanchored"], ["missing", "unanchored"])
+
+
+def test_report_during_the_check_is_not_a_finding(
+    ledger: Ledger, folder: AnchorFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = AnchorFolder.read
+
+    def read_between_reports(self: AnchorFolder) -> Iterator[Anchor]:
+        add_run(ledger, "before the folder is read")
+        folder.write_missing(ledger)
+        found = list(read(self))
+        add_run(ledger, "after the folder was read")
+        folder.write_missing(ledger)
+        yield from found
+
+    monkeypatch.setattr(AnchorFolder, "read", read_between_reports)
+
+    assert list(check_anchors(ledger, folder)) == []
+
+
+def test_report_names_a_key_that_does_not_exist(ledger: Ledger, place: Path) -> None:
+    job = make_job(audit_anchor=f"file://{place}", audit_anchor_key_conn_id="no_such_connection")
+
+    fault = anchor_seals(ledger, job)
+
+    assert fault is not None
+    assert "audit_anchor_key_conn_id: the connection 'no_such_connection' does not exist" in fault
+
+
+def test_nothing_that_anchoring_raises_keeps_a_report_from_notifying(
+    ledger: Ledger, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise RuntimeError("the secrets backend or the database is away")
+
+    monkeypatch.setattr(AnchorFolder, "write_missing", unreachable)
+
+    fault = anchor_seals(ledger, make_job(audit_anchor=f"file://{place}"))
+
+    assert fault == "RuntimeError; the log of report has the reason"
 
 
 def test_keys_are_read_from_a_connection_and_a_file(

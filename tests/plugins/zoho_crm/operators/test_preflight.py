@@ -386,6 +386,10 @@ def test_a_connection_of_another_type_is_not_tried_again(
             {"audit_anchor": "file:///tmp/anchors", "audit_anchor_key_conn_id": WAREHOUSE},
             "^audit_anchor_key_conn_id: the password of 'warehouse' is not an Ed25519 key in PEM",
         ),
+        (
+            {"audit_anchor": "file:///tmp/anchors", "audit_anchor_key_conn_id": "no_such_connection"},
+            "^audit_anchor_key_conn_id: the connection 'no_such_connection' does not exist: create it",
+        ),
     ],
 )
 @pytest.mark.parametrize("audit", ["sqlite"], indirect=True)
