@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,8 @@ class AuditExport:
     """
     The tables and views of one audit database in a warehouse.
 
-    - ``zoho_delink_runs``: one row per finished run, with ``changed_at``: when it ended, or was changed since
+    - ``zoho_delink_runs``: one row per finished run, with number (``event_no``) and time (``changed_at``) of its last
+      event
     - ``zoho_delink_link_events``: one row per link and try
     - ``zoho_delink_link_outcomes`` (view): the last event of each link in each run
     - ``zoho_delink_latest_per_link`` (view): the last event of each link over all runs, without dry runs
@@ -43,7 +44,8 @@ class AuditExport:
         self._engine = engine
         self._audit_conn_id = audit_conn_id
         metadata = sa.MetaData(schema=schema)
-        self._runs = _copy(tables.runs, "runs", metadata, sa.Column("changed_at", tables.UtcDateTime))
+        last_event = sa.Column("event_no", sa.BigInteger), sa.Column("changed_at", tables.UtcDateTime)
+        self._runs = _copy(tables.runs, "runs", metadata, *last_event)
         self._events = _copy(tables.audit, "link_events", metadata, sa.Column("finished_on", sa.Date))
         if engine.dialect.name in LOCKS_ROWS:
             # Others have no indexes.
@@ -72,20 +74,11 @@ class AuditExport:
                 if name not in views or missing:
                     connection.execute(CreateView(view, select))
 
-    def newest(self) -> datetime | None:
-        """Return when the last exported run had changed; None if none was exported."""
-        statement = sa.select(sa.func.max(self._runs.c.changed_at)).where(self._is_mine(self._runs))
+    def versions(self) -> dict[str, int | None]:
+        """Return by run key the number of the last event that each exported run had."""
+        statement = sa.select(self._runs.c.run_key, self._runs.c.event_no).where(self._is_mine(self._runs))
         with self._engine.connect() as connection:
-            found: datetime | None = connection.scalar(statement)
-        return found
-
-    def runs_since(self, moment: datetime) -> dict[str, datetime]:
-        """Return by run key when each exported run had changed, for those that changed then or later."""
-        statement = sa.select(self._runs.c.run_key, self._runs.c.changed_at).where(
-            self._is_mine(self._runs), self._runs.c.changed_at >= moment
-        )
-        with self._engine.connect() as connection:
-            return {row.run_key: row.changed_at for row in connection.execute(statement)}
+            return {row.run_key: row.event_no for row in connection.execute(statement)}
 
     def replace_run(self, run: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> int:
         """

@@ -319,26 +319,54 @@ class RunQueries:
             for (outcome, code, message), count in counted.most_common(REASONS)
         ]
 
-    def finished_since(self, moment: datetime | None) -> list[dict[str, Any]]:
+    def finished_versions(self) -> dict[str, int]:
         """
-        Return the rows of finished runs as they are stored, in the order in which they last changed.
+        Return by run key the number of each finished run's last event, the runs that changed first at the beginning.
 
-        :param moment: only runs that changed then or later; None for all
-        :return: all columns, and ``changed_at``: when the run ended, or its external IDs were replaced later
+        A run whose external IDs are being replaced by hashes is left out until that is complete.
         """
-        changed_at = sa.case(
-            (runs.c.pseudonymized_at > runs.c.finished_at, runs.c.pseudonymized_at), else_=runs.c.finished_at
-        ).label("changed_at")
-        statement = sa.select(runs, changed_at).where(runs.c.finished_at.is_not(None))
-        if moment is not None:
-            statement = statement.where(changed_at >= moment)
+        statement = (
+            _finished_runs()
+            .with_only_columns(runs.c.run_key, run_events.c.event_no)
+            .order_by(run_events.c.recorded_at, runs.c.run_key)
+        )
         with self._engine.begin() as connection:
-            found = connection.execute(statement.order_by(changed_at, runs.c.run_key)).mappings()
-            return [dict(row) for row in found]
+            return {row.run_key: row.event_no for row in connection.execute(statement)}
+
+    def finished_row(self, run_key: str) -> dict[str, Any] | None:
+        """
+        Return the row of a finished run as it is stored; None if :meth:`finished_versions` leaves it out now.
+
+        :return: all columns, ``event_no``: the number of its last event, and ``changed_at``: the time of that event
+        """
+        with self._engine.begin() as connection:
+            found = connection.execute(_finished_runs().where(runs.c.run_key == run_key)).mappings()
+            row = found.one_or_none()
+        return dict(row) if row else None
 
     def _runs(self, statement: sa.Select[Any]) -> list[StoredRun]:
         with self._engine.begin() as connection:
             return [stored_run(row) for row in connection.execute(statement).mappings()]
+
+
+def _finished_runs() -> sa.Select[Any]:
+    """Return the query for finished runs with their last event, without those whose IDs are partly replaced."""
+    numbers = run_events.alias("numbers")
+    last_no = (
+        sa.select(sa.func.max(numbers.c.event_no))
+        .where(numbers.c.run_key == runs.c.run_key)
+        .correlate(runs)
+        .scalar_subquery()
+    )
+    is_last = sa.and_(run_events.c.run_key == runs.c.run_key, run_events.c.event_no == last_no)
+    # Retention deletes the plan along with the IDs, batch by batch.
+    has_plan = sa.exists().where(links.c.run_key == runs.c.run_key)
+    is_half_replaced = sa.and_(runs.c.pseudonymized_at.is_not(None), has_plan)
+    return (
+        sa.select(runs, run_events.c.event_no, run_events.c.recorded_at.label("changed_at"))
+        .select_from(runs.join(run_events, is_last))
+        .where(runs.c.finished_at.is_not(None), sa.not_(is_half_replaced))
+    )
 
 
 def is_visible(visible: Collection[DagAndJob] | None) -> sa.ColumnElement[bool]:

@@ -15,16 +15,12 @@ from zoho_crm.operators.job_operator import final_errors
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
-    from datetime import datetime
     from pathlib import Path
 
     from airflow.sdk import Context
 
     from zoho_crm.audit_export import AuditExport
     from zoho_crm.ledger.ledger import Ledger
-
-_OVERLAP = timedelta(days=1)
-"""Runs that ended so long before the last exported one are compared again: their end may have been committed later."""
 
 
 class RetentionOperator(BaseOperator):
@@ -106,8 +102,8 @@ class ExportAuditOperator(BaseOperator):
     """
     Copy the finished runs of an audit database, with their audit rows, to a warehouse.
 
-    A run that has ended again, or whose external IDs were replaced by hashes, replaces its copy. See
-    :class:`zoho_crm.audit_export.AuditExport` for the tables and views.
+    A run that has changed since, such as by another end or the replacement of its external IDs by hashes, replaces its
+    copy. See :class:`zoho_crm.audit_export.AuditExport` for the tables and views.
 
     :param audit_conn_id: connection to the audit database; its role only reads
     :param warehouse_conn_id: connection to the warehouse; its role creates tables and views
@@ -126,7 +122,7 @@ class ExportAuditOperator(BaseOperator):
 
     @final_errors
     def execute(self, context: Context) -> dict[str, int]:
-        """Copy what is new, the oldest run first, and return how much it was."""
+        """Copy what is new, the oldest change first, and return how much it was."""
         from zoho_crm.audit_export import AuditExport
         from zoho_crm.databases import create_source_engine
         from zoho_crm.ledger.ledger import Ledger
@@ -155,10 +151,8 @@ def _new_runs(
     from zoho_crm.ledger.link_queries import LinkQueries
     from zoho_crm.ledger.run_queries import RunQueries
 
-    newest: datetime | None = export.newest()
-    since = newest - _OVERLAP if newest else None
-    exported = export.runs_since(since) if since else {}
-    links = LinkQueries(ledger.engine)
-    for run in RunQueries(ledger.engine).finished_since(since):
-        if exported.get(run["run_key"]) != run["changed_at"]:
-            yield run, links.audit_rows(run["run_key"], only_latest=False)
+    exported = export.versions()
+    queries, links = RunQueries(ledger.engine), LinkQueries(ledger.engine)
+    for run_key, event_no in queries.finished_versions().items():
+        if exported.get(run_key) != event_no and (run := queries.finished_row(run_key)):
+            yield run, links.audit_rows(run_key, only_latest=False)

@@ -10,13 +10,14 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.databases import AUDIT, WAREHOUSE, Audit, connection_to, set_connection
-from tests.support.ledger import MOMENT, drive, pairs, planned, settle, take
+from tests.support.ledger import MOMENT, RUN, drive, pairs, planned, settle, take
 from tests.support.operators import context
 from zoho_crm.audit_export import AuditExport
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.errors import ZohoConfigError
 from zoho_crm.ledger import tables
 from zoho_crm.ledger.link_queries import LinkQueries
+from zoho_crm.ledger.pseudonymize import BATCH_LINKS, Pseudonymizer
 from zoho_crm.ledger.run_queries import RunQueries
 from zoho_crm.operators.audit_tasks import ExportAuditOperator
 
@@ -111,6 +112,37 @@ def test_ids_that_retention_replaced_are_replaced_in_the_copy(warehouse: Audit, 
     assert hashed == {"first"}
 
 
+def test_run_that_retention_has_begun_waits_for_its_end(
+    audit: Audit, warehouse: Audit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if retention ends days later: no ID stays in the copy."""
+    ledger = audit.ledger()
+    planned(ledger, pairs(BATCH_LINKS + 1), chunk_size=1000)
+    drive(ledger)
+    finish(ledger, RUN, MOMENT)
+    replace_batch = Pseudonymizer._replace_batch
+    with monkeypatch.context() as patch:
+        patch.setattr(Pseudonymizer, "_replace_batch", lambda *of: replace_batch(*of) and None)
+        ledger.retention.pseudonymize(RUN)
+    planned(ledger, pairs(1), run_key="other")
+    drive(ledger, run_key="other")
+    finish(ledger, "other", datetime.now(UTC) + timedelta(days=3))
+
+    assert export() == {"runs": 1, "rows": 1}
+    assert ledger.retention.pseudonymize(RUN) == 1
+    assert export() == {"runs": 1, "rows": BATCH_LINKS + 1}
+    events = warehouse.rows("zoho_delink_link_events", "1")
+    assert {row["external_id"].startswith("sha256:") for row in events if row["run_key"] == RUN} == {True}
+
+
+def test_end_by_a_clock_that_was_ahead_hides_no_later_run(warehouse: Audit, ledger: Ledger) -> None:
+    finish(ledger, "first", datetime.now(UTC) + timedelta(days=40), status="partial")
+    export()
+    finish(ledger, "running", datetime.now(UTC))
+
+    assert export() == {"runs": 1, "rows": 3}
+
+
 def test_copy_that_broke_off_is_completed(warehouse: Audit, ledger: Ledger) -> None:
     """A warehouse without transactions may keep a part of a run."""
     export()
@@ -169,9 +201,10 @@ def test_two_audit_databases_share_a_warehouse(warehouse: Audit, ledger: Ledger)
     export()
     other = AuditExport(warehouse.engine, "other")
     other.create()
-    (run, *_) = RunQueries(ledger.engine).finished_since(None)
+    run = RunQueries(ledger.engine).finished_row("first")
 
-    assert other.newest() is None
+    assert run is not None
+    assert other.versions() == {}
     other.replace_run(run, [])
     assert (count(warehouse, "runs"), count(warehouse, "link_events")) == (3, 6)
 
@@ -213,17 +246,18 @@ def test_warehouse_without_sql_is_refused(
 def test_warehouse_without_row_locks(ledger: Ledger, tmp_path: Path) -> None:
     duckdb = sa.create_engine(f"duckdb:///{tmp_path / 'warehouse.duckdb'}")
     export = AuditExport(duckdb, AUDIT)
-    rows = LinkQueries(ledger.engine)
+    runs, rows = RunQueries(ledger.engine), LinkQueries(ledger.engine)
     for _twice in range(2):
         export.create()
-        for run in RunQueries(ledger.engine).finished_since(None):
-            export.replace_run(run, rows.audit_rows(run["run_key"], only_latest=False))
+        for run_key in runs.finished_versions():
+            if run := runs.finished_row(run_key):
+                export.replace_run(run, rows.audit_rows(run_key, only_latest=False))
     with duckdb.connect() as connection:
         found = connection.execute(
             sa.text("SELECT outcome, links FROM zoho_delink_links_per_day ORDER BY outcome")
         )
         assert [tuple(row) for row in found] == [("failed", 3), ("removed", 3)]
-        assert export.newest() == MOMENT
+        assert export.versions() == runs.finished_versions()
     duckdb.dispose()
 
 
