@@ -7,6 +7,7 @@ The row of a run is compared with its events, and job file and SQL with their ha
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from zoho_crm.ledger.chain import (
     Finding,
     Kind,
     SealedEnd,
+    canonical,
     digest,
     event_hash,
     hidden,
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 _FETCH = 1_000
 _CHUNK_NO = COMMON.index("chunk_no")
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 class AuditChain(Store):
@@ -126,6 +129,10 @@ class _EventsCheck:
     _last: ChainEnd = field(default_factory=ChainEnd)
     _row: dict[str, Any] = field(default_factory=dict)
     """The row of the run by the events so far."""
+    _texts: dict[tuple[str, str], None] = field(default_factory=dict)
+    """Name and hash of each job file and SQL that an event names, in that order."""
+    _without_texts: list[str] = field(default_factory=list)
+    """Events whose ``texts`` are not names and hashes. Retention does not replace them."""
 
     @property
     def unsealed(self) -> int:
@@ -166,13 +173,19 @@ class _EventsCheck:
                     why = f"seal {seal.seal_no} covers another event: the events up to here were rewritten"
                     return self._finding(Kind.BROKEN_SEAL, f"{name}: {why}")
             self._row.update(facts)
+            if (texts := _texts_of(facts)) is None:
+                self._without_texts.append(name)
+            else:
+                self._texts.update(dict.fromkeys(texts.items()))
             self._last = ChainEnd(event.event_no, event.event_hash)
         sealed_no = max((seal.end.chain_no for seal in self.sealed), default=0)
         return self._missing(sealed_no) if sealed_no > self._last.chain_no else None
 
     def _text_findings(self, connection: sa.Connection) -> Iterator[Finding]:
-        """Yield which of job file and SQL, as the row names them, are missing or differ."""
-        for name, key in json.loads(self._row.get("texts") or "{}").items():
+        """Yield which of job file and SQL, as the events name them, are missing or differ."""
+        for event in self._without_texts:
+            yield self._finding(Kind.ALTERED, f"{event}: its texts are not names and hashes")
+        for name, key in self._texts:
             stored = sa.select(source_texts.c.content).where(source_texts.c.text_hash == key)
             text = connection.scalar(stored)
             if text is None:
@@ -190,11 +203,22 @@ class _EventsCheck:
 
 
 def _facts_of(event: sa.Row[Any]) -> dict[str, Any] | None:
-    """Return the facts of an event; None if they are not a JSON object."""
+    """Return the facts of an event; None if they are not a JSON object in the form in which facts are written."""
     with suppress(ValueError, RecursionError):
         facts = json.loads(event.facts)
-        if isinstance(facts, dict):
+        if isinstance(facts, dict) and event.facts == canonical(facts):
             return facts
+    return None
+
+
+def _texts_of(facts: dict[str, Any]) -> dict[str, str] | None:
+    """Return the hashes of the texts that facts name; None if these are something else."""
+    with suppress(TypeError, ValueError, RecursionError):
+        texts = json.loads(facts.get("texts") or "{}")
+        if isinstance(texts, dict) and all(
+            isinstance(key, str) and _SHA256.fullmatch(key) for key in texts.values()
+        ):
+            return texts
     return None
 
 
@@ -227,6 +251,8 @@ def _seals_missing(seal: sa.Row[Any], last_no: int) -> Finding:
 def _seal_fault(seal: sa.Row[Any], before: str) -> str | None:
     if digest(seal.ends) != seal.run_head:
         return "its ends differ from what was written"
+    if _ends_of(seal) is None:
+        return "its ends are not a list of chunks, rows and hashes"
     head = seal_head(seal.seal_no, seal.run_key, seal.audit_rows, seal.run_head, seal.sealed_at, before)
     return None if head == seal.head else "it differs from what was written, or the seal before it does"
 
@@ -276,7 +302,15 @@ def _sealed_ends(connection: sa.Connection, run_key: str) -> dict[int, list[Seal
     statement = sa.select(seals.c.seal_no, seals.c.ends, seals.c.run_head).where(seals.c.run_key == run_key)
     for seal in connection.execute(statement.order_by(seals.c.seal_no)):
         if digest(seal.ends) == seal.run_head:
-            with suppress(ValueError, TypeError, RecursionError):
-                for chunk_no, chain_no, row_hash in json.loads(seal.ends):
-                    ends[chunk_no].append(SealedEnd(seal.seal_no, ChainEnd(chain_no, row_hash)))
+            for chunk_no, end in _ends_of(seal) or ():
+                ends[chunk_no].append(SealedEnd(seal.seal_no, end))
     return ends
+
+
+def _ends_of(seal: sa.Row[Any]) -> list[tuple[int, ChainEnd]] | None:
+    """Return the ends that a seal records, with their chunks; None if they are something else."""
+    with suppress(ValueError, TypeError, RecursionError):
+        ends = [tuple(end) for end in json.loads(seal.ends)]
+        if all(tuple(map(type, end)) == (int, int, str) for end in ends):
+            return [(chunk_no, ChainEnd(chain_no, row_hash)) for chunk_no, chain_no, row_hash in ends]
+    return None

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from tests.support.ledger import MOMENT, ORIGIN, RELATION, RUN, TARGET, drive, pairs, rows_of, run_start
 from zoho_crm.ledger import tables
-from zoho_crm.ledger.chain import digest
+from zoho_crm.ledger.chain import canonical, digest, pseudonym
 from zoho_crm.ledger.run_queries import RunQueries
 
 if TYPE_CHECKING:
@@ -206,6 +206,37 @@ def test_changed_or_removed_text_is_found(decided: Ledger, engine: sa.Engine) ->
 
     change(engine, sa.delete(texts).where(texts.c.text_hash == key))
     assert findings(decided) == [("missing", f"the stored text of source.sql_file is missing: {key}")]
+
+
+def test_texts_of_each_event_are_verified(ledger: Ledger, engine: sa.Engine) -> None:
+    ledger.runs.open(run_start(texts=TEXTS))
+    ledger.runs.open(run_start(texts={"source.sql_file": "SELECT 2"}))
+    texts, key = tables.source_texts, digest(TEXTS["source.sql_file"])
+    assert findings(ledger) == []
+
+    change(engine, sa.delete(texts).where(texts.c.text_hash == key))
+
+    assert findings(ledger) == [("missing", f"the stored text of source.sql_file is missing: {key}")]
+
+
+def test_texts_that_are_replaced_by_their_hash_are_found(decided: Ledger, engine: sa.Engine) -> None:
+    (facts,) = (json.loads(row["facts"]) for row in rows_of(engine, EVENTS) if row["event_no"] == 1)
+    change(
+        engine,
+        sa.update(EVENTS).where(at(1)).values(facts=canonical(facts | {"texts": pseudonym(facts["texts"])})),
+    )
+    change(engine, sa.update(tables.runs).values(texts=pseudonym(facts["texts"])))
+
+    assert findings(decided) == [("altered", "event 1 (opened): its texts are not names and hashes")]
+
+
+@pytest.mark.parametrize("added", ['"reason":"forged",', " "])
+def test_facts_in_another_form_are_found(decided: Ledger, engine: sa.Engine, added: str) -> None:
+    (facts,) = (row["facts"] for row in rows_of(engine, EVENTS) if row["event_no"] == 1)
+
+    change(engine, sa.update(EVENTS).where(at(1)).values(facts="{" + added + facts[1:]))
+
+    assert [kind for kind, _ in findings(decided)] == ["altered"]
 
 
 def test_retention_is_an_event_and_is_sealed(decided: Ledger) -> None:

@@ -23,6 +23,8 @@ from tests.support.ledger import (
 )
 from zoho_crm.core.outcomes import Outcome
 from zoho_crm.ledger import tables
+from zoho_crm.ledger.chain import digest
+from zoho_crm.ledger.finalize import seal_head
 from zoho_crm.ledger.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -246,6 +248,25 @@ def test_flipped_byte_in_a_seal_is_found(sealed: Ledger, engine: sa.Engine) -> N
 
         assert findings[0].kind == "broken_seal", name
         assert {finding.kind.value for finding in findings} <= {"broken_seal", "unsealed", "missing"}, name
+
+
+@pytest.mark.parametrize(
+    "ends",
+    ['[["0",4,"a"]]', "[[[],4,4]]", '[[0,"4","a"]]', "[7]", "7", "[[0,4,null]]", "[" * 50_000],
+    ids=["chunk as text", "chunk as list", "row as text", "number in list", "number", "no hash", "deep"],
+)
+def test_ends_of_another_type_are_found_in_an_intact_seal(
+    sealed: Ledger, engine: sa.Engine, ends: str
+) -> None:
+    (seal,) = rows_of(engine, tables.seals)
+    head = seal_head(1, RUN, seal["audit_rows"], digest(ends), seal["sealed_at"], "")
+    change(engine, sa.update(tables.seals).values(ends=ends, run_head=digest(ends), head=head))
+    change(engine, sa.delete(AUDIT).where(AUDIT.c.chunk_no == 0))
+
+    findings = list(sealed.chain.verify())
+
+    assert findings[0].detail == "seal 1: its ends are not a list of chunks, rows and hashes"
+    assert {finding.kind.value for finding in findings} == {"broken_seal", "missing", "unsealed"}
 
 
 def test_deleted_seal_is_found(sealed: Ledger, engine: sa.Engine) -> None:
