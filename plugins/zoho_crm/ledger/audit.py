@@ -12,6 +12,7 @@ import secrets
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
@@ -188,6 +189,28 @@ def decided(connection: sa.Connection, run_key: str, *, lock: bool = False) -> d
     statement = sa.select(*(runs.c[name] for name in DECIDED)).where(is_mine)
     row = connection.execute(statement).mappings().one_or_none()
     return {name: _fact(name, value) for name, value in row.items()} if row else {}
+
+
+def last_facts(connection: sa.Connection, run_key: str, kind: RunEventKind) -> dict[str, Any]:
+    """Return the facts of a run's last event of a kind; {} without one, or if they are not a JSON object."""
+    statement = (
+        sa.select(run_events.c.facts)
+        .where(run_events.c.run_key == run_key, run_events.c.kind == kind.value)
+        .order_by(run_events.c.event_no.desc())
+        .limit(1)
+    )
+    text = connection.scalar(statement)
+    # Facts that were altered are found by verification; the run still ends.
+    with suppress(ValueError, RecursionError):
+        facts = json.loads(text or "{}")
+        return facts if isinstance(facts, dict) else {}
+    return {}
+
+
+def count_rows(connection: sa.Connection, run_key: str) -> int:
+    """Return the number of audit rows of a run."""
+    statement = sa.select(sa.func.count()).select_from(audit).where(audit.c.run_key == run_key)
+    return connection.scalar(statement) or 0
 
 
 def _fact(name: str, value: Any) -> Any:

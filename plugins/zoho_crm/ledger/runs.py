@@ -147,7 +147,9 @@ class RunStore(Store):
 
     def finish(self, run_key: str, *, status: str, detail: str | None, finished_at: datetime) -> None:
         """
-        Write how a run ended; the counts are taken from the audit rows. Writing the same end again changes nothing.
+        Write how a run ended; the counts are taken from the audit rows.
+
+        Writing the same end again changes nothing unless audit rows were added since: then the run ended again.
 
         :param status: a :class:`~zoho_crm.ledger.runs.RunStatus`
         :raises ZohoConfigError: there is no such status
@@ -166,11 +168,13 @@ class RunStore(Store):
                 "failure": None,
                 **{outcome.value: by_outcome[outcome] for outcome in Outcome},
             }
-            if before.get("finished_at") and before.items() >= ending.items():
+            facts = {"audit_rows": audit.count_rows(connection, run_key)}
+            last = audit.last_facts(connection, run_key, RunEventKind.FINISHED)
+            if before.get("finished_at") and {**last, **before}.items() >= {**ending, **facts}.items():
                 # Another report that finds what the last one found: the run ended then.
-                finished_at = datetime.fromisoformat(before["finished_at"])
+                finished_at, facts = datetime.fromisoformat(before["finished_at"]), {}
             values = {**ending, "finished_at": finished_at, "credits": CREDITS_OF_RUN}
-            self._change(connection, run_key, RunEventKind.FINISHED, values)
+            self._change(connection, run_key, RunEventKind.FINISHED, values, facts)
 
     def record_org(self, run_key: str, org_id: str) -> str:
         """Record the organization of a run that does not know it; return the one that is stored then."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from tests.support.ledger import (
     drive,
     pairs,
     planned,
+    rows_of,
     run_start,
 )
 from zoho_crm import __version__
@@ -139,6 +141,25 @@ def test_finished_run_holds_counts_derived_from_the_last_audit_row_of_each_link(
     assert {outcome.value: getattr(stored, outcome.value) for outcome in Outcome} == expected
     assert (stored.status, stored.finished_at) == ("partial", MOMENT)
     assert stored.detail == "x" * 1000
+
+
+def test_run_that_worked_on_links_again_has_ended_again_and_a_repeated_report_changes_nothing(
+    ledger: Ledger,
+) -> None:
+    planned(ledger, pairs(2))
+    ends = []
+    for hour, is_worked_on in enumerate([True, False, True, False]):
+        if is_worked_on:
+            drive(ledger, outcome=Outcome.FAILED)
+        moment = MOMENT + timedelta(hours=hour)
+        ledger.runs.finish(RUN, status="failed", detail="2 failed", finished_at=moment)
+        ends.append(ledger.runs.existing(RUN).finished_at)
+
+    assert ends == [MOMENT, MOMENT, MOMENT + timedelta(hours=2), MOMENT + timedelta(hours=2)]
+    finished = [row for row in rows_of(ledger.engine, tables.run_events) if row["kind"] == "finished"]
+    assert [json.loads(row["facts"])["audit_rows"] for row in finished] == [2, 4]
+    ledger.finalizer.seal(RUN)
+    assert list(ledger.chain.verify()) == []
 
 
 def test_status_outside_the_vocabulary_is_refused(ledger: Ledger) -> None:

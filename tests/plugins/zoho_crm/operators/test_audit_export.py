@@ -99,6 +99,16 @@ def test_run_that_ended_again_replaces_its_copy(warehouse: Audit, ledger: Ledger
     assert (count(warehouse, "runs"), count(warehouse, "link_events")) == (3, 9)
 
 
+def test_cleared_run_with_the_same_counts_replaces_its_copy(warehouse: Audit, ledger: Ledger) -> None:
+    export()
+    drive(ledger, run_key="first", outcome=Outcome.FAILED)
+    finish(ledger, "first", MOMENT + timedelta(hours=1))
+    assert export() == {"runs": 1, "rows": 6}
+
+    finish(ledger, "first", MOMENT + timedelta(hours=2))
+    assert export() == {"runs": 0, "rows": 0}
+
+
 def test_ids_that_retention_replaced_are_replaced_in_the_copy(warehouse: Audit, ledger: Ledger) -> None:
     export()
     assert ledger.retention.pseudonymize("first") == 3
