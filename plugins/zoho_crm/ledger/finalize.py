@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from zoho_crm.core.models import Origin
     from zoho_crm.ledger.claims import Claim
+
+_Written = TypeVar("_Written")
 
 BATCH_ROWS = 1_000
 
@@ -162,15 +164,7 @@ class RunFinalizer(Store):
         :raises PlanError: there is no such run
         :raises AuditAlteredError: the last audit rows are not those that were written
         """
-        for tries_left in reversed(range(_TRIES)):
-            try:
-                with self._engine.begin() as connection:
-                    return _seal(connection, run_key, self._now(connection))
-            except sa.exc.IntegrityError:
-                # Another run was sealed at the same moment, under the same number.
-                if not tries_left:
-                    raise
-        raise AssertionError
+        return sealing(self._engine, lambda connection: seal_run(connection, run_key, self._now(connection)))
 
     def seals(self, *, before: int | None = None, limit: int = BATCH_ROWS) -> list[Seal]:
         """
@@ -220,7 +214,26 @@ def _results(
     ]
 
 
-def _seal(connection: sa.Connection, run_key: str, now: datetime) -> Seal:
+def sealing(engine: sa.Engine, write: Callable[[sa.Connection], _Written]) -> _Written:
+    """Return what a transaction that seals returns; it is repeated while others seal at the same moment."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            with engine.begin() as connection:
+                return write(connection)
+        except sa.exc.IntegrityError:
+            # Another run was sealed at the same moment, under the same number.
+            if not tries_left:
+                raise
+    raise AssertionError
+
+
+def seal_run(connection: sa.Connection, run_key: str, now: datetime) -> Seal:
+    """
+    Seal a run within a transaction of :func:`sealing`, as :meth:`RunFinalizer.seal` does.
+
+    :raises PlanError: there is no such run
+    :raises AuditAlteredError: the last audit rows are not those that were written; nothing was changed
+    """
     if connection.scalar(sa.select(runs.c.run_key).where(runs.c.run_key == run_key)) is None:
         raise no_such_run(run_key)
     # The last seal is read first: a process that seals from now on uses the same number, and one of them starts again.

@@ -19,7 +19,7 @@ from zoho_crm.errors import AuditAlteredError, PlanError
 from zoho_crm.ledger.audit import change_run
 from zoho_crm.ledger.chain import REPLACEABLE, is_pseudonym, pseudonym
 from zoho_crm.ledger.engine import Store, reading
-from zoho_crm.ledger.finalize import RunFinalizer
+from zoho_crm.ledger.finalize import seal_run, sealing
 from zoho_crm.ledger.runs import no_such_run
 from zoho_crm.ledger.schema import RETENTION_RIGHTS, check_rights
 from zoho_crm.ledger.tables import MESSAGE_LENGTH, audit, chunks, links, runs
@@ -86,48 +86,44 @@ class Pseudonymizer(Store):
         :raises ZohoConfigError: the role of the audit connection lacks a right that this needs; nothing was changed
         """
         check_rights(self._engine, RETENTION_RIGHTS)
-        self._begin(run_key)
-        self._seal(run_key)
+        sealing(self._engine, lambda connection: self._begin(connection, run_key))
         changed = 0
         while (batch := self._replace_batch(run_key)) is not None:
             changed += batch
         return changed
 
-    def _begin(self, run_key: str) -> None:
-        """Close the run to all tasks, unless that has been done."""
-        with self._engine.begin() as connection:
-            now = self._now(connection)
-            run = connection.execute(
-                sa.select(runs.c.finished_at, runs.c.pseudonymized_at).where(runs.c.run_key == run_key)
-            ).one_or_none()
-            if run is None:
-                raise no_such_run(run_key)
-            if run.pseudonymized_at is not None:
-                return
-            if run.finished_at is None:
-                raise PlanError(f"run {run_key!r} is not finished: its IDs are still needed")
-            values = {"pseudonymized_at": now, "params": "{}"}
-            change_run(connection, run_key, RunEventKind.PSEUDONYMIZED, values, now=now)
-            # As a claim does: a try that still runs stops at its next write, and no other can start.
-            connection.execute(
-                sa.update(chunks)
-                .where(chunks.c.run_key == run_key)
-                .values(claim_no=chunks.c.claim_no + 1, write_no=0, holder=HOLDER, claimed_at=now)
+    def _begin(self, connection: sa.Connection, run_key: str) -> None:
+        """Close the run to all tasks, and seal the event that says so, unless that has been done."""
+        now = self._now(connection)
+        run = connection.execute(
+            sa.select(runs.c.finished_at, runs.c.pseudonymized_at).where(runs.c.run_key == run_key)
+        ).one_or_none()
+        if run is None:
+            raise no_such_run(run_key)
+        if run.pseudonymized_at is not None:
+            return
+        if run.finished_at is None:
+            raise PlanError(f"run {run_key!r} is not finished: its IDs are still needed")
+        values = {"pseudonymized_at": now, "params": "{}"}
+        change_run(connection, run_key, RunEventKind.PSEUDONYMIZED, values, now=now)
+        # As a claim does: a try that still runs stops at its next write, and no other can start.
+        connection.execute(
+            sa.update(chunks)
+            .where(chunks.c.run_key == run_key)
+            .values(claim_no=chunks.c.claim_no + 1, write_no=0, holder=HOLDER, claimed_at=now)
+        )
+        still_open = connection.scalar(
+            sa.select(sa.func.count()).where(links.c.run_key == run_key, links.c.outcome.is_(None))
+        )
+        if still_open:
+            raise PlanError(
+                f"run {run_key!r} is being retried: {still_open} of its links have no outcome yet; "
+                "nothing was changed"
             )
-            still_open = connection.scalar(
-                sa.select(sa.func.count()).where(links.c.run_key == run_key, links.c.outcome.is_(None))
-            )
-            if still_open:
-                raise PlanError(
-                    f"run {run_key!r} is being retried: {still_open} of its links have no outcome yet; "
-                    "nothing was changed"
-                )
-            _replace_labels(connection, run_key)
-
-    def _seal(self, run_key: str) -> None:
-        """Seal the event that says so; the replacement itself changes no hash."""
+        _replace_labels(connection, run_key)
         try:
-            RunFinalizer(self._engine, self._clock).seal(run_key)
+            # The replacement itself changes no hash.
+            seal_run(connection, run_key, now)
         except AuditAlteredError as error:
             # The IDs have to go in any case.
             log.warning("Run not sealed while its IDs are replaced: run_key=%s error=%s", run_key, error)

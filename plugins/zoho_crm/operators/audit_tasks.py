@@ -12,6 +12,7 @@ from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.core.job_files import named_job
 from zoho_crm.errors import PlanError, ZohoConfigError
 from zoho_crm.operators.job_operator import final_errors
+from zoho_crm.operators.report import anchor_seals
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -27,8 +28,8 @@ class RetentionOperator(BaseOperator):
     """
     Replace the external IDs of a job's runs by hashes once they are older than its ``retention_days``.
 
-    The audit still verifies; the links of such a run cannot be sent, retried or relinked. The form's ``dry_run`` only
-    counts.
+    The audit still verifies, and the new seals are anchored. The links of such a run cannot be sent, retried or
+    relinked. The form's ``dry_run`` only counts.
 
     :param job_name: name of the job; only ``retention_days`` and the audit connections of its file are used
     :param jobs_folder: folder of the job files
@@ -67,6 +68,7 @@ class RetentionOperator(BaseOperator):
             left_open = ledger.retention.unfinished_runs(job.name, before)
             if not only_count:
                 summary["rows"] = sum(self._replace(ledger, run_key) for run_key in run_keys)
+                anchor_seals(ledger, job)
         finally:
             ledger.close()
         summary |= {"runs": len(run_keys), "left_open": len(left_open)}

@@ -176,6 +176,28 @@ def test_call_that_was_cut_short_is_finished_by_the_next(
     assert done.retention.due_runs(JOB, LATER) == []
 
 
+def test_call_that_was_killed_before_its_seal_is_due_again(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger.runs.open(run_start())
+    finish(ledger)
+    ledger.finalizer.seal(RUN)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("zoho_crm.ledger.finalize.seal_head", kill)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.retention.pseudonymize(RUN)
+
+    assert ledger.retention.due_runs(JOB, LATER) == [RUN]
+    ledger.retention.pseudonymize(RUN)
+    assert list(ledger.chain.verify()) == []
+    assert ledger.retention.due_runs(JOB, LATER) == []
+
+
+def kill(*_: object) -> str:
+    raise KeyboardInterrupt
+
+
 def test_doing_it_again_changes_nothing(done: Ledger, engine: sa.Engine) -> None:
     done.retention.pseudonymize(RUN)
     before = everything(engine)

@@ -15,6 +15,8 @@ from tests.support.databases import AUDIT, Audit
 from tests.support.ledger import take
 from tests.support.links import RELATION
 from tests.support.operators import context, pairs
+from zoho_crm.anchors.anchor_check import check_anchors
+from zoho_crm.anchors.anchor_files import AnchorFolder
 from zoho_crm.core.job_files import JobFileError
 from zoho_crm.core.models import LinkResult, RunStart, Target
 from zoho_crm.core.outcomes import Outcome
@@ -91,6 +93,17 @@ def test_ids_of_old_runs_are_replaced_and_the_audit_verifies(
     said = "".join(capfd.readouterr())
     assert "1 older runs never ended and keep their external ids; clear their report: never" in said
     assert "c-00000" not in said
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+def test_seals_of_retention_are_anchored(ledger: Ledger, folder: Path, tmp_path: Path) -> None:
+    file, anchors = folder / f"{JOB}.yaml", AnchorFolder(f"file://{tmp_path}/anchors")
+    file.write_text(f"{file.read_text()}audit_anchor: file://{tmp_path}/anchors\n")
+    anchors.write_missing(ledger)
+
+    assert retain(folder, dry_run=True)["runs"] == retain(folder)["runs"] == 2
+    assert list(check_anchors(ledger, anchors)) == []
+    assert len(list(anchors.read())) == 5
 
 
 def test_retention_uses_a_connection_for_it(
