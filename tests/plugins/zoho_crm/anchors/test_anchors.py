@@ -18,8 +18,10 @@ from tests.support.ledger import MOMENT, RUN, drive, pairs, planned
 from tests.support.operators import make_job
 from zoho_crm.anchors.anchor_check import check_anchors
 from zoho_crm.anchors.anchor_files import Anchor, AnchorFolder, load_private_key, load_public_key
+from zoho_crm.core.outcomes import RunEventKind
 from zoho_crm.errors import AnchorError, ZohoConfigError
 from zoho_crm.ledger import tables
+from zoho_crm.ledger.audit import change_run
 from zoho_crm.ledger.chain import pseudonym
 from zoho_crm.ledger.ledger import Ledger
 from zoho_crm.operators.report import anchor_seals
@@ -138,6 +140,26 @@ def test_attack_is_found_by_what_the_page_says(
         change(ledger, *(sa.delete(table).where(table.c.run_key == key) for table in OF_RUNS))
 
     assert_found_first_by(TABLE[attack], ledger, folder)
+
+
+@pytest.mark.parametrize("forged", ["decision", "run"])
+def test_invention_is_found_until_a_report_anchors_it(
+    ledger: Ledger, folder: AnchorFolder, forged: str
+) -> None:
+    if forged == "run":
+        add_run(ledger, "a run that never happened")
+    else:
+        with ledger.engine.begin() as connection:
+            values = {"approval": "approved", "approved_by": "ada"}
+            change_run(connection, LAST, RunEventKind.APPROVAL_DECIDED, values, now=MOMENT)
+        ledger.finalizer.seal(LAST)
+    assert_found_first_by(
+        TABLE["a decision or a whole run is invented, with its hashes and a seal"], ledger, folder
+    )
+
+    add_run(ledger, "the next run")
+    folder.write_missing(ledger)
+    assert_found_first_by(TABLE["the same, once the next report has anchored it"], ledger, folder)
 
 
 def test_rewritten_database_is_found_by_its_anchors(
