@@ -62,7 +62,10 @@ def mapped():
         ledger.ensure_schema()
         origin = Origin("mapped", key, "manual", "plan")
         target = Target(RELATION, "us", "v7", operation=operation, dry_run=mode == "dry_run")
-        ledger.runs.start(RunStart(key, "mapped", origin, target, mode=mode, params=reported or {}))
+        params = reported or {}
+        ledger.runs.start(
+            RunStart(key, "mapped", origin, target, mode=mode, params=params, guard_decision="passed")
+        )
         pairs = [(f"c-{number}", f"d-{number}") for number in range(first, first + 6)]
         summary = ledger.plans.create(
             key, RELATION, pairs, chunk_size=2, max_chunks=9, origin=origin, target=target

@@ -328,16 +328,17 @@ def test_whole_runs_end_as_they_must(
     jobs: Path, tmp_path: Path, inbox: tuple[int, list[dict[str, Any]]], live_dags: LiveDags
 ) -> None:
     """
-    Four runs end as their jobs demand.
+    Runs end as their jobs demand.
 
     An empty plan; a breached limit; one that requests an approval, whose task is marked as done without a
-    response; more chunks than fit.
+    response; one whose guard is marked as well; more chunks than fit.
     """
     sample = yaml.safe_load((jobs / "contacts_deals.yaml").read_text())
     for name, changes in {
         "nothing": {"source": {"conn_id": "warehouse", "sql_file": "nothing.sql"}},
         "guarded": {"guards": {"max_links": 5}, "notify": [EXPECTED]},
         "asked": {"guards": {"max_links": 5, "on_breach": "approve"}, "retries": 0, "notify": [EXPECTED]},
+        "undecided": {"guards": {"max_links": 5}, "retries": 0},
         "contacts_deals": {"chunk_size": 2},
     }.items():
         (jobs / f"{name}.yaml").write_text(yaml.safe_dump({**sample, **changes}))
@@ -366,6 +367,7 @@ def test_whole_runs_end_as_they_must(
         live_dags.run("zoho_delink__nothing", mode="apply")
         live_dags.run("zoho_delink__guarded", "failed", mode="apply")
         live_dags.run("zoho_delink__asked", "failed", mark_success="approve", mode="apply")
+        live_dags.run("zoho_delink__undecided", "failed", mark_success="guard|approve", mode="apply")
         live_dags.run(CONTACTS_DEALS, mode="apply")
         after = zoho.state.links("Contacts", "Deals")
     assert before - after == {(f"c-{number:04}", f"d-{number:04}") for number in range(30)}
@@ -384,7 +386,8 @@ def test_whole_runs_end_as_they_must(
         events = connection.execute(
             "SELECT asset.name, asset.uri, event.source_dag_id, event.source_task_id, event.extra "
             "FROM asset_event AS event JOIN asset ON asset.id = event.asset_id WHERE event.source_dag_id IN "
-            "('zoho_delink__nothing', 'zoho_delink__guarded', 'zoho_delink__asked', 'zoho_delink__contacts_deals') "
+            "('zoho_delink__nothing', 'zoho_delink__guarded', 'zoho_delink__asked', 'zoho_delink__undecided', "
+            "'zoho_delink__contacts_deals') "
             "ORDER BY event.id"
         ).fetchall()
     # A run that stopped or failed emits no asset event.
@@ -407,6 +410,7 @@ def test_whole_runs_end_as_they_must(
     assert runs["guarded"] == ("stopped", 30, 0, 30, 1, "breached: 30 links planned, 5 allowed")
     assert runs["contacts_deals"] == ("succeeded", 30, 30, 0, 4, "passed: 30 links planned, 10000 allowed")
     assert runs["asked"] == ("stopped", 30, 0, 30, 1, "breached: 30 links planned, 5 allowed")
-    assert not_sent == [("asked", "not_attempted", 0, 30), ("guarded", "not_attempted", 0, 30)]
+    assert runs["undecided"] == ("stopped", 30, 0, 30, 1, None)
+    assert not_sent == [(name, "not_attempted", 0, 30) for name in ("asked", "guarded", "undecided")]
     # The report notifies of the guards' stop; an approval request at once, and later that no one responded.
     assert [message["title"] for message in inbox[1]] == ["guarded breach", "asked breach", "asked stopped"]

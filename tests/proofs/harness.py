@@ -74,7 +74,7 @@ def plan(
 ) -> PlanSummary:
     """Start a run and store its plan; an existing run stays unchanged."""
     aim = target(strategy, operation=operation)
-    ledger.runs.start(RunStart(run_key, JOB, ORIGIN, aim, mode="apply"))
+    ledger.runs.start(RunStart(run_key, JOB, ORIGIN, aim, mode="apply", guard_decision="passed"))
     return ledger.plans.create(
         run_key,
         RELATION,

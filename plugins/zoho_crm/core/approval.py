@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Link
     from zoho_crm.core.models import PlanSummary
 
+BREACHED = "breached"
+"""How the guards' decision on a plan that exceeds a limit begins."""
+
+NO_LIMITS = "passed: no limits, the task has no job"
+"""Decision on the links of an operator outside of a job's Dag, which has no guard."""
+
 ASKED = "asked"
 APPROVED = "approved"
 REJECTED = "rejected"
@@ -207,6 +213,20 @@ def approval_block_reason(approval: str | None) -> str | None:
     if approval == ASKED:
         return "the run waits for an approval"
     return f"the run was {approval}"
+
+
+def send_block_reason(decision: str | None, approval: str | None) -> str | None:
+    """
+    Return why the links of a run may not be sent, or None: its guard has let it pass, or an approver has.
+
+    :param decision: of the guards, as on the run row
+    :param approval: as on the run row
+    """
+    if decision is None:
+        return "its guard has not decided; clear the task guard, with the tasks after it"
+    if approval is None and decision.startswith(BREACHED):
+        return "the run exceeds a limit of its guards, and has no approval"
+    return approval_block_reason(approval)
 
 
 def is_rejected(approval: str | None) -> bool:

@@ -13,6 +13,7 @@ from decimal import Decimal
 from statistics import median
 from typing import TYPE_CHECKING
 
+from zoho_crm.core.approval import BREACHED
 from zoho_crm.core.formatting import format_count, format_duration, format_percent
 from zoho_crm.core.job_files import BASELINE_SQL, FRESHNESS_SQL
 from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, Outcome
@@ -96,7 +97,7 @@ class Decision:
     def text(self) -> str:
         """The decision as stored on the run row: breaches first."""
         ordered = sorted(self.checks, key=lambda check: not check.breached)
-        return f"{'breached' if self.breaches else 'passed'}: {'; '.join(check.says for check in ordered)}"
+        return f"{BREACHED if self.breaches else 'passed'}: {'; '.join(check.says for check in ordered)}"
 
     def way_on(self, guards: Guards) -> str:
         """Return what a person can do about the breaches of a stopped run."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from zoho_crm.core.approval import ASKED
+from zoho_crm.core.approval import ASKED, BREACHED
 from zoho_crm.core.links import Relation
 from zoho_crm.core.outcomes import NOT_FOUND_OUTCOMES, PRESUMED_OUTCOMES, Outcome, RunEventKind, RunStatus
 
@@ -141,6 +141,7 @@ class RunStart:
     :param environment: ``production``, ``sandbox``, ``developer`` or ``local``; None where it is not known
     :param preflight_credits: API credits that checks have used before there was a run
     :param texts: job file and SQL as the run uses them, by the field that names them
+    :param guard_decision: of a run without a guard; None: nothing is sent before its guard has decided
     """
 
     run_key: str
@@ -157,6 +158,7 @@ class RunStart:
     environment: str | None = None
     preflight_credits: int = 0
     texts: dict[str, str] = field(default_factory=dict)
+    guard_decision: str | None = None
 
 
 _SUMMARIES: dict[str, tuple[str, ...]] = {
@@ -318,7 +320,7 @@ class StoredRun:
     @property
     def is_breached(self) -> bool:
         """Whether the plan exceeds a limit of the guards."""
-        return (self.guard_decision or "").startswith("breached")
+        return (self.guard_decision or "").startswith(BREACHED)
 
     @property
     def dry_run(self) -> bool:

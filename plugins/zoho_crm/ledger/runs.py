@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from zoho_crm import __version__
-from zoho_crm.core.approval import ASKED, approval_block_reason
+from zoho_crm.core.approval import ASKED, send_block_reason
 from zoho_crm.core.models import DELINK, StoredRun
 from zoho_crm.core.outcomes import LinkState, Outcome, RunEventKind, RunStatus
 from zoho_crm.errors import PlanError, ZohoConfigError
@@ -247,12 +247,21 @@ class RunStore(Store):
             keys: Sequence[str] = connection.scalars(statement).all()
         return [self.existing(key) for key in keys]
 
-    def stop_reason(self, run_key: str) -> str | None:
-        """Return why the tasks of the run may not send; None if they may."""
-        statement = sa.select(runs.c.stop_reason, runs.c.approval).where(runs.c.run_key == run_key)
+    def stop_reason(self, run_key: str, *, dry_run: bool = False) -> str | None:
+        """
+        Return why the tasks of the run may not go on; None if they may.
+
+        :param dry_run: the task sends nothing, and so needs no decision
+        """
+        columns = (runs.c.mode, runs.c.stop_reason, runs.c.guard_decision, runs.c.approval)
         with reading(self._engine).begin() as connection:
-            row = connection.execute(statement).one_or_none()
-        return (row.stop_reason or approval_block_reason(row.approval)) if row else None
+            row = connection.execute(sa.select(*columns).where(runs.c.run_key == run_key)).one_or_none()
+        if row is None:
+            return None
+        stopped: str | None = row.stop_reason
+        if stopped or dry_run or row.mode == "dry_run":
+            return stopped
+        return send_block_reason(row.guard_decision, row.approval)
 
     def add_preflight_credits(self, run_key: str, used: int) -> None:
         """Count API credits used outside of chunks; nothing happens while there is no run."""
@@ -274,12 +283,14 @@ class RunStore(Store):
         run_key: str,
         decision: str,
         *,
+        needs_approval: bool = False,
         checks: Sequence[Mapping[str, Any]] = (),
         texts: Mapping[str, str] | None = None,
     ) -> None:
         """
         Record the decision of the guards; an approval of an earlier decision no longer counts.
 
+        :param needs_approval: nothing is sent before :meth:`record_approval` records an approval
         :param checks: for its event, each limit with what was measured, as JSON values
         :param texts: job file and SQL that the decision used; None: those that the run has
         """
@@ -290,7 +301,7 @@ class RunStore(Store):
             facts={"checks": list(checks)} if checks else None,
             **({"texts": _text_hashes(texts)} if texts else {}),
             guard_decision=decision,
-            approval=None,
+            approval=ASKED if needs_approval else None,
             approved_by=None,
             approved_at=None,
             approval_until=None,
@@ -541,6 +552,7 @@ def _new_row(run: RunStart, now: datetime) -> dict[str, Any]:
         "params": json.dumps(run.params, default=str, sort_keys=True),
         "status": RunStatus.PLANNED.value,
         "preflight_credits": run.preflight_credits,
+        "guard_decision": run.guard_decision,
         "started_at": now,
         "code_version": __version__,
         "schema_version": SCHEMA_VERSION,

@@ -99,7 +99,7 @@ class ChunkStore:
 
     def stop_reason(self) -> str | None:
         """Return why another task has stopped the run, if one has."""
-        return self.ledger.runs.stop_reason(self.claim.run_key)
+        return self.ledger.runs.stop_reason(self.claim.run_key, dry_run=self.target.dry_run)
 
     def stop_run(self, why: str) -> None:
         """Keep the other tasks of the run from sending."""

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from zoho_crm.airflow_compat import TaskDeferred
+from zoho_crm.core.approval import NO_LIMITS
 from zoho_crm.core.formatting import format_count, format_duration
 from zoho_crm.core.link_input import pasted_links
 from zoho_crm.core.links import Link, check_links
@@ -224,6 +225,7 @@ class OwnPlanDriver:
                 window_start=BEGINNING,
                 window_end=operator.now(),
                 environment=self.hook.connection.kind,
+                guard_decision=NO_LIMITS,
             )
         )
         pairs = pasted_links(operator.links) or []

@@ -91,9 +91,13 @@ class GuardOperator(JobOperator):
                 raise PlanError("The run has no plan")
             requester = requester_of(context)
             facts, decision = self._judge(ledger, job, run, plan, requester)
+            is_due = bool(decision.breaches) or (job.guards.approvals == "always" and bool(plan.chunks))
+            stops = bool(decision.breaches) and job.guards.on_breach == "stop"
+            asks = is_due and not stops and not run.dry_run
             ledger.runs.record_guard(
                 key,
                 decision.text,
+                needs_approval=asks,
                 checks=[asdict(each) for each in decision.checks],
                 texts=self.texts_of(job),
             )
@@ -108,12 +112,10 @@ class GuardOperator(JobOperator):
                 approvals=job.guards.approvals,
                 decision=decision.text,
             )
-            is_due = bool(decision.breaches) or (job.guards.approvals == "always" and bool(plan.chunks))
-            if run.dry_run or not is_due:
-                return GuardResult(decision=decision.text, ask=False, subject=None, body=None)
-            if decision.breaches and job.guards.on_breach == "stop":
+            if stops and not run.dry_run:
                 raise GuardError(f"{decision.text}. Nothing was sent. {decision.way_on(job.guards)}")
-            ledger.runs.ask_approval(key)
+            if not asks:
+                return GuardResult(decision=decision.text, ask=False, subject=None, body=None)
             question = _question(ledger, job, run, plan, facts, decision, requester)
             self._notify(ledger, job, context, run, plan, decision)
         finally:

@@ -11,7 +11,7 @@ from airflow.sdk import Asset, AssetAlias
 from zoho_crm import airflow_compat, telemetry
 from zoho_crm.airflow_compat import AirflowFailException
 from zoho_crm.anchors.anchor_files import AnchorFolder
-from zoho_crm.core.approval import is_rejected
+from zoho_crm.core.approval import approval_block_reason, is_rejected
 from zoho_crm.core.guard_rules import not_found_breach
 from zoho_crm.core.models import Origin, ending_of
 from zoho_crm.core.outcomes import RETRYABLE_OUTCOMES, Outcome
@@ -190,7 +190,11 @@ def close_run(
     status = run_status(counts, tolerance, rejected=is_rejected(run.approval))
     if status == "stopped" and run.failure and run.status == "failed":
         status = "failed"
-    why = ledger.runs.stop_reason(key) or (run.failure if status != "succeeded" else None)
+    why = (
+        run.stop_reason
+        or approval_block_reason(run.approval)
+        or (run.failure if status != "succeeded" else None)
+    )
     if why is None and not_found is not None:
         why = not_found_breach(counts, run.relation, not_found, fewest=1)
     left = [

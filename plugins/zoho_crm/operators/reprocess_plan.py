@@ -334,6 +334,8 @@ def _ineligibility_reason(ledger: Ledger, job: Job, run: StoredRun, target: Targ
         return reason
     if kept := approval_block_reason(run.approval):
         return f"was not approved: {kept}; start a new run"
+    if run.guard_decision is None:
+        return "has no decision of its guard; clear its task guard, or start a new run of the job"
     if run.approval is not None or not run.is_breached:
         return None
     limits = job.guards

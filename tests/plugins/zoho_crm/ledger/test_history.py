@@ -133,6 +133,7 @@ def test_facts_are_noted(ledger: Ledger) -> None:
 
 def test_a_run_that_asks_sends_nothing_without_a_yes(ledger: Ledger) -> None:
     planned(ledger)
+    ledger.runs.record_guard(RUN, "passed")
     assert ledger.runs.stop_reason(RUN) is None
     ledger.runs.ask_approval(RUN)
     assert "waits for an approval" in str(ledger.runs.stop_reason(RUN))
@@ -145,6 +146,24 @@ def test_a_run_that_asks_sends_nothing_without_a_yes(ledger: Ledger) -> None:
     ledger.runs.stop(RUN, "out of credits")
     assert ledger.runs.stop_reason(RUN) == "out of credits"
     assert ledger.runs.stop_reason("no such run") is None
+
+
+def test_run_sends_nothing_without_a_decision_of_its_guard(ledger: Ledger) -> None:
+    planned(ledger)
+    undecided = "its guard has not decided; clear the task guard, with the tasks after it"
+    assert ledger.runs.stop_reason(RUN) == undecided
+    assert ledger.runs.stop_reason(RUN, dry_run=True) is None
+    ledger.runs.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
+    assert ledger.runs.stop_reason(RUN) == undecided
+    ledger.runs.record_guard(RUN, "breached: 4 links planned, 3 allowed")
+    breached = "the run exceeds a limit of its guards, and has no approval"
+    assert ledger.runs.stop_reason(RUN) == breached
+    ledger.runs.record_approval(RUN, approval="approved", approved_by="jo", approved_at=MOMENT)
+    assert ledger.runs.stop_reason(RUN) is None
+    ledger.runs.record_guard(RUN, "passed: 4 links planned, 9 allowed", needs_approval=True)
+    assert ledger.runs.stop_reason(RUN) == "the run waits for an approval"
+    ledger.runs.stop(RUN, "out of credits")
+    assert ledger.runs.stop_reason(RUN, dry_run=True) == "out of credits"
 
 
 def test_a_new_decision_of_the_guards_takes_an_approval_back(ledger: Ledger) -> None:

@@ -183,6 +183,7 @@ def test_guard_and_approval_are_stored(ledger: Ledger) -> None:
 
 def test_stopped_run_says_why_until_it_is_finished(ledger: Ledger) -> None:
     planned(ledger)
+    ledger.runs.record_guard(RUN, "passed")
     assert ledger.runs.stop_reason(RUN) is None
 
     ledger.runs.stop(RUN, "out of credits")

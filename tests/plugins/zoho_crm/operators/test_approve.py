@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pkgutil import resolve_name
 from types import SimpleNamespace
@@ -16,10 +17,12 @@ from airflow.sdk import DAG, BaseOperator
 from airflow.sdk.execution_time import task_runner
 from airflow.sdk.execution_time.comms import CreateHITLDetailPayload
 
-from tests.support.operators import context, jobs_folder, make_job, pairs
+from tests.support.databases import AUDIT
+from tests.support.local_zoho import link_all, linked
+from tests.support.operators import context, delink, jobs_folder, make_job, pairs
 from tests.support.releases import WaitsForResponse
 from zoho_crm.airflow_compat import TaskDeferred, has_awaiting_input
-from zoho_crm.errors import PlanError
+from zoho_crm.errors import GuardError, PlanError, RunStoppedError
 from zoho_crm.operators.guard import ApproveOperator, GuardOperator
 from zoho_crm.operators.plan_links import PlanLinksOperator
 from zoho_crm.triggers import LateResponseTrigger
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.support.databases import Audit, Warehouse
+    from zoho_crm.testing.local_zoho import LocalZoho
 
 ANSWERED = datetime(2026, 11, 22, 9, 30, tzinfo=UTC)
 REQUESTER = "bob"
@@ -79,6 +83,45 @@ def asked(audit: Audit, warehouse: Warehouse, sql_path: Path) -> dict[str, Any]:
         context("guard", params=params, requester=REQUESTER)
     )
     return dict(found)
+
+
+@pytest.mark.parametrize(
+    ("guards", "is_guard_run", "reason"),
+    [
+        pytest.param(ASKING, False, "its guard has not decided", id="guard marked"),
+        pytest.param({"approvals": "always"}, False, "its guard has not decided", id="always, guard marked"),
+        pytest.param({"approvals": "always"}, True, "the run waits for an approval", id="always"),
+        pytest.param(ASKING, True, "the run waits for an approval", id="breach that asks"),
+        pytest.param(
+            {"max_links": 5, "on_breach": "stop"}, True, "the run exceeds a limit of its guards", id="stop"
+        ),
+    ],
+)
+def test_plan_is_not_sent_if_guard_or_approve_are_marked_as_success(
+    zoho: LocalZoho,
+    audit: Audit,
+    warehouse: Warehouse,
+    sql_path: Path,
+    guards: dict[str, Any],
+    is_guard_run: bool,
+    reason: str,
+) -> None:
+    audit.ledger()
+    link_all(zoho, pairs(10))
+    warehouse.add(pairs(10))
+    known = {"org_id": "700000001", "data_center": "us", "api_version": "v7"}
+    arguments: dict[str, Any] = {"job": make_job(guards=guards), "jobs_folder": jobs_folder(sql_path)}
+    params = {"mode": "apply"}
+    (chunk,) = PlanLinksOperator(task_id="plan", **arguments).execute(
+        context("plan", params=params, preflight=known)
+    )
+    if is_guard_run:
+        with suppress(GuardError):
+            GuardOperator(task_id="guard", **arguments).execute(context("guard", params=params))
+    with pytest.raises(RunStoppedError, match=reason):
+        delink(chunk=chunk, audit_conn_id=AUDIT).execute(context())
+    assert linked(zoho) == set(pairs(10))
+    assert {row["state"] for row in audit.links()} == {"planned"}
 
 
 def task(sql_path: Path) -> ApproveOperator:

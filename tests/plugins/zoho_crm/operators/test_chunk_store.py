@@ -27,7 +27,7 @@ KEY = "contacts_deals:1"
 
 def planned(ledger: Ledger, count: int, **changes: Any) -> None:
     origin = origin_of(context("plan"))
-    ledger.runs.start(RunStart(KEY, "contacts_deals", origin, TARGET, mode="apply"))
+    ledger.runs.start(RunStart(KEY, "contacts_deals", origin, TARGET, mode="apply", guard_decision="passed"))
     rows = [(f"c-{n}", f"d-{n}") for n in range(count)]
     ledger.plans.create(KEY, RELATION, rows, chunk_size=100, max_chunks=1, origin=origin, target=TARGET)
 

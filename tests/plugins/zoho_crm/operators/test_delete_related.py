@@ -507,6 +507,7 @@ def test_works_off_the_chunks_of_a_plan_operator(
     chunks = PlanLinksOperator(task_id="plan", job=job, jobs_folder=jobs_folder(sql_path)).execute(
         context("plan", params={"mode": "apply"}, preflight=preflight)
     )
+    audit.ledger().runs.record_guard(chunks[0]["run_key"], "passed")
     assert [chunk["links"] for chunk in chunks] == [3, 3, 1]
     summaries = [
         delink(chunk=chunk, audit_conn_id=AUDIT).execute(context(map_index=chunk["chunk_no"]))
@@ -989,7 +990,8 @@ def planned(
 
     ledger, origin = audit.ledger(), origin_of(context("plan"))
     target = Target(RELATION, "us", "v7", dry_run=mode == "dry_run")
-    run = ledger.runs.start(RunStart("contacts_deals:1", "contacts_deals", origin, target, mode=mode))
+    start = RunStart("contacts_deals:1", "contacts_deals", origin, target, mode=mode, guard_decision="passed")
+    run = ledger.runs.start(start)
     plan = ledger.plans.create(
         run.run_key, RELATION, links, chunk_size=chunk_size, max_chunks=100, origin=origin, target=target
     )

@@ -65,7 +65,15 @@ def planned(
     ledger, origin = audit.ledger(), origin_of(context("plan"))
     target = Target(RELATION, "us", "v7", dry_run=mode == "dry_run", operation=operation)
     run = ledger.runs.start(
-        RunStart("back", "contacts_deals", origin, target, mode=mode, params=params or {})
+        RunStart(
+            "back",
+            "contacts_deals",
+            origin,
+            target,
+            mode=mode,
+            params=params or {},
+            guard_decision="passed",
+        )
     )
     plan = ledger.plans.create(
         run.run_key, RELATION, links, chunk_size=100, max_chunks=9, origin=origin, target=target

@@ -92,6 +92,7 @@ def past_run(
     ledger, dry_run = audit.ledger(), mode == "dry_run"
     origin = origin_of(context(run_id=run_id))
     target = Target(job.relation.as_relation(), "us", "v7", org_id=PREFLIGHT["org_id"], dry_run=dry_run)
+    ledger.runs.record_guard(chunk["run_key"], "passed")
     claim = ledger.claims.claim(chunk["run_key"], 0, "a try")
     taken = take(ledger, claim, len(outcomes), in_flight=not dry_run)
     results = [
@@ -257,6 +258,11 @@ def test_planning_again_finds_the_plan(audit: Audit, jobs: Path) -> None:
             id="approved",
         ),
         pytest.param({"guard_decision": "passed: x", "baseline_links": 10}, None, id="passed"),
+        pytest.param(
+            {"guard_decision": None},
+            "has no decision of its guard; clear its task guard, or start a new run of the job",
+            id="undecided",
+        ),
     ],
 )
 def test_retry_is_no_way_past_a_guard(
@@ -272,6 +278,26 @@ def test_retry_is_no_way_past_a_guard(
     else:
         with pytest.raises(ZohoConfigError, match=f"^run: {key} {says}"):
             plan(PlanRetryOperator, jobs, run=key)
+
+
+@on_sqlite_alone
+def test_retry_of_a_window_skips_runs_whose_guard_never_decided(audit: Audit, jobs: Path) -> None:
+    past_run(audit, {A: Outcome.FAILED})
+    undecided = past_run(audit, {B: Outcome.NOT_ATTEMPTED}, run_id="manual__undecided")
+    with audit.engine.begin() as connection:
+        connection.execute(
+            sa.update(tables.runs).where(tables.runs.c.run_key == undecided).values(guard_decision=None)
+        )
+    _, counts = plan(PlanRetryOperator, jobs, **WINDOW)
+    assert (counts["runs"], counts["chosen"]) == (1, 1)
+
+
+@on_sqlite_alone
+def test_relink_needs_no_decision_of_the_origin_runs_guard(audit: Audit, jobs: Path) -> None:
+    key = past_run(audit, PAST)
+    with audit.engine.begin() as connection:
+        connection.execute(sa.update(tables.runs).values(guard_decision=None))
+    assert plan(PlanRelinkOperator, jobs, run=key)[1]["chosen"] == 1
 
 
 @on_sqlite_alone
@@ -490,6 +516,7 @@ def test_retry_sends_each_open_link_once_and_nothing_else(zoho: LocalZoho, audit
     past_run(audit, PAST)
     zoho.state.unlink("Contacts", C[0], "Deals", C[1])
     mapped, _ = plan(PlanRetryOperator, jobs, run="manual__past", mode="apply")
+    audit.ledger().runs.record_guard(the_run(audit, RETRY)["run_key"], "passed")
     for place, arguments in enumerate(mapped):
         task = delink(**{name: arguments[name] for name in ("chunk", "audit_conn_id", "task_concurrency")})
         try:
@@ -517,6 +544,7 @@ def test_next_run_presumes_what_an_unanswered_request_of_an_earlier_run_may_have
     form = {"mode": "apply", "links": [list(A), list(B)]}
     planning = context("plan", run_id="manual__next", params=form, preflight=PREFLIGHT)
     (chunk,) = PlanLinksOperator(task_id="plan", job=make_job(), jobs_folder=jobs).execute(planning)
+    audit.ledger().runs.record_guard(chunk["run_key"], "passed")
     delink(chunk=chunk, audit_conn_id=AUDIT).execute(context(run_id="manual__next"))
     last = {
         row["external_id"]: row["outcome"] for row in audit.events() if row["run_key"] == chunk["run_key"]
@@ -537,6 +565,7 @@ def test_next_relink_presumes_what_an_unanswered_request_of_an_earlier_one_may_h
     link_all(zoho, [A])
     (mapped,), counts = plan(PlanRelinkOperator, jobs, run=key, mode="apply", run_id="manual__third")
     assert counts["chosen"] == 1
+    ledger.runs.record_guard(mapped["chunk"]["run_key"], "passed")
     RelinkByExternalIdOperator(task_id="relink", **mapped).execute(
         context(dag_id=RELINK, run_id="manual__third")
     )
