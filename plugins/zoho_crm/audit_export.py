@@ -27,11 +27,13 @@ class AuditExport:
 
     - ``zoho_delink_runs``: one row per finished run, with number (``event_no``) and time (``changed_at``) of its last
       event
-    - ``zoho_delink_link_events``: one row per link and try
+    - ``zoho_delink_link_events``: one row per link and try, with the ``environment`` of its run
     - ``zoho_delink_link_outcomes`` (view): the last event of each link in each run
-    - ``zoho_delink_latest_per_link`` (view): the last event of each link over all runs, without dry runs
+    - ``zoho_delink_latest_per_link`` (view): the last event of each link of an organization and environment over all
+      runs, without dry runs
     - ``zoho_delink_errors_by_reason`` (view): links that were not removed, by day, outcome and reason
     - ``zoho_delink_links_per_day`` (view): links by day and outcome
+    - ``zoho_delink_view_statements``: one row per view, with the query that it was created with
 
     Columns are those of the audit's tables; ``audit_conn_id`` names the audit database: several can share a warehouse.
 
@@ -46,19 +48,29 @@ class AuditExport:
         metadata = sa.MetaData(schema=schema)
         last_event = sa.Column("event_no", sa.BigInteger), sa.Column("changed_at", tables.UtcDateTime)
         self._runs = _copy(tables.runs, "runs", metadata, *last_event)
-        self._events = _copy(tables.audit, "link_events", metadata, sa.Column("finished_on", sa.Date))
+        environment = sa.Column("environment", _plain(tables.runs.c.environment.type))
+        self._events = _copy(
+            tables.audit, "link_events", metadata, environment, sa.Column("finished_on", sa.Date)
+        )
+        self._statements = sa.Table(
+            f"{_PREFIX}view_statements",
+            metadata,
+            sa.Column("name", sa.String(tables.NAME_LENGTH)),
+            sa.Column("statement", tables.long_text()),
+        )
+        self._statements.dialect_kwargs.update(tables.TABLE_OPTIONS)
         if engine.dialect.name in LOCKS_ROWS:
             # Others have no indexes.
             sa.Index(f"{_PREFIX}link_events_run", self._events.c.run_key)
 
     def create(self) -> None:
-        """Create what does not exist yet, and add the columns that a later version of the package has."""
+        """Create what does not exist yet, add the columns that this version of the package has, and renew old views."""
         schema = self._runs.schema
         inspector = sa.inspect(self._engine)
         names, views = set(inspector.get_table_names(schema)), set(inspector.get_view_names(schema))
         with self._engine.begin() as connection:
             missing: list[sa.Column[Any]] = []
-            for table in (self._runs, self._events):
+            for table in (self._runs, self._events, self._statements):
                 if table.name in names:
                     present = {column["name"] for column in inspector.get_columns(table.name, schema)}
                     missing += [column for column in table.c if column.name not in present]
@@ -66,13 +78,26 @@ class AuditExport:
                     table.create(connection)
             for column in missing:
                 connection.execute(sa.text(_add_column(self._engine.dialect, column)))
-            for name, select in self._views().items():
-                view = sa.table(name, schema=schema)
-                if name in views and missing:
-                    # A view keeps the columns that its table had.
-                    connection.execute(DropView(view))
-                if name not in views or missing:
-                    connection.execute(CreateView(view, select))
+            self._create_views(connection, views, renew=bool(missing))
+
+    def _create_views(self, connection: sa.Connection, present: set[str], *, renew: bool) -> None:
+        """
+        Create the views that do not exist or were created with another query; others keep their grants.
+
+        :param renew: create all of them again: a view keeps the columns that its table had
+        """
+        rows = connection.execute(sa.select(self._statements.c.name, self._statements.c.statement))
+        known = {row.name: row.statement for row in rows}
+        for name, select in self._views().items():
+            create = CreateView(sa.table(name, schema=self._runs.schema), select)
+            statement = str(create.compile(dialect=self._engine.dialect))
+            if name in present and not renew and known.get(name) == statement:
+                continue
+            if name in present:
+                connection.execute(DropView(create.view))
+            connection.execute(create)
+            connection.execute(sa.delete(self._statements).where(self._statements.c.name == name))
+            connection.execute(self._statements.insert().values(name=name, statement=statement))
 
     def versions(self) -> dict[str, int | None]:
         """Return by run key the number of the last event that each exported run had."""
@@ -93,15 +118,19 @@ class AuditExport:
                     sa.delete(table).where(self._is_mine(table), table.c.run_key == run["run_key"])
                 )
             source = iter(rows)
-            while batch := [self._event(row) for row in islice(source, _BATCH_ROWS)]:
+            while batch := [self._event(run, row) for row in islice(source, _BATCH_ROWS)]:
                 self._insert(connection, self._events, batch)
                 count += len(batch)
             self._insert(connection, self._runs, [{**run, "audit_conn_id": self._audit_conn_id}])
         return count
 
-    def _event(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        finished_on = row["finished_at"].astimezone(UTC).date()
-        return {**row, "audit_conn_id": self._audit_conn_id, "finished_on": finished_on}
+    def _event(self, run: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **row,
+            "audit_conn_id": self._audit_conn_id,
+            "environment": run["environment"],
+            "finished_on": row["finished_at"].astimezone(UTC).date(),
+        }
 
     def _insert(self, connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> None:
         if self._engine.dialect.name in LOCKS_ROWS:
@@ -118,15 +147,13 @@ class AuditExport:
         outcomes = _last_of(self._events, ("audit_conn_id", "run_key", "seq"), ("claim_no", "event_id"))
         latest = _last_of(
             self._events,
-            ("audit_conn_id", "pair_key"),
+            ("audit_conn_id", "org_id", "environment", "pair_key"),
             ("event_id",),
             sa.not_(self._events.c.dry_run),
         )
         last = outcomes.subquery()
-        day = [
-            last.c[name]
-            for name in ("audit_conn_id", "job", "finished_on", "operation", "dry_run", "outcome")
-        ]
+        place = ("audit_conn_id", "org_id", "environment", "job")
+        day = [last.c[name] for name in (*place, "finished_on", "operation", "dry_run", "outcome")]
         reason = [
             *day,
             last.c.zoho_code,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from tests.support.databases import AUDIT, WAREHOUSE, Audit, connection_to, set_connection
-from tests.support.ledger import MOMENT, RUN, drive, pairs, planned, settle, take
+from tests.support.ledger import MOMENT, RUN, TARGET, drive, pairs, planned, run_start, settle, take
 from tests.support.operators import context
 from zoho_crm.audit_export import AuditExport
 from zoho_crm.core.outcomes import Outcome
@@ -230,6 +231,52 @@ def test_column_of_a_later_version_is_added_to_tables_and_views(warehouse: Audit
     finish(ledger, "running", datetime.now(UTC))
     assert export()["runs"] == 1
     assert "zoho_code" in warehouse.rows("zoho_delink_link_outcomes", "1")[0]
+
+
+def test_view_is_created_again_only_if_its_query_has_changed(
+    warehouse: Audit, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        views = AuditExport._views
+        older = {"zoho_delink_links_per_day": sa.select(sa.literal(1).label("old"))}
+        patch.setattr(AuditExport, "_views", lambda self: views(self) | older)
+        export()
+    created: list[str] = []
+
+    def record(*of: Any) -> None:
+        if of[2].startswith("CREATE VIEW"):
+            created.append(of[2].split()[2])
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", record)
+    try:
+        for _twice in range(2):
+            export()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", record)
+
+    assert "old" not in warehouse.rows("zoho_delink_links_per_day", "1")[0]
+    assert created == ["zoho_delink_links_per_day"]
+
+
+def test_same_link_in_two_organizations_is_two_links(warehouse: Audit, audit: Audit) -> None:
+    ledger = audit.ledger()
+    places = {"main": ("1", "production"), "other": ("2", "production"), "test": ("1", "sandbox")}
+    for run_key, (org_id, environment) in places.items():
+        target = replace(TARGET, org_id=org_id)
+        ledger.runs.start(run_start(run_key, target=target, environment=environment))
+        planned(ledger, pairs(1), run_key=run_key)
+        claim = ledger.claims.claim(run_key, 0, "a try")
+        settle(ledger, claim, take(ledger, claim, 1), target=target)
+        finish(ledger, run_key, MOMENT)
+    export()
+
+    for view in ("latest_per_link", "links_per_day"):
+        found = warehouse.rows(f"zoho_delink_{view}", "org_id, environment")
+        assert [(row["org_id"], row["environment"]) for row in found] == [
+            ("1", "production"),
+            ("1", "sandbox"),
+            ("2", "production"),
+        ]
 
 
 def test_schema_is_used(warehouse: Audit, ledger: Ledger) -> None:
