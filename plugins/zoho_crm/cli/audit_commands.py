@@ -6,7 +6,7 @@ import csv
 import os
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from zoho_crm.cli.output import json_line, plain_value
 from zoho_crm.core.formatting import format_count
 from zoho_crm.core.links import pair_key
 from zoho_crm.core.outcomes import Outcome
+from zoho_crm.errors import AnchorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from zoho_crm.cli.output import Counted, Output
     from zoho_crm.core.job import Job
     from zoho_crm.core.models import StoredRun
+    from zoho_crm.ledger.chain import Finding
     from zoho_crm.ledger.ledger import Ledger
 
 job_option = click.option("--job", "job_name", metavar="JOB", help="Name of the job.")
@@ -225,30 +227,49 @@ def verify(
     with open_ledger(audit_conn_of(jobs_folder, job, audit_conn_id)) as ledger:
         key = RunQueries(ledger.engine).find(run, job_name).run_key if run else None
         with out.progress("Verifying the audit") as counted:
-            found = ledger.chain.verify(key, counted)
-            if url:
-                folder = AnchorFolder(url)
-                found = chain(found, check_anchors(ledger, folder, public_key=signer, run_key=key))
-            findings = list(islice(found, limit + 1))
+            findings = list(islice(ledger.chain.verify(key, counted), limit + 1))
+        unread = None
+        if url:
+            found = check_anchors(ledger, AnchorFolder(url), public_key=signer, run_key=key)
+            unread = _add_findings(findings, found, limit + 1)
     more, findings = len(findings) > limit, findings[:limit]
     rows = [
         {"run_key": one.run_key, "kind": str(one.kind), "event_id": one.event_id, "detail": one.detail}
         for one in findings
     ]
     if out.as_json:
-        out.document({"ok": not rows, "run_key": key, "findings": rows, "more": more})
+        unread_error = {"error": unread} if unread else {}
+        out.document({"ok": not rows, "run_key": key, "findings": rows, "more": more, **unread_error})
     elif rows:
         out.table(("kind", "run", "event", "detail"), [tuple(row[name] for name in _ORDER) for row in rows])
         out.error(
             f"{'more than ' if more else ''}{format_count(len(rows), 'finding')}: "
             "the audit was changed after it was written"
         )
+        if unread:
+            out.error(unread)
     else:
         out.ok("the audit is unchanged" + (f": {key}" if key else ""))
     return Exit.CHECK_FAILED if rows else Exit.OK
 
 
 _ORDER = ("kind", "run_key", "event_id", "detail")
+
+
+def _add_findings(findings: list[Finding], of_anchors: Iterator[Finding], limit: int) -> str | None:
+    """
+    Add findings about anchors.
+
+    :return: why the anchors cannot be read, if other findings are to be shown nevertheless
+    :raises AnchorError: the anchors cannot be read, and there are no other findings
+    """
+    try:
+        findings += list(islice(of_anchors, limit - len(findings)))
+    except AnchorError as error:
+        if not findings:
+            raise
+        return str(error)
+    return None
 
 
 @audit.command("anchor")

@@ -228,3 +228,20 @@ def test_anchors_are_written_and_verified(cli: Cli, story: Audit, jobs: Jobs, tm
     shown = cli("audit", "verify", "--anchor", f"file://{tmp_path}/anchors")
     assert shown.exit_code == 1
     assert "seal 4 is anchored, and the database does not have it" in shown.stdout
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+def test_folder_that_cannot_be_read_hides_no_finding(
+    cli: Cli, story: Audit, jobs: Jobs, tmp_path: Path
+) -> None:
+    command = ("audit", "verify", "--anchor", f"file://{tmp_path}/no such folder")
+    assert cli(*command).exit_code == 3
+    with story.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM zoho_delink_seal WHERE seal_no = 1")
+
+    shown, document = cli(*command), cli(*command, "--json")
+
+    assert (shown.exit_code, document.exit_code) == (1, 1)
+    assert "seal 1 is missing before seal 2" in shown.stdout
+    assert "the anchors cannot be read or written" in shown.output
+    assert "the anchors cannot be read or written" in json.loads(document.stdout)["error"]
