@@ -191,8 +191,17 @@ def _read(folder: str | Path, jobs: Sequence[Job] | None) -> tuple[Path, Sequenc
     return found, load_jobs(found)[0] if jobs is None else jobs
 
 
-_UNBOUND_MAPPING: dict[str, Any] = {"max_active_tis_per_dagrun": 2, "map_index_template": CHUNK_NAME}
-"""Arguments of a mapped task whose job is known at run time only."""
+_STORED_PLAN_ALONE: dict[str, Any] = {
+    "links": None,
+    "max_active_tis_per_dagrun": 2,
+    "map_index_template": CHUNK_NAME,
+}
+"""
+Arguments of a mapped task whose job is known at run time only.
+
+Airflow lets no result of ``plan`` replace them: without ``links``, the operator requires a chunk and its audit
+database.
+"""
 
 
 def _reprocess_dag(
@@ -229,7 +238,7 @@ def _reprocess_dag(
             folder,
             preflight=preflight,
             plan=plan,
-            map_over=lambda planned: operator.partial(task_id=task_id, **_UNBOUND_MAPPING).expand_kwargs(
+            map_over=lambda planned: operator.partial(task_id=task_id, **_STORED_PLAN_ALONE).expand_kwargs(
                 planned.output
             ),
             updates=dag_id,

@@ -86,6 +86,28 @@ def test_tasks_are_those_of_a_job(dags: dict[str, DAG], dag_id: str, mapped: str
     assert set(DagSerialization.deserialize_dag(stored).task_dict) == set(dag.task_dict)
 
 
+@pytest.mark.parametrize(("dag_id", "mapped"), [(RETRY, "delink"), (RELINK, "relink")])
+@pytest.mark.parametrize(
+    "audited", [{}, {"audit_conn_id": "zoho_delink_audit"}], ids=["no ledger", "own plan"]
+)
+@pytest.mark.parametrize("links", [{"links": [["c-1", "d-1"]]}, {"links": None}, {}], ids=str)
+def test_changed_result_of_plan_names_no_links_outside_of_a_stored_plan(
+    dags: dict[str, DAG], dag_id: str, mapped: str, audited: dict[str, Any], links: dict[str, Any]
+) -> None:
+    task: Any = dags[dag_id].get_task(mapped)
+    names = {
+        "module": "Contacts",
+        "external_field": "External_Contact_ID",
+        "related_list": "Deals",
+        "related_external_field": "External_Deal_ID",
+    }
+    with pytest.raises((TypeError, ValueError), match="links"):
+        task.unmap({**names, **audited, **links})
+    chunk = {"run_key": "contacts_deals:1", "chunk_no": 0, "links": 1, "label": "1/1 from c-1"}
+    with pytest.raises(ValueError, match="audit_conn_id: required with chunk"):
+        task.unmap({**names, "chunk": chunk})
+
+
 @pytest.mark.parametrize("dag_id", FORMS)
 def test_the_form_names_the_jobs_there_are_and_is_harmless(dags: dict[str, DAG], dag_id: str) -> None:
     params = dags[dag_id].params

@@ -316,6 +316,11 @@ class ApproveOperator(JobOperator, ApprovalOperator):
         approval = REJECTED if timed_out else decide(event["chosen_options"])
         ledger = Ledger.from_conn_id(job.audit_conn_id)
         try:
+            if ledger.runs.existing(self.run_key_of(context)).question is None:
+                raise PlanError(
+                    f"The task {self.guard_task_id} has decided again since this question was asked: the response does "
+                    "not count, and nothing was sent. Clear this task, with the tasks after it"
+                )
             if approval == APPROVED and (reason := refusal(user, job.guards, requester_of(context))):
                 note = f"The approval by {format_approver(user) or 'no user'} does not count: {reason}"
                 self._ask_again(ledger, job, context, note)

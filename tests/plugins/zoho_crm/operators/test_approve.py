@@ -82,6 +82,8 @@ def asked(audit: Audit, warehouse: Warehouse, sql_path: Path) -> dict[str, Any]:
     found = GuardOperator(task_id="guard", job=job, jobs_folder=folder).execute(
         context("guard", params=params, requester=REQUESTER)
     )
+    # As the task approve, once people are shown the question.
+    audit.ledger().runs.ask_approval(audit.run()["run_key"], "an earlier digest")
     return dict(found)
 
 
@@ -327,6 +329,38 @@ def test_a_new_decision_of_the_guards_asks_again(
     audit.ledger().runs.record_guard(audit.run()["run_key"], asked["decision"])
     wait(sql_path, asked)
     assert len(comms.sent) == 2
+
+
+@pytest.mark.parametrize(
+    ("guards", "reason"),
+    [
+        pytest.param(ASKING, "the run waits for an approval", id="asks again"),
+        pytest.param(
+            {"max_links": 5, "on_breach": "stop"}, "the run exceeds a limit of its guards", id="stops"
+        ),
+    ],
+)
+@pytest.mark.parametrize("option", ["Approve", "Reject"])
+def test_response_to_a_question_that_guard_has_withdrawn_does_not_count(
+    audit: Audit,
+    sql_path: Path,
+    asked: dict[str, Any],
+    comms: Comms,
+    guards: dict[str, Any],
+    reason: str,
+    option: str,
+) -> None:
+    wait(sql_path, asked)
+    job, folder = make_job(guards=guards), jobs_folder(sql_path)
+    with suppress(GuardError):
+        GuardOperator(task_id="guard", job=job, jobs_folder=folder).execute(
+            context("guard", params={"mode": "apply"}, requester=REQUESTER)
+        )
+    with pytest.raises(PlanError, match="guard has decided again since this question was asked"):
+        answer(sql_path, option)
+    run = audit.run()
+    assert (run["approved_by"], run["approved_at"]) == (None, None)
+    assert str(audit.ledger().runs.stop_reason(run["run_key"])).startswith(reason)
 
 
 @pytest.mark.parametrize(
