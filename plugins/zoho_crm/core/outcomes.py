@@ -104,7 +104,7 @@ class RunEventKind(StrEnum):
     APPROVAL_REFUSED = "approval_refused"
     """An approval does not count, such as that of the requester."""
     STARTED = "started"
-    """The first task began to work on links."""
+    """The first task began to work on links, or the first one after an end."""
     STOPPED = "stopped"
     """A task stopped the run."""
     FAILED = "failed"

@@ -189,15 +189,22 @@ class RunStore(Store):
             )
         return self.existing(run_key).org_id or org_id
 
-    def mark_running(self, run_key: str) -> None:
-        """Set a planned run to running; a run in any other status is left alone."""
+    def mark_running(self, run_key: str, *, reopen: bool = False) -> None:
+        """
+        Set a planned run to running; a run in any other status is left alone.
+
+        :param reopen: also set a finished run to running: it ends again
+        """
+        is_due = runs.c.status == RunStatus.PLANNED.value
+        if reopen:
+            is_due = sa.or_(is_due, runs.c.finished_at.is_not(None))
         with self._engine.begin() as connection:
             audit.change_run(
                 connection,
                 run_key,
                 RunEventKind.STARTED,
-                {"status": RunStatus.RUNNING.value},
-                runs.c.status == RunStatus.PLANNED.value,
+                {"status": RunStatus.RUNNING.value, "detail": None, "finished_at": None},
+                is_due,
                 now=self._now(connection),
             )
 

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from zoho_crm.core.links import Relation
     from zoho_crm.core.models import ChunkRef, Origin, StoredRun, Target
     from zoho_crm.hooks.zoho_crm import ZohoCRMHook
+    from zoho_crm.ledger.claims import Claim
     from zoho_crm.ledger.ledger import Ledger
     from zoho_crm.operators.chunk_run import Select, Store
     from zoho_crm.operators.link_operator import LinkOperator
@@ -144,7 +145,7 @@ class ChunkDriver:
         check = OrgCheck(self.ledger, run, store)
         if target.dry_run:
             return operator.send(self.hook, operator.verifier, store, slots, check)
-        self.ledger.runs.mark_running(run.run_key)
+        self.ledger.runs.mark_running(run.run_key, reopen=self._resumes_finished(run, claim))
         limit = None
         if operator.max_not_found_share is not None:
             limit = not_found_limit(operator, self.ledger.runs.settled_counts(run.run_key))
@@ -158,6 +159,14 @@ class ChunkDriver:
             slots,
             check,
             not_found=limit,
+        )
+
+    def _resumes_finished(self, run: StoredRun, claim: Claim) -> bool:
+        """Return whether the run has ended, and this try is to work on links that it left unfinished."""
+        return (
+            run.finished_at is not None
+            and self.ledger.claims.has_unsettled(claim)
+            and self.ledger.runs.stop_reason(run.run_key) is None
         )
 
     def _store_snapshots(

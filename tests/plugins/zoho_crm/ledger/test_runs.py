@@ -123,6 +123,23 @@ def test_planned_run_becomes_running_and_a_finished_one_stays_finished(ledger: L
     assert _status(ledger) == "succeeded"
 
 
+def test_finished_run_that_is_reopened_ends_again(ledger: Ledger) -> None:
+    planned(ledger, pairs(1))
+    drive(ledger, outcome=Outcome.FAILED)
+    ledger.runs.finish(RUN, status="failed", detail="1 failed", finished_at=MOMENT)
+
+    ledger.runs.mark_running(RUN, reopen=True)
+    run = ledger.runs.existing(RUN)
+    assert (run.status, run.detail, run.finished_at) == ("running", None, None)
+    assert [each.run_key for each in ledger.runs.unfinished(run.job)] == [RUN]
+
+    later = MOMENT + timedelta(hours=1)
+    ledger.runs.finish(RUN, status="failed", detail="1 failed", finished_at=later)
+    assert ledger.runs.existing(RUN).finished_at == later
+    ledger.finalizer.seal(RUN)
+    assert list(ledger.chain.verify()) == []
+
+
 def test_finished_run_holds_counts_derived_from_the_last_audit_row_of_each_link(ledger: Ledger) -> None:
     planned(ledger, [*pairs(4), ("c-9", None)], chunk_size=2)
     drive(ledger, 0, Outcome.FAILED)

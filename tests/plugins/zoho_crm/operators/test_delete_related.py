@@ -759,6 +759,31 @@ def test_a_refusal_for_every_link_stops_the_other_tasks_of_the_run(zoho: LocalZo
     assert linked(zoho) == set()
 
 
+def test_finished_run_is_unfinished_while_a_cleared_task_works_on_links_it_left(
+    zoho: LocalZoho, audit: Audit
+) -> None:
+    link_all(zoho, pairs(4))
+    first, second = planned(audit, pairs(4), chunk_size=2)
+    delink(chunk=first, audit_conn_id=AUDIT).execute(context(map_index=0))
+    runs = audit.ledger().runs
+    runs.finish("contacts_deals:1", status="stopped", detail=None, finished_at=datetime.now(UTC))
+
+    delink(chunk=first, audit_conn_id=AUDIT).execute(context(map_index=0, try_number=2))
+    assert (audit.run()["status"], runs.unfinished("contacts_deals")) == ("stopped", [])
+
+    runs.ask_approval("contacts_deals:1")
+    with pytest.raises(RunStoppedError, match="the run waits for an approval"):
+        delink(chunk=second, audit_conn_id=AUDIT).execute(context(map_index=1))
+    assert (audit.run()["status"], runs.unfinished("contacts_deals")) == ("stopped", [])
+
+    runs.record_approval(
+        "contacts_deals:1", approval="approved", approved_by="jo", approved_at=datetime.now(UTC)
+    )
+    delink(chunk=second, audit_conn_id=AUDIT).execute(context(map_index=1, try_number=2))
+    assert linked(zoho) == set()
+    assert [run.status for run in runs.unfinished("contacts_deals")] == ["running"]
+
+
 def test_too_many_failures_stop_the_run(zoho: LocalZoho, audit: Audit) -> None:
     link_all(zoho, pairs(200))
     for number in range(200):
