@@ -220,17 +220,23 @@ def _fact(name: str, value: Any) -> Any:
     return pseudonym(value) if name == "params" else value
 
 
-def _append_event(
-    connection: sa.Connection, run_key: str, kind: RunEventKind, facts: Mapping[str, Any], now: datetime
-) -> None:
-    """Append an event. The caller holds the row of the run, so that no other process appends one."""
+def end_of_events(connection: sa.Connection, run_key: str) -> ChainEnd:
+    """Return where the chain of a run's events ends."""
     last = connection.execute(
         sa.select(run_events.c.event_no, run_events.c.event_hash)
         .where(run_events.c.run_key == run_key)
         .order_by(run_events.c.event_no.desc())
         .limit(1)
     ).one_or_none()
-    event_no, previous = (last.event_no + 1, last.event_hash) if last else (1, "")
+    return ChainEnd(last.event_no, last.event_hash) if last else ChainEnd()
+
+
+def _append_event(
+    connection: sa.Connection, run_key: str, kind: RunEventKind, facts: Mapping[str, Any], now: datetime
+) -> None:
+    """Append an event. The caller holds the row of the run, so that no other process appends one."""
+    end = end_of_events(connection, run_key)
+    event_no, previous = end.chain_no + 1, end.row_hash
     text = canonical(facts)
     event: dict[str, Any] = {
         "run_key": run_key,

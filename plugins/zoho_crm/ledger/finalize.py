@@ -18,12 +18,12 @@ from zoho_crm.core.links import Link
 from zoho_crm.core.models import LinkResult, PlannedLink, Target
 from zoho_crm.core.outcomes import LinkState, Outcome
 from zoho_crm.errors import AuditAlteredError
-from zoho_crm.ledger.audit import append, audit_rows
+from zoho_crm.ledger.audit import append, audit_rows, end_of_events
 from zoho_crm.ledger.chain import CHUNK_OF_EVENTS, CHUNK_OF_PLAN, ChainEnd, canonical, digest, moment
 from zoho_crm.ledger.claims import ChunkClaims, fence
 from zoho_crm.ledger.engine import Store, reading
 from zoho_crm.ledger.runs import RunStore, no_such_run
-from zoho_crm.ledger.tables import audit, chunks, links, run_events, runs, seals
+from zoho_crm.ledger.tables import audit, chunks, links, runs, seals
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -240,7 +240,8 @@ def seal_run(connection: sa.Connection, run_key: str, now: datetime) -> Seal:
     last = connection.execute(_last_seal()).one_or_none()
     ends = _chain_ends(connection, run_key)
     rows = sum(end.chain_no for end in ends.values())
-    ends |= _end_of_events(connection, run_key)
+    if (events := end_of_events(connection, run_key)).chain_no:
+        ends[CHUNK_OF_EVENTS] = events
     text = canonical([[chunk_no, end.chain_no, end.row_hash] for chunk_no, end in sorted(ends.items())])
     run_head = digest(text)
     mine = connection.execute(_last_seal(seals.c.run_key == run_key)).one_or_none()
@@ -251,16 +252,6 @@ def seal_run(connection: sa.Connection, run_key: str, now: datetime) -> Seal:
     seal = Seal(seal_no, run_key, rows, text, run_head, head, now)
     connection.execute(sa.insert(seals).values(asdict(seal)))
     return seal
-
-
-def _end_of_events(connection: sa.Connection, run_key: str) -> dict[int, ChainEnd]:
-    last = connection.execute(
-        sa.select(run_events.c.event_no, run_events.c.event_hash)
-        .where(run_events.c.run_key == run_key)
-        .order_by(run_events.c.event_no.desc())
-        .limit(1)
-    ).one_or_none()
-    return {CHUNK_OF_EVENTS: ChainEnd(last.event_no, last.event_hash)} if last else {}
 
 
 def _last_seal(*conditions: sa.ColumnElement[bool]) -> sa.Select[tuple[object, ...]]:
